@@ -1,0 +1,12 @@
+"""Gather kernels: raw tensors in, raw tensors out.
+
+Kernels never see a :class:`~scisparse.Pattern`, a grid or a module. Each operator is registered with torch, has a readable
+reference, and is differentiable to any order.
+"""
+
+from scisparse.kernels._backends import current_backend as current_backend
+from scisparse.kernels._backends import use_backend as use_backend
+from scisparse.kernels.gather_matmul import Edges as Edges
+from scisparse.kernels.gather_matmul import edge_outer as edge_outer
+from scisparse.kernels.gather_matmul import gather_matmul as gather_matmul
+from scisparse.kernels.gather_matmul import transpose_edges as transpose_edges

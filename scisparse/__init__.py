@@ -1,0 +1,1 @@
+"""Sparse layers for scientific machine learning."""

@@ -1,0 +1,91 @@
+"""Random edges and the one tolerance table of the kernel tests."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scisparse.kernels.gather_matmul import Edges, transpose_edges
+
+# Relative to the largest term of a sum; never loosened in one test. SCISPARSE_TEST_SEED tells noise from a fault.
+TOLERANCE = {
+    torch.float64: 1e-13,
+    torch.float32: 2e-6,
+    torch.bfloat16: 8e-3,
+    torch.float16: 1e-3,
+}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed + int(os.environ.get("SCISPARSE_TEST_SEED", "0")))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape; the comment beside each entry of `CASES` names the branch it is there for."""
+
+    batch: int
+    sites: int
+    sources: int
+    channels_in: int
+    channels_out: int
+    fan_in: int = 4
+    weights: int | None = None  # None: one weight an edge
+
+    def edges(self, gen: torch.Generator, index: torch.dtype = torch.int32) -> Edges:
+        """Rows of random length from 0 to twice `fan_in`, no source twice in a row."""
+        fan_in = torch.randint(0, 2 * self.fan_in + 1, (self.sites,), generator=gen)
+        fan_in.clamp_(max=self.sources)
+        rows = [
+            torch.randperm(self.sources, generator=gen)[:n].sort().values for n in fan_in.tolist()
+        ]
+        col = torch.cat([torch.empty(0, dtype=torch.int64), *rows]).to(index)
+        row_ptr = torch.cat([torch.zeros(1, dtype=torch.int64), fan_in.cumsum(0)])
+        tie = None
+        if self.weights is not None:
+            tie = torch.randint(0, max(self.weights, 1), (col.numel(),), generator=gen).to(index)
+        return Edges(row_ptr, col, tie)
+
+    def num_weights(self, edges: Edges) -> int:
+        return edges.col.numel() if self.weights is None else self.weights
+
+    def transposed(self, edges: Edges) -> Edges:
+        return transpose_edges(edges.row_ptr, edges.col, self.sources, edges.tie)
+
+
+CASES = [
+    Case(2, 5, 7, 3, 4),  # odd widths
+    Case(1, 1, 1, 1, 1, fan_in=1),  # one of everything
+    Case(3, 50, 40, 1, 1),  # scalar edges, ragged rows
+    Case(1, 20, 300, 1, 1, fan_in=70),  # long scalar rows: condensed linear
+    Case(16, 40, 40, 1, 1),  # scalar edges, many batches
+    Case(2, 30, 30, 8, 1),  # one channel out
+    Case(2, 30, 30, 1, 8),  # one channel in
+    Case(8, 33, 29, 4, 4),  # a block is one 512-bit vector
+    Case(5, 33, 29, 16, 16),  # one vector of channels out
+    Case(9, 17, 19, 17, 33),  # past a vector, with a tail
+    Case(3, 11, 13, 22, 8),  # half a vector of channels out
+    Case(2, 12, 9, 5, 2),  # two channels out, odd channels in
+    Case(40, 6, 6, 7, 20),  # more batches than registers
+    Case(4, 30, 30, 3, 5, weights=6),  # tied
+    Case(4, 30, 30, 1, 1, weights=3),  # tied scalars
+    Case(2, 200, 200, 16, 16, weights=2),  # few ties, many edges
+    Case(2, 9, 9, 4, 4, weights=200),  # most weights have no edge
+    Case(2, 6, 7, 3, 4, fan_in=0),  # no edge at all
+    Case(0, 6, 7, 3, 4),  # empty batch
+    Case(2, 0, 7, 3, 4),  # no site
+    Case(2, 6, 7, 0, 4),  # no channel in
+    Case(2, 6, 7, 3, 0),  # no channel out
+]
+
+
+def assert_close(actual: Tensor, expected: Tensor, magnitude: Tensor) -> None:
+    """Compare with a float64 truth; the bound scales with the sum of absolute terms, as rounding does."""
+    bound = TOLERANCE[actual.dtype] * magnitude.abs() + 1e-30
+    error = (actual.double() - expected).abs()
+    assert actual.shape == expected.shape
+    worst = (error / bound).max().item() if error.numel() else 0.0
+    assert worst <= 1, f"error is {worst:.2f} times the tolerance for {actual.dtype}"

@@ -1,0 +1,308 @@
+"""`gather_matmul` and `edge_outer`: every backend against dense float64, and their calculus."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from kernel_cases import CASES, TOLERANCE, Case, assert_close, generator
+from scisparse.errors import BackendError, OptionError, PatternError, ShapeError
+from scisparse.kernels import current_backend, edge_outer, gather_matmul, use_backend
+from scisparse.kernels._backends import choose
+from scisparse.kernels._native import load
+from scisparse.kernels.gather_matmul import Edges
+from scisparse.kernels.gather_matmul.ops import (
+    GATHER_IMPLEMENTATIONS,
+    run_edge_outer,
+    run_gather_matmul,
+)
+
+BACKENDS = [
+    "reference",
+    pytest.param(
+        "cpu", marks=pytest.mark.skipif(isinstance(load(), str), reason="no compiled kernels")
+    ),
+]
+DTYPES = list(TOLERANCE)
+
+
+def dense(x, weight, edges: Edges, transpose_weight=False):
+    """Independent truth: one dense float64 matrix from all sources to all sites."""
+    (batch, sources, channels_in), sites = x.shape, edges.row_ptr.numel() - 1
+    channels_out = weight.shape[1 if transpose_weight else 2]
+    matrix = torch.zeros(sites, sources, channels_in, channels_out, dtype=torch.float64)
+    for site in range(sites):
+        for edge in range(int(edges.row_ptr[site]), int(edges.row_ptr[site + 1])):
+            block = weight[edge if edges.tie is None else int(edges.tie[edge])].double()
+            matrix[site, int(edges.col[edge])] += block.T if transpose_weight else block
+    return torch.einsum("bnc,mnco->bmo", x.double(), matrix)
+
+
+def dense_outer(x, grad, edges: Edges, num_weights: int):
+    out = torch.zeros(num_weights, x.shape[2], grad.shape[2], dtype=torch.float64)
+    for site in range(edges.row_ptr.numel() - 1):
+        for edge in range(int(edges.row_ptr[site]), int(edges.row_ptr[site + 1])):
+            weight = edge if edges.tie is None else int(edges.tie[edge])
+            source = int(edges.col[edge])
+            out[weight] += x[:, source].double().T @ grad[:, site].double()
+    return out
+
+
+def inputs(case: Case, dtype=torch.float64, index=torch.int32, seed=0):
+    gen = generator(seed)
+    edges = case.edges(gen, index)
+    x = torch.randn(case.batch, case.sources, case.channels_in, generator=gen).to(dtype)
+    weight = torch.randn(
+        case.num_weights(edges), case.channels_in, case.channels_out, generator=gen
+    ).to(dtype)
+    grad = torch.randn(case.batch, case.sites, case.channels_out, generator=gen).to(dtype)
+    return x, weight, grad, edges
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_output_and_all_gradients_equal_dense(case, dtype, backend):
+    x, weight, grad, edges = inputs(case, dtype)
+    x.requires_grad_()
+    weight.requires_grad_()
+    y = gather_matmul(x, weight, *edges, backend=backend)
+    grad_x, grad_weight = torch.autograd.grad(y, (x, weight), grad)
+    x, weight = x.detach(), weight.detach()
+    edges_t = case.transposed(edges)
+    truth = [
+        (y, dense, (x, weight, edges)),
+        (grad_x, dense, (grad, weight, edges_t, True)),
+        (grad_weight, dense_outer, (x, grad, edges, case.num_weights(edges))),
+    ]
+    for actual, function, arguments in truth:
+        size = function(*(a.abs() if torch.is_tensor(a) else a for a in arguments))
+        assert_close(actual.detach(), function(*arguments), size)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("weights", [None, 3])
+def test_index_width_does_not_matter(index, weights, backend):
+    case = Case(2, 9, 8, 3, 4, weights=weights)
+    x, weight, grad, edges = inputs(case, index=index)
+    with use_backend(backend):
+        y = gather_matmul(x, weight, *edges)
+        d = edge_outer(x, grad, *edges, num_weights=weight.shape[0])
+    assert_close(y, dense(x, weight, edges), y.abs() + 10)
+    assert_close(d, dense_outer(x, grad, edges, weight.shape[0]), d.abs() + 10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("weights", [None, 3])
+def test_derivatives_of_every_order(weights, backend):
+    case = Case(2, 3, 4, 2, 3, fan_in=2, weights=weights)
+    x, weight, grad, edges = inputs(case)
+    num_weights = weight.shape[0]
+    for tensor in (x, weight, grad):
+        tensor.requires_grad_()
+    edges_t = case.transposed(edges)
+    calls = [
+        (lambda x, w: gather_matmul(x, w, *edges, backend=backend), (x, weight)),
+        (lambda g, w: run_gather_matmul(g, w, edges_t, edges, True, backend), (grad, weight)),
+        (
+            lambda x, g: edge_outer(x, g, *edges, num_weights=num_weights, backend=backend),
+            (x, grad),
+        ),
+        (lambda x, g: run_edge_outer(x, g, edges, edges_t, num_weights, backend), (x, grad)),
+    ]
+    for call, arguments in calls:
+        assert torch.autograd.gradcheck(call, arguments)
+        assert torch.autograd.gradgradcheck(call, arguments)
+
+
+@pytest.mark.parametrize("weights", [None, 3])
+@pytest.mark.parametrize("given", [False, True], ids=["transpose made", "transpose given"])
+def test_operators_are_registered_properly(weights, given):
+    case = Case(2, 5, 6, 2, 3, weights=weights)
+    x, weight, grad, edges = inputs(case)
+    edges_t = case.transposed(edges) if given else (None,) * 3
+    x.requires_grad_()
+    weight.requires_grad_()
+    grad.requires_grad_()
+    ops = torch.ops.scisparse
+    torch.library.opcheck(
+        ops.gather_matmul.default, (x, weight, *edges, *edges_t, False, "reference")
+    )
+    torch.library.opcheck(
+        ops.edge_outer.default, (x, grad, *edges, *edges_t, weight.shape[0], "reference")
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("weights", [None, 2])
+def test_repeats_and_thread_counts_give_the_same_bits(weights, backend):
+    case = Case(3, 600, 500, 8, 8, weights=weights)
+    x, weight, grad, edges = inputs(case, torch.float32)
+    x.requires_grad_()
+    weight.requires_grad_()
+
+    def run():
+        y = gather_matmul(x, weight, *edges, backend=backend)
+        return y, *torch.autograd.grad(y, (x, weight), grad)
+
+    threads, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 2):
+            torch.set_num_threads(n)
+            results.append(run())
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_nan_reaches_the_sites_that_read_it_and_no_other(backend):
+    case = Case(1, 12, 10, 3, 2)
+    x, weight, _, edges = inputs(case)
+    x[:, 4] = torch.nan
+    y = gather_matmul(x, weight, *edges, backend=backend)
+    reads = torch.tensor(
+        [
+            4 in edges.col[edges.row_ptr[i] : edges.row_ptr[i + 1]].tolist()
+            for i in range(case.sites)
+        ]
+    )
+    assert reads.any()
+    assert not reads.all()
+    assert torch.equal(y.isnan().any(2)[0], reads)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_strided_inputs_equal_contiguous_ones(backend):
+    case = Case(3, 9, 8, 4, 5)
+    x, weight, _, edges = inputs(case)
+    x_strided = x.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    weight_strided = weight.mT.contiguous().mT
+    assert not x_strided.is_contiguous()
+    expected = gather_matmul(x, weight, *edges, backend=backend)
+    assert torch.equal(gather_matmul(x_strided, weight_strided, *edges, backend=backend), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiles_without_graph_breaks_forward_and_backward(backend):
+    case = Case(2, 9, 8, 3, 4)
+    x, weight, _, edges = inputs(case)
+
+    def loss(x, weight):
+        return gather_matmul(x.sin(), weight, *edges, backend=backend).square().sum()
+
+    expected = torch.autograd.grad(loss(x.requires_grad_(), weight.requires_grad_()), (x, weight))
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    actual = torch.autograd.grad(compiled(x, weight), (x, weight))
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_computes_in_bfloat16_and_leaves_float64_alone(backend):
+    case = Case(2, 9, 8, 3, 4)
+    x, weight, grad, edges = inputs(case, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16), use_backend(backend):
+        y = gather_matmul(x.requires_grad_(), weight, *edges)
+        assert y.dtype == torch.bfloat16
+        assert gather_matmul(x.double(), weight.double(), *edges).dtype == torch.float64
+        assert edge_outer(x, grad, *edges).dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert x.grad.dtype == torch.float32
+
+
+def test_use_backend_holds_inside_the_block_only():
+    assert current_backend() == "auto"
+    with pytest.raises(KeyError), use_backend("reference"):
+        assert current_backend() == "reference"
+        raise KeyError
+    assert current_backend() == "auto"
+
+
+def test_unknown_backend_names_the_known_ones():
+    x, weight, _, edges = inputs(CASES[0])
+    with pytest.raises(OptionError, match="'gpu' is unknown; choose 'auto', 'cpu', 'reference'"):
+        gather_matmul(x, weight, *edges, backend="gpu")
+
+
+def test_explicit_backend_that_cannot_run_says_why():
+    request = ("gather_matmul", GATHER_IMPLEMENTATIONS, "cpu")
+    with pytest.raises(
+        BackendError, match=r"'cpu' cannot run on meta .*: it runs on the CPU alone"
+    ):
+        choose(*request, torch.device("meta"), torch.float32)
+    with pytest.raises(
+        BackendError, match=r"cannot run on cpu with torch\.int32: .* is not one of"
+    ):
+        choose(*request, torch.device("cpu"), torch.int32)
+
+
+def test_shapes_are_known_without_data():
+    x, weight, grad, (row_ptr, col, _) = (
+        [t if t is None else t.to("meta") for t in group]
+        if isinstance(group, tuple)
+        else group.to("meta")
+        for group in inputs(Case(2, 5, 7, 3, 4))
+    )
+    assert gather_matmul(x, weight, row_ptr, col).shape == (2, 5, 4)
+    assert edge_outer(x, grad, row_ptr, col).shape == weight.shape
+
+
+def test_wrong_shapes_and_dtypes_are_named():
+    x, weight, grad, (row_ptr, col, _) = inputs(Case(2, 5, 7, 3, 4))
+    cases = [
+        (lambda: gather_matmul(x[0], weight, row_ptr, col), r"`x` has shape \[7, 3\]"),
+        (lambda: gather_matmul(x, weight[:, :2], row_ptr, col), "takes 2 channels but `x`"),
+        (
+            lambda: gather_matmul(x, weight[1:], row_ptr, col),
+            "without `tie` every edge has its own",
+        ),
+        (
+            lambda: gather_matmul(x.float(), weight, row_ptr, col),
+            "float32 and `weight` is torch.fl",
+        ),
+        (lambda: gather_matmul(x, weight, row_ptr.int(), col), "must be int64 of shape"),
+        (lambda: gather_matmul(x, weight, row_ptr, col.double()), "must be int32 or int64"),
+        (lambda: gather_matmul(x, weight, row_ptr, col, col[1:]), "both have one an edge"),
+        (lambda: gather_matmul(x, weight, row_ptr, col.to("meta")), "move all to one device"),
+        (lambda: edge_outer(x, grad[:, 1:], row_ptr, col), "does not fit `x`"),
+        (lambda: edge_outer(x, grad, row_ptr, col, col), "pass the number of weights"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ShapeError, match=message):
+            call()
+
+
+@pytest.mark.skipif(isinstance(load(), str), reason="no compiled kernels")
+def test_row_ptr_that_overruns_col_is_caught_before_memory_is_misread():
+    x, weight, _, (row_ptr, col, _) = inputs(Case(2, 5, 7, 3, 4))
+    with pytest.raises(PatternError, match="must run from 0 to the number of edges"):
+        gather_matmul(x, weight, row_ptr + 1, col, backend="cpu")
+
+
+def test_works_without_compiled_kernels_and_says_so_once(tmp_path):
+    """A copy of the kernels without the compiled library stands for an install without a compiler."""
+    code = """
+import logging, pathlib, sys
+logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
+pathlib.Path.glob = lambda self, pattern: []
+import torch
+from scisparse.kernels import gather_matmul
+for _ in range(2):
+    print(gather_matmul(torch.ones(1, 1, 1), torch.ones(1, 1, 1), torch.tensor([0, 1]), torch.tensor([0])))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("were not compiled") == 1
+    assert done.stdout.count("tensor([[[1.]]])") == 2
+
+
+def test_edges_survive_a_copy():
+    edges = CASES[0].edges(generator())
+    assert all(
+        a is b is None or torch.equal(a, b)
+        for a, b in zip(edges, copy.deepcopy(edges), strict=True)
+    )
