@@ -1,0 +1,249 @@
+"""Grids of xarray objects, found by CF attributes, then units, then names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scisparse.errors import GridError
+from scisparse.grids.base import FloatArray, Grid
+from scisparse.grids.latlon import LatLonGrid
+from scisparse.grids.projected import ProjectedGrid
+from scisparse.grids.unstructured import UnstructuredGrid
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["from_xarray", "grid_dims"]
+
+_STANDARD_NAMES = {
+    "latitude": "lat",
+    "longitude": "lon",
+    "projection_y_coordinate": "y",
+    "projection_x_coordinate": "x",
+}
+_NORTH = {"degrees_north", "degree_north", "degrees_n", "degree_n", "degreesn", "degreen"}
+_EAST = {"degrees_east", "degree_east", "degrees_e", "degree_e", "degreese", "degreee"}
+_RADIANS = {"radian", "radians", "rad"}
+_METRES = {"m": 1.0, "metre": 1.0, "metres": 1.0, "meter": 1.0, "meters": 1.0}
+_METRES |= {"km": 1e3, "kilometre": 1e3, "kilometres": 1e3, "kilometer": 1e3, "kilometers": 1e3}
+_NAMES = {
+    "lat": "lat", "latitude": "lat", "clat": "lat", "nav_lat": "lat", "xlat": "lat",
+    "lon": "lon", "longitude": "lon", "clon": "lon", "nav_lon": "lon", "xlong": "lon",
+    "y": "y", "projection_y_coordinate": "y", "x": "x", "projection_x_coordinate": "x",
+}  # fmt: skip
+_ROLES = {"lat": "latitude", "lon": "longitude", "y": "projection y", "x": "projection x"}
+
+
+def from_xarray(data: xr.Dataset | xr.DataArray) -> Grid:
+    """Find the grid of a Dataset or a DataArray.
+
+    Coordinates are known by CF ``standard_name`` or ``axis``, else by units (``degrees_north``),
+    else by name. One-dimensional latitude and longitude on dims of their own give a ``LatLonGrid``;
+    on one dim in common an ``UnstructuredGrid``; projection coordinates (metres or kilometres) give
+    a ``ProjectedGrid``, with latitude and longitude when there are two-dimensional ones. Angles are
+    radians when their units say so, else degrees.
+
+    Parameters
+    ----------
+    data
+        Object with coordinates; its values are not read.
+
+    Returns
+    -------
+    Grid
+        Without a mask: see ``Grid.with_mask``.
+
+    Raises
+    ------
+    GridError
+        If there is no grid, or more than one, or its units are not known; the message names what
+        was found.
+
+    References
+    ----------
+    CF conventions, chapters 4 and 5. https://cfconventions.org
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> coords = {"lat": [5, 6], "lon": [0, 1]}
+    >>> from_xarray(xr.DataArray([[0, 1], [2, 3]], coords, dims=("lat", "lon")))
+    LatLonGrid(2 x 2, lat 5 to 6, lon 0 to 1)
+    """
+    first, second, around = _coordinates(data)
+    if around is not None:
+        return _projected(first, second, *around)
+    lat, lon = first, second
+    if lat.ndim == 1 and lon.ndim == 1:
+        lat_axis, lon_axis = _radians(lat), _radians(lon)
+        if lat.dims == lon.dims:
+            return UnstructuredGrid(lat_axis, lon_axis, dims=(str(lat.dims[0]),))
+        return LatLonGrid(lat_axis, lon_axis)
+    raise GridError(
+        f"`data`: latitude {lat.name!r} {lat.dims} and longitude {lon.name!r} {lon.dims} must be "
+        "one-dimensional; stack the two dims into one for a curvilinear grid"
+    )
+
+
+def grid_dims(data: xr.Dataset | xr.DataArray) -> tuple[str, ...]:
+    """Dims of the grid that :func:`from_xarray` finds, in the order of its axes.
+
+    Raises
+    ------
+    GridError
+        As in :func:`from_xarray`.
+    """
+    first, second, _ = _coordinates(data)
+    return tuple(dict.fromkeys(str(dim) for dim in (*first.dims, *second.dims)))
+
+
+_Pair = tuple["xr.DataArray | None", "xr.DataArray | None"]
+
+
+def _coordinates(
+    data: xr.Dataset | xr.DataArray,
+) -> tuple[xr.DataArray, xr.DataArray, _Pair | None]:
+    """Latitude and longitude; or projection y and x, and the latitude and longitude beside them."""
+    found = _Coordinates(data)
+    y, x, lat, lon = (found.only(role) for role in ("y", "x", "lat", "lon"))
+    if y is not None and x is not None:
+        return y, x, (lat, lon)
+    if lat is None or lon is None:
+        raise GridError(
+            f"`data` has no grid: latitude {_named(lat)}, longitude {_named(lon)}, "
+            f"projection y {_named(y)}, projection x {_named(x)} among {found.listing}; "
+            "set standard_name attributes"
+        )
+    return lat, lon, None
+
+
+class _Coordinates:
+    """Candidates for each role among the variables of an object."""
+
+    def __init__(self, data: xr.Dataset | xr.DataArray) -> None:
+        names = list(data.coords)
+        variables = getattr(data, "data_vars", {})
+        # Files without a `coordinates` attribute leave coordinates among the variables.
+        names += [
+            name for name in variables if _by_standard_name(data[name]) or _by_name(data[name])
+        ]
+        bounds = {data[name].attrs.get("bounds") for name in names}
+        self._candidates = [data[name] for name in names if name not in bounds and data[name].ndim]
+        # A file may hold a second grid, for variables that are not here.
+        used = (
+            {dim for name in variables for dim in data[name].dims} if variables else set(data.dims)
+        )
+        self._candidates = [c for c in self._candidates if used.issuperset(c.dims)]
+        self.listing = [str(c.name) for c in self._candidates] or "no coordinates"
+
+    def only(self, role: str) -> xr.DataArray | None:
+        """Give the one coordinate of a role, by the surest sign that any has."""
+        for sign in (_by_standard_name, _by_axis, _by_units, _by_name):
+            matches = [c for c in self._candidates if _role(c, sign) == role]
+            if len(matches) > 1:
+                raise GridError(
+                    f"`data` has {len(matches)} {_ROLES[role]} coordinates "
+                    f"{[str(m.name) for m in matches]}; select one variable first"
+                )
+            if matches:
+                return matches[0]
+        return None
+
+
+_Sign = Callable[["xr.DataArray"], "str | None"]
+
+
+def _role(coordinate: xr.DataArray, sign: _Sign) -> str | None:
+    """Role by one sign, unless a surer sign gives another."""
+    for each in (_by_standard_name, _by_axis, _by_units, _by_name):
+        role = each(coordinate)
+        if role is not None:
+            return role if each is sign else None
+    return None
+
+
+def _by_standard_name(coordinate: xr.DataArray) -> str | None:
+    return _STANDARD_NAMES.get(str(coordinate.attrs.get("standard_name", "")).lower())
+
+
+def _by_axis(coordinate: xr.DataArray) -> str | None:
+    axis = str(coordinate.attrs.get("axis", "")).upper()
+    if axis not in ("X", "Y") or coordinate.attrs.get("standard_name") in (
+        "grid_latitude",
+        "grid_longitude",
+    ):
+        return None
+    units = _units(coordinate)
+    if units in _METRES:
+        return axis.lower()
+    angular = units in _NORTH | _EAST | _RADIANS or units.startswith("degree")
+    return {"Y": "lat", "X": "lon"}[axis] if angular else None
+
+
+def _by_units(coordinate: xr.DataArray) -> str | None:
+    units = _units(coordinate)
+    return "lat" if units in _NORTH else "lon" if units in _EAST else None
+
+
+def _by_name(coordinate: xr.DataArray) -> str | None:
+    name: Hashable = coordinate.name
+    role = _NAMES.get(str(name).lower())
+    # CF names for a rotated pole: not latitude, whatever the variable is called.
+    if coordinate.attrs.get("standard_name") in ("grid_latitude", "grid_longitude"):
+        return None
+    return role
+
+
+def _units(coordinate: xr.DataArray) -> str:
+    return str(coordinate.attrs.get("units", "")).strip().lower()
+
+
+def _named(coordinate: xr.DataArray | None) -> str:
+    return "missing" if coordinate is None else repr(str(coordinate.name))
+
+
+def _radians(coordinate: xr.DataArray) -> FloatArray:
+    values = _numbers(coordinate)
+    units = _units(coordinate)
+    if units in _RADIANS:
+        return values
+    if units and not units.startswith("degree"):
+        raise GridError(
+            f"`{coordinate.name}` has units {units!r}, which must be degrees or radians"
+        )
+    return np.deg2rad(values)
+
+
+def _metres(coordinate: xr.DataArray) -> FloatArray:
+    units = _units(coordinate)
+    if units not in _METRES:
+        given = repr(units) if units else "missing"
+        raise GridError(
+            f"`{coordinate.name}` has units {given}, which must be 'm' or 'km'; set attrs['units']"
+        )
+    return _numbers(coordinate) * _METRES[units]
+
+
+def _numbers(coordinate: xr.DataArray) -> FloatArray:
+    if coordinate.dtype.kind not in "fiu":
+        raise GridError(f"`{coordinate.name}` (dtype {coordinate.dtype}) must hold numbers")
+    return np.asarray(coordinate.values, dtype=np.float64)
+
+
+def _projected(
+    y: xr.DataArray, x: xr.DataArray, lat: xr.DataArray | None, lon: xr.DataArray | None
+) -> ProjectedGrid:
+    if y.ndim != 1 or x.ndim != 1 or y.dims == x.dims:
+        raise GridError(
+            f"`data`: projection y {y.name!r} {y.dims} and x {x.name!r} {x.dims} must lie on a dim "
+            "of their own each"
+        )
+    plane = {y.dims[0], x.dims[0]}
+    if lat is None or lon is None or set(lat.dims) != plane or set(lon.dims) != plane:
+        return ProjectedGrid(_metres(y), _metres(x))
+    order = (y.dims[0], x.dims[0])
+    fields = (_radians(f.transpose(*order)) for f in (lat, lon))
+    return ProjectedGrid(_metres(y), _metres(x), None, *fields)

@@ -1,0 +1,81 @@
+"""Checks of the values of a pattern: each names the first row or edge that breaks a rule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from scisparse.errors import PatternError
+from scisparse.pattern.edges import first_true
+
+if TYPE_CHECKING:
+    from scisparse.pattern.value import Pattern
+
+__all__ = ["check_edge_index", "check_pattern"]
+
+
+def check_pattern(pattern: Pattern) -> None:
+    """Raise unless rows, sources, taps, their order and the edge arrays are sound."""
+    _check_row_ptr(pattern)
+    _check_range("col", pattern.col, pattern.num_sources)
+    if pattern.tap is not None:
+        _check_range("tap", pattern.tap, pattern.num_taps)
+    _check_order(pattern)
+    for name, values in (("distance", pattern.distance), ("bearing", pattern.bearing)):
+        if values is not None and (edge := first_true(~values.isfinite())) is not None:
+            raise PatternError(
+                f"`{name}` (={float(values[edge])} at edge {edge}) must be finite; drop the edge "
+                "or give a value"
+            )
+
+
+def check_edge_index(edge_index: Tensor, num_sites: int, num_sources: int) -> None:
+    """Raise unless pairs are integers ``[2, E]`` within range."""
+    if edge_index.ndim != 2 or edge_index.shape[0] != 2 or edge_index.is_floating_point():
+        raise PatternError(
+            f"`edge_index` (shape {tuple(edge_index.shape)}, {edge_index.dtype}) must be integers "
+            "[2, E]: row 0 sources, row 1 sites"
+        )
+    _check_range("edge_index[0]", edge_index[0], num_sources)
+    _check_range("edge_index[1]", edge_index[1], num_sites)
+
+
+def _check_row_ptr(pattern: Pattern) -> None:
+    start, end = int(pattern.row_ptr[0]), int(pattern.row_ptr[-1])
+    if start != 0:
+        raise PatternError(f"`row_ptr` (starts at {start}) must start at 0")
+    if (row := first_true(pattern.fan_in < 0)) is not None:
+        raise PatternError(
+            f"`row_ptr` must never fall: row {row} goes from {int(pattern.row_ptr[row])} to "
+            f"{int(pattern.row_ptr[row + 1])}"
+        )
+    if end != pattern.num_edges:
+        raise PatternError(
+            f"`row_ptr` (ends at {end}) must end at the number of edges, {pattern.num_edges}"
+        )
+
+
+def _check_range(name: str, values: Tensor, size: int) -> None:
+    if (edge := first_true((values < 0) | (values >= size))) is not None:
+        raise PatternError(
+            f"`{name}` (={int(values[edge])} at edge {edge}) must lie between 0 and {size - 1}"
+        )
+
+
+def _check_order(pattern: Pattern) -> None:
+    rows, col, tap = pattern.rows(), pattern.col, pattern.tap
+    same_row = rows[1:] == rows[:-1]
+    if (edge := first_true(same_row & (col[1:] < col[:-1]))) is not None:
+        raise PatternError(
+            f"`col` must rise within a row: row {int(rows[edge])} has {int(col[edge])} before "
+            f"{int(col[edge + 1])} at edge {edge + 1}; Pattern.from_edge_index sorts edges"
+        )
+    same_pair = same_row & (col[1:] == col[:-1])
+    repeated = same_pair if tap is None else same_pair & (tap[1:] <= tap[:-1])
+    if (edge := first_true(repeated)) is not None:
+        rule = "occur once" if tap is None else "occur with rising taps"
+        raise PatternError(
+            f"`col`: source {int(col[edge])} must {rule} in row {int(rows[edge])}, but repeats at "
+            f"edge {edge + 1}; remove repeated edges or give each its own tap"
+        )

@@ -1,0 +1,94 @@
+"""Patterns made of the edges of others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from scisparse.errors import PatternError
+from scisparse.pattern.edges import col_dtype, edge_order, join, kept, row_ptr_of
+
+if TYPE_CHECKING:
+    from scisparse.pattern.value import Pattern
+
+__all__ = ["restrict", "union"]
+
+
+def union(first: Pattern, second: Pattern) -> Pattern:
+    """Join the edges of two patterns; see ``Pattern.union``."""
+    _check_same_points(first, second)
+    second = second.to(first.device)
+    source, site = torch.cat([first.to_edge_index(), second.to_edge_index()], dim=1)
+    tap = join(first.tap, second.tap)
+    order = edge_order(site, source, tap)
+    # The sort is stable: of two equal edges the first pattern's comes first, and is kept.
+    repeats = torch.ones(max(0, order.numel() - 1), dtype=torch.bool, device=order.device)
+    for key in (site, source, tap):
+        if key is not None:
+            repeats &= key[order].diff() == 0
+    order = order[torch.cat([repeats.new_ones(min(1, order.numel())), ~repeats])]
+    return replace(
+        first,
+        row_ptr=row_ptr_of(site[order], first.num_sites),
+        col=source[order].to(first.col.dtype),
+        tap=_pick(tap, order),
+        distance=_pick(join(first.distance, second.distance), order),
+        bearing=_pick(join(first.bearing, second.bearing), order),
+        site_grid=second.site_grid if first.site_grid is None else first.site_grid,
+        source_grid=second.source_grid if first.source_grid is None else first.source_grid,
+        window=first.window if first.window == second.window else None,
+        tap_count=None if tap is None else max(first.num_taps, second.num_taps),
+    )
+
+
+def restrict(
+    pattern: Pattern, site_mask: Tensor | None, source_mask: Tensor | None, relabel: bool
+) -> Pattern:
+    """Keep the edges between chosen sites and sources; see ``Pattern.restrict``."""
+    site_keep = kept("site_mask", site_mask, pattern.num_sites, pattern.device)
+    source_keep = kept("source_mask", source_mask, pattern.num_sources, pattern.device)
+    site, source = pattern.rows(), pattern.col.long()
+    edges = (site_keep[site] & source_keep[source]).nonzero().squeeze(1)
+    site, source = site[edges], source[edges]
+    num_sites, num_sources = pattern.shape
+    if relabel:
+        site, num_sites = (site_keep.cumsum(0) - 1)[site], int(site_keep.sum())
+        source, num_sources = (source_keep.cumsum(0) - 1)[source], int(source_keep.sum())
+    whole = bool(site_keep.all()) and bool(source_keep.all())
+    return replace(
+        pattern,
+        row_ptr=row_ptr_of(site, num_sites),
+        col=source.to(col_dtype(num_sources)),
+        num_sources=num_sources,
+        tap=_pick(pattern.tap, edges),
+        distance=_pick(pattern.distance, edges),
+        bearing=_pick(pattern.bearing, edges),
+        site_grid=None if relabel and site_mask is not None else pattern.site_grid,
+        source_grid=None if relabel and source_mask is not None else pattern.source_grid,
+        window=pattern.window if whole else None,
+        tap_count=None if pattern.tap is None else pattern.num_taps,
+    )
+
+
+def _pick(values: Tensor | None, edges: Tensor) -> Tensor | None:
+    return None if values is None else values[edges]
+
+
+def _check_same_points(first: Pattern, second: Pattern) -> None:
+    if first.shape != second.shape:
+        raise PatternError(
+            f"`other` (sites x sources {second.shape}) must have this pattern's {first.shape}"
+        )
+    if (first.tap is None) != (second.tap is None):
+        raise PatternError("`other` must have taps exactly when this pattern has: give both taps")
+    for name, mine, theirs in (
+        ("site_grid", first.site_grid, second.site_grid),
+        ("source_grid", first.source_grid, second.source_grid),
+    ):
+        if mine is not None and theirs is not None and mine != theirs:
+            raise PatternError(
+                f"`other` must have {name} {mine!r}, not {theirs!r}: build both on one grid"
+            )

@@ -1,0 +1,103 @@
+"""Steps on edge arrays that the methods of a pattern share."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scisparse.errors import PatternError
+
+__all__ = [
+    "check_tensor",
+    "col_dtype",
+    "edge_order",
+    "first_true",
+    "join",
+    "kept",
+    "move",
+    "row_ptr_of",
+    "stable_argsort",
+]
+
+_INT32_SOURCES = 2**31
+
+
+def col_dtype(num_sources: int) -> torch.dtype:
+    """Integer type that numbers the sources."""
+    return torch.int32 if num_sources < _INT32_SOURCES else torch.int64
+
+
+def stable_argsort(keys: Tensor) -> Tensor:
+    """Permutation (int64) that sorts integers ``[E]`` from 0 on, equal ones in their old order."""
+    count = keys.numel()
+    bits = max(1, count).bit_length()
+    if keys.device.type != "cpu" or count == 0 or int(keys.max()).bit_length() + bits > 63:
+        return torch.argsort(keys, stable=True)
+    # Sorting (key, place) packed into one integer is several times faster than a stable argsort.
+    packed = keys.detach().numpy().astype(np.int64) << bits
+    packed |= np.arange(count)
+    packed.sort()
+    packed &= (1 << bits) - 1
+    return torch.from_numpy(packed)
+
+
+def edge_order(site: Tensor, source: Tensor, tap: Tensor | None) -> Tensor:
+    """Permutation that sorts edges by (site, source, tap)."""
+    order = stable_argsort(source) if tap is None else stable_argsort(tap)
+    if tap is not None:
+        order = order[stable_argsort(source[order])]
+    return order[stable_argsort(site[order])]
+
+
+def row_ptr_of(site: Tensor, num_sites: int) -> Tensor:
+    """Where the edges of each site start, int64 ``[M + 1]``."""
+    counts = torch.bincount(site, minlength=num_sites)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def first_true(flags: Tensor) -> int | None:
+    """Index of the first true value, if any."""
+    return int(flags.to(torch.uint8).argmax()) if flags.numel() and bool(flags.any()) else None
+
+
+def move(values: Tensor | None, device: torch.device) -> Tensor | None:
+    """Put an edge array that may be absent on a device."""
+    return None if values is None else values.to(device)
+
+
+def join(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Concatenate edge arrays that both exist."""
+    return None if first is None or second is None else torch.cat([first, second])
+
+
+def kept(name: str, mask: Tensor | None, size: int, device: torch.device) -> Tensor:
+    """Mask ``[size]`` of what to keep, all when none is given."""
+    if mask is None:
+        return torch.ones(size, dtype=torch.bool, device=device)
+    if mask.dtype != torch.bool or mask.shape != (size,):
+        raise PatternError(
+            f"`{name}` (shape {tuple(mask.shape)}, {mask.dtype}) must be booleans [{size}]"
+        )
+    return mask.to(device)
+
+
+def check_tensor(
+    name: str, values: Tensor | None, dtype: torch.dtype, length: int | None, device: torch.device
+) -> None:
+    """Raise unless an array, where given, has the dtype, the length and the device."""
+    if values is None:
+        return
+    if values.ndim != 1 or values.dtype != dtype:
+        raise PatternError(
+            f"`{name}` (shape {tuple(values.shape)}, {values.dtype}) must be one-dimensional "
+            f"{dtype}"
+        )
+    if length is not None and values.numel() != length:
+        raise PatternError(
+            f"`{name}` ({values.numel()} values) must have one value for each of the {length} edges"
+        )
+    if values.device != device:
+        raise PatternError(
+            f"`{name}` (on {values.device}) must be on {device} with the other tensors"
+        )

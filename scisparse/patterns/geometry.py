@@ -1,0 +1,102 @@
+"""Points, distances and bearings between two grids, on the sphere or in the plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scisparse.errors import GridError
+from scisparse.grids import EARTH_RADIUS, Grid
+from scisparse.grids.base import FloatArray, unit_vectors
+
+__all__ = ["Cloud", "bearing", "chord_length", "clouds", "compass", "great_circle"]
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Valid points of a grid.
+
+    Parameters
+    ----------
+    index
+        Place of each point in the grid ``[n]``.
+    points
+        Unit vectors ``[n, 3]``, or metres ``[n, 2]`` in the plane.
+    spherical
+        Whether the points lie on the sphere.
+    """
+
+    index: Index
+    points: FloatArray
+    spherical: bool
+
+
+def clouds(sources: Grid, sites: Grid) -> tuple[Cloud, Cloud]:
+    """Take the valid points of both grids: in the plane if both are projected, else the sphere."""
+    spherical = sources.spherical or sites.spherical
+    if spherical and not (sources.has_lat_lon and sites.has_lat_lon):
+        raise GridError(
+            f"`sites` ({sites!r}) and the sources ({sources!r}) must both be projected or both on "
+            "the sphere; give the ProjectedGrid its lat= and lon="
+        )
+    source_cloud = _cloud(sources, spherical)
+    return source_cloud, source_cloud if sites is sources else _cloud(sites, spherical)
+
+
+def _cloud(grid: Grid, spherical: bool) -> Cloud:
+    points = unit_vectors(grid.lat, grid.lon) if spherical else grid.positions()
+    index = np.flatnonzero(grid.valid)
+    return Cloud(index, points if index.size == grid.size else points[index], spherical)
+
+
+def chord_length(metres: float, spherical: bool) -> float:
+    """Turn a distance in metres into the straight one: ``2 sin(metres / 2 R)`` of unit vectors."""
+    if not spherical:
+        return metres
+    angle = metres / EARTH_RADIUS
+    # From half the circumference on all points are inside, those rounded beyond a diameter too.
+    return float(2 * np.sin(angle / 2)) if angle < np.pi else 2.1
+
+
+def great_circle(chord: FloatArray, spherical: bool) -> FloatArray:
+    """Turn straight distances into metres: the inverse of :func:`chord_length`."""
+    if not spherical:
+        return chord
+    return np.asarray(2 * EARTH_RADIUS * np.arcsin(np.minimum(chord / 2, 1)))
+
+
+def compass(sites: Cloud) -> tuple[FloatArray, FloatArray]:
+    """Give unit vectors to the east and to the north of each site, each ``[n, 2 or 3]``."""
+    if not sites.spherical:
+        east, north = np.eye(2)
+        return np.broadcast_to(east, sites.points.shape), np.broadcast_to(north, sites.points.shape)
+    x, y, z = sites.points.T
+    # Never zero: no float64 latitude has a cosine of exactly zero, so a pole keeps its longitude.
+    across = np.hypot(x, y)
+    cos_lon, sin_lon = x / across, y / across
+    east = np.stack([-sin_lon, cos_lon, np.zeros_like(x)], axis=1)
+    north = np.stack([-cos_lon * z, -sin_lon * z, across], axis=1)
+    return east, north
+
+
+def bearing(step: FloatArray, east: FloatArray, north: FloatArray) -> FloatArray:
+    """Find the direction of each step: radians clockwise from north in [0, 2 pi), 0 for no step.
+
+    Parameters
+    ----------
+    step
+        Source minus site ``[E, 2 or 3]``. On the sphere its part along the surface points along the
+        great circle between the two.
+    east, north
+        Vectors of :func:`compass` at the site ``[E, 2 or 3]``.
+    """
+    # Adding zero turns -0.0 into 0.0, whose direction would be south.
+    along_east = np.einsum("ek,ek->e", step, east) + 0.0
+    along_north = np.einsum("ek,ek->e", step, north) + 0.0
+    angle = np.arctan2(along_east, along_north)
+    # Rounding may leave a bearing due north just under a full turn.
+    return np.asarray(np.where(angle < -1e-9, angle + 2 * np.pi, np.abs(angle)))

@@ -1,0 +1,249 @@
+"""Neighbours by distance: all within a radius, or the nearest few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scisparse.errors import OptionError
+from scisparse.grids import Grid
+from scisparse.grids.base import FloatArray
+from scisparse.pattern import Pattern
+from scisparse.patterns.geometry import (
+    Cloud,
+    Index,
+    bearing,
+    chord_length,
+    clouds,
+    compass,
+    great_circle,
+)
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
+
+__all__ = ["nearest", "radius"]
+
+# Edges held at once in double precision while searching: bounds memory at some 100 MB.
+_CHUNK_EDGES = 1_000_000
+# One site in this many is counted beforehand to size the chunks.
+_SAMPLE = 16
+# Distances that equal the radius on paper must count as inside for every site, whatever the
+# rounding: relative, and in metres.
+_SLACK, _SLACK_METRES = 1 + 1e-9, 1e-6
+
+# Sites, sources (places in their clouds) and straight distances of some edges, sorted by (site,
+# source).
+_Edges = tuple[Index, Index, FloatArray]
+
+
+def radius(
+    sources_grid: Grid,
+    metres: float,
+    *,
+    sites: Grid | None = None,
+    max_fan_in: int | None = None,
+    include_self: bool = True,
+) -> Pattern:
+    """Read every source within a distance of the site.
+
+    Distances are great circles on the sphere, and straight lines between two projected grids.
+    Masked sources are never read, and masked sites have no edges.
+
+    Parameters
+    ----------
+    sources_grid
+        Where the sources are.
+    metres
+        Largest distance, itself included.
+    sites
+        Where the sites are; the sources' grid when ``None``.
+    max_fan_in
+        Keep at most this many sources of each site, the nearest ones.
+    include_self
+        Whether a point reads itself; false needs sites on the sources' grid.
+
+    Returns
+    -------
+    Pattern
+        With ``distance`` and ``bearing``, and without taps.
+
+    Raises
+    ------
+    OptionError
+        If ``metres`` is negative or not finite, ``max_fan_in`` is not positive, or
+        ``include_self=False`` comes with another grid.
+    GridError
+        If one grid is projected, without latitude and longitude, and the other is not.
+
+    Examples
+    --------
+    >>> from scisparse.grids import LatLonGrid
+    >>> radius(LatLonGrid.regular(19, 36), 1_200_000)
+    Pattern(684 sites x 684 sources, 12204 edges, fan-in 5 to 72)
+    """
+    if not (np.isfinite(metres) and metres >= 0):
+        raise OptionError(f"`metres` (={metres}) must be finite and not negative")
+    if max_fan_in is not None and max_fan_in < 1:
+        raise OptionError(f"`max_fan_in` (={max_fan_in}) must be at least 1, or None for no limit")
+    target = _sites(sources_grid, sites, include_self)
+    sources, places = clouds(sources_grid, target)
+    reach = chord_length(metres * _SLACK + _SLACK_METRES, sources.spherical)
+    tree = _tree(sources)
+    if max_fan_in is None:
+        found = _within(tree, places, reach, include_self)
+    else:
+        found = _closest(tree, places, min(max_fan_in, tree.n), reach, include_self)
+    return _pattern(found, sources, places, sources_grid, target)
+
+
+def nearest(
+    sources_grid: Grid, k: int, *, sites: Grid | None = None, include_self: bool = True
+) -> Pattern:
+    """Read the k sources nearest to the site.
+
+    Distances are great circles on the sphere, and straight lines between two projected grids.
+    Masked sources are never read, and masked sites have no edges.
+
+    Parameters
+    ----------
+    sources_grid
+        Where the sources are.
+    k
+        Fan-in of each site.
+    sites
+        Where the sites are; the sources' grid when ``None``.
+    include_self
+        Whether a point counts as its own nearest; false needs sites on the sources' grid.
+
+    Returns
+    -------
+    Pattern
+        With ``distance`` and ``bearing``, and without taps.
+
+    Raises
+    ------
+    OptionError
+        If ``k`` is not positive or more than there are valid sources, or ``include_self=False``
+        comes with another grid.
+    GridError
+        If one grid is projected, without latitude and longitude, and the other is not.
+
+    Examples
+    --------
+    >>> from scisparse.grids import LatLonGrid
+    >>> nearest(LatLonGrid.regular(18, 36, poles=False), 4, sites=LatLonGrid.regular(10, 20))
+    Pattern(200 sites x 648 sources, 800 edges, fan-in 4)
+    """
+    target = _sites(sources_grid, sites, include_self)
+    sources, places = clouds(sources_grid, target)
+    most = len(sources.index) - (not include_self)
+    if not 1 <= k <= most:
+        raise OptionError(
+            f"`k` (={k}) must lie between 1 and the {most} sources there are to choose from"
+        )
+    found = _closest(_tree(sources), places, k, np.inf, include_self)
+    return _pattern(found, sources, places, sources_grid, target)
+
+
+def _sites(sources_grid: Grid, sites: Grid | None, include_self: bool) -> Grid:
+    if sites is None or sites is sources_grid:
+        return sources_grid
+    if not include_self and sites != sources_grid:
+        raise OptionError(
+            "`include_self` (=False) needs sites on the sources' grid: leave it True between grids"
+        )
+    return sites
+
+
+def _tree(sources: Cloud) -> cKDTree:
+    from scipy.spatial import cKDTree
+
+    # Grids are spread evenly: splitting at the middle builds several times faster than at the
+    # median.
+    return cKDTree(sources.points, balanced_tree=False, compact_nodes=False)
+
+
+def _within(tree: cKDTree, sites: Cloud, reach: float, include_self: bool) -> Iterator[_Edges]:
+    """Find all pairs within reach, in chunks of sites that hold a bounded number of edges."""
+    from scipy.spatial import cKDTree
+
+    sample = sites.points[::_SAMPLE]
+    counts = tree.query_ball_point(sample, reach, return_length=True, workers=-1)
+    ends = np.cumsum(np.repeat(counts, _SAMPLE)[: len(sites.index)])
+    start = 0
+    while start < ends.size:
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _CHUNK_EDGES, side="right")))
+        chunk = cKDTree(sites.points[start:stop], balanced_tree=False, compact_nodes=False)
+        pairs = chunk.sparse_distance_matrix(tree, reach, output_type="ndarray")
+        i, j, chord = pairs["i"] + start, pairs["j"], pairs["v"]
+        if not include_self:
+            other = i != j
+            i, j, chord = i[other], j[other], chord[other]
+        order = np.argsort(i * tree.n + j)
+        yield i[order], j[order], chord[order]
+        start = stop
+
+
+def _closest(
+    tree: cKDTree, sites: Cloud, k: int, reach: float, include_self: bool
+) -> Iterator[_Edges]:
+    """Find the k nearest within reach, in chunks of sites."""
+    if tree.n == 0:
+        return
+    asked = k if include_self else min(k + 1, tree.n)
+    step = max(1, _CHUNK_EDGES // asked)
+    # The bound of the tree is exclusive.
+    bound = np.nextafter(reach, np.inf)
+    for start in range(0, len(sites.index), step):
+        points = sites.points[start : start + step]
+        chord, j = tree.query(points, asked, distance_upper_bound=bound, workers=-1)
+        chord, j = chord.reshape(-1, asked), j.reshape(-1, asked)
+        i = np.broadcast_to(np.arange(start, start + len(points))[:, None], j.shape)
+        found = j < tree.n
+        if not include_self:
+            itself = j == i
+            # Where other points coincide with the site it may not be among those found: drop the
+            # farthest.
+            itself[~itself.any(axis=1) & found.all(axis=1), -1] = asked > k
+            found &= ~itself
+        order = np.argsort(np.where(found, j, tree.n), axis=1)
+        i, j, chord, found = i, *(np.take_along_axis(a, order, axis=1) for a in (j, chord, found))
+        yield i[found], j[found], chord[found]
+
+
+def _pattern(
+    found: Iterator[_Edges], sources: Cloud, sites: Cloud, source_grid: Grid, site_grid: Grid
+) -> Pattern:
+    fan_in = np.zeros(site_grid.size + 1, dtype=np.int64)
+    east, north = compass(sites)
+    parts: list[tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]] = []
+    for i, j, chord in found:
+        step = np.take(sources.points, j, axis=0) - np.take(sites.points, i, axis=0)
+        direction = bearing(step, np.take(east, i, axis=0), np.take(north, i, axis=0))
+        fan_in[1:] += np.bincount(sites.index[i], minlength=site_grid.size)
+        parts.append(
+            (
+                sources.index[j].astype(np.int32),
+                great_circle(chord, sources.spherical).astype(np.float32),
+                direction.astype(np.float32),
+            )
+        )
+    empty = (np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.float32))
+    col, distance, towards = (
+        torch.from_numpy(np.concatenate(a)) for a in zip(empty, *parts, strict=True)
+    )
+    return Pattern(
+        row_ptr=torch.from_numpy(fan_in.cumsum()),
+        col=col,
+        num_sources=source_grid.size,
+        distance=distance,
+        bearing=towards,
+        site_grid=site_grid,
+        source_grid=source_grid,
+    )

@@ -1,0 +1,376 @@
+"""Grids: areas, periodicity, poles, masks, equality, and errors that say what to do."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scisparse import grids
+from scisparse.errors import GridError
+from scisparse.grids import (
+    EARTH_RADIUS,
+    Grid,
+    LatLonGrid,
+    ProjectedGrid,
+    UnstructuredGrid,
+    grid_from_dict,
+)
+from scisparse.grids.base import unit_vectors
+from scisparse.grids.gaussian import gaussian_latitudes
+from scisparse.grids.unstructured import voronoi_areas
+
+SPHERE = 4 * np.pi * EARTH_RADIUS**2
+
+
+def random_points(count: int, seed: int) -> UnstructuredGrid:
+    z, lon = np.random.default_rng(seed).uniform(-1, 1, (2, count))
+    return UnstructuredGrid(np.arcsin(z), np.pi * lon)
+
+
+def some_grids() -> dict[str, Grid]:
+    rng = np.random.default_rng(0)
+    lat, lon = np.sort(rng.uniform(-90, 90, 7)), np.sort(rng.uniform(-180, 180, 9))
+    y, x = np.sort(rng.normal(size=(2, 4)), axis=1) * 1e5
+    return {
+        "regular": LatLonGrid.regular(5, 8),
+        "masked": LatLonGrid.regular(5, 8).with_mask(rng.random((5, 8)) < 0.5),
+        "uneven": LatLonGrid.from_degrees(lat[::-1], lon),
+        "one point": LatLonGrid([0.1], [0.2]),
+        "projected": ProjectedGrid(y, x, rng.random((4, 4)) < 0.5),
+        "projected with lat": ProjectedGrid(y, x, None, *rng.normal(0, 0.5, (2, 4, 4))),
+        "points": random_points(11, 1).with_mask(rng.random(11) < 0.5),
+        "points with areas": UnstructuredGrid([0.1, 0.2], [1, 2], areas=[3, 4.5], dims=("cell",)),
+        "healpix": grids.healpix(2),
+    }
+
+
+GLOBAL_GRIDS: dict[str, Callable[[], Grid]] = {
+    "pole rows": lambda: LatLonGrid.regular(19, 36),
+    "cell centres": lambda: LatLonGrid.regular(18, 35, poles=False),
+    "two rows": lambda: LatLonGrid.regular(2, 2, poles=False),
+    "-180 to 180": lambda: LatLonGrid.from_degrees(np.arange(-89, 90, 2), np.arange(-180, 180, 3)),
+    "longitude falls": lambda: LatLonGrid.from_degrees([90, 0, -90], np.arange(350, -10, -10)),
+    "date line": lambda: LatLonGrid.from_degrees([-45, 45], (np.arange(0, 360, 30) + 190) % 360),
+    "uneven": lambda: LatLonGrid.from_degrees([-80, -20, 0, 30, 70], [0, 50, 110, 200, 280]),
+    "Gaussian": lambda: LatLonGrid(gaussian_latitudes(64)[0], np.arange(128) * np.pi / 64),
+    "O8": lambda: grids.reduced_gaussian("O8"),
+    "O96": lambda: grids.reduced_gaussian("O96"),
+    "rows": lambda: grids.reduced_gaussian([3, 8, 9, 4]),
+    "healpix": lambda: grids.healpix(16),
+    "healpix ring": lambda: grids.healpix(3, "ring"),
+    "icosahedral 0": lambda: grids.icosahedral(0),
+    "icosahedral 4": lambda: grids.icosahedral(4),
+    "random": lambda: random_points(300, 2),
+}
+
+
+@pytest.mark.parametrize("name", GLOBAL_GRIDS)
+def test_areas_of_the_sphere_sum_to_its_surface(name: str) -> None:
+    areas = GLOBAL_GRIDS[name]().areas
+    assert areas.min() > 0
+    assert areas.sum() == pytest.approx(SPHERE, rel=1e-12)
+
+
+def test_areas_of_cells_have_their_closed_form() -> None:
+    grid = LatLonGrid.from_degrees([10, 11, 13], [20, 21, 22])
+    rows = np.diff(np.sin(np.deg2rad([9.5, 10.5, 12, 14])))
+    expected = EARTH_RADIUS**2 * np.deg2rad(1) * np.repeat(rows, 3)
+    np.testing.assert_allclose(grid.areas, expected, rtol=1e-13)
+
+
+def test_area_stops_half_a_step_before_a_pole_that_has_room_for_a_row() -> None:
+    grid = LatLonGrid.from_degrees(np.arange(88, -90, -2), np.arange(0, 360, 2))
+    assert grid.pole_ends == (False, False)
+    assert grid.areas.sum() == pytest.approx(SPHERE * np.sin(np.deg2rad(89)), rel=1e-12)
+
+
+def test_areas_turn_with_the_axes() -> None:
+    rng = np.random.default_rng(3)
+    lat, lon = np.sort(rng.uniform(-1.5, 1.5, 6)), np.sort(rng.uniform(0, 5, 7))
+    areas = LatLonGrid(lat, lon).areas.reshape(6, 7)
+    flipped = LatLonGrid(lat[::-1], lon[::-1]).areas.reshape(6, 7)
+    np.testing.assert_allclose(flipped[::-1, ::-1], areas, rtol=1e-14)
+    np.testing.assert_allclose(LatLonGrid(lat, lon - np.pi).areas, areas.ravel(), rtol=1e-12)
+
+
+def test_a_single_row_or_column_is_as_wide_as_the_other_step() -> None:
+    square = EARTH_RADIUS**2 * np.deg2rad(2) * 2 * np.sin(np.deg2rad(1))
+    np.testing.assert_allclose(LatLonGrid.from_degrees([0], [3, 5]).areas, square, rtol=1e-12)
+    np.testing.assert_allclose(LatLonGrid.from_degrees([0, 2], [3]).areas[0], square, rtol=1e-12)
+    np.testing.assert_allclose(ProjectedGrid([7], [1, 4]).areas, 9)
+    with pytest.raises(GridError, match="areas` of a grid of one point"):
+        _ = LatLonGrid([0.0], [0.0]).areas
+
+
+def test_projected_areas_are_products_of_steps() -> None:
+    grid = ProjectedGrid([0, 10, 30], [5, 4])
+    np.testing.assert_allclose(grid.areas, [10, 10, 15, 15, 20, 20])
+    assert not grid.spherical
+    np.testing.assert_array_equal(grid.positions()[:3], [[5, 0], [4, 0], [5, 10]])
+
+
+@pytest.mark.parametrize(
+    ("lon", "periodic", "uniform"),
+    [
+        (np.arange(0, 360, 1.5), True, True),
+        (np.arange(-180, 180, 45), True, True),
+        (np.arange(179.5, -180, -1), True, True),
+        (np.arange(0, 360, 0.1).astype(np.float32), True, True),
+        (np.arange(0, 359, 1.0), False, True),
+        (np.arange(60, 101), False, True),
+        ([350, 355, 0, 5], False, True),
+        ([0, 100, 180, 260], True, False),
+        ([0, 180], True, True),
+        ([12], False, True),
+    ],
+)
+def test_longitude_closes_where_the_ends_meet(lon: Any, periodic: bool, uniform: bool) -> None:
+    grid = LatLonGrid.from_degrees([0, 1], lon)
+    assert grid.periodic == (False, periodic)
+    assert grid.uniform_longitude is uniform
+
+
+@pytest.mark.parametrize(
+    ("lat", "ends"),
+    [
+        ([90, 0, -90], (True, True)),
+        ([-89.5, -88.5, -87.5], (True, False)),
+        ([0.5, 1.5, 89.5], (False, True)),
+        ([89, 88, 87], (False, False)),
+        (np.rad2deg(gaussian_latitudes(10)[0]), (True, True)),
+        ([10], (False, False)),
+    ],
+)
+def test_pole_ends(lat: Any, ends: tuple[bool, bool]) -> None:
+    assert LatLonGrid.from_degrees(lat, [0, 1]).pole_ends == ends
+
+
+def test_points_of_a_product_grid_run_along_longitude_first() -> None:
+    grid = LatLonGrid([0.1, 0.2], [1, 2, 3])
+    np.testing.assert_array_equal(grid.lat, [0.1, 0.1, 0.1, 0.2, 0.2, 0.2])
+    np.testing.assert_array_equal(grid.lon, [1, 2, 3, 1, 2, 3])
+    np.testing.assert_allclose(np.linalg.norm(grid.positions(), axis=1), 1)
+    np.testing.assert_allclose(grid.positions()[:, 2], np.sin(grid.lat))
+
+
+@pytest.mark.parametrize("name", some_grids())
+def test_grids_survive_every_kind_of_copy(name: str) -> None:
+    grid = some_grids()[name]
+    copies = [
+        pickle.loads(pickle.dumps(grid)),
+        copy.deepcopy(grid),
+        grid_from_dict(json.loads(json.dumps(grid.to_dict()))),
+        grid.with_mask(grid.mask),
+    ]
+    for other in copies:
+        assert other == grid
+        assert hash(other) == hash(grid)
+        assert other.dims == grid.dims
+        np.testing.assert_array_equal(other.positions(), grid.positions())
+
+
+def test_grids_differ_when_their_content_does() -> None:
+    all_grids = list(some_grids().values())
+    assert len(set(all_grids)) == len(all_grids)
+    assert LatLonGrid([0.0], [-0.0]) == LatLonGrid([-0.0], [0.0])
+    assert LatLonGrid([0.0], [0.0]) != "a grid"
+    named = UnstructuredGrid([0.1], [0.2], dims=("cell",))
+    assert named == UnstructuredGrid([0.1], [0.2])
+
+
+def test_grids_cannot_be_changed() -> None:
+    axis = np.array([0.1, 0.2])
+    grid = LatLonGrid(axis, axis, np.ones((2, 2), dtype=bool))
+    axis[0] = 9
+    assert grid.lat_axis[0] == 0.1
+    with pytest.raises(ValueError, match="read-only"):
+        grid.lat_axis[0] = 0
+    assert grid.mask is not None
+    with pytest.raises(ValueError, match="read-only"):
+        grid.mask[0, 0] = False
+    with pytest.raises(AttributeError):
+        grid.mask = None  # type: ignore[misc]
+
+
+def test_mask_is_kept_in_shape_and_counts_valid_points() -> None:
+    mask = np.array([[True, False, True], [False, False, True]])
+    grid = LatLonGrid([0.1, 0.2], [0.1, 0.2, 0.3]).with_mask(mask)
+    np.testing.assert_array_equal(grid.valid, mask.ravel())
+    assert repr(grid).endswith("50 % valid)")
+    assert grid.with_mask(None).valid.all()
+    assert grid.with_mask(None) != grid
+
+
+# -- Voronoi cells -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [4, 5, 50, 700])
+def test_voronoi_areas_agree_with_scipy(count: int) -> None:
+    spatial = pytest.importorskip("scipy.spatial")
+    rng = np.random.default_rng(count)
+    tetrahedron = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
+    points = rng.normal(size=(count - 4, 3))
+    points = np.concatenate([tetrahedron, points / np.linalg.norm(points, axis=1, keepdims=True)])
+    expected = spatial.SphericalVoronoi(points).calculate_areas()
+    np.testing.assert_allclose(voronoi_areas(points, radius=1.0), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_areas_of_points_are_computed_once_and_follow_a_new_mask() -> None:
+    grid = random_points(40, 5)
+    assert grid.areas is grid.areas
+    np.testing.assert_array_equal(grid.with_mask(np.ones(40, dtype=bool)).areas, grid.areas)
+
+
+def test_areas_need_points_around_the_sphere() -> None:
+    region = UnstructuredGrid(*np.random.default_rng(0).uniform(0, 0.5, (2, 30)))
+    with pytest.raises(GridError, match=r"hole of .* degrees radius .* give `areas`"):
+        _ = region.areas
+    given = UnstructuredGrid(region.lat, region.lon, areas=np.full(30, 2.0))
+    assert given.areas.sum() == 60
+    with pytest.raises(GridError, match="areas` of 3 points cannot be derived"):
+        _ = random_points(3, 0).areas
+    twice = random_points(30, 1)
+    doubled = UnstructuredGrid(
+        np.append(twice.lat, twice.lat[0]), np.append(twice.lon, twice.lon[0])
+    )
+    with pytest.raises(GridError, match="some of the 31 points coincide"):
+        _ = doubled.areas
+
+
+# -- builders ----------------------------------------------------------------------------------
+
+
+def test_octahedral_positions_equal_the_file(data_dir: Path) -> None:
+    xr = pytest.importorskip("xarray")
+    grid = grids.reduced_gaussian("O96")
+    with xr.open_dataset(data_dir / "masks" / "lsm_O96.nc") as file:
+        np.testing.assert_allclose(np.rad2deg(grid.lat), file["lat"], atol=2e-5)
+        np.testing.assert_allclose(np.rad2deg(grid.lon), file["lon"], atol=2e-5)
+        assert grids.reduced_gaussian(file["pl"].values) == grid
+
+
+@pytest.mark.parametrize("rows", [2, 4, 50, 640])
+def test_gaussian_latitudes_agree_with_numpy(rows: int) -> None:
+    nodes, expected = np.polynomial.legendre.leggauss(rows)
+    lat, weight = gaussian_latitudes(rows)
+    np.testing.assert_allclose(np.sin(lat), nodes[::-1], atol=1e-14)
+    np.testing.assert_allclose(weight, expected[::-1], rtol=1e-8)
+
+
+def test_octahedral_grids_have_the_points_of_their_formula() -> None:
+    for n in (1, 2, 320):
+        assert grids.reduced_gaussian(f"O{n}").size == 4 * n * (n + 9)
+
+
+def test_healpix_positions_equal_the_file(data_dir: Path) -> None:
+    xr = pytest.importorskip("xarray")
+    grid = grids.healpix(32)
+    with xr.open_dataset(data_dir / "unstructured" / "tas-healpix2.nc") as file:
+        np.testing.assert_allclose(grid.lat, file["lat"], atol=1e-14)
+        np.testing.assert_allclose(grid.lon, file["lon"], atol=1e-14)
+
+
+@pytest.mark.parametrize("nside", [1, 2, 8])
+def test_both_orders_of_healpix_hold_the_same_pixels(nside: int) -> None:
+    nested, ring = (grids.healpix(nside, order).positions() for order in ("nested", "ring"))
+    distance = np.linalg.norm(nested[:, None] - ring[None], axis=-1)
+    np.testing.assert_allclose(distance.min(axis=0), 0, atol=1e-14)
+    assert len(set(distance.argmin(axis=0))) == 12 * nside**2
+
+
+def test_ring_order_runs_south_and_then_east() -> None:
+    grid = grids.healpix(5, "ring")
+    lat, lon = np.round(grid.lat, 12), grid.lon
+    np.testing.assert_array_equal(np.lexsort((lon, -lat)), np.arange(grid.size))
+
+
+def test_nested_pixels_lie_around_their_parent() -> None:
+    parent, children = grids.healpix(4).positions(), grids.healpix(8).positions()
+    middle = children.reshape(-1, 4, 3).mean(axis=1)
+    middle /= np.linalg.norm(middle, axis=1, keepdims=True)
+    nearest = np.linalg.norm(middle[:, None] - parent[None], axis=-1).argmin(axis=1)
+    np.testing.assert_array_equal(nearest, np.arange(len(parent)))
+
+
+@pytest.mark.parametrize("level", range(5))
+def test_icosahedral_meshes_have_the_counts_of_theory(level: int) -> None:
+    grid, faces = grids.icosahedral(level), grids.icosahedral_faces(level)
+    assert grid.size == 10 * 4**level + 2
+    assert faces.shape == (20 * 4**level, 3)
+    edges = np.unique(np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1), axis=0)
+    assert len(edges) == 30 * 4**level
+    degree = np.bincount(edges.ravel())
+    assert sorted(set(degree)) == ([5] if level == 0 else [5, 6])
+    assert (degree == 5).sum() == 12
+
+
+def test_icosahedral_faces_are_anticlockwise_and_cover_the_sphere() -> None:
+    points, faces = grids.icosahedral(3).positions(), grids.icosahedral_faces(3)
+    a, b, c = (points[faces[:, k]] for k in range(3))
+    volume = np.einsum("fk,fk->f", a, np.cross(b, c))
+    assert volume.min() > 0
+    dots = 1 + sum(np.einsum("fk,fk->f", u, v) for u, v in ((a, b), (b, c), (c, a)))
+    assert (2 * np.arctan2(volume, dots)).sum() == pytest.approx(4 * np.pi, rel=1e-12)
+
+
+def test_levels_of_icosahedral_meshes_are_nested() -> None:
+    coarse, fine = grids.icosahedral(2).positions(), grids.icosahedral(3).positions()
+    np.testing.assert_allclose(fine[: len(coarse)], coarse, atol=1e-15)
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+NAN = float("nan")
+ERRORS: dict[str, tuple[Any, str]] = {
+    "empty": (lambda: LatLonGrid([], [0]), r"`lat_axis` \(shape \(0,\)\) must be one-dimensional"),
+    "two axes": (lambda: LatLonGrid([[0.0]], [0]), r"`lat_axis` \(shape \(1, 1\)\)"),
+    "text": (lambda: ProjectedGrid(["a"], [0]), "`y_axis` must hold numbers"),
+    "nan": (lambda: LatLonGrid([0, NAN], [0]), "`lat_axis` must be finite: value 1 is nan"),
+    "unsorted": (lambda: LatLonGrid([0, 2, 1], [0]), "values 1 and 2 are 2 and 1; sort the axis"),
+    "repeated": (lambda: ProjectedGrid([0], [3, 3]), "`x_axis` must strictly rise"),
+    "degrees": (lambda: LatLonGrid([0, 45], [0]), "use LatLonGrid.from_degrees"),
+    "beyond": (lambda: LatLonGrid.from_degrees([91], [0]), r"`lat` \(91\) must lie between -90"),
+    "overlap": (lambda: LatLonGrid.from_degrees([0], range(361)), "repeats the first meridian"),
+    "small": (lambda: LatLonGrid.regular(1, 4), r"`nlat`, `nlon` \(=1, 4\) must both be"),
+    "mask shape": (lambda: LatLonGrid([0], [0], [True]), r"`mask` \(shape \(1,\)\) must have"),
+    "mask dtype": (lambda: LatLonGrid([0], [0], [[1.0]]), r"`mask` \(dtype float64\) must be bool"),
+    "lat alone": (lambda: ProjectedGrid([0], [0], lat=[[0]]), "must be given together"),
+    "lat shape": (lambda: ProjectedGrid([0], [0], None, [0, 1], [0, 1]), r"`lat` \(shape \(2,\)\)"),
+    "no lat": (lambda: ProjectedGrid([0], [0]).lat, r"`lat` of ProjectedGrid\(1 x 1.* not known"),
+    "no lon": (lambda: ProjectedGrid([0], [0]).lon, "`lon` of ProjectedGrid.* build the grid with"),
+    "sizes": (lambda: UnstructuredGrid([0, 1], [0]), r"`lon` \(1 values\) must have as many"),
+    "points in degrees": (lambda: UnstructuredGrid([45], [0]), "`lat`.* convert degrees"),
+    "areas size": (lambda: UnstructuredGrid([0], [0], areas=[1, 2]), r"`areas` \(2 values\)"),
+    "areas sign": (lambda: UnstructuredGrid([0], [0], areas=[-1]), "must not be negative"),
+    "dims": (lambda: UnstructuredGrid([0], [0], dims=("a", "b")), "`dims` .* must name one axis"),
+    "kind": (lambda: grid_from_dict({"kind": "moon"}), "`kind` .='moon'. must be one of"),
+    "entry": (lambda: grid_from_dict({"kind": "lat_lon"}), "must have an entry 'lat_axis'"),
+    "order": (lambda: grids.healpix(2, "spiral"), "`order` .='spiral'. must be 'nested'"),
+    "nside": (lambda: grids.healpix(3), "`nside` .=3. must be at least 1, and a power of two"),
+    "classic": (lambda: grids.reduced_gaussian("N320"), "`name` .='N320'. must be an octahedral"),
+    "odd rows": (lambda: grids.reduced_gaussian([4, 4, 4]), "must give an even number of rows"),
+    "level": (lambda: grids.icosahedral(-1), "`level` .=-1. must lie between 0 and 10"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_name_value_rule_and_remedy(case: str) -> None:
+    build, message = ERRORS[case]
+    with pytest.raises(GridError, match=message):
+        build()
+
+
+def test_float32_poles_are_accepted() -> None:
+    pole = float(np.float32(np.pi / 2))
+    assert pole > np.pi / 2
+    assert LatLonGrid([pole, -pole], [0, 1]).lat_axis[0] == np.pi / 2
+    np.testing.assert_allclose(
+        unit_vectors(np.array([np.pi / 2]), np.zeros(1))[0], [0, 0, 1], atol=1e-15
+    )

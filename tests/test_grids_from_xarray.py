@@ -1,0 +1,169 @@
+"""`from_xarray`: coordinates by CF attributes, units and names; errors list what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scisparse.errors import GridError
+from scisparse.grids import LatLonGrid, ProjectedGrid, UnstructuredGrid, from_xarray
+from scisparse.grids.discovery import grid_dims
+
+xr = pytest.importorskip("xarray")
+
+NORTH, EAST = {"units": "degrees_north"}, {"units": "degrees_east"}
+LAT, LON = {"standard_name": "latitude"}, {"standard_name": "longitude"}
+METRES_Y = {"standard_name": "projection_y_coordinate", "units": "m"}
+ROTATED = {"standard_name": "grid_latitude", "axis": "Y", "units": "degrees"}
+METRES_X = {"standard_name": "projection_x_coordinate", "units": "m"}
+
+
+def field(y: Any, x: Any, y_attrs: dict[str, str], x_attrs: dict[str, str], names: str) -> Any:
+    """Zeros [y, x] with one-dimensional coordinates of the given names and attributes."""
+    first, second = names.split()
+    coords = {first: (first, y, y_attrs), second: (second, x, x_attrs)}
+    return xr.DataArray(np.zeros((len(y), len(x))), dims=(first, second), coords=coords)
+
+
+@pytest.mark.parametrize(
+    ("names", "y_attrs", "x_attrs"),
+    [
+        ("a b", LAT, LON),
+        ("a b", NORTH, EAST),
+        ("a b", {"axis": "Y", "units": "degrees"}, {"axis": "X", "units": "degree"}),
+        ("Y X", {"standard_name": "latitude", "units": "degree_north"}, EAST),
+        ("lat lon", {}, {}),
+        ("latitude Longitude", {"units": "degrees"}, {}),
+        ("lon lat", LAT, LON),
+        ("y lon", NORTH, {}),
+    ],
+)
+def test_latitude_and_longitude_are_found(
+    names: str, y_attrs: dict[str, str], x_attrs: dict[str, str]
+) -> None:
+    expected = LatLonGrid.from_degrees([30, 20], [5, 6, 7])
+    data = field([30, 20], [5, 6, 7], y_attrs, x_attrs, names)
+    assert from_xarray(data) == expected
+    assert from_xarray(data.transpose()) == expected
+    assert from_xarray(data.expand_dims(time=3)) == expected
+    assert from_xarray(data.to_dataset(name="t2m")) == expected
+    assert from_xarray(data.coords.to_dataset()) == expected
+
+
+def test_radians_are_taken_as_they_are() -> None:
+    data = field([0.5, 0.7], [1, 2], {"units": "radians"}, {"units": "radian"}, "lat lon")
+    assert from_xarray(data) == LatLonGrid([0.5, 0.7], [1, 2])
+
+
+@pytest.mark.parametrize("unit", ["m", "km", "Metres"])
+def test_projection_coordinates_are_in_metres(unit: str) -> None:
+    scale = 1000 if unit == "km" else 1
+    attrs = METRES_Y | {"units": unit}, METRES_X | {"units": unit}
+    assert from_xarray(field([1, 2], [5, 8], *attrs, "a b")) == ProjectedGrid(
+        np.array([1, 2]) * scale, np.array([5, 8]) * scale
+    )
+    by_axis = {"axis": "Y", "units": unit}, {"axis": "X", "units": unit}
+    assert isinstance(from_xarray(field([1, 2], [5, 8], *by_axis, "a b")), ProjectedGrid)
+
+
+def test_projected_data_keep_their_latitude_and_longitude() -> None:
+    data = field([1, 2], [5, 6, 8], METRES_Y, METRES_X, "y x")
+    lat, lon = np.random.default_rng(0).uniform(0, 80, (2, 2, 3))
+    data = data.assign_coords(nav_lat=(("y", "x"), lat), nav_lon=(("x", "y"), lon.T))
+    grid = from_xarray(data)
+    assert isinstance(grid, ProjectedGrid)
+    np.testing.assert_allclose(np.rad2deg(grid.lat), lat.ravel())
+    np.testing.assert_allclose(np.rad2deg(grid.lon), lon.ravel())
+
+
+def test_coordinates_that_share_a_dim_are_points() -> None:
+    coords = {"clat": ("cell", [0.1, 0.2], {"units": "radian"}), "clon": ("cell", [60.0, 90.0])}
+    grid = from_xarray(xr.DataArray([1.0, 2.0], dims="cell", coords=coords))
+    assert grid == UnstructuredGrid([0.1, 0.2], np.deg2rad([60, 90]))
+    assert grid.dims == ("cell",)
+
+
+def test_coordinates_among_the_variables_are_found() -> None:
+    data = xr.Dataset({"lat": ("cell", [1.0, 2.0]), "lon": ("cell", [3.0, 4.0])})
+    assert isinstance(from_xarray(data.assign(t=("cell", [5.0, 6.0]))), UnstructuredGrid)
+
+
+def test_bounds_are_no_coordinates() -> None:
+    data = field([1, 2], [3, 4], LAT | {"bounds": "lat_b"}, LON, "lat lon").to_dataset(name="t")
+    data["lat_b"] = (("lat", "nv"), np.zeros((2, 2)), LAT)
+    assert isinstance(from_xarray(data), LatLonGrid)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("reanalysis/sst.mnmean.nc", "LatLonGrid(89 x 180, lat 88 to -88, lon 0 to 358, periodic)"),
+        ("reanalysis/2t-era5.nc", "LatLonGrid(73 x 144, lat -90 to 90, lon 0 to 357.5, periodic)"),
+        ("nmme_south_asia/CCSM4.PRCP.nc", "LatLonGrid(36 x 41, lat 0 to 35, lon 60 to 100)"),
+        (
+            "improver_uk/landmask.nc",
+            "ProjectedGrid(200 x 200, y -636000 to -238000 m, x -358000 to 40000 m)",
+        ),
+        (
+            "unstructured/psyplot_icon_test.nc",
+            "UnstructuredGrid(5120 points, lat -87.7812 to 87.7812)",
+        ),
+        ("masks/lsm_O96.nc", "UnstructuredGrid(40320 points, lat -89.2842 to 89.2842)"),
+    ],
+)
+def test_grids_of_real_files(data_dir: Path, file: str, expected: str) -> None:
+    with xr.open_dataset(data_dir / file, decode_times=False) as data:
+        assert repr(from_xarray(data)) == expected
+
+
+def test_two_grids_in_one_file_are_told_apart_by_variable(data_dir: Path) -> None:
+    with xr.open_dataset(data_dir / "cnrm_iberia" / "ncep_r1_djf.nc", decode_times=False) as data:
+        assert from_xarray(data["tas"]).shape == (6, 8)
+        assert from_xarray(data[["psl"]]).shape == (5, 7)
+        with pytest.raises(GridError, match=r"2 latitude coordinates \['lat', 'lat_pl'\]; select"):
+            from_xarray(data)
+
+
+def curvilinear() -> Any:
+    return xr.DataArray(
+        np.zeros((2, 2)),
+        dims=("j", "i"),
+        coords={"lat": (("j", "i"), np.eye(2)), "lon": (("j", "i"), np.eye(2))},
+    )
+
+
+def in_one_dim() -> Any:
+    coords = {"y": ("p", [0], METRES_Y), "x": ("p", [0], METRES_X)}
+    return xr.DataArray([0.0], dims="p", coords=coords)
+
+
+ERRORS: dict[str, tuple[Any, str]] = {
+    "no grid": (xr.DataArray([1.0], dims="t", coords={"t": [0]}), "has no grid: .* among .'t'."),
+    "nothing": (xr.DataArray([1.0]), "among no coordinates; set standard_name"),
+    "half": (field([1], [2], LAT, {}, "a b"), "latitude 'a', longitude missing"),
+    "curvilinear": (curvilinear(), r"latitude 'lat' \('j', 'i'\).* stack the two dims"),
+    "rotated": (field([1], [2], ROTATED, {}, "lat lon"), "latitude missing"),
+    "lat units": (field([1], [2], {"units": "m"}, {}, "lat lon"), "`lat` has units 'm', which"),
+    "no units": (field([1], [2], {}, {}, "y x"), "`y` has units missing, .* set attrs"),
+    "y units": (field([1], [2], METRES_Y | {"units": "ft"}, METRES_X, "y x"), "units 'ft'"),
+    "text": (field(["a"], [2], LAT, LON, "lat lon"), r"`lat` \(dtype .*\) must hold numbers"),
+    "one dim": (in_one_dim(), "must lie on a dim of their own each"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_name_what_was_found(case: str) -> None:
+    data, message = ERRORS[case]
+    with pytest.raises(GridError, match=message):
+        from_xarray(data)
+
+
+def test_dims_of_the_grid_come_in_the_order_of_its_axes() -> None:
+    data = field([30, 20], [5, 6, 7], LAT, LON, "a b").expand_dims(time=3).transpose("b", ...)
+    assert grid_dims(data) == ("a", "b")
+    assert grid_dims(field([1, 2], [5, 8], METRES_Y, METRES_X, "north east")) == ("north", "east")
+    coords = {"lat": ("cell", [0.1, 0.2]), "lon": ("cell", [60.0, 90.0])}
+    assert grid_dims(xr.DataArray([1.0, 2.0], dims="cell", coords=coords)) == ("cell",)
