@@ -1,0 +1,10 @@
+"""Layers: torch modules that put values on the edges of a pattern."""
+
+from scisparse.layers.local import LocallyConnected as LocallyConnected
+from scisparse.layers.lowrank import LowRankLocallyConnected as LowRankLocallyConnected
+from scisparse.layers.windows import LocallyConnected1d as LocallyConnected1d
+from scisparse.layers.windows import LocallyConnected2d as LocallyConnected2d
+from scisparse.layers.windows import LocallyConnected3d as LocallyConnected3d
+from scisparse.layers.windows import LocallyConnectedTranspose1d as LocallyConnectedTranspose1d
+from scisparse.layers.windows import LocallyConnectedTranspose2d as LocallyConnectedTranspose2d
+from scisparse.layers.windows import LocallyConnectedTranspose3d as LocallyConnectedTranspose3d
