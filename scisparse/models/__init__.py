@@ -1,0 +1,4 @@
+"""Networks for post-processing, built from layers."""
+
+from scisparse.models.regression import EnsembleRegression as EnsembleRegression
+from scisparse.models.unet import UNet as UNet

@@ -1,0 +1,85 @@
+"""Saved models: one safetensors file whose header holds JSON; nothing in it is executed on loading."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from scisparse.errors import CheckpointError
+
+__all__ = ["read_checkpoint", "write_checkpoint"]
+
+_FORMAT = "scisparse.PostProcessor/1"
+
+
+def write_checkpoint(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], spec: Mapping[str, Any]
+) -> None:
+    """Write tensors and a JSON-able `spec` to one file, whole or not at all.
+
+    Raises
+    ------
+    CheckpointError
+        The folder does not exist or cannot be written.
+    """
+    from safetensors.torch import save
+
+    target = Path(path)
+    header = {"format": _FORMAT, "spec": json.dumps(spec)}
+    data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, header)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise CheckpointError(
+            f"{target}: cannot be written ({error.strerror}); choose a folder that exists and is writable"
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`write_checkpoint` wrote.
+
+    Raises
+    ------
+    CheckpointError
+        The file does not exist, is cut short, or is something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    target = Path(path)
+    if not target.is_file():
+        raise CheckpointError(f"{target}: no such file; save a model there first")
+    try:
+        with safe_open(target, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{target}: not a whole safetensors file ({error}); it may be cut short: copy or save it again"
+        ) from error
+    if header.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{target}: format is {header.get('format')!r} but {_FORMAT!r} is needed; it was not saved by "
+            "PostProcessor.save of this version"
+        )
+    try:
+        spec = json.loads(header["spec"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{target}: its header is damaged ({error}); save it again"
+        ) from error
+    return tensors, spec

@@ -1,0 +1,121 @@
+"""``unet_local``: a U-Net and an untied head, trained on what a regression leaves."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scisparse.grids import Grid
+from scisparse.losses import Distribution
+from scisparse.models.unet_local import UNetLocal
+from scisparse.postprocess.emos import LocalRegression, SharedFit, fit_emos_local
+from scisparse.postprocess.options import Options
+from scisparse.postprocess.progress import track
+from scisparse.postprocess.samples import Forecast
+from scisparse.postprocess.standard import Standard
+
+__all__ = ["fit_unet_local"]
+
+
+def fit_unet_local(
+    shared: SharedFit,
+    forecast: Forecast,
+    standard: Standard,
+    grid: Grid,
+    options: Options,
+    *,
+    progress: bool,
+) -> UNetLocal:
+    """Train on out-of-fold predictions of ``emos_local``: what is learned is what new cases will lack.
+
+    The last cases in time are held out; training stops when their score no longer falls, and the best network is kept, the
+    untrained one included.
+    """
+    start = fit_emos_local(shared, grid)
+    cases = _Cases(shared, forecast, standard, start)
+    features = cases.anomalies.shape[-1]
+    network = UNetLocal(start.model, grid, features, width=options.width, depth=options.depth)
+    held_out = max(1, round(options.validation * len(cases.target)))
+    train, stop = np.split(np.arange(len(cases.target)), [len(cases.target) - held_out])
+    _train(network, cases, train, stop, shared.distribution, options, progress)
+    return network
+
+
+class _Cases:
+    """Training cases as float32 tensors: predictors at all points, the rest at the observed ones, in standardised units."""
+
+    def __init__(
+        self, shared: SharedFit, forecast: Forecast, standard: Standard, start: LocalRegression
+    ) -> None:
+        folds, seen = shared.folds, shared.standard
+        location = (folds.mean + folds.std * start.location - seen.mean) / seen.std
+        rho, sigma = float(start.model.rho), float(start.model.sigma)
+        shape = np.sqrt(np.maximum(1 - rho + rho * folds.spread, 0.0))
+        self.anomalies = _tensor(np.nan_to_num(standard.predictors(forecast)).transpose(0, 2, 1))
+        self.spread = _tensor(np.nan_to_num(standard.spread(forecast), nan=1.0))
+        self.location, self.target = _tensor(location), _tensor(seen.target(shared.observed))
+        self.scale = _tensor(sigma * shape * folds.std / seen.std)
+        self.mean, self.std = _tensor(seen.mean), _tensor(seen.std)
+        self.weights = _tensor(shared.weights / shared.weights.mean())
+        self.points = torch.from_numpy(shared.points)
+
+    def loss(self, network: UNetLocal, chosen: Tensor, distribution: Distribution) -> Tensor:
+        """Area-weighted mean CRPS of some cases, in units of the target."""
+        shift, factor = network.learned(self.anomalies[chosen], self.spread[chosen])
+        location = self.location[chosen] + shift[:, self.points]
+        scale = self.scale[chosen] * factor[:, self.points]
+        score = distribution.crps(
+            self.mean + self.std * location,
+            self.std * scale,
+            self.mean + self.std * self.target[chosen],
+        )
+        present = score.isfinite()
+        weight = self.weights * present
+        return (torch.where(present, score, 0.0) * weight).sum() / weight.sum().clamp(min=1e-12)
+
+
+def _train(
+    network: UNetLocal,
+    cases: _Cases,
+    train: NDArray[Any],
+    stop: NDArray[Any],
+    distribution: Distribution,
+    options: Options,
+    progress: bool,
+) -> None:
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained, lr=options.learning_rate, weight_decay=options.weight_decay
+    )
+    held_out, rows = torch.from_numpy(stop), torch.from_numpy(train)
+
+    def validate() -> float:
+        with torch.no_grad():
+            return float(cases.loss(network, held_out, distribution))
+
+    best, best_state, waited = validate(), copy.deepcopy(network.state_dict()), 0
+    # The smoothness penalty is in units of the score of the untrained network.
+    penalty = options.smoothness * best
+    for _ in track(range(options.epochs), "training", show=progress):
+        order = rows[torch.randperm(len(rows))]
+        for batch in order.split(options.batch_size):
+            optimizer.zero_grad()
+            loss = cases.loss(network, batch, distribution)
+            (loss + penalty * network.head.smoothness()).backward()
+            optimizer.step()
+        score = validate()
+        waited = 0 if score < best else waited + 1
+        if score < best:
+            best, best_state = score, copy.deepcopy(network.state_dict())
+        if waited >= options.patience:
+            break
+    network.load_state_dict(best_state)
+
+
+def _tensor(values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).float()

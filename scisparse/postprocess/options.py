@@ -1,0 +1,62 @@
+"""Options of the training of a post-processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scisparse.errors import OptionError
+
+__all__ = ["Options"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of the networks that are trained by gradient descent; regressions choose theirs by cross-validation.
+
+    Parameters
+    ----------
+    width, depth
+        Channels at full resolution and halvings of the U-Net.
+    epochs
+        At most this many passes over the training cases.
+    patience
+        Stop after this many epochs without a better score on the validation cases.
+    validation
+        Share of the cases, the last in time, that is held out to stop on.
+    batch_size
+        Cases a step.
+    learning_rate, weight_decay
+        Of AdamW.
+    smoothness
+        Weight of the penalty on differences between the heads of neighbouring points.
+
+    Raises
+    ------
+    OptionError
+        A value is out of range.
+
+    Examples
+    --------
+    >>> Options(epochs=50).patience
+    10
+    """
+
+    width: int = 8
+    depth: int = 2
+    epochs: int = 100
+    patience: int = 10
+    validation: float = 0.2
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    smoothness: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for name in ("width", "epochs", "patience", "batch_size"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"`{name}` (={getattr(self, name)}) must be at least 1")
+        for name in ("depth", "learning_rate", "weight_decay", "smoothness"):
+            if not getattr(self, name) >= 0:
+                raise OptionError(f"`{name}` (={getattr(self, name)}) must be at least 0")
+        if not 0 < self.validation < 1:
+            raise OptionError(f"`validation` (={self.validation}) must lie between 0 and 1")
