@@ -1,0 +1,50 @@
+"""What all tests share: real data, and memory that is never zero by luck."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+DATA_VARIABLE = "SCISPARSE_DATA_DIR"
+NO_DATA = f"real data are missing: set {DATA_VARIABLE} to their folder"
+
+try:
+    import hypothesis
+except ImportError:  # kernel and layer tests run without it
+    hypothesis = None  # type: ignore[assignment]
+else:
+    # A deadline fails on a busy machine, and tests hold no time limits.
+    hypothesis.settings.register_profile("scisparse", deadline=None)
+    hypothesis.settings.load_profile("scisparse")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of the real data; skips, saying so, when there is none."""
+    named = os.environ.get(DATA_VARIABLE)
+    if not named:
+        pytest.skip(NO_DATA)
+    folder = Path(named)
+    if not folder.is_dir():
+        pytest.fail(f"{DATA_VARIABLE} is {named!r}, which is not a folder; correct or unset it")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unwritten_memory_is_nan() -> Iterator[None]:
+    """Make `torch.empty` and its relatives return NaN, so that a result left unwritten shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests did not run for want of real data."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum(NO_DATA in str(report.longrepr) for report in skipped)
+    if count:
+        terminalreporter.write_line(f"{count} tests skipped: {NO_DATA}", yellow=True, bold=True)

@@ -1,0 +1,119 @@
+"""What does not fit is said before it is allocated."""
+
+from __future__ import annotations
+
+import builtins
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from layer_cases import Operators
+
+from scisparse.errors import MemoryLimitError
+from scisparse.grids import icosahedral
+from scisparse.layers import LocallyConnected, LowRankLocallyConnected, memory
+from scisparse.patterns import nearest, window
+
+CPU = torch.device("cpu")
+
+
+def test_too_large_is_said_before_allocating(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes, what is free, and the ties that fit; nothing of the size of the weights was made."""
+    pattern = window((20, 30), 3, padding_mode="circular")
+    assert pattern.num_edges == 5400
+    needed = {"tie=None": 5400 * 8 * 16 * 4, "longitude": 180 * 8 * 16 * 4, "all": 9 * 8 * 16 * 4}
+    monkeypatch.setattr(memory, "available_bytes", lambda device: needed["longitude"])
+    with (
+        Operators() as operators,
+        pytest.raises(MemoryLimitError, match="the weights need 2,764,800 bytes") as error,
+    ):
+        LocallyConnected(pattern, 8, 16)
+    assert "(2.6 MiB) and 90.0 KiB are free on cpu" in str(error.value)
+    assert "these would fit: tie='longitude' (90.0 KiB), tie='all' (4.5 KiB)" in str(error.value)
+    assert operators.largest <= 5400 * 8  # indices of edges at most
+    assert LocallyConnected(pattern, 8, 16, tie="longitude").weight.shape[0] == 180
+    monkeypatch.setattr(memory, "available_bytes", lambda device: needed["longitude"] - 1)
+    with pytest.raises(MemoryLimitError, match=r"these would fit: tie='all' \(4.5 KiB\)$"):
+        LocallyConnected(pattern, 8, 16, tie="longitude")
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
+    with pytest.raises(MemoryLimitError, match="; use fewer channels or a coarser grid$"):
+        LocallyConnected(pattern, 8, 16, tie="all")
+
+
+def test_groups_and_dtype_count_in_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 0)
+    pattern = window((20, 30), 1)
+    with pytest.raises(MemoryLimitError, match=f"{600 * 4 * 8 * 8 // 4:,} bytes"):
+        LocallyConnected(pattern, 4, 8, groups=4, dtype=torch.float64)
+    with pytest.raises(MemoryLimitError, match=f"{600 * 4 * 8 * 2:,} bytes"):
+        LocallyConnected(pattern, 4, 8, dtype=torch.bfloat16)
+
+
+def test_a_pattern_without_other_ties_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 10)
+    with pytest.raises(MemoryLimitError, match="; use fewer channels or a coarser grid$"):
+        LocallyConnected(nearest(icosahedral(1), 3), 1, 1)
+
+
+def test_low_rank_basis_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 9 * 2 * 3 * 4 * 4 - 1)
+    with pytest.raises(MemoryLimitError, match="the weights need 864 bytes"):
+        LowRankLocallyConnected(window((4, 6), 3), 2, 3, 4)
+
+
+def test_meta_device_needs_no_memory() -> None:
+    assert memory.available_bytes(torch.device("meta")) is None
+    pattern = window((300, 300), 5)
+    assert LocallyConnected(pattern, 2**12, 2**12, device="meta").weight.nbytes > 2**43
+
+
+def test_exactly_what_is_free_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
+    memory.check_fits(100, CPU, lambda: pytest.fail("remedies are for what does not fit"))
+    with pytest.raises(
+        MemoryLimitError, match=r"need 101 bytes \(101 bytes\) and 100 bytes are free"
+    ):
+        memory.check_fits(101, CPU, dict)
+
+
+def test_unknown_memory_lets_everything_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: None)
+    memory.check_fits(2**60, CPU, dict)
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="/proc/meminfo is on Linux only")
+def test_available_memory_is_what_linux_says() -> None:
+    text = Path("/proc/meminfo").read_text()
+    total = int(text.split("MemTotal:")[1].split()[0]) * 1024
+    available = memory.available_bytes(CPU)
+    assert available is not None
+    assert 2**20 < available < total
+
+
+def test_without_meminfo_total_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise FileNotFoundError("/proc/meminfo")
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    expected = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory.available_bytes(CPU) == expected
+    monkeypatch.setattr(os, "sysconf_names", {})
+    assert memory.available_bytes(CPU) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1024, "1.0 KiB"),
+        (5 * 2**20 // 2, "2.5 MiB"),
+        (3 * 2**30, "3.0 GiB"),
+        (2**40, "1.0 TiB"),
+        (2**53, "8192.0 TiB"),
+    ],
+)
+def test_readable(size: int, text: str) -> None:
+    assert memory.readable(size) == text
