@@ -15,7 +15,11 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
-SOURCES = ["kernels/gather_matmul/cpu.cpp"]
+SOURCES = [
+    "kernels/gather_matmul/cpu.cpp",
+    "kernels/gather_matmul/cpu_avx2.cpp",
+    "kernels/gather_matmul/cpu_avx512.cpp",
+]
 FLAGS = ["-O3", "-std=c++17"]
 # The second attempt is for compilers without OpenMP, such as Apple's: one thread, but compiled.
 ATTEMPTS = [[*FLAGS, "-fopenmp"], FLAGS]

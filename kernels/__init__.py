@@ -1,7 +1,7 @@
 """Gather kernels: raw tensors in, raw tensors out.
 
-Kernels never see a :class:`~scisparse.Pattern`, a grid or a module. Each operator is registered with torch, has a readable
-reference, and is differentiable to any order.
+Kernels never see a :class:`~scisparse.Pattern`, a grid or a module. Each operator is registered
+with torch, has a readable reference, and is differentiable to any order.
 """
 
 from scisparse.kernels._backends import current_backend as current_backend

@@ -1,7 +1,8 @@
 """Loads the compiled C++ kernels, once, and after torch.
 
-The library is linked without OpenMP: its OpenMP symbols resolve in the runtime that ``import torch`` has loaded, so that
-there is one thread pool and ``torch.set_num_threads`` holds. Loading it before torch would fail.
+The library is linked without OpenMP: its OpenMP symbols resolve in the runtime that ``import
+torch`` has loaded, so that there is one thread pool and ``torch.set_num_threads`` holds. Loading it
+before torch would fail.
 """
 
 from __future__ import annotations

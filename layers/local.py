@@ -291,9 +291,8 @@ class LocallyConnected(PatternLayer):
         4.5
         """
         if self._pairs is None:
-            index = self.weight_of_edges().cpu()
-            pairs = weight_pairs(self.pattern, index, self.groups)
-            self._pairs = pairs.to(self.weight.device)
+            tying = tie_edges(self.pattern, self.tie)
+            self._pairs = weight_pairs(self.pattern, tying, self.groups).to(self.weight.device)
         return roughness(self.weight, self._pairs) / max(1, self.pattern.num_sites)
 
     def get_extra_state(self) -> Tensor:

@@ -1,1 +1,65 @@
-"""Sparse layers for scientific machine learning."""
+"""Sparse layers for scientific machine learning.
+
+A sparse layer is a :class:`Pattern` (who reads whom), values on its edges, and one gather kernel.
+Names are loaded when they are first used, so that ``import scisparse`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scisparse import arrays as arrays
+    from scisparse import datasets as datasets
+    from scisparse import errors as errors
+    from scisparse import grids as grids
+    from scisparse import kernels as kernels
+    from scisparse import layers as layers
+    from scisparse import losses as losses
+    from scisparse import models as models
+    from scisparse import patterns as patterns
+    from scisparse import plots as plots
+    from scisparse import testing as testing
+    from scisparse.pattern import Pattern as Pattern
+    from scisparse.postprocess import PostProcessor as PostProcessor
+    from scisparse.verification import evaluate as evaluate
+
+__version__ = version("scisparse")
+
+_MODULES = frozenset(
+    {
+        "arrays",
+        "datasets",
+        "errors",
+        "grids",
+        "kernels",
+        "layers",
+        "losses",
+        "models",
+        "patterns",
+        "plots",
+        "testing",
+    }
+)
+_NAMES = {
+    "Pattern": "scisparse.pattern",
+    "PostProcessor": "scisparse.postprocess",
+    "evaluate": "scisparse.verification",
+}
+__all__ = sorted([*_MODULES, *_NAMES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"scisparse.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(
+        f"module 'scisparse' has no attribute {name!r}; it has {', '.join(__all__)}"
+    )
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

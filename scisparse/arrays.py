@@ -16,8 +16,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.errors import DataError
-from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, from_xarray
+from scisparse.errors import DataError, GridError
+from scisparse.grids import (
+    EARTH_RADIUS,
+    Grid,
+    LatLonGrid,
+    ProjectedGrid,
+    UnstructuredGrid,
+    from_xarray,
+)
 from scisparse.grids.discovery import grid_dims
 
 __all__ = ["Axes", "Frame", "add_history", "check_units", "find_axes", "find_dim"]
@@ -35,7 +42,9 @@ _STANDARD_NAMES = {
     "lead": ("forecast_period",),
 }
 _AXIS = {"time": "T", "member": "E"}
-_ANGLE_TOLERANCE = 1e-4  # degrees: coordinates are often stored in single precision
+# Degrees, about 11 m: coordinates are often stored in single precision, 3e-5 degrees apart near 360.
+_DIGITS = 4
+_ANGLE_TOLERANCE = 10.0**-_DIGITS
 _Object = xr.DataArray | xr.Dataset
 
 
@@ -100,7 +109,7 @@ def find_axes(obj: _Object) -> Axes:
 
     Raises
     ------
-    DataError
+    GridError
         The grid cannot be found.
     """
     space = grid_dims(obj)
@@ -134,24 +143,28 @@ class Frame:
     def of(cls, obj: _Object) -> Self:
         """Frame of `obj` on its own canonical grid.
 
+        Points that do not cover the sphere, such as stations, count equally.
+
         Raises
         ------
-        DataError
-            The grid cannot be found, or a coordinate repeats.
+        GridError
+            The grid cannot be found, or a coordinate is not sorted, repeats or is empty.
         """
         space = grid_dims(obj)
-        grid = from_xarray(obj)
+        try:
+            grid = from_xarray(obj)
+        except GridError:
+            _check_sorted(obj, space)  # says it with the names and numbers of the data
+            raise
         if isinstance(grid, LatLonGrid):
-            latitude, longitude = np.rad2deg(grid.lat_axis), np.rad2deg(grid.lon_axis)
-            eastward = _eastward(longitude)
-            take = (np.argsort(latitude, kind="stable"), np.argsort(eastward, kind="stable"))
-            # Rounding makes 0..360 and -180..180 forms of one longitude the same number.
-            axes = (np.round(latitude[take[0]], 9), np.round(eastward[take[1]], 9))
+            latitude, longitude = np.rad2deg(grid.lat_axis), _eastward(np.rad2deg(grid.lon_axis))
+            take = (np.argsort(latitude), np.argsort(longitude))
+            axes = (np.round(latitude[take[0]], 9), longitude[take[1]])
             return cls(LatLonGrid.from_degrees(*axes), space, take)
         if isinstance(grid, ProjectedGrid):
             take = (np.argsort(grid.y_axis), np.argsort(grid.x_axis))
             return cls(ProjectedGrid(grid.y_axis[take[0]], grid.x_axis[take[1]]), space, take)
-        return cls(grid, space, (np.arange(grid.size),))
+        return cls(_canonical_points(grid), space, (np.arange(grid.size),))
 
     @classmethod
     def on(cls, obj: _Object, grid: Grid, what: str) -> Self:
@@ -160,7 +173,7 @@ class Frame:
         Parameters
         ----------
         obj
-            DataArray or Dataset; it may hold more columns or rows than the grid only if none is missing.
+            DataArray or Dataset.
         grid
             Canonical grid, of an earlier :meth:`of`.
         what
@@ -174,8 +187,8 @@ class Frame:
         frame = cls.of(obj)
         if not same_points(frame.grid, grid):
             raise DataError(
-                f"{what} is on {frame.grid!r} but {grid!r} is needed; interpolate it to that grid first "
-                "(for example with .interp_like)"
+                f"{what} is on {frame.grid!r} but {grid!r} is needed{_distance(frame.grid, grid)}; "
+                "interpolate it to that grid first, for example with .interp_like"
             )
         return cls(grid, frame.space, frame.take)
 
@@ -217,24 +230,30 @@ def same_points(first: Grid, second: Grid) -> bool:
     """Whether two canonical grids have the same points; masks do not count, nor rounding of coordinates."""
     if type(first) is not type(second) or first.shape != second.shape:
         return False
-    if isinstance(first, ProjectedGrid) and isinstance(second, ProjectedGrid):
+    if not first.spherical:
         return bool(np.allclose(first.positions(), second.positions(), rtol=1e-6, atol=1.0))
-    tolerance = np.deg2rad(_ANGLE_TOLERANCE)
-    return bool(np.linalg.norm(first.positions() - second.positions(), axis=1).max() < tolerance)
+    return _farthest(first, second) < np.deg2rad(_ANGLE_TOLERANCE)
 
 
-def check_units(what: str, units: str | None, expected: str | None) -> None:
+def check_units(what: str, units: object, expected: object) -> None:
     """Raise unless units agree, as far as both are known.
+
+    Parameters
+    ----------
+    what
+        Whose units they are, for errors.
+    units, expected
+        Values of CF attribute ``units``, or ``None``.
 
     Raises
     ------
     DataError
         They differ; both are named.
     """
-    if units is None or expected is None or units.strip() == expected.strip():
+    if units is None or expected is None or str(units).strip() == str(expected).strip():
         return
     raise DataError(
-        f"{what} has units {units!r} but {expected!r} is needed; convert it (and set attrs['units']) first"
+        f"{what} has units {units!r} but {expected!r} is needed; convert it and set attrs['units'] first"
     )
 
 
@@ -246,10 +265,65 @@ def add_history(dataset: xr.Dataset, action: str, before: Mapping[Hashable, Any]
 
 
 def _eastward(longitude: FloatArray) -> FloatArray:
-    """Longitudes counted eastward without a jump, from the first one after the widest gap on the circle."""
-    # Rounded, so that single-precision forms of one longitude fall together.
-    circle = np.round(np.mod(longitude, 360.0), 5) % 360.0
+    """Longitudes counted eastward without a jump, from the first one after the widest gap on the circle.
+
+    Rounded, so that forms of one longitude a turn apart are the same number, also in single precision.
+    """
+    circle = np.round(np.mod(longitude, 360.0), _DIGITS) % 360.0
     rising = np.sort(circle)
-    gaps = np.diff(rising, append=rising[0] + 360.0)
-    widest = int(np.argmax(np.roll(gaps, 1) > gaps.max() - 1e-3))
-    return np.where(circle < rising[widest] - 1e-9, circle + 360.0, circle)
+    gaps = np.diff(rising, prepend=rising[-1] - 360.0)
+    first = rising[np.argmax(gaps > gaps.max() - 1e-3)]
+    return np.where(circle < first, circle + 360.0, circle)
+
+
+def _canonical_points(grid: Grid) -> UnstructuredGrid:
+    """Points with longitudes from 0 to 360, and the areas of their cells, or equal areas where they do not cover the sphere."""
+    lon = np.round(np.mod(np.rad2deg(grid.lon), 360.0), 9) % 360.0
+    points = UnstructuredGrid(grid.lat, np.deg2rad(lon), dims=grid.dims[:1])
+    try:
+        areas = points.areas
+    except GridError:
+        areas = np.full(points.size, _usual_distance(points.positions()) ** 2)
+    return UnstructuredGrid(points.lat, points.lon, areas=areas, dims=grid.dims[:1])
+
+
+def _usual_distance(positions: FloatArray) -> float:
+    """Median distance in metres from one point on the sphere to the next; 1 where there is no other."""
+    from scipy.spatial import cKDTree
+
+    unique = np.unique(positions, axis=0)
+    if len(unique) == 1:
+        return 1.0
+    return EARTH_RADIUS * float(np.median(cKDTree(unique).query(unique, k=2)[0][:, 1]))
+
+
+def _check_sorted(obj: _Object, space: tuple[str, ...]) -> None:
+    """Raise when an axis of a grid with rows and columns is empty, repeats or is not sorted."""
+    for axis, dim in enumerate(space if len(space) == 2 else ()):
+        if obj.sizes[dim] == 0:
+            raise GridError(f"dim {dim!r} is empty; check the selection")
+        values = np.asarray(obj.coords.get(dim, 0.0))
+        if values.dtype.kind not in "fiu":
+            continue
+        turn = 2 * np.pi if "rad" in str(obj[dim].attrs.get("units", "")) else 360.0
+        steps = np.diff(np.unwrap(values, period=turn) if axis == 1 else values)
+        wrong = steps * np.sign(steps.sum()) <= 0
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            raise GridError(
+                f"coordinate {dim!r} must strictly rise or strictly fall, but values {place} and {place + 1} are "
+                f"{values[place]:.9g} and {values[place + 1]:.9g}; sort it with .sortby({dim!r}), keep one of each"
+            )
+
+
+def _farthest(first: Grid, second: Grid) -> float:
+    """Largest distance between points of the same place in two grids of one shape, in their units."""
+    return float(np.linalg.norm(first.positions() - second.positions(), axis=1).max())
+
+
+def _distance(first: Grid, second: Grid) -> str:
+    """How far apart two grids of one shape are, in words."""
+    if type(first) is not type(second) or first.shape != second.shape:
+        return ""
+    metres = _farthest(first, second) * (EARTH_RADIUS if first.spherical else 1.0)
+    return f" (points are up to {metres / 1000:.3g} km apart)"

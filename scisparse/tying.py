@@ -252,8 +252,8 @@ def _common_longitudes(pattern: Pattern) -> tuple[int, bool]:
     if isinstance(site, LatLonGrid) and isinstance(source, LatLonGrid):
         steps = np.array([_longitude_step(site), _longitude_step(source)])
         even = site.uniform_longitude and source.uniform_longitude
-        alike = site.shape[1] == source.shape[1] and site.periodic == source.periodic
-        if even and alike and np.ptp(steps) <= _STEP_TOLERANCE * np.abs(steps).max():
+        alike = np.ptp(steps) <= _STEP_TOLERANCE * np.abs(steps).max()
+        if even and alike and site.shape[1] == source.shape[1]:
             return site.shape[1], site.periodic[1]
     raise PatternError(
         f"tie='longitude' needs taps, or sites and sources with the same evenly spaced longitudes; "

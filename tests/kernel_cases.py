@@ -10,7 +10,8 @@ from torch import Tensor
 
 from scisparse.kernels.gather_matmul import Edges, transpose_edges
 
-# Relative to the largest term of a sum; never loosened in one test. SCISPARSE_TEST_SEED tells noise from a fault.
+# Relative to the largest term of a sum; never loosened in one test. SCISPARSE_TEST_SEED tells noise
+# from a fault.
 TOLERANCE = {
     torch.float64: 1e-13,
     torch.float32: 2e-6,
@@ -83,7 +84,7 @@ CASES = [
 
 
 def assert_close(actual: Tensor, expected: Tensor, magnitude: Tensor) -> None:
-    """Compare with a float64 truth; the bound scales with the sum of absolute terms, as rounding does."""
+    """Compare with a float64 truth; the bound scales with the sum of absolute terms."""
     bound = TOLERANCE[actual.dtype] * magnitude.abs() + 1e-30
     error = (actual.double() - expected).abs()
     assert actual.shape == expected.shape

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ REGIONS = np.array([7, -2, 7, 7, -2, 9] * 4).reshape(SHAPE)
 TIES = [None, "longitude", "all", REGIONS]
 MASK = np.ones(SHAPE, dtype=np.bool_)
 MASK[0, 1] = MASK[2, 3:] = MASK[3, 3:] = False
+needs_scipy = pytest.mark.skipif(
+    find_spec("scipy") is None, reason="radius and nearest search with scipy, which is missing"
+)
 every_tie = pytest.mark.parametrize("tie", TIES, ids=["untied", "longitude", "all", "regions"])
 
 
@@ -37,6 +40,12 @@ def index_pattern() -> Pattern:
 def masked_pattern() -> Pattern:
     """3x3 over both poles, cells masked at the pole, at the date line and together."""
     return window(LatLonGrid.regular(*SHAPE).with_mask(MASK), 3)
+
+
+def no_taps(sites: int = 24) -> Pattern:
+    """Every site reads itself and the next one; edges have no taps, sites no place."""
+    eye = torch.eye(sites, dtype=torch.bool)
+    return Pattern.from_dense(eye | eye.roll(1, 1))
 
 
 def repeated_pattern() -> Pattern:
@@ -61,7 +70,7 @@ def randomize(module: nn.Module, seed: int = 0) -> None:
 
 def randn(*shape: int, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def assert_equal(actual: Tensor, expected: Tensor) -> None:
@@ -105,10 +114,12 @@ def dense_output(
 ) -> Tensor:
     """Output by a loop over edges: edges with one key share a weight, sites with one key a bias.
 
-    Weights are numbered by sorted keys; a site with bias key ``None`` gives 0.
+    Weights are numbered by sorted keys; so are biases, but own ones are those of the sites, masked
+    or not. A site with bias key ``None`` has none.
     """
     number = {key: t for t, key in enumerate(sorted(set(weight_keys)))}
-    group = {key: g for g, key in enumerate(sorted({k for k in bias_keys if k is not None}))}
+    used = range(len(bias_keys)) if layer.tie is None else {k for k in bias_keys if k is not None}
+    group = {key: g for g, key in enumerate(sorted(used))}
     width_in, width_out = layer.weight.shape[1:]
     columns: list[list[Tensor]] = [
         [x.new_zeros(len(x), width_out) for _ in range(layer.groups)] for _ in bias_keys
@@ -233,21 +244,20 @@ def _fits(window: Window) -> bool:
 # -- what runs -------------------------------------------------------------------------------------
 
 
-class Operators(TorchDispatchMode):
+class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Record of the operators that run: names, and bytes of the largest tensor that each makes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
         self.largest = 0
-        self.storages: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         self.names.append(str(func))
-        for tensor in itertools.chain([out] if isinstance(out, Tensor) else out or ()):
+        for tensor in out if isinstance(out, tuple | list) else [out]:
             if isinstance(tensor, Tensor):
                 self.largest = max(self.largest, tensor.untyped_storage().nbytes())
         return out

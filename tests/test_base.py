@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from layer_cases import (
+    Operators,
     assert_equal,
     build,
     every_tie,
@@ -52,7 +53,7 @@ def test_bias_modes(tie: Any, mode: Any, count: int | None, pattern: Any) -> Non
 
 
 def test_each_site_is_drawn_by_its_own_fan_in() -> None:
-    """Corners (4 edges), rims (6) and the interior (9) of a 3x3 window: uniform in +-1/sqrt(C fan-in)."""
+    """Corners have 4 edges, rims 6, the interior 9: uniform within 1 / sqrt(C * fan-in)."""
     pattern = window((5, 5), 3)
     torch.manual_seed(0)
     layer = LocallyConnected(pattern, 40, 50, dtype=torch.float64)
@@ -64,7 +65,7 @@ def test_each_site_is_drawn_by_its_own_fan_in() -> None:
         for values in (layer.weight[start:end], layer.bias[site]):
             assert values.abs().max() <= bound
         weights = layer.weight[start:end].flatten()
-        # Standard deviation of a uniform; its own is below 0.9 / sqrt(2 n): five of them are allowed.
+        # The spread of n draws is known to within 1 / sqrt(2 n): five times that is allowed.
         assert abs(weights.std() * math.sqrt(3) / bound - 1) < 5 / math.sqrt(2 * len(weights))
         assert abs(weights.mean()) < 5 * bound / math.sqrt(3 * len(weights))
     # Pooled over the 16 rim sites or so: the biases of 50 channels follow the same law.
@@ -120,6 +121,14 @@ def test_reset_draws_anew_and_is_seeded() -> None:
     assert torch.equal(again.weight, before["weight"])
 
 
+def test_biases_that_lie_in_order_are_not_looked_up() -> None:
+    for tie, bias in ((None, True), ("all", True), ("longitude", "site"), ("longitude", "shared")):
+        layer = build(index_pattern(), tie, bias=bias)
+        with torch.no_grad(), Operators() as operators:
+            layer(randn(1, 24, 2))
+        assert not operators.ran("index")
+
+
 # -- moving ----------------------------------------------------------------------------------------
 
 
@@ -145,7 +154,8 @@ def test_made_on_meta_and_filled_later(tie: Any, pattern: Any, context: bool) ->
 
 
 def test_skip_init_of_torch_works() -> None:
-    layer = nn.utils.skip_init(LocallyConnected2d, 1, 1, 3, input_size=(5, 6), padding=1)
+    make: Any = nn.utils.skip_init
+    layer = make(LocallyConnected2d, 1, 1, 3, input_size=(5, 6), padding=1)
     other = LocallyConnected2d(1, 1, 3, input_size=(5, 6), padding=1)
     layer.load_state_dict(other.state_dict())
     x = torch.randn(2, 1, 5, 6)

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from kernel_cases import CASES, TOLERANCE, Case, assert_close, generator
+
 from scisparse.errors import BackendError, OptionError, PatternError, ShapeError
 from scisparse.kernels import current_backend, edge_outer, gather_matmul, use_backend
 from scisparse.kernels._backends import choose
@@ -31,7 +32,7 @@ DTYPES = list(TOLERANCE)
 
 def dense(x, weight, edges: Edges, transpose_weight=False):
     """Independent truth: one dense float64 matrix from all sources to all sites."""
-    (batch, sources, channels_in), sites = x.shape, edges.row_ptr.numel() - 1
+    (_, sources, channels_in), sites = x.shape, edges.row_ptr.numel() - 1
     channels_out = weight.shape[1 if transpose_weight else 2]
     matrix = torch.zeros(sites, sources, channels_in, channels_out, dtype=torch.float64)
     for site in range(sites):
@@ -216,10 +217,14 @@ def test_autocast_computes_in_bfloat16_and_leaves_float64_alone(backend):
 
 
 def test_use_backend_holds_inside_the_block_only():
+    def fail():
+        with use_backend("reference"):
+            assert current_backend() == "reference"
+            raise KeyError
+
     assert current_backend() == "auto"
-    with pytest.raises(KeyError), use_backend("reference"):
-        assert current_backend() == "reference"
-        raise KeyError
+    with pytest.raises(KeyError):
+        fail()
     assert current_backend() == "auto"
 
 
@@ -285,7 +290,7 @@ def test_row_ptr_that_overruns_col_is_caught_before_memory_is_misread():
 
 
 def test_works_without_compiled_kernels_and_says_so_once(tmp_path):
-    """A copy of the kernels without the compiled library stands for an install without a compiler."""
+    """Kernels that find no compiled library stand for an install without a compiler."""
     code = """
 import logging, pathlib, sys
 logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
@@ -293,7 +298,8 @@ pathlib.Path.glob = lambda self, pattern: []
 import torch
 from scisparse.kernels import gather_matmul
 for _ in range(2):
-    print(gather_matmul(torch.ones(1, 1, 1), torch.ones(1, 1, 1), torch.tensor([0, 1]), torch.tensor([0])))
+    one = torch.ones(1, 1, 1)
+    print(gather_matmul(one, one, torch.tensor([0, 1]), torch.tensor([0])))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.count("were not compiled") == 1

@@ -136,13 +136,14 @@ def test_public_names_stay_the_same_when_their_modules_are_imported() -> None:
 
 
 def test_import_loads_nothing_beyond_torch() -> None:
-    """Time at import is the time of the modules loaded; xarray alone costs more than 0.3 s."""
+    """Time at import is the time of the modules loaded: xarray alone takes too much of it."""
     loaded = python(
         "import sys, torch, numpy; before = set(sys.modules); import scisparse\n"
-        "tops = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
-        "print(*sorted(tops - set(sys.stdlib_module_names)))"
-    )
-    assert loaded == "scisparse"
+        "print(*sorted(set(sys.modules) - before))"
+    ).split()
+    known = {"numpy", "scisparse", *sys.stdlib_module_names}
+    assert "scisparse" in loaded
+    assert [name for name in loaded if name.partition(".")[0] not in known] == []
 
 
 def test_import_reads_no_environment() -> None:

@@ -4,11 +4,15 @@ Contract
 --------
 Letters: B batch, M sites, N sources, E edges, T weights, C channels in, O channels out.
 
-- ``x [B, N, C]`` and outputs ``[B, M, O]`` are dense and contiguous in channels; an NCHW tensor in ``channels_last`` memory
-  format is this layout without a copy. Layout is part of the contract and is never inferred from strides.
-- ``row_ptr [M + 1]`` int64 runs from 0 to E; the edges of site ``i`` are ``row_ptr[i]`` to ``row_ptr[i + 1]``. Rows may be empty.
+- ``x [B, N, C]`` and outputs ``[B, M, O]`` are dense and contiguous in channels; an NCHW tensor in
+  ``channels_last`` memory
+  format is this layout without a copy. Layout is part of the contract and is never inferred from
+  strides.
+- ``row_ptr [M + 1]`` int64 runs from 0 to E; the edges of site ``i`` are ``row_ptr[i]`` to
+  ``row_ptr[i + 1]``. Rows may be empty.
 - ``col [E]`` int32 or int64 is the source that each edge reads; edges are sorted by (row, col).
-- ``tie [E]`` is the weight of each edge; ``None`` means one weight an edge (T = E), stored in the order of the edges.
+- ``tie [E]`` is the weight of each edge; ``None`` means one weight an edge (T = E), stored in the
+  order of the edges.
 - float64, float32, bfloat16 and float16; 16-bit types accumulate in float32.
 - Deterministic, forward and backward: every sum runs in the order of its row.
 - Indices are trusted; :meth:`scisparse.Pattern.validate` checks them.
@@ -109,7 +113,8 @@ def edge_outer(
 
     ``d[t,c,o] = sum_{e: tie[e] = t} sum_b x[b,col[e],c] * grad[b,row(e),o]``
 
-    This is the derivative of :func:`gather_matmul` with respect to its weights. Weights that no edge uses get 0.
+    This is the derivative of :func:`gather_matmul` with respect to its weights. Weights that no
+    edge uses get 0.
 
     Parameters
     ----------

@@ -1,116 +1,212 @@
+// The C interface: chooses the instruction set and divides the work among threads. Holds the baseline kernels; those for AVX2 and
+// AVX-512 are in units of their own.
 #include "cpu.hpp"
 
+#include <sys/mman.h>
+
+#include <cstdlib>
 #include <cstring>
-#include <new>
-#include <vector>
+
+#define SCISPARSE_ISA 1
+#define SCISPARSE_NAMESPACE scisparse_baseline
+#include "unit.hpp"
+
+namespace scisparse {
+#if defined(__x86_64__)
+// Null where a build leaves the unit out.
+extern const Kernels avx2_kernels __attribute__((weak)), avx512_kernels __attribute__((weak));
+#endif
+}  // namespace scisparse
 
 namespace {
 
-struct bf16 { uint16_t bits; };
-struct f16 { uint16_t bits; };
+using namespace scisparse;
 
-float as_float(uint32_t u) { float f; std::memcpy(&f, &u, 4); return f; }
-uint32_t as_bits(float f) { uint32_t u; std::memcpy(&u, &f, 4); return u; }
-
-double widen(double v) { return v; }
-float widen(float v) { return v; }
-float widen(bf16 v) { return as_float(uint32_t(v.bits) << 16); }
-float widen(f16 v) {
-  uint32_t sign = uint32_t(v.bits & 0x8000) << 16, body = uint32_t(v.bits & 0x7fff) << 13;
-  if ((v.bits & 0x7c00) == 0x7c00) return as_float(sign | body | 0x7f800000);
-  return as_float(sign | as_bits(as_float(body) * as_float(0x77800000)));
-}
-void narrow(double v, double& r) { r = v; }
-void narrow(float v, float& r) { r = v; }
-void narrow(float v, bf16& r) {
-  uint32_t u = as_bits(v);
-  if (v != v) { r.bits = uint16_t(u >> 16 | 0x40); return; }
-  r.bits = uint16_t((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-void narrow(float v, f16& r) {
-  uint32_t u = as_bits(v), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
-  if (a > 0x7f800000) { r.bits = uint16_t(sign | 0x7e00); return; }
-  if (a >= 0x477ff000) { r.bits = uint16_t(sign | 0x7c00); return; }
-  if (a < 0x38800000) { r.bits = uint16_t(sign | (as_bits(as_float(a) + 0.5f) - as_bits(0.5f))); return; }
-  r.bits = uint16_t(sign | ((a - 0x38000000 + 0xfff + (a >> 13 & 1)) >> 13));
+// The kernels for an instruction set, or null if the build or the machine lacks it.
+const Kernels* kernels_for(int isa) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (isa == 3) return avx512 ? &avx512_kernels : nullptr;
+  if (isa == 2) return avx2 ? &avx2_kernels : nullptr;
+#endif
+  return isa == 1 ? &scisparse_baseline::kernels : nullptr;
 }
 
-int64_t at(const void* p, int bits, int64_t e) {
-  return bits == 32 ? static_cast<const int32_t*>(p)[e] : static_cast<const int64_t*>(p)[e];
-}
+int best_isa() { return kernels_for(3) ? 3 : kernels_for(2) ? 2 : 1; }
 
-template <class T>
-int forward(int64_t B, int64_t M, int64_t N, int64_t C, int64_t O, const T* x, const T* w, const int64_t* row_ptr,
-            const void* col, int col_bits, const void* tie, int tie_bits, bool transposed, T* y, int threads) {
-  using R = decltype(widen(T()));
-  bool failed = false;
-#pragma omp parallel for num_threads(threads > 1 ? threads : 1) schedule(static)
-  for (int64_t i = 0; i < M; i++) {
-    R* acc = new (std::nothrow) R[size_t(O + 1)];
-    if (!acc) { failed = true; continue; }
-    for (int64_t b = 0; b < B; b++) {
-      for (int64_t o = 0; o < O; o++) acc[o] = 0;
-      for (int64_t e = row_ptr[i]; e < row_ptr[i + 1]; e++) {
-        const T* xe = x + (b * N + at(col, col_bits, e)) * C;
-        const T* we = w + (tie ? at(tie, tie_bits, e) : e) * C * O;
-        for (int64_t c = 0; c < C; c++)
-          for (int64_t o = 0; o < O; o++) acc[o] += widen(xe[c]) * widen(we[transposed ? o * C + c : c * O + o]);
-      }
-      for (int64_t o = 0; o < O; o++) narrow(acc[o], y[(b * M + i) * O + o]);
-    }
-    delete[] acc;
+int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
+
+// The first site of part `part` of `parts` with nearly equal numbers of edges and sites; a multiple of site_block.
+int64_t first_site(const Pattern& pattern, int64_t part, int64_t parts) {
+  if (part >= parts) return pattern.sites;
+  const int64_t* row_ptr = pattern.row_ptr;
+  const auto work = [&](int64_t i) { return row_ptr[i] - row_ptr[0] + i; };
+  const int64_t goal = work(pattern.sites) / parts * part;
+  int64_t low = 0, high = pattern.sites;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (work(middle) < goal)
+      low = middle + 1;
+    else
+      high = middle;
   }
-  return failed ? 3 : 0;
+  return low / site_block * site_block;
 }
 
-template <class T>
-int outer(int64_t B, int64_t M, int64_t N, int64_t C, int64_t O, int64_t num, const T* x, const T* g,
-          const int64_t* row_ptr, const void* col, int col_bits, const void* tie, int tie_bits, T* out, int) {
-  using R = decltype(widen(T()));
-  R* acc = new (std::nothrow) R[size_t(num * C * O + 1)]();
-  if (!acc) return 3;
-  for (int64_t i = 0; i < M; i++)
-    for (int64_t e = row_ptr[i]; e < row_ptr[i + 1]; e++) {
-      R* d = acc + (tie ? at(tie, tie_bits, e) : e) * C * O;
-      for (int64_t b = 0; b < B; b++) {
-        const T* xe = x + (b * N + at(col, col_bits, e)) * C;
-        const T* gi = g + (b * M + i) * O;
-        for (int64_t c = 0; c < C; c++)
-          for (int64_t o = 0; o < O; o++) d[c * O + o] += widen(xe[c]) * widen(gi[o]);
-      }
+// Threads for `work` multiply-adds or numbers moved: as many as pay for their start.
+int64_t threads_for(int64_t work, int threads) {
+  constexpr int64_t least = 1 << 16;
+  const int64_t useful = work / least;
+  return useful < 1 || threads < 1 ? 1 : useful < threads ? useful : threads;
+}
+
+// Runs task(part) for each of `parts` on as many threads; the largest status.
+template <class Task>
+Status in_parallel(int64_t parts, int64_t threads, const Task& task) {
+  int worst = ok;
+  if (threads <= 1) {
+    for (int64_t part = 0; part < parts; part++) {
+      const int status = task(part);
+      worst = status > worst ? status : worst;
     }
-  for (int64_t k = 0; k < num * C * O; k++) narrow(acc[k], out[k]);
-  delete[] acc;
-  return 0;
+    return Status(worst);
+  }
+#pragma omp parallel for num_threads(int(threads)) schedule(dynamic, 1) reduction(max : worst)
+  for (int64_t part = 0; part < parts; part++) {
+    const int status = task(part);
+    worst = status > worst ? status : worst;
+  }
+  return Status(worst);
+}
+
+// Fresh memory of a large output costs one page fault for 2 MB in place of 512.
+void ask_for_huge_pages(void* data, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = uintptr_t(2) << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + uintptr_t(bytes)) / page * page;
+  if (end > begin + 4 * page) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
+Status gather_matmul(const GatherMatmul& p, const Kernels& kernels, int threads) {
+  const int64_t outputs = p.batch * p.pattern.sites * p.channels_out;
+  if (outputs == 0) return ok;
+  const int64_t edges = p.pattern.row_ptr[p.pattern.sites] - p.pattern.row_ptr[0];
+  ask_for_huge_pages(p.y, outputs * size_of(p.dtype));
+  if (edges == 0 || p.channels_in == 0) {
+    std::memset(p.y, 0, size_t(outputs * size_of(p.dtype)));
+    return ok;
+  }
+  const int64_t parts = threads_for(edges * p.channels_in * p.channels_out * p.batch + outputs, threads);
+  return in_parallel(parts, parts, [&](int64_t part) {
+    return kernels.gather_matmul(p, first_site(p.pattern, part, parts), first_site(p.pattern, part + 1, parts));
+  });
+}
+
+// Few weights: parts of the sites add to sums of their own, which are added in order. The parts depend on the sizes alone.
+Status edge_outer_by_sites(const EdgeOuter& p, const Kernels& kernels, int64_t parts, int64_t threads) {
+  const int64_t count = p.num_weights * p.channels_in * p.channels_out;
+  void* sums = std::calloc(size_t(parts * count), p.dtype == DType::float64 ? 8 : 4);
+  if (!sums) return no_memory;
+  const int64_t real = p.dtype == DType::float64 ? 8 : 4;
+  Status status = in_parallel(parts, threads, [&](int64_t part) {
+    return kernels.edge_outer_sums(p, first_site(p.pattern, part, parts), first_site(p.pattern, part + 1, parts), 0,
+                                   p.num_weights, static_cast<char*>(sums) + part * count * real);
+  });
+  const int64_t pieces = threads_for(parts * count, int(threads));
+  in_parallel(pieces, pieces, [&](int64_t k) {
+    kernels.add_sums(p.dtype, parts, count, sums, p.out, count * k / pieces, count * (k + 1) / pieces);
+    return ok;
+  });
+  std::free(sums);
+  return status;
+}
+
+// Many weights: each thread goes through all edges and takes those of its own ties.
+Status edge_outer_by_ties(const EdgeOuter& p, const Kernels& kernels, int64_t threads) {
+  const int64_t real = p.dtype == DType::float64 ? 8 : 4, block = p.channels_in * p.channels_out;
+  const int64_t bytes = p.num_weights * block * real;
+  const bool in_place = size_of(p.dtype) == real;
+  char* sums = static_cast<char*>(in_place ? p.out : std::malloc(size_t(bytes)));
+  if (!sums) return no_memory;
+  Status status = in_parallel(threads, threads, [&](int64_t part) {
+    const int64_t first = p.num_weights * part / threads, last = p.num_weights * (part + 1) / threads;
+    std::memset(sums + first * block * real, 0, size_t((last - first) * block * real));
+    const Status status = kernels.edge_outer_sums(p, 0, p.pattern.sites, first, last, sums + first * block * real);
+    if (!in_place) kernels.add_sums(p.dtype, 1, 0, sums, p.out, first * block, last * block);
+    return status;
+  });
+  if (!in_place) std::free(sums);
+  return status;
+}
+
+Status edge_outer(const EdgeOuter& p, const Kernels& kernels, int threads) {
+  const int64_t block = p.channels_in * p.channels_out, numbers = p.num_weights * block;
+  if (numbers == 0) return ok;
+  const int64_t edges = p.pattern.sites ? p.pattern.row_ptr[p.pattern.sites] - p.pattern.row_ptr[0] : 0;
+  ask_for_huge_pages(p.out, numbers * size_of(p.dtype));
+  if (edges == 0 || p.batch == 0) {
+    std::memset(p.out, 0, size_t(numbers * size_of(p.dtype)));
+    return ok;
+  }
+  const int64_t useful = threads_for(edges * block * p.batch + numbers, threads);
+  if (p.pattern.tie.bits == 0)
+    return in_parallel(useful, useful, [&](int64_t part) {
+      return kernels.edge_outer(p, first_site(p.pattern, part, useful), first_site(p.pattern, part + 1, useful));
+    });
+  constexpr int64_t most_parts = 64, most_numbers = 1 << 20;
+  const int64_t fitting = most_numbers / numbers, parts = fitting < most_parts ? fitting : most_parts;
+  return parts >= 4 ? edge_outer_by_sites(p, kernels, parts, useful) : edge_outer_by_ties(p, kernels, useful);
 }
 
 }  // namespace
 
-extern "C" int scisparse_isa(void) { return 1; }
+extern "C" int scisparse_isa(void) { return best_isa(); }
 
-#define DISPATCH(call)                     \
-  switch (dtype) {                         \
-    case 0: { using T = double; return call; } \
-    case 1: { using T = float; return call; }  \
-    case 2: { using T = bf16; return call; }   \
-    case 3: { using T = f16; return call; }    \
-    default: return 1;                     \
-  }
-
-extern "C" int scisparse_gather_matmul(int dtype, int isa, int64_t B, int64_t M, int64_t N, int64_t C, int64_t O,
-                                       const void* x, const void* weight, const int64_t* row_ptr, const void* col,
-                                       int col_bits, const void* tie, int tie_bits, int transpose_weight, void* y,
-                                       int threads) {
-  if (isa < 0 || isa > scisparse_isa()) return 2;
-  DISPATCH((forward<T>(B, M, N, C, O, static_cast<const T*>(x), static_cast<const T*>(weight), row_ptr, col, col_bits,
-                       tie, tie_bits, transpose_weight != 0, static_cast<T*>(y), threads)))
+extern "C" int scisparse_gather_matmul(int dtype, int isa, int64_t batch, int64_t sites, int64_t sources, int64_t channels_in,
+                                       int64_t channels_out, const void* x, const void* weight, const int64_t* row_ptr,
+                                       const void* col, int col_bits, const void* tie, int tie_bits, int transpose_weight,
+                                       void* y, int threads) {
+  const Kernels* kernels = kernels_for(isa ? isa : best_isa());
+  if (dtype < 0 || dtype > 3) return bad_dtype;
+  if (!kernels) return bad_isa;
+  GatherMatmul p = {};
+  p.dtype = DType(dtype);
+  p.pattern = {sites, sources, row_ptr, {col, col_bits}, {tie, tie ? tie_bits : 0}};
+  p.batch = batch;
+  p.channels_in = channels_in;
+  p.channels_out = channels_out;
+  p.x = x;
+  p.weight = weight;
+  p.transposed = transpose_weight != 0;
+  p.y = y;
+  p.cache_bytes = 4 << 20;
+  return gather_matmul(p, *kernels, threads);
 }
 
-extern "C" int scisparse_edge_outer(int dtype, int isa, int64_t B, int64_t M, int64_t N, int64_t C, int64_t O,
-                                    int64_t num_weights, const void* x, const void* grad, const int64_t* row_ptr,
-                                    const void* col, int col_bits, const void* tie, int tie_bits, void* out,
-                                    int threads) {
-  if (isa < 0 || isa > scisparse_isa()) return 2;
-  DISPATCH((outer<T>(B, M, N, C, O, num_weights, static_cast<const T*>(x), static_cast<const T*>(grad), row_ptr, col,
-                     col_bits, tie, tie_bits, static_cast<T*>(out), threads)))
+extern "C" int scisparse_edge_outer(int dtype, int isa, int64_t batch, int64_t sites, int64_t sources, int64_t channels_in,
+                                    int64_t channels_out, int64_t num_weights, const void* x, const void* grad,
+                                    const int64_t* row_ptr, const void* col, int col_bits, const void* tie, int tie_bits,
+                                    void* out, int threads) {
+  const Kernels* kernels = kernels_for(isa ? isa : best_isa());
+  if (dtype < 0 || dtype > 3) return bad_dtype;
+  if (!kernels) return bad_isa;
+  EdgeOuter p = {};
+  p.dtype = DType(dtype);
+  p.pattern = {sites, sources, row_ptr, {col, col_bits}, {tie, tie ? tie_bits : 0}};
+  p.batch = batch;
+  p.channels_in = channels_in;
+  p.channels_out = channels_out;
+  p.num_weights = num_weights;
+  p.x = x;
+  p.grad = grad;
+  p.out = out;
+  p.streaming = num_weights * channels_in * channels_out * size_of(p.dtype) > (int64_t(16) << 20);
+  return edge_outer(p, *kernels, threads);
 }

@@ -1,13 +1,15 @@
 """The two registered operators, their shape rules and their derivatives.
 
-``gather_matmul`` and ``edge_outer`` are each other's derivatives, over the pattern or over the transposed pattern, so that
-every order of derivative exists and none of them scatters.  With ``P`` the edges and ``P'`` the transposed edges::
+``gather_matmul`` and ``edge_outer`` are each other's derivatives, over the pattern or over the
+transposed pattern, so that every order of derivative exists and none of them scatters.  With ``P``
+the edges and ``P'`` the transposed edges::
 
     y = G(x, W; P)         dx = G'(dy, W; P')      dW = D(x, dy; P)
     y = G'(x, W; P)        dx = G(dy, W; P')       dW = D(dy, x; P')
     D = D(x, g; P)         dx = G'(g, dD; P')      dg = G(x, dD; P)
 
-where ``G'`` reads its weights transposed.  Both operators carry both edge lists, which makes the swap a change of order.
+where ``G'`` reads its weights transposed.  Both operators carry both edge lists, which makes the
+swap a change of order.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ __all__ = [
 
 
 class Edges(NamedTuple):
-    """One direction of a pattern: ``row_ptr [M + 1]``, ``col [E]`` and the weight ``tie [E]`` of each edge.
+    """One direction of a pattern: ``row_ptr [M + 1]``, ``col [E]`` and ``tie [E]``, edge to weight.
 
     ``tie=None`` means that edge ``e`` has weight ``e``.
     """
@@ -70,7 +72,8 @@ _GATHER = "scisparse::gather_matmul"
 _OUTER = "scisparse::edge_outer"
 torch.library.define(
     _GATHER,
-    f"(Tensor x, Tensor weight, {_EDGES}, {_EDGES_T}, bool transpose_weight, str backend) -> Tensor",
+    f"(Tensor x, Tensor weight, {_EDGES}, {_EDGES_T}, bool transpose_weight, str backend)"
+    " -> Tensor",
 )
 torch.library.define(
     _OUTER,
@@ -116,7 +119,7 @@ def run_edge_outer(
 
 
 @torch.library.impl(_GATHER, "default")
-def _gather_matmul(  # noqa: PLR0913 (the operator's schema)
+def _gather_matmul(
     x: Tensor,
     weight: Tensor,
     row_ptr: Tensor,
@@ -133,7 +136,7 @@ def _gather_matmul(  # noqa: PLR0913 (the operator's schema)
 
 
 @torch.library.impl(_OUTER, "default")
-def _edge_outer(  # noqa: PLR0913 (the operator's schema)
+def _edge_outer(
     x: Tensor,
     grad: Tensor,
     row_ptr: Tensor,

@@ -38,7 +38,7 @@ def edge_outer(
     tie_E: Tensor | None,
     num_weights: int,
 ) -> Tensor:
-    """``d[t,c,o] = sum over edges e with tie[e] = t, and b, of x[b,col[e],c] * grad[b,row(e),o]``."""
+    """``d[t,c,o]``: sum of x[b,col[e],c] * grad[b,row(e),o] over b and edges e with tie t."""
     dtype = _accumulator(x_BNC.dtype)
     x_BEC = x_BNC[:, col_E.long()]
     grad_BEO = grad_BMO[:, site_of_edge(row_ptr_M1, col_E.numel())]
@@ -61,7 +61,7 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 def _segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
-    """Sum of each run ``values[offsets[i]:offsets[i + 1]]`` along dim 0, in order: deterministic."""
+    """Sum of each run ``values[offsets[i]:offsets[i + 1]]``, in order: deterministic."""
     if values.numel() == 0:
         return values.new_zeros(offsets.numel() - 1, *values.shape[1:])
     return torch.segment_reduce(values, "sum", offsets=offsets, axis=0, initial=0, unsafe=True)

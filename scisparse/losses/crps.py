@@ -130,11 +130,11 @@ def crps_censored_normal(
     # K(z) + B(z) = |z| + 2 A(|z|) - 1/sqrt(pi), and, so that nothing cancels when l > 0,
     # K(z) + B(z) - K(l) = z - l + 2 A(z) - 2 A(l) + B(l).
     # |z| and z - l are taken in data units: a scale of 0 divides nothing.
-    bound = tails.squared_tail(low.abs())
-    below_zero = (inside - location).abs() - scale * (1.0 / _ROOT_PI + bound)
-    above_zero = (inside - lower) + scale * (bound - 2.0 * tails.excess(low.abs()))
-    common = scale * (2.0 * tails.excess(away) - tails.squared_tail(high.abs()))
-    score = (observed - inside).abs() + torch.where(low < 0, below_zero, above_zero) + common
+    under, over = (-low).clamp(min=0.0), low.clamp(min=0.0)
+    below_zero = (inside - location).abs() - scale * (1.0 / _ROOT_PI + tails.squared_tail(under))
+    above_zero = (inside - lower) + scale * (tails.squared_tail(over) - 2.0 * tails.excess(over))
+    common = scale * (2.0 * tails.excess(away) - tails.squared_tail(high))
+    score = (observed - inside).abs() + torch.where(low <= 0, below_zero, above_zero) + common
     return torch.where(missing, math.nan, score)
 
 
@@ -357,7 +357,10 @@ def _bounds(lower: Tensor | float, upper: Tensor | float, like: Tensor) -> tuple
     numbers = not isinstance(lower, Tensor) and not isinstance(upper, Tensor)
     if numbers and not lower < upper:
         raise OptionError(f"`lower` (={lower}) must be below `upper` (={upper})")
-    return torch.as_tensor(lower).to(like), torch.as_tensor(upper).to(like)
+    low, high = (
+        torch.as_tensor(bound, dtype=like.dtype, device=like.device) for bound in (lower, upper)
+    )
+    return low, high
 
 
 def _reflect(

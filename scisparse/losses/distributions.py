@@ -256,17 +256,16 @@ class CensoredNormal(_Bounded):
     def mean(self, location: Tensor, scale: Tensor) -> Tensor:
         """Return the mean, never below the bound."""
         low = tails.ratio(self.lower - location, scale)
-        return location.clamp(min=self.lower) + scale * tails.excess(low.abs())
+        bound = torch.full_like(location, self.lower)
+        return torch.maximum(location, bound) + scale * tails.excess(low.abs())
 
     def std(self, location: Tensor, scale: Tensor) -> Tensor:
         """Return the standard deviation."""
         low = tails.ratio(self.lower - location, scale)
-        away = low.abs()
-        mean = tails.excess(away)
-        square = (1.0 + away * away) * tails.survival(away) - away * tails.density(away)
-        variance = square - mean * mean
-        # Below 0, the variance of Z + max(l - Z, 0): Cov(Z, max(l - Z, 0)) = -Phi(l).
-        variance = torch.where(low < 0, 1.0 + variance - 2.0 * tails.survival(away), variance)
+        under, over = (-low).clamp(min=0.0), low.clamp(min=0.0)
+        # Of Z + max(l - Z, 0), whose parts have the covariance -Phi(l); of max(Z - l, 0).
+        below_zero = 1.0 + _excess_variance(under) - 2.0 * tails.survival(under)
+        variance = torch.where(low <= 0, below_zero, _excess_variance(over))
         return scale * variance.clamp(min=torch.finfo(variance.dtype).tiny).sqrt()
 
     def cdf(self, value: Tensor, location: Tensor, scale: Tensor) -> Tensor:
@@ -319,7 +318,7 @@ def _probability(p: Tensor | float, like: Tensor) -> Tensor:
     """Return `p` as a tensor, checked where that costs nothing."""
     if not isinstance(p, Tensor) and not 0.0 <= p <= 1.0:
         raise OptionError(f"`p` (={p}) must be a probability, in [0, 1]")
-    return torch.as_tensor(p).to(like)
+    return torch.as_tensor(p, dtype=like.dtype, device=like.device)
 
 
 def _tail_step(p: Tensor, low: Tensor) -> Tensor:
@@ -334,3 +333,9 @@ def _tail_step(p: Tensor, low: Tensor) -> Tensor:
         )
         step = step - (reached - target) / hazard
     return step
+
+
+def _excess_variance(x: Tensor) -> Tensor:
+    """Return Var[max(Z - x, 0)] for x >= 0."""
+    square = (1.0 + x * x) * tails.survival(x) - x * tails.density(x)
+    return square - tails.excess(x) ** 2

@@ -17,6 +17,11 @@ from scisparse.losses import tails
 
 __all__ = ["narrow", "tail", "wide"]
 
+# Nodes and weights of Gauss-Legendre quadrature on [0, 1].
+_FEW, _MORE = (
+    [(0.5 + 0.5 * float(node), 0.5 * float(weight)) for node, weight in zip(*rule, strict=True)]
+    for rule in (np.polynomial.legendre.leggauss(6), np.polynomial.legendre.leggauss(8))
+)
 _ROOT_2 = math.sqrt(2.0)
 _ROOT_PI = math.sqrt(math.pi)
 
@@ -28,8 +33,9 @@ def wide(error: Tensor, scale: Tensor, low: Tensor, high: Tensor, elsewhere: Ten
     mass = above - beyond
     away = tails.ratio(error, scale).abs()
     double = tails.survival(_ROOT_2 * low) - tails.survival(_ROOT_2 * high)
-    # z + 2 A(z) / mass, where A(z) = A(|z|) - z for z < 0 and A(|z|) does not grow.
-    slope = (above + beyond - 2.0 * (error < 0)) / mass
+    # z + 2 A(z) / mass, where A(z) = A(|z|) - z for z < 0 and A(|z|) does not grow. The sign is 0
+    # at 0, which is what the derivative of both together needs.
+    slope = (above + beyond - 1.0 + torch.sign(error)) / mass
     constant = 2.0 * tails.excess(away) / mass - double / (_ROOT_PI * mass * mass)
     return error * slope + scale * constant
 
@@ -74,7 +80,7 @@ def narrow(
     part = torch.where(elsewhere, 0.5, inside - lower) / span
     whole = _mean_density(torch.ones_like(part), low, width)
     below, above = torch.zeros_like(part), torch.zeros_like(part)
-    for node, weight in _nodes(8):
+    for node, weight in _MORE:
         point = part * node
         below = below + weight * (point * _mean_density(point, low, width) / whole) ** 2
         point = part + (1.0 - part) * node
@@ -85,13 +91,7 @@ def narrow(
 def _mean_density(part: Tensor, low: Tensor, width: Tensor) -> Tensor:
     """Return the mean of phi(x) / phi(l) from l to l + part * width."""
     total = torch.zeros_like(part)
-    for node, weight in _nodes(6):
+    for node, weight in _FEW:
         step = node * part * width
         total = total + weight * torch.exp(-0.5 * step * (2.0 * low + step))
     return total
-
-
-def _nodes(count: int) -> list[tuple[float, float]]:
-    """Return the nodes and weights of Gauss-Legendre quadrature on [0, 1]."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return [(0.5 + 0.5 * float(n), 0.5 * float(w)) for n, w in zip(nodes, weights, strict=True)]

@@ -15,9 +15,10 @@ __all__ = ["EnsembleRegression"]
 
 
 class EnsembleRegression(nn.Module):
-    """Location from a stencil of predictors, scale from the ensemble's spread (Gneiting et al. 2005).
+    """Location from a stencil of predictors, scale from the ensemble (Gneiting et al. 2005).
 
-    ``location = layer(a)``, ``scale = sigma * sqrt(1 - rho + rho * v)`` with anomalies ``a`` and relative spread ``v``.
+    ``location = layer(a)``, ``scale = sigma * sqrt(1 - rho + rho * v)`` with anomalies ``a`` and
+    relative spread ``v``.
 
     Parameters
     ----------
@@ -28,7 +29,8 @@ class EnsembleRegression(nn.Module):
     features
         Number of predictors F.
     tie
-        As in :class:`~scisparse.layers.LocallyConnected`: ``"all"`` for one set of coefficients, ``None`` for own ones.
+        As in :class:`~scisparse.layers.LocallyConnected`: ``"all"`` for one set of coefficients,
+        ``None`` for own ones.
 
     Shapes
     ------
@@ -36,8 +38,9 @@ class EnsembleRegression(nn.Module):
 
     References
     ----------
-    Gneiting, T., Raftery, A. E., Westveld, A. H., Goldman, T. (2005). Calibrated probabilistic forecasting using ensemble model
-    output statistics and minimum CRPS estimation. https://doi.org/10.1175/MWR2904.1
+    Gneiting, T., Raftery, A. E., Westveld, A. H., Goldman, T. (2005). Calibrated probabilistic
+    forecasting using ensemble model output statistics and minimum CRPS estimation.
+    https://doi.org/10.1175/MWR2904.1
 
     Examples
     --------

@@ -6,20 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import GridError
-from scisparse.grids import Grid, UnstructuredGrid
+from scisparse.grids import Grid
 from scisparse.layers import LocallyConnected
 from scisparse.models.regression import EnsembleRegression
 from scisparse.models.unet import UNet
 from scisparse.patterns import window
 
-__all__ = ["UNetLocal"]
+__all__ = ["UNetLocal", "check_plane"]
 
 
 class UNetLocal(nn.Module):
     """Regression, U-Net and untied head (after Groenquist et al. 2021).
 
-    ``location, log(scale) = regression(a, v) + head(unet(a))``; the head has its own 2 x 2 matrix at every point and starts as
-    the identity, the U-Net starts at zero: an untrained network is the regression.
+    ``location, log(scale) = regression(a, v) + head(unet(a))``; the head has its own 2 x 2 matrix
+    at every point and starts as the identity, the U-Net starts at zero: an untrained network is the
+    regression.
 
     Parameters
     ----------
@@ -51,10 +52,7 @@ class UNetLocal(nn.Module):
         self, regression: EnsembleRegression, grid: Grid, features: int, *, width: int, depth: int
     ) -> None:
         super().__init__()
-        if isinstance(grid, UnstructuredGrid) or len(grid.shape) != 2:
-            raise GridError(
-                f"a U-Net needs a grid with rows and columns, not {grid!r}; use method='local'"
-            )
+        check_plane(grid)
         self.shape = grid.shape
         self.regression = regression.requires_grad_(False)
         modes = ["circular" if closed else "replicate" for closed in grid.periodic]
@@ -76,3 +74,17 @@ class UNetLocal(nn.Module):
         fields = fields.transpose(1, 2).reshape(len(fields), -1, *self.shape)
         out = self.head(self.unet(fields).flatten(2).transpose(1, 2))
         return out[..., 0], out[..., 1].exp()
+
+
+def check_plane(grid: Grid) -> None:
+    """Raise unless the grid has rows and columns.
+
+    Raises
+    ------
+    GridError
+        It has none.
+    """
+    if len(grid.shape) != 2:
+        raise GridError(
+            f"a U-Net needs a grid with rows and columns, not {grid!r}; use method='local'"
+        )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,28 +27,28 @@ def write_checkpoint(
     Raises
     ------
     CheckpointError
-        The folder does not exist or cannot be written.
+        It cannot be written; a file that was there before is unchanged.
     """
     from safetensors.torch import save
 
     target = Path(path)
     header = {"format": _FORMAT, "spec": json.dumps(spec)}
     data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, header)
+    draft = target.parent / f".{target.name}.{uuid.uuid4().hex}"
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise CheckpointError(
-            f"{target}: cannot be written ({error.strerror}); choose a folder that exists and is writable"
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with draft.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        draft.replace(target)
+    except OSError as error:
+        raise CheckpointError(
+            f"{target}: cannot be written ({error.strerror or error}); choose a file in a folder that exists "
+            "and is writable, with room for it"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,9 +1,10 @@
-"""``emos`` and ``emos_local``: regression on the ensemble, with one set of coefficients or with own ones at every point.
+"""``emos`` and ``emos_local``: regression on the ensemble, one for all points or own ones.
 
-In standardised anomalies, ``location = q . (k * b + d_p)``, where ``q`` holds the mean over groups, the contrasts of the
-groups to it, and other predictors.  The shared coefficients ``b`` are least squares over all points and cases, all but the
-first penalised; ``k`` shrinks them; the departures ``d_p`` of a point are a ridge regression of what is left.  Every strength
-is chosen by cross-validation over blocks of training cases, with all statistics refitted in each.
+In standardised anomalies, ``location = q . (k * b + d_p)``, where ``q`` holds the mean over groups,
+the contrasts of the groups to it, and other predictors.  The shared coefficients ``b`` are least
+squares over all points and cases, all but the first penalised; ``k`` shrinks them; the departures
+``d_p`` of a point are a ridge regression of what is left.  Every strength is chosen by
+cross-validation over blocks of training cases, with all statistics refitted in each.
 """
 
 from __future__ import annotations

@@ -1,24 +1,29 @@
-"""``local``: an untied stencil whose weights taper off with distance, by ridge regression at every point.
+"""``local``: an untied stencil that tapers off with distance, by ridge regression at every point.
 
 Each point reads the anomalies of the observed points around it.  Its weights minimise
-``sum_t (z - a . w)^2 + ridge * sum_j w_j^2 / taper_j`` with ``taper = exp(-d^2 / 2 L^2)``.  How each length ``L`` and ridge
-would have predicted every block of cases left out is known in closed form: the errors are ``(1 - 1/T - H)^-1 e`` with the
-block's part of the hat matrix ``H`` (Cook and Weisberg 1982).  The stencils of all lengths and ridges are averaged, each by
-``score^-blocks``: their likelihood, were the errors of each block one draw from a scale family (pseudo-Bayesian model
+``sum_t (z - a . w)^2 + ridge * sum_j (w_j - p_j)^2 / taper_j`` with ``taper = exp(-d^2 / 2 L^2)``;
+the prior ``p`` is 0, or the slope that all points share on a point's own anomaly.  How each length
+``L``, ridge and prior would have predicted every block of cases left out is known in closed form:
+the errors are ``(1 - 1/T - H)^-1 e`` with the block's part of the hat matrix ``H`` (Cook and
+Weisberg 1982).  The stencils of all choices are averaged, each by ``score^-blocks``: their
+likelihood, were the errors of each block one draw from a scale family (pseudo-Bayesian model
 averaging, Yao et al. 2018).  Picking the best one instead would follow the noise of the score.
 
 References
 ----------
-Cook, R. D., Weisberg, S. (1982). Residuals and influence in regression. Chapman and Hall, section 2.2.
+Cook, R. D., Weisberg, S. (1982). Residuals and influence in regression. Chapman and Hall, section
+2.2.
 
-Yao, Y., Vehtari, A., Simpson, D., Gelman, A. (2018). Using stacking to average Bayesian predictive distributions.
-https://doi.org/10.1214/17-BA1091
+Yao, Y., Vehtari, A., Simpson, D., Gelman, A. (2018). Using stacking to average Bayesian predictive
+distributions. https://doi.org/10.1214/17-BA1091
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,8 +42,9 @@ __all__ = ["fit_local"]
 FloatArray = NDArray[np.float64]
 _LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)  # of the taper, in grid spacings
 _RIDGES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+_GAINS = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)
 _REACH = 2.5  # where a stencil ends, in lengths: the taper has fallen to 4 %
-_MOST_READS = 100_000_000  # edges times cases of one stencil
+_MOST_EDGES = 1_000_000  # of a stencil longer than the shortest
 _CHUNK = 20_000_000  # numbers held at once
 
 
@@ -58,24 +64,80 @@ def fit_local(
     folds, deviation = _folds(
         standard.at(points), forecast.at(points), observed[:, points], weights[points]
     )
-    fits = []
-    for stencil in _stencils(grid, weights > 0, len(a)):
-        for edges, signal in stencil.fit(a, z, folds.blocks):
-            location = signal / deviation
-            score = folds.calibrated_score(distribution, location)
-            fits.append((stencil, edges, location, score))
-    share = _shares(np.array([score for *_, score in fits]), len(folds.blocks))
-    widest = fits[-1][0]
+    fits = [_Fit.of(s, a, z, weights[points], folds.blocks) for s in _stencils(grid, weights > 0)]
+    locations = [signal / deviation for fit in fits for signal in fit.signals(a)]
+    scores = [folds.calibrated_score(distribution, location) for location in locations]
+    share = _shares(np.asarray(scores), len(folds.blocks))
+    location = np.einsum("h,hsp->sp", share, np.stack(locations))
+    # Where there is no skill nothing must be left of the stencil: averaging alone would keep some.
+    gain = min(_GAINS, key=lambda g: folds.calibrated_score(distribution, g * location))
+    widest = fits[-1].stencil
     mixed = np.zeros(len(widest.col))
-    for (stencil, edges, _, _), part in zip(fits, share, strict=True):
-        mixed[stencil.places_in(widest)] += part * edges
-    location = np.einsum("h,hsp->sp", share, np.stack([location for _, _, location, _ in fits]))
+    for fit, parts in zip(fits, np.split(share, len(fits)), strict=True):
+        mixed[fit.stencil.places_in(widest)] += gain * fit.weights(a, parts)
+    location = gain * location
     row_ptr, col = widest.on_grid()
     model = EnsembleRegression(grid, row_ptr, col, standard.forecast_mean.shape[0])
     weight = np.zeros((len(mixed), standard.forecast_mean.shape[0], 1))
     weight[:, :groups, 0] = mixed[:, None] / groups
     model.set_(weight, *choose_spread(folds, distribution, location))
     return model
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One length: every ridge, without and with the shared slope as prior.
+
+    With it, a ridge on ``z - slope * a`` is fitted and the slope added again; a ridge is linear, so
+    that fits to ``z`` and to
+    ``a`` give both.
+    """
+
+    stencil: _Stencil
+    of_z: list[_Ridge]
+    of_a: list[_Ridge]
+    slope: float
+    slopes: FloatArray  # without each block, [S, 1]
+
+    @classmethod
+    def of(
+        cls,
+        stencil: _Stencil,
+        a: FloatArray,
+        z: FloatArray,
+        areas: FloatArray,
+        parts: list[NDArray[np.int64]],
+    ) -> _Fit:
+        square, product = (a * a) @ areas, (a * z) @ areas
+        slopes = np.empty((len(a), 1))
+        for part in parts:
+            rest = square.sum() - square[part].sum()
+            slopes[part] = (product.sum() - product[part].sum()) / max(rest, 1e-300)
+        slope = float(product.sum() / max(square.sum(), 1e-300))
+        return cls(stencil, *stencil.fit(a, (z, a), parts), slope, slopes)
+
+    def signals(self, a: FloatArray) -> Iterator[FloatArray]:
+        """Give what each choice predicts for each block that is left out, ``[S, P]``."""
+        for of_z, of_a in zip(self.of_z, self.of_a, strict=True):
+            yield of_z.signal
+            yield of_z.signal + self.slopes * (a - of_a.signal)
+
+    def weights(self, a: FloatArray, share: FloatArray) -> FloatArray:
+        """Weights ``[E]`` of the average of all choices, in the order of :meth:`signals`."""
+        plain, with_prior = share[0::2], share[1::2]
+        dual = sum(
+            (p + q) * of_z.dual - q * self.slope * of_a.dual
+            for p, q, of_z, of_a in zip(plain, with_prior, self.of_z, self.of_a, strict=True)
+        )
+        itself = self.stencil.col == self.stencil.rows
+        return self.stencil.weights(a, dual) + self.slope * with_prior.sum() * itself
+
+
+class _Ridge(NamedTuple):
+    """Dual weights ``[P, S]``, and the signal predicted for blocks left out ``[S, P]``."""
+
+    dual: FloatArray
+    signal: FloatArray
 
 
 def _shares(scores: FloatArray, cases: int) -> FloatArray:
@@ -87,7 +149,7 @@ def _shares(scores: FloatArray, cases: int) -> FloatArray:
 def _folds(
     standard: Standard, forecast: Forecast, observed: FloatArray, weights: FloatArray
 ) -> tuple[Folds, FloatArray]:
-    """What each case looks like to the mean and spread of the other blocks, and that spread, ``[S, P]``."""
+    """Folds by the mean and spread of the other blocks, and that spread, ``[S, P]``."""
     z, parts = standard.target(observed), blocks(len(observed))
     middle, deviation = np.empty_like(z), np.empty_like(z)
     for block in parts:
@@ -110,12 +172,12 @@ def _folds(
     return folds, deviation
 
 
-def _stencils(grid: Grid, valid: NDArray[np.bool_], cases: int) -> Iterator[_Stencil]:
+def _stencils(grid: Grid, valid: NDArray[np.bool_]) -> Iterator[_Stencil]:
     """Stencils of rising length, as long as they are small enough to fit; always the first."""
     count = int(valid.sum())
     for length in _LENGTHS:
         edges = count * min(count, np.pi * (_REACH * length) ** 2)
-        if length == _LENGTHS[0] or edges * cases <= _MOST_READS:
+        if length == _LENGTHS[0] or edges <= _MOST_EDGES:
             yield _stencil(grid, length, valid.tobytes())
 
 
@@ -126,7 +188,7 @@ def _stencil(grid: Grid, length: float, valid: bytes) -> _Stencil:
 
 
 class _Stencil:
-    """Observed points around every observed point, numbered among themselves, and the taper of each edge."""
+    """Observed points around every observed point, numbered among themselves, and a taper."""
 
     def __init__(self, grid: Grid, length: float, valid: NDArray[np.bool_]) -> None:
         self.points = np.flatnonzero(valid)
@@ -143,24 +205,34 @@ class _Stencil:
         self.taper: FloatArray = taper / total[self.rows]
 
     def fit(
-        self, a: FloatArray, z: FloatArray, parts: list[NDArray[np.int64]]
-    ) -> list[tuple[FloatArray, FloatArray]]:
-        """For each ridge, the weights ``[E]``, and what is predicted for each block left out ``[S, P]``."""
-        results = [(np.zeros(len(self.col)), np.zeros_like(z)) for _ in _RIDGES]
+        self, a: FloatArray, targets: tuple[FloatArray, ...], parts: list[NDArray[np.int64]]
+    ) -> list[list[_Ridge]]:
+        """Ridge regression of each target on the anomalies around, for every ridge."""
+        results = [
+            [_Ridge(np.zeros(z.T.shape), np.zeros_like(z)) for _ in _RIDGES] for z in targets
+        ]
         for sites, edges in self._chunks(len(a)):
-            present = edges >= 0
-            root = np.sqrt(np.where(present, self.taper[edges], 0.0))
-            reads = a[:, self.col[edges]].transpose(1, 0, 2) * root[:, None]
-            vectors, values = _decompose(reads)
-            for (weights, signal), ridge in zip(results, _RIDGES, strict=True):
-                damped = np.maximum(values + ridge * values.sum(1, keepdims=True), 1e-300)
+            root = np.sqrt(np.where(edges >= 0, self.taper[edges], 0.0))
+            vectors, values = _decompose(a[:, self.col[edges]].transpose(1, 0, 2) * root[:, None])
+            total = values.sum(1, keepdims=True)
+            for z, by_ridge in zip(targets, results, strict=True):
                 centred = z[:, sites] - z[:, sites].mean(0)
-                along = np.einsum("ptr,tp->pr", vectors, centred)
-                dual = np.einsum("ptr,pr->pt", vectors, along / damped)
-                primal = np.einsum("ptk,pt->pk", reads, dual) * root
-                weights[edges[present]] = primal[present]
-                signal[:, sites] = _leave_out(vectors, values / damped, centred, parts)
+                along = (centred.T[:, None] @ vectors)[:, 0]
+                for (dual, signal), ridge in zip(by_ridge, _RIDGES, strict=True):
+                    damped = np.maximum(values + ridge * total, 1e-300)
+                    dual[sites] = (vectors @ (along / damped)[..., None])[..., 0]
+                    signal[:, sites] = _leave_out(vectors, values / damped, centred, parts)
         return results
+
+    def weights(self, a: FloatArray, dual: FloatArray) -> FloatArray:
+        """Weights ``[E]`` of dual weights ``[P, S]``."""
+        weights = np.empty(len(self.col))
+        step = max(1, _CHUNK // len(a))
+        for start in range(0, len(weights), step):
+            edges = slice(start, start + step)
+            read = np.ascontiguousarray(a.T)[self.col[edges]]
+            weights[edges] = np.einsum("et,et->e", read, dual[self.rows[edges]])
+        return weights * self.taper
 
     def _chunks(self, cases: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Sites, and their edges ``[sites, widest fan-in]`` with -1 past the last."""
@@ -187,7 +259,7 @@ class _Stencil:
 
 
 def _decompose(reads: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Left singular vectors ``[p, S, r]`` and squared singular values ``[p, r]``, by the smaller of the two products."""
+    """Left singular vectors ``[p, S, r]`` and squared singular values ``[p, r]``."""
     if reads.shape[2] >= reads.shape[1]:
         values, vectors = np.linalg.eigh(reads @ reads.transpose(0, 2, 1))
         return vectors, np.maximum(values, 0.0)
@@ -201,17 +273,16 @@ def _decompose(reads: FloatArray) -> tuple[FloatArray, FloatArray]:
 def _leave_out(
     vectors: FloatArray, keep: FloatArray, centred: FloatArray, parts: list[NDArray[np.int64]]
 ) -> FloatArray:
-    """Signal, a departure from the mean of the other cases, predicted for each block that is left out."""
+    """Signal, a departure from the mean of the other cases, predicted for blocks left out."""
     cases = len(centred)
-    fitted = np.einsum("ptr,pr->tp", vectors, keep * np.einsum("ptr,tp->pr", vectors, centred))
-    error, signal = centred - fitted, np.empty_like(centred)
+    fitted = vectors @ (keep * (centred.T[:, None] @ vectors)[:, 0])[..., None]
+    error, signal = centred - fitted[..., 0].T, np.empty_like(centred)
     for size in {len(part) for part in parts}:
         block = np.stack([part for part in parts if len(part) == size])  # [n, size]
         part = vectors[:, block]  # [p, n, size, r]
         hat = (part * keep[:, None, None]) @ part.swapaxes(2, 3)
-        out = np.linalg.solve(
-            np.eye(size) - 1 / cases - hat, error[block].transpose(2, 0, 1)[..., None]
-        )
+        left = error[block].transpose(2, 0, 1)[..., None]
+        out = np.linalg.solve(np.eye(size) - 1 / cases - hat, left)[..., 0]
         mean = centred[block].sum(1, keepdims=True) / max(cases - size, 1)
-        signal[block] = centred[block] - out[..., 0].transpose(1, 2, 0) + mean
+        signal[block] = centred[block] - out.transpose(1, 2, 0) + mean
     return signal

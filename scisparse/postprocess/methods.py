@@ -21,11 +21,14 @@ from scisparse.postprocess.options import Options
 from scisparse.postprocess.samples import Forecast
 from scisparse.postprocess.standard import Standard
 
-__all__ = ["METHODS", "Method", "Network", "Options", "Training"]
+__all__ = ["METHODS", "Method", "Network", "Training"]
 
 
 class Network(Protocol):
-    """Maps anomalies ``[B, P, F]`` and relative spread ``[B, P]`` to standardised location and scale ``[B, P]``."""
+    """Maps anomalies ``[B, P, F]`` and spread ``[B, P]`` to location and scale ``[B, P]``.
+
+    All in standardised units, the spread relative to the usual one.
+    """
 
     def __call__(self, anomalies: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]: ...
     def eval(self) -> Network: ...

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scisparse.grids import Grid
 from scisparse.losses import Distribution
-from scisparse.models.unet_local import UNetLocal
+from scisparse.models.unet_local import UNetLocal, check_plane
 from scisparse.postprocess.emos import LocalRegression, SharedFit, fit_emos_local
 from scisparse.postprocess.options import Options
 from scisparse.postprocess.progress import track
@@ -31,23 +31,33 @@ def fit_unet_local(
     *,
     progress: bool,
 ) -> UNetLocal:
-    """Train on out-of-fold predictions of ``emos_local``: what is learned is what new cases will lack.
+    """Train on out-of-fold predictions of ``emos_local``: what is learned is what new cases lack.
 
-    The last cases in time are held out; training stops when their score no longer falls, and the best network is kept, the
-    untrained one included.
+    The last times are held out; training stops when their score no longer falls, and the best network
+    is kept, the untrained one included.
     """
+    check_plane(grid)
     start = fit_emos_local(shared, grid)
     cases = _Cases(shared, forecast, standard, start)
     features = cases.anomalies.shape[-1]
     network = UNetLocal(start.model, grid, features, width=options.width, depth=options.depth)
-    held_out = max(1, round(options.validation * len(cases.target)))
-    train, stop = np.split(np.arange(len(cases.target)), [len(cases.target) - held_out])
-    _train(network, cases, train, stop, shared.distribution, options, progress)
+    held_out = _last(forecast.time, options.validation)
+    _train(network, cases, held_out, shared.distribution, options, progress)
     return network
 
 
+def _last(time: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """Which cases belong to the last `share` of the times: at least one, and not all."""
+    times = np.unique(time)
+    count = min(max(1, round(share * len(times))), len(times) - 1)
+    return time >= times[-count]
+
+
 class _Cases:
-    """Training cases as float32 tensors: predictors at all points, the rest at the observed ones, in standardised units."""
+    """Training cases as float32 tensors, in standardised units.
+
+    Predictors are at all points, the rest at the observed ones.
+    """
 
     def __init__(
         self, shared: SharedFit, forecast: Forecast, standard: Standard, start: LocalRegression
@@ -57,7 +67,7 @@ class _Cases:
         rho, sigma = float(start.model.rho), float(start.model.sigma)
         shape = np.sqrt(np.maximum(1 - rho + rho * folds.spread, 0.0))
         self.anomalies = _tensor(np.nan_to_num(standard.predictors(forecast)).transpose(0, 2, 1))
-        self.spread = _tensor(np.nan_to_num(standard.spread(forecast), nan=1.0))
+        self.spread = _tensor(standard.spread(forecast))
         self.location, self.target = _tensor(location), _tensor(seen.target(shared.observed))
         self.scale = _tensor(sigma * shape * folds.std / seen.std)
         self.mean, self.std = _tensor(seen.mean), _tensor(seen.std)
@@ -82,8 +92,7 @@ class _Cases:
 def _train(
     network: UNetLocal,
     cases: _Cases,
-    train: NDArray[Any],
-    stop: NDArray[Any],
+    stop: NDArray[np.bool_],
     distribution: Distribution,
     options: Options,
     progress: bool,
@@ -92,7 +101,7 @@ def _train(
     optimizer = torch.optim.AdamW(
         trained, lr=options.learning_rate, weight_decay=options.weight_decay
     )
-    held_out, rows = torch.from_numpy(stop), torch.from_numpy(train)
+    held_out, rows = (torch.from_numpy(np.flatnonzero(chosen)) for chosen in (stop, ~stop))
 
     def validate() -> float:
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from scisparse.errors import OptionError
@@ -11,7 +12,7 @@ __all__ = ["Options"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of the networks that are trained by gradient descent; regressions choose theirs by cross-validation.
+    """Options of training by gradient descent; regressions choose theirs by cross-validation.
 
     Parameters
     ----------
@@ -22,7 +23,7 @@ class Options:
     patience
         Stop after this many epochs without a better score on the validation cases.
     validation
-        Share of the cases, the last in time, that is held out to stop on.
+        Share of the times, the last ones, that is held out to stop on.
     batch_size
         Cases a step.
     learning_rate, weight_decay
@@ -52,11 +53,19 @@ class Options:
     smoothness: float = 1e-2
 
     def __post_init__(self) -> None:
-        for name in ("width", "epochs", "patience", "batch_size"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"`{name}` (={getattr(self, name)}) must be at least 1")
-        for name in ("depth", "learning_rate", "weight_decay", "smoothness"):
-            if not getattr(self, name) >= 0:
-                raise OptionError(f"`{name}` (={getattr(self, name)}) must be at least 0")
-        if not 0 < self.validation < 1:
-            raise OptionError(f"`validation` (={self.validation}) must lie between 0 and 1")
+        for name, least in {
+            "width": 1,
+            "epochs": 1,
+            "patience": 1,
+            "batch_size": 1,
+            "depth": 0,
+        }.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise OptionError(f"`{name}` (={value!r}) must be a whole number, at least {least}")
+        for name in ("learning_rate", "weight_decay", "smoothness"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise OptionError(f"`{name}` (={value!r}) must be a finite number, at least 0")
+        if not isinstance(self.validation, float) or not 0 < self.validation < 1:
+            raise OptionError(f"`validation` (={self.validation!r}) must lie between 0 and 1")

@@ -20,6 +20,11 @@ __all__ = ["Predicted"]
 
 FloatArray = NDArray[np.float64]
 _CONVENTIONS = "CF-1.11"
+# Attributes that tell about the values, and so do not hold for others.
+_OF_VALUES = (
+    "_FillValue", "actual_range", "add_offset", "ancillary_variables", "cell_methods", "long_name",
+    "missing_value", "scale_factor", "valid_max", "valid_min", "valid_range",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,24 +51,30 @@ class Predicted:
     template: xr.Dataset | xr.DataArray
 
     def moments(self) -> xr.Dataset:
-        """Mean and standard deviation: ``<target>_mean`` and ``<target>_std``."""
+        """Mean and standard deviation: ``<target>_mean`` and ``<target>_std``.
+
+        Where a bound acts, also the parameters ``<target>_location`` and ``<target>_scale``.
+        """
         location, scale = self._tensors()
-        parts = {
-            "mean": (self.distribution.mean(location, scale), "mean"),
-            "std": (self.distribution.std(location, scale), "standard_deviation"),
+        moments = {
+            "mean": (self.distribution.mean(location, scale), "mean", "realization: mean"),
+            "std": (
+                self.distribution.std(location, scale),
+                "standard deviation",
+                "realization: standard_deviation",
+            ),
         }
         if self.distribution.name != "normal":
-            parts["location"] = (location, "location parameter")
-            parts["scale"] = (scale, "scale parameter")
-        variables = {}
-        for suffix, (values, what) in parts.items():
-            array = self._wrap(values.numpy()[None], [])
-            name = f"{self.target}_{suffix}"
-            array.attrs = self._attrs(f"{what.replace('_', ' ')} of the corrected {self.target}")
-            if "parameter" not in what:
-                array.attrs["cell_methods"] = f"realization: {what}"
-            variables[name] = array
-        return self._dataset(variables)
+            moments["location"] = (location, "location parameter", "")
+            moments["scale"] = (scale, "scale parameter", "")
+        return self._dataset(
+            {
+                f"{self.target}_{suffix}": self._wrap(
+                    values.numpy()[None], [], f"{what} of the corrected {self.target}", method
+                )
+                for suffix, (values, what, method) in moments.items()
+            }
+        )
 
     def quantiles(self, levels: Sequence[float]) -> xr.Dataset:
         """Quantiles: ``<target>_quantile`` along dim ``quantile``.
@@ -71,25 +82,34 @@ class Predicted:
         Raises
         ------
         OptionError
-            A level is not strictly between 0 and 1.
+            There is no level, or one is not strictly between 0 and 1.
         """
-        probabilities = np.asarray(levels, dtype=np.float64)
-        if probabilities.ndim != 1 or not ((probabilities > 0) & (probabilities < 1)).all():
-            raise OptionError(f"`quantiles` (={list(levels)}) must lie strictly between 0 and 1")
-        array = self._wrap(self._quantile(probabilities), ["quantile"])
-        array = array.assign_coords(quantile=("quantile", probabilities, {"units": "1"}))
-        array.attrs = self._attrs(f"quantiles of the corrected {self.target}")
-        return self._dataset({f"{self.target}_quantile": array})
+        try:
+            probabilities = np.asarray(levels, dtype=np.float64)
+        except (TypeError, ValueError):
+            probabilities = np.empty(0)
+        inside = (probabilities > 0) & (probabilities < 1)
+        if probabilities.ndim != 1 or probabilities.size == 0 or not inside.all():
+            raise OptionError(
+                f"`quantiles` (={levels!r}) must be a list of numbers strictly between 0 and 1, such "
+                "as [0.1, 0.5, 0.9]"
+            )
+        array = self._wrap(
+            self._quantile(probabilities), ["quantile"], f"quantiles of the corrected {self.target}"
+        )
+        coordinate = ("quantile", probabilities, {"long_name": "probability", "units": "1"})
+        return self._dataset({f"{self.target}_quantile": array.assign_coords(quantile=coordinate)})
 
     def members(self) -> xr.Dataset:
-        """As many members as the forecast has: its ranks at every point, the corrected distribution's values.
+        """As many members as the forecast has: its ranks at every point, the corrected values.
 
-        Ensemble copula coupling (Schefzik et al. 2013) with equidistant quantiles: members stay coherent in space and time.
+        Ensemble copula coupling (Schefzik et al. 2013) with equidistant quantiles: members stay
+        coherent in space and time. A missing member stays missing.
 
         References
         ----------
-        Schefzik, R., Thorarinsdottir, T. L., Gneiting, T. (2013). Uncertainty quantification in complex simulation models
-        using ensemble copula coupling. https://doi.org/10.1214/13-STS443
+        Schefzik, R., Thorarinsdottir, T. L., Gneiting, T. (2013). Uncertainty quantification in
+        complex simulation models using ensemble copula coupling. https://doi.org/10.1214/13-STS443
 
         Raises
         ------
@@ -104,38 +124,52 @@ class Predicted:
             )
         raw = self.frame.values(field, [axes.member, *case_dims(axes)])
         raw = raw.reshape(len(raw), *self.location.shape)
+        # NaN sorts last: members that are there have the ranks below their number.
         ranks = np.argsort(np.argsort(raw, axis=0, kind="stable"), axis=0, kind="stable")
-        levels = (np.arange(len(raw)) + 0.5) / len(raw)
-        values = np.take_along_axis(self._quantile(levels), ranks, axis=0)
-        array = self._wrap(values, [axes.member])
-        array.attrs = self._attrs(f"corrected {self.target}")
-        return self._dataset({self.target: array})
+        present = np.isfinite(raw)
+        levels = np.where(present, (ranks + 0.5) / np.maximum(present.sum(0), 1), np.nan)
+        values = self._quantile(levels)
+        return self._dataset(
+            {self.target: self._wrap(values, [axes.member], f"corrected {self.target}")}
+        )
 
     def _tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.from_numpy(self.location), torch.from_numpy(self.scale)
 
     def _quantile(self, levels: FloatArray) -> FloatArray:
+        """Quantiles at `levels`, the same everywhere ``[Q]`` or ``[Q, S, P]``."""
         location, scale = self._tensors()
-        probability = torch.from_numpy(levels)[:, None, None]
+        probability = torch.from_numpy(levels if levels.ndim == 3 else levels[:, None, None])
         values: FloatArray = self.distribution.quantile(probability, location, scale).numpy()
         return values
 
-    def _wrap(self, values: NDArray[Any], first: list[str]) -> xr.DataArray:
-        """Values ``[1 or more, S, P]`` with the coordinates and dim order of the forecast."""
+    def _wrap(
+        self, values: NDArray[Any], first: list[str], long_name: str, method: str = ""
+    ) -> xr.DataArray:
+        """Give values ``[1 or more, S, P]`` the coordinates, dims and attributes of the forecast."""
         field = as_field(self.template, self.target, "the forecast")
-        axes = find_axes(field)
-        leading = case_dims(axes)
+        leading = case_dims(find_axes(field))
         sizes = [field.sizes[dim] for dim in leading]
         shape = [len(values)] if first else []
         array = values.reshape(*shape, *sizes, *self.frame.grid.shape).astype(np.float32)
-        return self.frame.wrap(array, [*first, *leading], field)
-
-    def _attrs(self, long_name: str) -> dict[str, Any]:
-        before = as_field(self.template, self.target, "the forecast").attrs
-        kept = {k: before[k] for k in ("standard_name", "units") if k in before}
-        return {"long_name": long_name, **kept}
+        result = self.frame.wrap(array, [*first, *leading], field)
+        methods = f"{field.attrs.get('cell_methods', '')} {method}".strip()
+        kept = {name: value for name, value in field.attrs.items() if name not in _OF_VALUES}
+        result.attrs = {"long_name": long_name, **kept}
+        if methods:
+            result.attrs["cell_methods"] = methods
+        if "grid_mapping" in field.encoding:
+            result.encoding["grid_mapping"] = field.encoding["grid_mapping"]
+        return result
 
     def _dataset(self, variables: dict[str, xr.DataArray]) -> xr.Dataset:
+        """Join variables, the forecast's attributes, and what coordinates and variables refer to."""
         attrs = {**self.template.attrs} if isinstance(self.template, xr.Dataset) else {}
         attrs |= {"Conventions": _CONVENTIONS, "distribution": self.distribution.name}
-        return xr.Dataset(variables, attrs=attrs)
+        dataset = xr.Dataset(variables, attrs=attrs)
+        if isinstance(self.template, xr.DataArray):
+            return dataset
+        told = [{**v.attrs, **v.encoding} for v in dataset.variables.values()]
+        named = {each.get(key) for each in told for key in ("bounds", "grid_mapping")}
+        missing = [n for n in self.template.variables if n in named and n not in dataset]
+        return dataset.assign({name: self.template[name] for name in missing})

@@ -15,25 +15,28 @@ from numpy.typing import NDArray
 import scisparse.arrays as arrays
 from scisparse.errors import CheckpointError, DataError, OptionError
 from scisparse.grids import Grid, grid_from_dict
-from scisparse.losses import Distribution, distribution
+from scisparse.losses import distribution as distribution_of
 from scisparse.postprocess.checkpoint import read_checkpoint, write_checkpoint
-from scisparse.postprocess.methods import METHODS, Network, Options, Training
+from scisparse.postprocess.fitted import Fitted
+from scisparse.postprocess.methods import METHODS, Training
+from scisparse.postprocess.options import Options
 from scisparse.postprocess.output import Predicted
 from scisparse.postprocess.samples import (
     Forecast,
-    align,
     as_field,
-    check_same_units,
+    predictor_units,
     read_forecast,
     read_observed,
+    same_units,
 )
 from scisparse.postprocess.standard import Standard
+from scisparse.postprocess.times import align, calendar_of
 
 __all__ = ["PostProcessor"]
 
 FloatArray = NDArray[np.float64]
-_FEWEST_CASES = 3
-_BATCH = 64
+_Object = xr.Dataset | xr.DataArray
+_FEWEST_TIMES = 3
 
 
 class PostProcessor:
@@ -42,17 +45,17 @@ class PostProcessor:
     Parameters
     ----------
     method
-        ``"emos"``: one set of regression coefficients (Gneiting et al. 2005). ``"emos_local"``: own coefficients at every
-        point, shrunk to the shared ones. ``"local"``: an untied stencil, each point reading its surroundings with its own
-        weights. ``"unet_local"``: a U-Net whose output is added through an untied head that starts as the identity
-        (Groenquist et al. 2021).
+        ``"emos"``: one set of regression coefficients (Gneiting et al. 2005). ``"emos_local"``: own
+        coefficients at every point, shrunk to the shared ones. ``"local"``: an untied stencil, each
+        point reading its surroundings with its own weights. ``"unet_local"``: a U-Net whose output is
+        added through an untied head that starts as the identity (Groenquist et al. 2021).
     target
         Name of the variable to correct, in the forecast; the observation may have another name.
     distribution
         ``"normal"``, or for what cannot be negative ``"truncated_normal"`` or ``"censored_normal"`` at 0.
     groups
-        Coordinate along the members whose values tell groups apart, such as the models of a multi-model ensemble; each group
-        is corrected on its own.
+        Coordinate along the members whose values tell groups apart, such as the models of a
+        multi-model ensemble; each group is corrected on its own.
     options
         Of the training.
     seed
@@ -63,7 +66,7 @@ class PostProcessor:
     Raises
     ------
     OptionError
-        `method` or `distribution` is unknown.
+        `method` or `distribution` is unknown, or `seed` or `options` of another kind.
 
     References
     ----------
@@ -73,7 +76,7 @@ class PostProcessor:
     Examples
     --------
     >>> from scisparse.datasets import simulated_ensemble
-    >>> data = simulated_ensemble(nlat=8, nlon=16, times=40, members=5)
+    >>> data = simulated_ensemble((8, 16), times=40, members=5)
     >>> model = PostProcessor("emos", target="temperature")
     >>> model.fit(data.isel(time=slice(0, 30)), data["observed"])
     PostProcessor('emos', target='temperature', fitted on 30 cases, LatLonGrid(8 x 16, ...))
@@ -97,22 +100,30 @@ class PostProcessor:
             raise OptionError(
                 f"`method` (={method!r}) must be one of {', '.join(map(repr, METHODS))}"
             )
-        self.method, self.target, self.groups, self.seed = method, target, groups, seed
-        self.distribution: Distribution = _distribution(distribution)
-        self.options = options if options is not None else Options()
+        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+            raise OptionError(f"`seed` (={seed!r}) must be a whole number from 0 to 2**63 - 1")
+        if not isinstance(options, Options | None):
+            raise OptionError(
+                f"`options` (={options!r}) must be an Options, such as Options(epochs=50)"
+            )
+        self.method, self.target, self.groups, self.seed = method, target, groups, int(seed)
+        self.distribution = distribution_of(distribution)
+        self.options = Options() if options is None else options
         self.progress = progress
-        self._fitted: _Fitted | None = None
+        self._fitted: Fitted | None = None
 
-    def fit(self, forecast: xr.Dataset | xr.DataArray, observed: xr.Dataset | xr.DataArray) -> Self:
+    def fit(self, forecast: _Object, observed: _Object) -> Self:
         """Learn the correction from the times that forecast and observation share.
 
         Parameters
         ----------
         forecast
-            Variable `target` with dims time and grid, and members if it is an ensemble, in any order; other variables of a
-            Dataset on the same grid are predictors. Further dims, such as lead time, are more cases.
+            Variable `target` with dims time and grid, and members if it is an ensemble, in any order;
+            other variables of a Dataset on the same grid are predictors. Further dims, such as lead
+            time, are more cases.
         observed
-            The truth on the same grid, NaN where missing.
+            The truth on the same grid, NaN where missing; without the further dims, it holds for all
+            of them.
 
         Returns
         -------
@@ -122,45 +133,48 @@ class PostProcessor:
         Raises
         ------
         DataError, GridError
-            Grids, units, calendars or dims do not fit, values are infinite, no times are common or fewer than 3.
+            Grids, units, calendars or dims do not fit, values are infinite, no times are common or
+            fewer than 3.
         """
-        forecast = _without(forecast, observed, self.target)
-        units = check_same_units(forecast, observed, self.target)
-        forecast, observed = align(forecast, observed)
-        frame = arrays.Frame.of(as_field(forecast, self.target, "the forecast"))
+        field = as_field(forecast, self.target, "the forecast")
         seen = as_field(observed, self.target, "the observation", only=True)
-        frame_seen = arrays.Frame.on(seen, frame.grid, "the observation")
+        units = same_units(field, seen)
+        if isinstance(forecast, xr.Dataset) and seen.name != self.target:
+            # The truth must not be a predictor of itself.
+            forecast = forecast.drop_vars([n for n in forecast.data_vars if n == seen.name])
+        forecast, seen = align(forecast, field, seen)
+        frame = arrays.Frame.of(field)
         cases = read_forecast(forecast, self.target, frame, self.groups)
+        frame_seen = arrays.Frame.on(seen, frame.grid, "the observation")
         truth = read_observed(seen, self.target, frame_seen, cases.leading)
-        usable = (np.isfinite(truth) & np.isfinite(cases.mean).all(1)).any(1)
-        if usable.sum() < _FEWEST_CASES:
-            raise DataError(
-                f"{int(usable.sum())} cases have both a forecast and an observation of {self.target!r}; at least "
-                f"{_FEWEST_CASES} are needed: train on more times"
-            )
-        keep = np.flatnonzero(usable)
-        cases, truth = cases.take(keep), truth[keep]
-        standard = Standard.of(cases, truth)
-        weights = np.where(np.isfinite(truth).any(0), frame.grid.areas, 0.0)
+        cases, truth = _usable(cases, truth, self.target)
         training = Training(
-            cases,
-            truth,
-            standard,
-            frame.grid,
-            weights,
-            self.distribution,
-            self.options,
-            self.progress,
+            forecast=cases,
+            observed=truth,
+            standard=Standard.of(cases, truth),
+            grid=frame.grid,
+            weights=np.where(np.isfinite(truth).any(0), frame.grid.areas, 0.0),
+            distribution=self.distribution,
+            options=self.options,
+            progress=self.progress,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = METHODS[self.method].fit(training)
-        self._fitted = _Fitted(network.eval(), standard, frame.grid, units, cases.names, len(keep))
+            network = METHODS[self.method].fit(training).eval()
+        self._fitted = Fitted(
+            network=network,
+            standard=training.standard,
+            grid=frame.grid,
+            units=predictor_units(forecast, cases.names) | ({self.target: units} if units else {}),
+            names=cases.names,
+            calendar=calendar_of(field),
+            cases=len(truth),
+        )
         return self
 
     def predict(
         self,
-        forecast: xr.Dataset | xr.DataArray,
+        forecast: _Object,
         *,
         members: bool = False,
         quantiles: Sequence[float] | None = None,
@@ -170,39 +184,34 @@ class PostProcessor:
         Parameters
         ----------
         forecast
-            As in :meth:`fit`; its dims may come in another order, latitude may run the other way, longitude may start elsewhere.
+            As in :meth:`fit`; its dims may come in another order, latitude may run the other way,
+            longitude may start elsewhere.
         members
-            Return as many corrected members as the forecast has, with its rank order (ensemble copula coupling).
+            Return as many corrected members as the forecast has, with its rank order (ensemble copula
+            coupling).
         quantiles
             Return these quantiles.
 
         Returns
         -------
         Dataset
-            ``<target>_mean`` and ``<target>_std``; or ``<target>`` with members; or ``<target>_quantile``. Dims, coordinates and
-            attributes as in the forecast. NaN where the forecast is missing, or nothing was observed in training.
+            ``<target>_mean`` and ``<target>_std``, with a bounded distribution also its parameters
+            ``<target>_location`` and ``<target>_scale``; or ``<target>`` with members; or
+            ``<target>_quantile``. Dims, coordinates and attributes as in the forecast. NaN where the
+            forecast is missing, or nothing was observed in training.
 
         Raises
         ------
         DataError
-            Not fitted, or grid, units, variables or groups differ from those of the training; both are named.
+            Not fitted, or grid, units, calendar, variables or groups differ from those of the
+            training; both are named.
         OptionError
-            `members` and `quantiles` are both asked for.
+            `members` and `quantiles` are both asked for, or cannot be given.
         """
         fitted = self._require_fit()
         if members and quantiles is not None:
             raise OptionError("`members` and `quantiles` are both given; ask for one of them")
-        field = as_field(forecast, self.target, "the forecast")
-        arrays.check_units("the forecast", field.attrs.get("units"), fitted.units)
-        frame = arrays.Frame.on(field, fitted.grid, "the forecast")
-        cases = read_forecast(
-            _only(forecast, self.target, fitted.names), self.target, frame, self.groups
-        )
-        if cases.names != fitted.names:
-            raise DataError(
-                f"the forecast has predictors {list(cases.names)} but the model was trained on {list(fitted.names)}; "
-                "give the same variables and groups of members"
-            )
+        frame, cases = fitted.read(forecast, self.target, self.groups)
         location, scale = fitted.apply(cases)
         predicted = Predicted(location, scale, self.distribution, self.target, frame, forecast)
         if members:
@@ -237,8 +246,9 @@ class PostProcessor:
             "seed": self.seed,
             "options": asdict(self.options),
             "grid": fitted.grid.to_dict(),
-            "units": fitted.units,
+            "units": dict(fitted.units),
             "names": list(fitted.names),
+            "calendar": fitted.calendar,
             "cases": fitted.cases,
             "versions": {"scisparse": _version(), "torch": str(torch.__version__)},
         }
@@ -272,16 +282,23 @@ class PostProcessor:
             network = METHODS[model.method].restore(
                 grid, len(spec["names"]), model.options, parts["network"]
             )
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            model._fitted = Fitted(
+                network=network.eval(),
+                standard=standard,
+                grid=grid,
+                units=dict(spec["units"]),
+                names=tuple(spec["names"]),
+                calendar=spec["calendar"],
+                cases=int(spec["cases"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise CheckpointError(
-                f"{os.fspath(path)}: its content does not fit together ({error}); save the model again"
+                f"{os.fspath(path)}: its content does not fit together ({reason}); save the model again"
             ) from error
-        model._fitted = _Fitted(
-            network.eval(), standard, grid, spec["units"], tuple(spec["names"]), spec["cases"]
-        )
         return model
 
-    def _require_fit(self) -> _Fitted:
+    def _require_fit(self) -> Fitted:
         if self._fitted is None:
             raise DataError("the post-processor is not fitted; call fit(forecast, observed) first")
         return self._fitted
@@ -293,64 +310,16 @@ class PostProcessor:
         return f"PostProcessor({self.method!r}, target={self.target!r}, {state})"
 
 
-class _Fitted:
-    """What training leaves behind."""
-
-    def __init__(
-        self,
-        network: Network,
-        standard: Standard,
-        grid: Grid,
-        units: str | None,
-        names: tuple[str, ...],
-        cases: int,
-    ) -> None:
-        self.network, self.standard, self.grid = network, standard, grid
-        self.units, self.names, self.cases = units, names, cases
-
-    def apply(self, forecast: Forecast) -> tuple[FloatArray, FloatArray]:
-        """Location and scale ``[S, P]`` in units of the target."""
-        anomalies = self.standard.predictors(forecast)
-        spread = self.standard.spread(forecast)
-        missing = ~np.isfinite(anomalies).all(1)
-        # A neighbour without a value tells nothing: its anomaly is 0. The point itself stays missing.
-        anomalies = np.nan_to_num(anomalies, nan=0.0).transpose(0, 2, 1)
-        parts = []
-        with torch.no_grad():
-            for start in range(0, len(anomalies), _BATCH):
-                batch = slice(start, start + _BATCH)
-                inputs = [
-                    torch.from_numpy(np.ascontiguousarray(a[batch]))
-                    for a in (anomalies, np.nan_to_num(spread, nan=1.0))
-                ]
-                parts.append([t.double().numpy() for t in self.network(*inputs)])
-        location, scale = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
-        location = self.standard.mean + self.standard.std * location
-        scale = self.standard.std * scale
-        return np.where(missing, np.nan, location), np.where(missing, np.nan, scale)
-
-
-def _distribution(name: str) -> Distribution:
-    return distribution(name)
-
-
-def _without(
-    forecast: xr.Dataset | xr.DataArray, observed: xr.Dataset | xr.DataArray, target: str
-) -> xr.Dataset | xr.DataArray:
-    """Forecast without the observation, which must not be a predictor of itself."""
-    if isinstance(forecast, xr.DataArray):
-        return forecast
-    names = [observed.name] if isinstance(observed, xr.DataArray) else list(observed.data_vars)
-    return forecast.drop_vars([n for n in names if n in forecast and n != target])
-
-
-def _only(
-    forecast: xr.Dataset | xr.DataArray, target: str, names: Sequence[str]
-) -> xr.Dataset | xr.DataArray:
-    """Variables that the model was trained on; others do no harm."""
-    if isinstance(forecast, xr.DataArray):
-        return forecast
-    return forecast[[name for name in forecast.data_vars if name == target or name in names]]
+def _usable(cases: Forecast, truth: FloatArray, target: str) -> tuple[Forecast, FloatArray]:
+    """Cases that have a forecast and an observation somewhere."""
+    usable = (np.isfinite(truth) & np.isfinite(cases.mean).all(1)).any(1)
+    times = len(np.unique(cases.time[usable]))
+    if times < _FEWEST_TIMES:
+        raise DataError(
+            f"forecast and observation of {target!r} are both there at {times} of the common times; at "
+            f"least {_FEWEST_TIMES} are needed: train on more times"
+        )
+    return cases.take(np.flatnonzero(usable)), truth[usable]
 
 
 def _version() -> str:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
 from scisparse.arrays import Axes, Frame, check_units, find_axes
 from scisparse.errors import DataError
 
-__all__ = ["Forecast", "align", "as_field", "read_forecast", "read_observed"]
+__all__ = [
+    "Forecast",
+    "as_field",
+    "case_dims",
+    "predictor_units",
+    "read_forecast",
+    "read_observed",
+    "same_units",
+]
 
 FloatArray = NDArray[np.float64]
+_Object = xr.Dataset | xr.DataArray
 
 
 @dataclass(frozen=True)
@@ -25,12 +33,15 @@ class Forecast:
     Attributes
     ----------
     mean, variance
-        Mean and variance (n - 1) over the members of each group, ``[S, G, P]``: S cases (times and extra dims), G groups of
-        members, P points. The variance of one member is 0. NaN where no member has a value.
+        Mean and variance (n - 1) over the members of each group, ``[S, G, P]``: S cases (times and
+        extra dims), G groups of members, P points. NaN where no member has a value; the variance
+        also where only one has.
     extra
         Other predictors, ``[S, F, P]``.
     names
         Names of groups and other predictors, by which a later forecast must match.
+    time
+        Number of the time of each case, rising, ``[S]``: cases of one time are not independent.
     leading
         Dims of the cases, with their lengths.
     """
@@ -39,6 +50,7 @@ class Forecast:
     variance: FloatArray
     extra: FloatArray
     names: tuple[str, ...]
+    time: NDArray[np.int64]
     leading: dict[str, int]
 
     def take(self, cases: NDArray[np.int64]) -> Forecast:
@@ -48,6 +60,7 @@ class Forecast:
             self.variance[cases],
             self.extra[cases],
             self.names,
+            self.time[cases],
             {"case": len(cases)},
         )
 
@@ -58,45 +71,62 @@ class Forecast:
             self.variance[..., points],
             self.extra[..., points],
             self.names,
+            self.time,
             self.leading,
         )
 
 
-def as_field(
-    data: xr.Dataset | xr.DataArray, target: str, what: str, *, only: bool = False
-) -> xr.DataArray:
-    """Pick variable `target` of a Dataset, or take a DataArray as it is.
+def as_field(data: _Object, target: str, what: str, *, only: bool = False) -> xr.DataArray:
+    """Pick variable `target` of a Dataset, or take a DataArray of that name, or of none.
+
+    Parameters
+    ----------
+    data
+        Dataset or DataArray.
+    target
+        Name of the variable.
+    what
+        Name of `data` for errors.
+    only
+        Whether another name is taken too, where there is but one variable.
 
     Raises
     ------
     DataError
-        The Dataset has no such variable; those that it has are named.
+        There is no such variable, those that there are are named; or its values are not numbers.
     """
-    if isinstance(data, xr.DataArray):
-        return data
-    if only and target not in data and len(data.data_vars) == 1:
-        return data[next(iter(data.data_vars))]
-    if target not in data:
+    if not isinstance(data, xr.DataArray | xr.Dataset):
+        raise DataError(
+            f"{what} is of type {type(data).__name__}; it must be an xarray DataArray or Dataset"
+        )
+    field = data if isinstance(data, xr.DataArray) else data.get(target)
+    if field is None and only and len(data.data_vars) == 1:
+        field = next(iter(data.data_vars.values()))
+    if field is None:
         names = ", ".join(repr(str(name)) for name in data.data_vars) or "none"
-        raise DataError(f"{what} has no variable {target!r}; it has {names}: pass target=")
-    return data[target]
+        raise DataError(f"{what} has no variable {target!r} among {names}; name or select one")
+    if not only and field.name not in (None, target):
+        raise DataError(
+            f"{what} is {str(field.name)!r} but {target!r} is needed; give that variable, or rename it"
+        )
+    return _checked_type(field, str(field.name or target), what)
 
 
-def read_forecast(
-    forecast: xr.Dataset | xr.DataArray, target: str, frame: Frame, groups: str | None
-) -> Forecast:
+def read_forecast(forecast: _Object, target: str, frame: Frame, groups: str | None) -> Forecast:
     """Reduce a forecast to the canonical grid of `frame`.
 
     Parameters
     ----------
     forecast
-        Variable `target` and, in a Dataset, further predictors with the same dims, with or without members and times.
+        Variable `target` and, in a Dataset, further predictors with the same dims, with or without
+        members and times.
     target
         Name of the variable to correct.
     frame
         Where the forecast lies.
     groups
-        Coordinate along the members whose values tell groups apart, such as the models of a multi-model ensemble.
+        Coordinate along the members whose values tell groups apart, such as the models of a
+        multi-model ensemble.
 
     Raises
     ------
@@ -106,27 +136,29 @@ def read_forecast(
     field = as_field(forecast, target, "the forecast")
     axes = find_axes(field)
     leading = case_dims(axes)
-    member = [] if axes.member is None else [axes.member]
-    values = _finite(frame.values(field, [*leading, *member]), target, "the forecast")
-    points = values.reshape(*values.shape[: len(leading)], -1 if member else 1, frame.grid.size)
-    cases = points.reshape(-1, *points.shape[-2:])
-    labels = _group_labels(field, axes, groups)
-    names, parts = [], []
-    for label in dict.fromkeys(labels):
-        names.append(f"{target}[{label}]" if label else target)
-        parts.append(_moments(cases[:, np.asarray(labels) == label]))
-    extra_names, extra = _predictors(forecast, target, frame, leading, field)
+    sizes = {dim: field.sizes[dim] for dim in leading}
+    labels = np.asarray(_group_labels(field, axes, groups))
+    cases = _members(field, axes, leading, frame, target)
+    # Sorted by name: the order of members and variables in a file means nothing.
+    parts = {label: _moments(cases[:, labels == label]) for label in sorted(set(labels))}
+    names = [f"{target}[{label}]" if label else target for label in parts]
+    extra = {
+        name: _predictor(other, leading, frame, sizes)
+        for name, other in _others(forecast, target, frame)
+    }
+    count, times = len(cases), 1 if axes.time is None else sizes[axes.time]
     return Forecast(
-        mean=np.stack([mean for mean, _ in parts], 1),
-        variance=np.stack([variance for _, variance in parts], 1),
-        extra=extra,
-        names=(*names, *extra_names),
-        leading={dim: field.sizes.get(dim, 1) for dim in leading},
+        mean=np.stack([mean for mean, _ in parts.values()], 1),
+        variance=np.stack([variance for _, variance in parts.values()], 1),
+        extra=np.stack(list(extra.values()), 1) if extra else np.empty((count, 0, frame.grid.size)),
+        names=(*names, *extra),
+        time=np.repeat(np.arange(times), count // times),
+        leading=sizes,
     )
 
 
 def read_observed(
-    observed: xr.Dataset | xr.DataArray, target: str, frame: Frame, leading: dict[str, int]
+    observed: xr.DataArray, target: str, frame: Frame, leading: dict[str, int]
 ) -> FloatArray:
     """Observations ``[S, P]`` on the canonical grid, repeated along the dims they do not have.
 
@@ -135,81 +167,50 @@ def read_observed(
     DataError
         Values are infinite or all missing.
     """
-    field = as_field(observed, target, "the observation", only=True)
-    axes = find_axes(field)
+    axes = find_axes(observed)
     if axes.member is not None:
         raise DataError(
             f"the observation has members along {axes.member!r}; select one, or take their mean, first"
         )
-    values = _finite(frame.values(field, list(leading)), target, "the observation")
+    name = str(observed.name or target)
+    values = _finite(frame.values(observed, list(leading)), name, "the observation")
     values = np.broadcast_to(values, (*leading.values(), *frame.grid.shape))
     return values.reshape(-1, frame.grid.size)
 
 
-def align(
-    forecast: xr.Dataset | xr.DataArray, observed: xr.Dataset | xr.DataArray
-) -> tuple[xr.Dataset | xr.DataArray, xr.Dataset | xr.DataArray]:
-    """Keep the times that both have, in rising order; the time dim of the forecast names both.
+def case_dims(axes: Axes) -> list[str]:
+    """Dims that number the cases: time first, the others by name."""
+    return [*([] if axes.time is None else [axes.time]), *sorted(axes.extra)]
+
+
+def same_units(field: xr.DataArray, observed: xr.DataArray) -> str | None:
+    """Units of the target, the same in forecast and observation; ``None`` when neither tells.
 
     Raises
     ------
     DataError
-        There is no time dim, a time repeats, calendars differ, or no time is common; both ranges are named.
+        They differ; both are named.
     """
-    dims = [find_axes(data).time for data in (forecast, observed)]
-    for what, dim in zip(("the forecast", "the observation"), dims, strict=True):
-        if dim is None:
-            raise DataError(
-                f"{what} has no time dim; give its time coordinate the CF attribute axis='T'"
-            )
-    indexes = [
-        _times(data, str(dim), what)
-        for data, dim, what in zip(
-            (forecast, observed), dims, ("the forecast", "the observation"), strict=True
-        )
-    ]
-    if type(indexes[0]) is not type(indexes[1]):
-        kinds = [_calendar(index) for index in indexes]
-        raise DataError(
-            f"the forecast is on calendar {kinds[0]} and the observation on {kinds[1]}; convert one with "
-            ".convert_calendar"
-        )
-    common = indexes[0].intersection(indexes[1]).sort_values()
-    if len(common) == 0:
-        ranges = [f"{index.min()} to {index.max()}" if len(index) else "empty" for index in indexes]
-        raise DataError(
-            f"no common times: the forecast covers {ranges[0]} and the observation {ranges[1]}; select overlapping periods"
-        )
-    first = forecast.isel({dims[0]: indexes[0].get_indexer(common)})
-    second = observed.isel({dims[1]: indexes[1].get_indexer(common)})
-    if dims[0] != dims[1]:
-        second = second.rename({dims[1]: dims[0]})
-    return first, second
+    expected, units = (data.attrs.get("units") for data in (field, observed))
+    check_units(f"the observation{_quoted(observed)}", units, expected)
+    known = units if expected is None else expected
+    return None if known is None else str(known)
 
 
-def case_dims(axes: Axes) -> list[str]:
-    """Dims that number the cases: time first."""
-    return [*([] if axes.time is None else [axes.time]), *axes.extra]
-
-
-def _times(data: xr.Dataset | xr.DataArray, dim: str, what: str) -> pd.Index:
-    if dim not in data.indexes:
-        raise DataError(f"{what} has no coordinate for its time dim {dim!r}; assign one")
-    index: pd.Index = data.indexes[dim]
-    if index.has_duplicates:
-        repeated = index[index.duplicated()][0]
-        raise DataError(
-            f"time {repeated} repeats in {what}; keep one of each, for example with .drop_duplicates({dim!r})"
-        )
-    return index
-
-
-def _calendar(index: pd.Index) -> str:
-    return str(getattr(index, "calendar", "standard" if index.dtype.kind == "M" else index.dtype))
+def predictor_units(forecast: _Object, names: Sequence[str]) -> dict[str, str]:
+    """Units of those variables of `names` that tell them."""
+    if isinstance(forecast, xr.DataArray):
+        return {}
+    found = {name: forecast[name].attrs.get("units") for name in names if name in forecast}
+    return {name: str(units) for name, units in found.items() if units is not None}
 
 
 def _group_labels(field: xr.DataArray, axes: Axes, groups: str | None) -> list[str]:
     if axes.member is None:
+        if groups is not None:
+            raise DataError(
+                f"`groups` is {groups!r} but the forecast has no members; leave `groups` out"
+            )
         return [""]
     size = field.sizes[axes.member]
     if size == 0:
@@ -217,11 +218,22 @@ def _group_labels(field: xr.DataArray, axes: Axes, groups: str | None) -> list[s
     if groups is None:
         return [""] * size
     if groups not in field.coords or field[groups].dims != (axes.member,):
+        names = [str(name) for name, c in field.coords.items() if c.dims == (axes.member,)]
         raise DataError(
-            f"`groups` is {groups!r} but the forecast has no such coordinate along {axes.member!r}; it has "
-            f"{[str(name) for name, c in field.coords.items() if c.dims == (axes.member,)]}"
+            f"`groups` is {groups!r} but the forecast has no such coordinate along its members; "
+            f"along {axes.member!r} it has {names}"
         )
     return [str(value) for value in field[groups].values]
+
+
+def _members(
+    field: xr.DataArray, axes: Axes, leading: Sequence[str], frame: Frame, name: str
+) -> FloatArray:
+    """Values ``[S, R, P]``, where dims of `leading` that `field` lacks have length 1."""
+    member = [] if axes.member is None else [axes.member]
+    values = _finite(frame.values(field, [*leading, *member]), name, "the forecast")
+    count = field.sizes[member[0]] if member else 1
+    return values.reshape(-1, count, frame.grid.size)
 
 
 def _moments(members: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -231,44 +243,44 @@ def _moments(members: FloatArray) -> tuple[FloatArray, FloatArray]:
     total = np.where(present, members, 0.0).sum(1)
     mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
     squares = np.where(present, members - mean[:, None], 0.0) ** 2
-    variance = squares.sum(1) / np.maximum(count - 1, 1)
-    return mean, np.where(count > 0, variance, np.nan)
+    variance = np.divide(
+        squares.sum(1), count - 1, out=np.full(total.shape, np.nan), where=count > 1
+    )
+    return mean, variance
 
 
-def _predictors(
-    forecast: xr.Dataset | xr.DataArray,
-    target: str,
-    frame: Frame,
-    leading: Sequence[str],
-    field: xr.DataArray,
-) -> tuple[list[str], FloatArray]:
-    """Every other variable on the grid: its mean over members, repeated along the dims it does not have."""
-    names, parts = [], []
-    sizes = tuple(field.sizes.get(dim, 1) for dim in leading)
-    others = [] if isinstance(forecast, xr.DataArray) else [str(n) for n in forecast.data_vars]
-    for name in others:
-        other = forecast[name]
-        if name == target or not set(frame.space) <= set(other.dims):
-            continue
-        axes = find_axes(other)
-        foreign = set(axes.extra) - set(leading)
-        if foreign:
-            raise DataError(
-                f"predictor {name!r} has dims {sorted(foreign)} that {target!r} lacks; reduce or drop it"
-            )
-        member = [] if axes.member is None else [axes.member]
-        values = _finite(
-            frame.values(other.astype(np.float64), [*leading, *member]), name, "the forecast"
+def _others(forecast: _Object, target: str, frame: Frame) -> Iterator[tuple[str, xr.DataArray]]:
+    """Every other variable on the grid, by name; bounds of coordinates are none."""
+    if isinstance(forecast, xr.DataArray):
+        return
+    bounds = {coord.attrs.get("bounds") for coord in forecast.coords.values()}
+    for name in sorted({str(name) for name in forecast.data_vars} - {target} - bounds):
+        if set(frame.space) <= set(forecast[name].dims):
+            yield name, _checked_type(forecast[name], name, "the forecast")
+
+
+def _predictor(
+    other: xr.DataArray, leading: Sequence[str], frame: Frame, sizes: dict[str, int]
+) -> FloatArray:
+    """Mean over members ``[S, P]``, repeated along the dims that it does not have."""
+    axes = find_axes(other)
+    foreign = sorted({*case_dims(axes)} - {*leading})
+    if foreign:
+        raise DataError(
+            f"predictor {str(other.name)!r} has dims {foreign} that the target lacks; reduce or drop it"
         )
-        values = values.reshape(*values.shape[: len(leading)], -1 if member else 1, frame.grid.size)
-        mean = _moments(values.reshape(-1, *values.shape[-2:]))[0]
-        mean = np.broadcast_to(
-            mean.reshape(*values.shape[: len(leading)], -1), (*sizes, frame.grid.size)
+    mean = _moments(_members(other, axes, leading, frame, str(other.name)))[0]
+    own = [other.sizes.get(dim, 1) for dim in leading]
+    repeated = np.broadcast_to(mean.reshape(*own, -1), (*sizes.values(), frame.grid.size))
+    return repeated.reshape(-1, frame.grid.size)
+
+
+def _checked_type(field: xr.DataArray, name: str, what: str) -> xr.DataArray:
+    if field.dtype.kind not in "fiub":
+        raise DataError(
+            f"variable {name!r} of {what} has dtype {field.dtype}; it must hold numbers: convert or drop it"
         )
-        names.append(name)
-        parts.append(mean.reshape(-1, frame.grid.size))
-    cases = int(np.prod(sizes))
-    return names, np.stack(parts, 1) if parts else np.empty((cases, 0, frame.grid.size))
+    return field
 
 
 def _finite(values: FloatArray, name: str, what: str) -> FloatArray:
@@ -276,20 +288,15 @@ def _finite(values: FloatArray, name: str, what: str) -> FloatArray:
         raise DataError(
             f"variable {name!r} of {what} is empty, of shape {values.shape}; check the selection"
         )
-    if np.isinf(values).any():
+    infinite = int(np.isinf(values).sum())
+    if infinite:
         raise DataError(
-            f"variable {name!r} of {what} has {int(np.isinf(values).sum())} infinite values; mark missing values as NaN"
+            f"variable {name!r} of {what} has {infinite} infinite values; mark missing values as NaN"
         )
     if np.isnan(values).all():
         raise DataError(f"variable {name!r} of {what} is NaN everywhere; check file and selection")
     return values
 
 
-def check_same_units(
-    forecast: xr.Dataset | xr.DataArray, observed: xr.Dataset | xr.DataArray, target: str
-) -> str | None:
-    """Units of the target, the same in forecast and observation; ``None`` when neither tells."""
-    expected = as_field(forecast, target, "the forecast").attrs.get("units")
-    units = as_field(observed, target, "the observation", only=True).attrs.get("units")
-    check_units("the observation", units, expected)
-    return expected if expected is not None else units
+def _quoted(field: xr.DataArray) -> str:
+    return "" if field.name is None else f" {str(field.name)!r}"

@@ -1,12 +1,15 @@
 """Standardised anomalies: the space in which every method works.
 
-Observation and group means become departures from their own climatology at each point, in units of their own spread there::
+Observation and group means become departures from their own climatology at each point, in units of
+their own spread there::
 
-    z = (y - m) / s            a_g = (xbar_g - m_g) / s_g,    s_g^2 = E[variance over members] + Var[xbar_g]
+    z = (y - m) / s      a_g = (xbar_g - m_g) / s_g,    s_g^2 = E[variance over members] + Var[xbar_g]
 
-``s_g`` is the spread of single members, so that a forecast with little signal has small anomalies.  With few cases the
-statistics of a point are noise; they are shrunk towards the field by empirical Bayes: the bias by its sampling variance, the
-log variances by the trigamma of their degrees of freedom (Smyth 2004).  With many cases nothing is shrunk.
+``s_g`` is the spread of single members, so that a forecast with little signal has small anomalies.
+With few cases the statistics of a point are noise; they are shrunk towards the field by empirical
+Bayes: the bias by its sampling variance, the log variances by the trigamma of their degrees of
+freedom (Smyth 2004).  With many cases nothing is shrunk.  A predictor that never varied at a point
+says nothing there: its anomaly is 0, whatever it does later.
 
 References
 ----------
@@ -29,7 +32,8 @@ from scisparse.postprocess.samples import Forecast
 __all__ = ["Standard"]
 
 FloatArray = NDArray[np.float64]
-_SMALLEST = 1e-6  # spread of a point relative to the field's, below which it counts as constant
+# Spread relative to the field's usual one, or to the value itself, below which a point is constant.
+_SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,9 @@ class Standard:
     mean, std
         Of the observation, ``[P]``; NaN where it was never observed.
     forecast_mean, forecast_std
-        Of groups and other predictors, ``[F, P]``.
+        Of groups and other predictors, ``[F, P]``; the spread of a constant is infinite.
     forecast_variance
-        Mean variance over the members of each group, ``[G, P]``.
+        Mean variance over the members of each group, ``[G, P]``; 0 where it is not known.
     """
 
     mean: FloatArray
@@ -58,19 +62,21 @@ class Standard:
         with warnings.catch_warnings():
             # Points without any value give NaN, which is what they are.
             warnings.simplefilter("ignore", RuntimeWarning)
-            mean = np.nanmean(forecast.mean, 0)
-            variance = np.nanmean(forecast.variance, 0)
+            variance = np.nan_to_num(np.nanmean(forecast.variance, 0))
             spread = np.sqrt(variance + np.nanvar(forecast.mean, 0))
-            extra_mean, extra_std = np.nanmean(forecast.extra, 0), np.nanstd(forecast.extra, 0)
-            errors = observed - np.nanmean(forecast.mean, 1)
-            bias = _shrink_means(errors)
-            climate = np.nanmean(np.nanmean(forecast.mean, 1) + 0 * observed, 0)
-            std = _shrink_stds(observed)
+            spreads = np.concatenate([spread, np.nanstd(forecast.extra, 0)])
+            means = np.nanmean(np.concatenate([forecast.mean, forecast.extra], 1), 0)
+            usual = np.nanmean(spreads, 1, keepdims=True)
+            mean = _shrunk_mean(np.nanmean(forecast.mean, 1), observed)
+            std = _shrunk_std(observed)
+        constant = spreads <= _SMALLEST * np.maximum(usual, np.abs(means))
+        # The smallest spread keeps points that never vary from dividing by 0.
+        smallest = max(_SMALLEST * float(std[np.isfinite(std)].mean()), 1e-30)
         return cls(
-            mean=climate + bias,
-            std=_positive(std),
-            forecast_mean=np.concatenate([mean, extra_mean]),
-            forecast_std=np.concatenate([_positive(spread), _positive(extra_std)]),
+            mean=mean,
+            std=np.maximum(std, smallest),
+            forecast_mean=means,
+            forecast_std=np.where(constant, np.inf, spreads),
             forecast_variance=variance,
         )
 
@@ -84,13 +90,15 @@ class Standard:
         return (values - self.forecast_mean) / self.forecast_std
 
     def spread(self, forecast: Forecast) -> FloatArray:
-        """Variance over members relative to its mean at the point, averaged over groups, ``[S, P]``."""
+        """Variance over members relative to its mean at the point, averaged over groups, ``[S, P]``.
+
+        1, which says nothing, where there are too few members, now or in training.
+        """
         usual = self.forecast_variance
-        ratio = np.divide(
-            forecast.variance, usual, out=np.ones_like(forecast.variance), where=usual > 0
-        )
-        ratio[np.isnan(forecast.variance)] = np.nan
-        return ratio.mean(1)
+        told = (usual > _SMALLEST**2 * usual.mean()) & np.isfinite(forecast.variance)
+        ratio = np.divide(forecast.variance, usual, out=np.ones_like(forecast.variance), where=told)
+        average: FloatArray = ratio.mean(1)
+        return average
 
     def target(self, observed: FloatArray) -> FloatArray:
         """Observed anomalies ``[S, P]``."""
@@ -106,19 +114,34 @@ class Standard:
         return cls(**{field.name: arrays[field.name] for field in fields(cls)})
 
 
-def _shrink_means(errors: FloatArray) -> FloatArray:
-    """Mean of each point over cases, drawn to the mean of the field as far as it is noise."""
-    count = np.maximum(np.isfinite(errors).sum(0), 1)
-    mean = np.nanmean(errors, 0)
-    freedom = np.maximum(count - 1, 1)
-    sampling = np.nansum((errors - mean) ** 2, 0) / freedom / count
-    between = np.nanvar(mean) - np.nanmean(sampling[np.isfinite(mean)])
-    keep = between / (between + sampling) if between > 0 else np.zeros_like(mean)
-    field = np.nanmean(mean)
-    return field + np.where(sampling > 0, keep, 1.0) * (mean - field)
+def _shrunk_mean(forecast: FloatArray, observed: FloatArray) -> FloatArray:
+    """Observed mean of each point, drawn to the forecast's plus the field's bias where it is noise.
+
+    With error ``e = y - x`` over n cases and the variance B of the bias over the field, the sum of both,
+    the former weighted by k, is most precise for ``k = (B - Cov(x, e) / n) / (B + Var(e) / n)``.
+    """
+    errors = observed - forecast
+    present = np.isfinite(errors)
+    count = present.sum(0)
+    bias, climate = np.nanmean(errors, 0), np.nanmean(np.where(present, forecast, np.nan), 0)
+    departures = np.where(present, errors - bias, 0.0)
+    variance = _per_case((departures**2).sum(0), count)
+    covariance = _per_case((np.nan_to_num(forecast - climate) * departures).sum(0), count)
+    between = max(np.nanvar(bias) - variance[count > 0].mean(), 0.0)
+    sampling = between + variance
+    keep = np.divide(between - covariance, sampling, out=np.ones_like(bias), where=sampling > 0)
+    shrunk: FloatArray = np.clip(keep, 0.0, 1.0) * (bias - np.nanmean(bias))
+    return climate + np.nanmean(bias) + shrunk
 
 
-def _shrink_stds(observed: FloatArray) -> FloatArray:
+def _per_case(total: FloatArray, count: NDArray[np.int64]) -> FloatArray:
+    """Sampling (co)variance of a mean, from sums of squares; that of the field where one case tells none."""
+    single = total / np.maximum(count - 1, 1)
+    usual = float(single[count > 1].mean()) if (count > 1).any() else 0.0
+    return np.where(count > 1, single, usual) / np.maximum(count, 1)
+
+
+def _shrunk_std(observed: FloatArray) -> FloatArray:
     """Standard deviation of each point, its logarithm drawn to the field's as far as it is noise."""
     count = np.isfinite(observed).sum(0)
     freedom = np.maximum(count - 1, 1)
@@ -131,12 +154,6 @@ def _shrink_stds(observed: FloatArray) -> FloatArray:
     field = log[known].mean()
     between = log[known].var() - noise[known].mean()
     keep = between / (between + noise) if between > 0 else np.zeros_like(log)
-    std = np.exp((field + keep * (log - field)) / 2)
-    return np.where(count > 0, np.where(known, std, 0.0), np.nan)
-
-
-def _positive(std: FloatArray) -> FloatArray:
-    """Keep points that never vary from dividing by 0."""
-    finite = std[np.isfinite(std)]
-    floor = _SMALLEST * float(finite.mean()) if finite.size else 0.0
-    return np.where(np.isnan(std), np.nan, np.maximum(std, max(floor, 1e-30)))
+    std = np.exp((field + np.where(known, keep, 0.0) * (log - field)) / 2)
+    # Of one case nothing is known, of more equal ones that they do not vary.
+    return np.where(count > 0, np.where(known | (count == 1), std, 0.0), np.nan)

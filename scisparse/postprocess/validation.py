@@ -20,15 +20,27 @@ _SPREADS = (0.0, 0.25, 0.5, 1.0)
 _MOST_BLOCKS = 30
 
 
-def blocks(cases: int, most: int = _MOST_BLOCKS) -> list[NDArray[np.int64]]:
-    """Contiguous blocks of cases in time; one case each as far as `most` allows.
+def blocks(cases: int | NDArray[np.int64], most: int = _MOST_BLOCKS) -> list[NDArray[np.int64]]:
+    """Contiguous blocks of cases in time; one time each as far as `most` allows.
+
+    Parameters
+    ----------
+    cases
+        Time of each case, of which those of one time stay together; or the number of cases, one a time.
+    most
+        Largest number of blocks.
 
     Examples
     --------
     >>> [block.tolist() for block in blocks(5, 2)]
     [[0, 1, 2], [3, 4]]
+    >>> [block.tolist() for block in blocks(np.array([0, 0, 4, 4, 6, 6]))]
+    [[0, 1], [2, 3], [4, 5]]
     """
-    return list(np.array_split(np.arange(cases), min(cases, most)))
+    time = np.arange(cases) if isinstance(cases, int) else cases
+    times = np.unique(time)
+    parts = np.array_split(times, min(len(times), most))
+    return [np.flatnonzero(np.isin(time, part)) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,8 @@ class Folds:
     standards
         Statistics without each block.
     target, std, spread
-        Observed anomalies, standard deviation and relative ensemble spread of every case as its own fold sees them, ``[S, P]``.
+        Observed anomalies, standard deviation and relative ensemble spread of every case as its own
+        fold sees them, ``[S, P]``.
     mean
         Observed mean of each case's fold, ``[S, P]``.
     weights
@@ -60,7 +73,7 @@ class Folds:
     @classmethod
     def of(cls, forecast: Forecast, observed: FloatArray, weights: FloatArray) -> Folds:
         """Split the cases of `forecast` and refit all statistics without each block."""
-        parts, standards = blocks(len(observed)), []
+        parts, standards = blocks(forecast.time), []
         target, mean, std, spread = (np.empty_like(observed) for _ in range(4))
         for block in parts:
             rest = np.setdiff1d(np.arange(len(observed)), block)
@@ -85,7 +98,7 @@ class Folds:
     def score(
         self, distribution: Distribution, location: FloatArray, scale: FloatArray | float
     ) -> float:
-        """Mean score of out-of-fold predictions in standardised units, weighted by area, in units of the target."""
+        """Mean score, in units of the target, of standardised out-of-fold predictions, by area."""
         return float(score_by_case(self, distribution, location, scale).mean())
 
 
@@ -109,10 +122,10 @@ def score_by_case(
 def choose_spread(
     folds: Folds, distribution: Distribution, location: FloatArray
 ) -> tuple[float, float]:
-    """Factor ``sigma`` on the climatological spread, and the share ``rho`` of it that follows the ensemble's.
+    """Factor ``sigma`` on the climatological spread, and share ``rho`` that follows the ensemble's.
 
-    `rho` leaves 0 only where the gain exceeds its standard error over cases: ensembles with little spread-skill relation are
-    better left alone.
+    `rho` leaves 0 only where the gain exceeds its standard error over cases: ensembles with little
+    spread-skill relation are better left alone.
     """
 
     def best(rho: float) -> tuple[float, FloatArray]:
@@ -127,8 +140,6 @@ def choose_spread(
 
     rho = 0.0
     sigma, scores = best(rho)
-    if not np.isfinite(folds.spread).any():
-        return sigma, rho
     for share in _SPREADS[1:]:
         other_sigma, other = best(share)
         gain = scores - other

@@ -1,0 +1,94 @@
+// edge_outer of single numbers (C = O = 1): lanes over sites where they have like fan-in, else along the row.
+#pragma once
+
+#include "lanes.hpp"
+#include "sinks.hpp"
+
+namespace SCISPARSE_NAMESPACE {
+namespace {
+
+template <class T>
+class OuterSingles {
+ public:
+  using R = Real<T>;
+  static constexpr int W = width<R>;
+  using V = Vec<R, W>;
+
+  OuterSingles(const Outer<R>& p, Sink<R>& sink)
+      : pattern_(p.pattern), batch_(p.batch), x_(p.x.template as<T>()), grad_(p.grad.template as<T>()), sink_(sink),
+        results_(SiteLanes<R>::most_taps * W), index_(SiteLanes<R>::most_taps * W) {}
+  explicit operator bool() const { return results_ && index_; }
+
+  // Sites [i, i + W).
+  void sites(int64_t i) {
+    if (!group_.take(pattern_, i)) {
+      for (int64_t s = i; s < i + group_.sites; s++) row(s);
+      return;
+    }
+    const auto columns = [this](int64_t e, int n) { return load_indices<W>(pattern_.col, e, n); };
+    if (!group_.runs) group_.by_tap(columns, index_.get());
+    int64_t k = 0;
+    for (; k + 4 <= group_.taps; k += 4) taps<4>(i, k);
+    for (; k < group_.taps; k++) taps<1>(i, k);
+    group_.by_edge(results_.get(), sink_.space(group_.edges));
+    sink_.take(group_.first_edge, group_.edges, 1);
+  }
+
+ private:
+  template <int N>
+  void taps(int64_t i, int64_t k) {
+    int64_t source[N];
+    for (int j = 0; j < N; j++) source[j] = group_.runs ? at(pattern_.col, group_.first_edge + k + j) : 0;
+    V sum[N] = {};
+    for (int64_t b = 0; b < batch_; b++) {
+      const T* x = x_ + b * pattern_.sources;
+      const V g = load<W>(grad_ + b * pattern_.sites + i, group_.sites);
+#pragma GCC unroll 4
+      for (int j = 0; j < N; j++)
+        sum[j] += g * (group_.runs ? load<W>(x + source[j])
+                                   : gather<W>(x, load_bits<int32_t, W>(index_.get() + (k + j) * W, W)));
+    }
+    std::memcpy(results_.get() + k * W, sum, sizeof sum);
+  }
+
+  void row(int64_t i) {
+    const int64_t end = pattern_.row_ptr[i + 1];
+    for (int64_t e = pattern_.row_ptr[i]; e < end; e += W) {
+      const int n = int(min_of(W, end - e));
+      const auto index = load_indices<W>(pattern_.col, e, n);
+      V sum = {};
+      for (int64_t b = 0; b < batch_; b++)
+        sum += splat<V>(widen_one(grad_[b * pattern_.sites + i])) * gather<W>(x_ + b * pattern_.sources, index);
+      store(sink_.space(W), sum, n);
+      sink_.take(e, n, 1);
+    }
+  }
+
+  const Pattern pattern_;
+  int64_t batch_;
+  const T *x_, *grad_;
+  Sink<R>& sink_;
+  SiteLanes<R> group_;
+  Buffer<R> results_;
+  Buffer<int32_t> index_;
+};
+
+template <class T>
+Status outer_singles_of(const Outer<Real<T>>& p, Sink<Real<T>>& sink, int64_t first, int64_t last) {
+  OuterSingles<T> kernel(p, sink);
+  if (!kernel) return Status::no_memory;
+  for (int64_t i = first; i < last; i += width<Real<T>>) kernel.sites(i);
+  return Status::ok;
+}
+
+template <class R>
+Status outer_singles(const Outer<R>& p, Sink<R>& sink, int64_t first, int64_t last) {
+  if (p.x.are_reals()) return outer_singles_of<R>(p, sink, first, last);
+  if constexpr (std::is_same_v<R, float>)
+    return p.x.dtype == DType::bfloat16 ? outer_singles_of<Bfloat16>(p, sink, first, last)
+                                        : outer_singles_of<Float16>(p, sink, first, last);
+  return Status::bad_dtype;
+}
+
+}  // namespace
+}  // namespace SCISPARSE_NAMESPACE

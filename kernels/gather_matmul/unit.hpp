@@ -1,0 +1,89 @@
+// The kernels of one instruction set. A unit sets SCISPARSE_ISA, SCISPARSE_NAMESPACE and the compiler's target, and includes this file,
+// which defines `kernels` in the namespace.
+#pragma once
+
+#include "columns.hpp"
+#include "dots.hpp"
+#include "outer.hpp"
+#include "outer_singles.hpp"
+#include "packed.hpp"
+#include "singles.hpp"
+
+namespace SCISPARSE_NAMESPACE {
+namespace {
+
+template <class R>
+Status forward(const scisparse::GatherMatmul& problem, int64_t first, int64_t last) {
+  constexpr int W = width<R>;
+  const Forward<R> p(problem);
+  const bool large_batch = p.batch >= max_of(W / 4, 2);
+  const bool fills_vectors = p.out % W == 0 || p.out > 2 * W;
+  if (has_single_numbers(p)) return singles(p, first, last);
+  if (p.transposed) return large_batch && p.out > 1 ? packed(p, first, last) : dots(p, first, last);
+  return large_batch && p.in > 1 && !fills_vectors ? packed(p, first, last) : columns(p, first, last);
+}
+
+template <class R>
+Status outer_to(const Outer<R>& p, Sink<R>& sink, int64_t first, int64_t last) {
+  return has_single_numbers(p) ? outer_singles(p, sink, first, last) : outer_rows(p, sink, first, last);
+}
+
+// Space that the kernels of edge_outer ask for at once, at most.
+int64_t most_results(int64_t per_edge) { return max_of(per_edge, 2048); }
+
+template <class R>
+Status outer(const scisparse::EdgeOuter& problem, int64_t first, int64_t last) {
+  const Outer<R> p(problem);
+  OutputSink<R> sink({problem.out, problem.dtype}, p.pattern.row_ptr[first] * p.in * p.out, most_results(p.in * p.out),
+                     problem.streaming);
+  if (!sink) return Status::no_memory;
+  const Status status = outer_to<R>(p, sink, first, last);
+  sink.finish();
+  return status;
+}
+
+template <class R>
+Status outer_sums(const scisparse::EdgeOuter& problem, int64_t first, int64_t last, int64_t first_tie, int64_t last_tie,
+                  void* sums) {
+  const Outer<R> p(problem);
+  SumSink<R> sink(p.pattern.tie, first_tie, last_tie, most_results(p.in * p.out), static_cast<R*>(sums));
+  return sink ? outer_to<R>(p, sink, first, last) : Status::no_memory;
+}
+
+template <class R>
+void add_sums(DType dtype, int64_t parts, int64_t count, const void* sums, void* out, int64_t first, int64_t last) {
+  constexpr int64_t STEP = 256;
+  const R* from = static_cast<const R*>(sums);
+  R total[STEP];
+  for (int64_t k = first; k < last; k += STEP) {
+    const int64_t n = min_of(STEP, last - k);
+    for (int64_t j = 0; j < n; j++) total[j] = from[k + j];
+    for (int64_t part = 1; part < parts; part++)
+      for (int64_t j = 0; j < n; j++) total[j] += from[part * count + k + j];
+    Numbers<R, void>{out, dtype}.write(total, n, k);
+  }
+}
+
+Status any_gather_matmul(const scisparse::GatherMatmul& p, int64_t first, int64_t last) {
+  return p.dtype == DType::float64 ? forward<double>(p, first, last) : forward<float>(p, first, last);
+}
+
+Status any_edge_outer(const scisparse::EdgeOuter& p, int64_t first, int64_t last) {
+  return p.dtype == DType::float64 ? outer<double>(p, first, last) : outer<float>(p, first, last);
+}
+
+Status any_edge_outer_sums(const scisparse::EdgeOuter& p, int64_t first, int64_t last, int64_t first_tie, int64_t last_tie,
+                           void* sums) {
+  return p.dtype == DType::float64 ? outer_sums<double>(p, first, last, first_tie, last_tie, sums)
+                                   : outer_sums<float>(p, first, last, first_tie, last_tie, sums);
+}
+
+void any_add_sums(DType dtype, int64_t parts, int64_t count, const void* sums, void* out, int64_t first, int64_t last) {
+  return dtype == DType::float64 ? add_sums<double>(dtype, parts, count, sums, out, first, last)
+                                 : add_sums<float>(dtype, parts, count, sums, out, first, last);
+}
+
+constexpr scisparse::Kernels kernels = {any_gather_matmul, any_edge_outer, any_edge_outer_sums, any_add_sums};
+
+}  // namespace
+}  // namespace SCISPARSE_NAMESPACE

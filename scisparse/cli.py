@@ -1,0 +1,153 @@
+"""Command line: ``scisparse demo | train | predict | evaluate | doctor``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scisparse.errors import DataError, OptionError, ScisparseError
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    name="scisparse",
+    help="Sparse layers for scientific machine learning: correct forecasts from netCDF to netCDF.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Target = Annotated[str, typer.Option(help="Variable to correct.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
+
+
+@app.command(epilog="Example: `scisparse demo -o demo_output`")
+def demo(
+    output: Output = Path("demo_output"),
+    simulated: Annotated[
+        bool, typer.Option(help="Use the simulated ensemble, not the real one.")
+    ] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes; one a core by default.")
+    ] = None,
+) -> None:
+    """Correct a seasonal rainfall ensemble, score it and draw it (about 3 minutes)."""
+    from scisparse.demo import run
+
+    run(output, simulated=simulated, jobs=jobs, say=typer.echo)
+
+
+@app.command(
+    epilog="Example: `scisparse train ensemble.nc analysis.nc --target t2m --method emos_local`"
+)
+def train(
+    forecast: Annotated[Path, typer.Argument(help="netCDF or Zarr with dims time, member, grid.")],
+    observed: Annotated[Path, typer.Argument(help="netCDF or Zarr with dims time, grid.")],
+    target: Target,
+    output: Output = Path("model.safetensors"),
+    method: Annotated[
+        str, typer.Option(help="emos, emos_local, local or unet_local.")
+    ] = "unet_local",
+    distribution: Annotated[
+        str, typer.Option(help="normal, truncated_normal or censored_normal.")
+    ] = "normal",
+    groups: Annotated[
+        str | None, typer.Option(help="Coordinate along the members that tells models apart.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+) -> None:
+    """Train a correction on past forecasts and observations."""
+    from scisparse.files import open_data
+    from scisparse.postprocess import PostProcessor
+
+    if not output.parent.is_dir():
+        raise DataError(f"{output}: folder {output.parent} does not exist; create it first")
+    model = PostProcessor(
+        method,
+        target=target,
+        distribution=distribution,
+        groups=groups,
+        seed=seed,
+        progress=sys.stderr.isatty(),
+    )
+    model.fit(open_data(forecast), open_data(observed)).save(output)
+    typer.echo(f"{model!r}\nwrote {output}")
+
+
+@app.command(epilog="Example: `scisparse predict model.safetensors new.nc --quantiles 0.1,0.5,0.9`")
+def predict(
+    model: Annotated[Path, typer.Argument(help="Model that `train` wrote.")],
+    forecast: Annotated[Path, typer.Argument(help="netCDF or Zarr on the grid of the training.")],
+    output: Output = Path("corrected.nc"),
+    members: Annotated[bool, typer.Option(help="Write corrected members.")] = False,
+    quantiles: Annotated[
+        str | None, typer.Option(help="Write these quantiles, separated by commas.")
+    ] = None,
+) -> None:
+    """Correct a forecast with a trained model."""
+    from scisparse.files import open_data, write_data
+    from scisparse.postprocess import PostProcessor
+
+    levels = None if quantiles is None else _numbers(quantiles)
+    fitted = PostProcessor.load(model)
+    corrected = fitted.predict(open_data(forecast), members=members, quantiles=levels)
+    write_data(corrected, output)
+    typer.echo(f"wrote {output}: {', '.join(map(str, corrected.data_vars))}")
+
+
+@app.command(
+    epilog="Example: `scisparse evaluate corrected.nc analysis.nc --reference ensemble.nc`"
+)
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(help="What `predict` wrote, or an ensemble.")],
+    observed: Annotated[Path, typer.Argument(help="Observations.")],
+    reference: Annotated[Path | None, typer.Option(help="Prediction to compare with.")] = None,
+    target: Annotated[str | None, typer.Option(help="Variable, where it is not plain.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the scores, netCDF or Zarr.")
+    ] = None,
+) -> None:
+    """Score a prediction: CRPS, bias, RMSE, spread, calibration and skill."""
+    from scisparse.evaluate import evaluate as score
+    from scisparse.files import open_data, write_data
+
+    compared = None if reference is None else open_data(reference)
+    scores = score(open_data(prediction), open_data(observed), reference=compared, target=target)
+    for name, values in scores.data_vars.items():
+        if values.ndim == 0:
+            units = values.attrs.get("units", "1")
+            typer.echo(f"{name:22s} {float(values):12.5g} {'' if units == '1' else units}".rstrip())
+    if output is not None:
+        write_data(scores, output)
+        typer.echo(f"wrote {output}")
+
+
+@app.command(epilog="Example: `scisparse doctor`")
+def doctor() -> None:
+    """Show devices, kernel backends and why one is off, and each kernel's largest error."""
+    from scisparse.doctor import report
+
+    for line in report():
+        typer.echo(line)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise OptionError(
+            f"`--quantiles` (={text!r}) must be numbers separated by commas, such as 0.1,0.5,0.9"
+        ) from error
+
+
+def main() -> None:
+    """Run the command line; an error of the input is one line on standard error and exit code 2."""
+    try:
+        app()
+    except ScisparseError as error:
+        typer.echo(f"scisparse: error: {' '.join(str(error).split())}", err=True)
+        raise SystemExit(2) from None

@@ -1,0 +1,225 @@
+"""The demonstration: correct a real seasonal rainfall ensemble, or a simulated one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from scisparse import datasets
+from scisparse.errors import DataError
+from scisparse.evaluate import evaluate
+from scisparse.files import write_data
+from scisparse.postprocess.cross import CrossPrediction, Fold, join_times, leave_one_out
+
+__all__ = ["Case", "baselines", "rainfall_case", "run", "simulated_case"]
+
+METHODS = ("emos", "emos_local", "local", "unet_local")
+_TRAINED = 0.75  # share of the simulated cases that is trained on
+
+
+@dataclass(frozen=True)
+class Case:
+    """A forecast, its truth, and how to split them.
+
+    Attributes
+    ----------
+    title
+        One line on what it is.
+    forecast, observed, target, groups
+        As in :class:`~scisparse.postprocess.PostProcessor`.
+    folds
+        Training and test cases.
+    """
+
+    title: str
+    forecast: xr.Dataset
+    observed: xr.DataArray
+    target: str
+    groups: str | None
+    folds: list[Fold]
+
+    @property
+    def tested(self) -> xr.DataArray:
+        """Observations of the test cases."""
+        return self.observed.isel(time=np.concatenate([test for _, test in self.folds]))
+
+
+def rainfall_case() -> Case:
+    """Seasonal rainfall over South Asia, 30 members of two models, each year left out in turn.
+
+    Raises
+    ------
+    DataError
+        The data are neither here nor to be had.
+    """
+    data = datasets.load("nmme_south_asia")
+    return Case(
+        "June to August rainfall over South Asia, forecast in May 1991-2020, leave one year out",
+        data[["precipitation"]],
+        data["observed"],
+        "precipitation",
+        "model",
+        leave_one_out(data.sizes["time"]),
+    )
+
+
+def simulated_case() -> Case:
+    """Temperature of a simulated climate, the last quarter of the times left out."""
+    data = datasets.simulated_ensemble()
+    cases = np.arange(data.sizes["time"])
+    fold = np.split(cases, [round(_TRAINED * len(cases))])
+    return Case(
+        "temperature of a simulated climate, trained on the first three quarters of the times",
+        data[["temperature"]],
+        data["observed"],
+        "temperature",
+        None,
+        [(fold[0], fold[1])],
+    )
+
+
+def baselines(case: Case) -> dict[str, xr.Dataset]:
+    """Raw ensemble, bias removed per model and point, climatology (normal, and as an ensemble)."""
+    parts: dict[str, list[xr.Dataset]] = {}
+    for train, test in case.folds:
+        for name, part in _baselines_of_fold(case, train, test).items():
+            parts.setdefault(name, []).append(part)
+    return {name: join_times(found) for name, found in parts.items()}
+
+
+def _baselines_of_fold(case: Case, train: np.ndarray, test: np.ndarray) -> dict[str, xr.Dataset]:
+    field, target = case.forecast[case.target], case.target
+    past, seen = field.isel(time=train), case.observed.isel(time=train)
+    mean = past.mean(["time", "member"])
+    if case.groups is not None:
+        group = field[case.groups]
+        mean = past.mean("time").groupby(group).mean("member").sel({case.groups: group})
+    unbiased = field.isel(time=test) - mean + seen.mean("time")
+    times = field["time"].isel(time=test)
+    climatology = xr.Dataset(
+        {f"{target}_mean": seen.mean("time"), f"{target}_std": seen.std("time", ddof=1)}
+    ).expand_dims(time=times)
+    ensemble = seen.drop_vars("time").rename(time="member").expand_dims(time=times)
+    made = {
+        "raw ensemble": field.isel(time=test).to_dataset(name=target),
+        "bias removed": unbiased.to_dataset(name=target),
+        "climatology, normal": climatology,
+        "climatology, ensemble": ensemble.to_dataset(name=target),
+    }
+    for dataset in made.values():
+        for variable in dataset.data_vars.values():
+            variable.attrs["units"] = field.attrs.get("units", "1")
+    return {
+        name: dataset.drop_vars(case.groups or [], errors="ignore")
+        for name, dataset in made.items()
+    }
+
+
+def run(
+    output: Path,
+    *,
+    simulated: bool = False,
+    jobs: int | None = None,
+    say: Callable[[str], None] = print,
+) -> xr.Dataset:
+    """Correct, score and draw; write all of it to `output`.
+
+    Parameters
+    ----------
+    output
+        Folder for ``corrected.nc``, ``scores.csv`` and figures; made when missing.
+    simulated
+        Use the simulated ensemble even where the real one can be had.
+    jobs
+        Processes; ``None``: one a core.
+    say
+        What to do with a line of text.
+
+    Returns
+    -------
+    Dataset
+        CRPS and seconds of each method.
+    """
+    case = simulated_case() if simulated else _real_or_simulated(say)
+    say(case.title)
+    output.mkdir(parents=True, exist_ok=True)
+    predictions, seconds = baselines(case), {}
+    cross = CrossPrediction(
+        forecast=case.forecast,
+        observed=case.observed,
+        target=case.target,
+        folds=case.folds,
+        groups=case.groups,
+        jobs=jobs,
+    )
+    started = time.perf_counter()
+    for method, predicted in cross.predict(METHODS):
+        predictions[method] = predicted
+        seconds[method] = time.perf_counter() - started
+        started = time.perf_counter()
+        say(f"  {method}: trained {len(case.folds)} times, {seconds[method]:.0f} s")
+    scores = {name: evaluate(p, case.tested, target=case.target) for name, p in predictions.items()}
+    best = min(METHODS, key=lambda method: float(scores[method]["crps"]))
+    table = _table(scores, seconds)
+    write_data(predictions[best], output / "corrected.nc")
+    table.to_dataframe().to_csv(output / "scores.csv")
+    _draw(case, predictions, scores, best, output)
+    units = scores["raw ensemble"]["crps"].attrs.get("units", "")
+    for name in table["method"].values:
+        row = table.sel(method=name)
+        say(f"  {name:24s} CRPS {float(row['crps']):8.2f} {units}")
+    say(f"wrote corrected.nc (method {best}), scores.csv and figures to {output}")
+    return table
+
+
+def _real_or_simulated(say: Callable[[str], None]) -> Case:
+    try:
+        return rainfall_case()
+    except DataError as error:
+        say(f"the rainfall data cannot be had, so a simulated ensemble is used: {error}")
+        return simulated_case()
+
+
+def _table(scores: dict[str, xr.Dataset], seconds: dict[str, float]) -> xr.Dataset:
+    """Scores by method, worst CRPS first."""
+    names = sorted(scores, key=lambda name: -float(scores[name]["crps"]))
+    columns = ("crps", "bias", "rmse", "spread_skill_ratio", "count")
+    variables = {
+        column: ("method", [float(scores[name][column]) for name in names]) for column in columns
+    }
+    variables["seconds"] = ("method", [seconds.get(name, np.nan) for name in names])
+    return xr.Dataset(variables, coords={"method": names})
+
+
+def _draw(
+    case: Case,
+    predictions: dict[str, xr.Dataset],
+    scores: dict[str, xr.Dataset],
+    best: str,
+    output: Path,
+) -> None:
+    from scisparse import plots
+
+    target = case.target
+    raw, corrected = predictions["raw ensemble"], predictions[best]
+    skill = evaluate(
+        corrected, case.tested, reference=predictions["bias removed"], target=target, dims="time"
+    )
+    mean = raw[target].mean("member").isel(time=-1).where(case.tested.isel(time=-1).notnull())
+    figures = {
+        "scores": plots.score_table(scores, reference="climatology, ensemble"),
+        "correction": plots.map_correction(
+            mean.assign_attrs(raw[target].attrs), corrected[f"{target}_mean"].isel(time=-1)
+        ),
+        "skill": plots.map_skill(skill),
+        "calibration": plots.rank_histogram(
+            {"raw ensemble": scores["raw ensemble"], best: scores[best]}
+        ),
+    }
+    for name, figure in figures.items():
+        figure.savefig(output / f"{name}.png", dpi=150, bbox_inches="tight")

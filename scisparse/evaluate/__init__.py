@@ -1,0 +1,262 @@
+"""Verification: scores of predictions against observations, area-weighted, over any dims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from importlib.util import find_spec
+
+import xarray as xr
+
+from scisparse.arrays import check_units
+from scisparse.errors import DataError, MissingDependencyError, OptionError
+from scisparse.evaluate.matching import area_weights, match, place_weights
+from scisparse.evaluate.predictions import Prediction
+from scisparse.evaluate.reading import find_target, read_observed, read_prediction
+
+__all__ = ["evaluate"]
+
+_ESTIMATORS = ("fair", "standard")
+_Mean = Callable[[xr.DataArray], xr.DataArray]
+
+_DESCRIPTIONS: dict[str, tuple[str, bool]] = {
+    "crps": ("continuous ranked probability score", False),
+    "bias": ("mean error of the best guess", False),
+    "rmse": ("root mean square error of the best guess", False),
+    "spread": ("root of the mean predicted variance", False),
+    "spread_skill_ratio": ("spread over root mean square error", True),
+    "rank_histogram": ("share of observations at each rank among the members", True),
+    "pit_histogram": ("share of observations in each bin of predicted probability", True),
+    "crps_reference": ("continuous ranked probability score of the reference", False),
+    "bias_reference": ("mean error of the best guess of the reference", False),
+    "rmse_reference": ("root mean square error of the best guess of the reference", False),
+    "crps_skill": ("CRPS skill over the reference", True),
+    "rmse_skill": ("RMSE skill over the reference", True),
+    "count": ("number of cases", True),
+}
+
+
+def evaluate(
+    prediction: xr.Dataset | xr.DataArray,
+    observed: xr.Dataset | xr.DataArray,
+    *,
+    reference: xr.Dataset | xr.DataArray | None = None,
+    target: str | None = None,
+    dims: str | Iterable[Hashable] | None = None,
+    weights: str | xr.DataArray | None = "area",
+    estimator: str = "fair",
+    bins: int = 10,
+) -> xr.Dataset:
+    r"""Score a prediction against observations, and against a reference prediction.
+
+    All are matched by coordinates, in any order of dims. A case in which prediction, observation
+    or reference is missing (NaN) is left out of every score alike.
+
+    Parameters
+    ----------
+    prediction
+        One of: a distribution, ``<target>_mean`` and ``<target>_std`` (or ``<target>_location``
+        and ``<target>_scale``) with the attribute ``distribution`` (default ``"normal"``; a bound
+        other than 0 in ``distribution_lower``); an ensemble, ``<target>`` with a member dim;
+        quantiles, ``<target>_quantile`` with a dim ``quantile``; one value, ``<target>``. A
+        DataArray is an ensemble, quantiles or one value by its dims.
+    observed
+        Observations.
+    reference
+        Prediction of any form to compare with, such as the raw ensemble or the climatology.
+    target
+        Name of the predicted variable; default: the only one that `prediction` can mean.
+    dims
+        Dims to average over; default all. ``()`` scores each case.
+    weights
+        ``"area"``: areas of grid cells (proportional to cos(latitude) on a regular grid); a
+        DataArray of weights; ``None``: all count the same. Without a grid ``"area"`` is ``None``.
+    estimator
+        Of the CRPS of an ensemble: ``"fair"`` (as if it had very many members) or ``"standard"``.
+    bins
+        Bins of the PIT histogram.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``crps``; ``bias`` and ``rmse`` of the best guess (mean; of quantiles the median);
+        ``spread``, the root of the mean predicted variance, of an ensemble of R members times
+        (1 + 1 / R); ``spread_skill_ratio`` spread / rmse, 1 when calibrated (Fortin et al. 2014);
+        ``rank_histogram`` or ``pit_histogram``, shares that sum to 1; ``count`` of cases. With a
+        reference also ``crps_reference``, ``bias_reference``, ``rmse_reference`` and the skills
+        ``crps_skill``, ``rmse_skill``: 1 - score / score of the reference. All with units.
+
+    Raises
+    ------
+    DataError
+        Units differ, coordinates have nothing in common or repeat, values are infinite, nothing is
+        left, or a fair score is asked of one member.
+    OptionError
+        Unknown option, dim or target.
+    MissingDependencyError
+        The extra ``verify`` is not installed.
+
+    References
+    ----------
+    Ferro, C. A. T. (2014). Fair scores for ensemble forecasts. doi:10.1002/qj.2270
+
+    Fortin, V., Abaza, M., Anctil, F. and Turcotte, R. (2014). Why should ensemble spread match the
+    RMSE of the ensemble mean? doi:10.1175/JHM-D-14-0008.1
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> noise = np.random.default_rng(0).normal(size=(200, 9, 2, 3))
+    >>> ensemble = xr.DataArray(noise, dims=("time", "member", "lat", "lon"), name="t2m")
+    >>> ensemble = ensemble.assign_coords(lat=[10.0, 20.0], lon=[0.0, 1.0, 2.0])
+    >>> scores = evaluate(ensemble[:, 1:], ensemble[:, 0])
+    >>> round(float(scores["spread_skill_ratio"]), 1)
+    1.0
+    """
+    _check_options(weights, estimator, bins)
+    _require_libraries()
+    target = find_target(prediction, observed) if target is None else target
+    scored = [read_prediction(prediction, target, estimator, "the prediction")]
+    if reference is not None:
+        scored.append(read_prediction(reference, target, estimator, "the reference"))
+    truth = read_observed(observed, target)
+    units = _common_units(truth, scored)
+    areas = area_weights(scored[0].data) if isinstance(weights, str) else None
+    scored, truth = _matched(scored, truth)
+    truth = _usable(truth, scored)
+    over = _dims_over(dims, truth)
+    if isinstance(weights, xr.DataArray):
+        areas = place_weights(weights, truth.to_dataset(name=target))
+    scores = _scores(scored, truth, _averaging(areas, over, truth), bins)
+    scores["count"] = truth.notnull().sum(over)
+    return _described(scores, units).assign_attrs(
+        Conventions="CF-1.11",
+        title=f"scores of {target}",
+        averaged_over=", ".join(over) or "nothing",
+        weights="equal" if areas is None else "area" if isinstance(weights, str) else "given",
+        estimator=estimator,
+    )
+
+
+def _check_options(weights: object, estimator: str, bins: int) -> None:
+    if isinstance(weights, str) and weights != "area":
+        raise OptionError(f"`weights` is {weights!r}; give 'area', a DataArray or None")
+    if estimator not in _ESTIMATORS:
+        raise OptionError(f"`estimator` is {estimator!r}; choose one of {', '.join(_ESTIMATORS)}")
+    if bins < 1:
+        raise OptionError(f"`bins` (={bins}) must be at least 1")
+
+
+def _require_libraries() -> None:
+    missing = [name for name in ("scores", "scoringrules") if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"evaluate needs {' and '.join(missing)}, which is not installed; "
+            'pip install "scisparse[verify]"'
+        )
+
+
+def _common_units(truth: xr.DataArray, scored: Sequence[Prediction]) -> str | None:
+    """Units of all, as far as they are known; an error where they differ."""
+    units: str | None = truth.attrs.get("units")
+    for prediction in scored:
+        check_units(prediction.what, prediction.units, units)
+        units = prediction.units if units is None else units
+    return units
+
+
+def _matched(
+    scored: Sequence[Prediction], truth: xr.DataArray
+) -> tuple[list[Prediction], xr.DataArray]:
+    """Return predictions and observations on the coordinates that they share."""
+    own = [prediction.own_dim for prediction in scored if prediction.own_dim is not None]
+    data = [prediction.data for prediction in scored]
+    names = [prediction.what for prediction in scored]
+    base, *others = match(
+        data[0],
+        [*data[1:], truth.to_dataset(name="observed")],
+        [*names, "the observation"],
+        own,
+    )
+    placed = [p.with_data(d) for p, d in zip(scored, [base, *others[:-1]], strict=True)]
+    return placed, others[-1]["observed"]
+
+
+def _usable(truth: xr.DataArray, scored: Sequence[Prediction]) -> xr.DataArray:
+    """Return the observations of all cases, NaN where anything is missing."""
+    valid = truth.notnull()
+    for prediction in scored:
+        valid = prediction.present() & valid
+    if not bool(valid.any()):
+        raise DataError(
+            f"of {valid.size} cases none has {', '.join(p.what for p in scored)} and the "
+            "observation; check for variables that are NaN throughout"
+        )
+    return truth.broadcast_like(valid).where(valid)
+
+
+def _dims_over(dims: str | Iterable[Hashable] | None, truth: xr.DataArray) -> list[str]:
+    """Return the dims to average over."""
+    present = [str(dim) for dim in truth.dims]
+    over = present if dims is None else [dims] if isinstance(dims, str) else [str(d) for d in dims]
+    unknown = [dim for dim in over if dim not in present]
+    if unknown:
+        raise OptionError(f"`dims` names {unknown}, but the data have {present}")
+    return over
+
+
+def _averaging(weights: xr.DataArray | None, over: Sequence[str], truth: xr.DataArray) -> _Mean:
+    """Return the function that averages cases, leaving missing ones out."""
+    if weights is None or not over:
+        return lambda values: values.mean(over) if over else values
+    known = {dim: truth.indexes[dim] for dim in weights.dims if dim in truth.indexes}
+    placed = weights.reindex(known)
+    return lambda values: values.weighted(placed).mean(over)
+
+
+def _scores(
+    scored: Sequence[Prediction], truth: xr.DataArray, mean: _Mean, bins: int
+) -> xr.Dataset:
+    """Return all scores without attributes."""
+    prediction = scored[0]
+    scores = xr.Dataset(_basic(prediction, truth, mean))
+    variance = prediction.variance()
+    if variance is not None:
+        spread = mean(variance.where(truth.notnull())) ** 0.5
+        scores["spread"] = spread
+        scores["spread_skill_ratio"] = _divide(spread, scores["rmse"])
+    shares = prediction.bins(truth, bins)
+    if shares is not None:
+        scores[prediction.histogram] = mean(shares)
+    for reference in scored[1:]:
+        for name, score in _basic(reference, truth, mean).items():
+            scores[f"{name}_reference"] = score
+        for name in ("crps", "rmse"):
+            scores[f"{name}_skill"] = 1.0 - _divide(scores[name], scores[f"{name}_reference"])
+    return scores
+
+
+def _basic(prediction: Prediction, truth: xr.DataArray, mean: _Mean) -> dict[str, xr.DataArray]:
+    """Return the scores that every form has."""
+    from scores.continuous import additive_bias, mse
+
+    point, observed = xr.broadcast(prediction.point(), truth)
+    return {
+        "crps": mean(prediction.crps(truth)),
+        "bias": mean(additive_bias(point, observed, preserve_dims="all")),
+        "rmse": mean(mse(point, observed, preserve_dims="all")) ** 0.5,
+    }
+
+
+def _divide(top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
+    """Return the ratio, NaN where the divisor is 0."""
+    return top / bottom.where(bottom != 0)
+
+
+def _described(scores: xr.Dataset, units: str | None) -> xr.Dataset:
+    """Give every variable its long name and units."""
+    for name, score in scores.items():
+        long_name, dimensionless = _DESCRIPTIONS[str(name)]
+        score.attrs = {"long_name": long_name}
+        if dimensionless or units is not None:
+            score.attrs["units"] = "1" if dimensionless else units
+    return scores

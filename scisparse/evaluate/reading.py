@@ -1,0 +1,161 @@
+"""Recognise what was handed over: the target, and the form of a prediction."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import xarray as xr
+
+from scisparse.arrays import find_dim
+from scisparse.errors import DataError, OptionError
+from scisparse.evaluate.predictions import (
+    Deterministic,
+    Ensemble,
+    Parametric,
+    Prediction,
+    Quantiles,
+)
+from scisparse.losses import distribution
+
+__all__ = ["find_target", "read_observed", "read_prediction"]
+
+_Object = xr.DataArray | xr.Dataset
+_QUANTILE = "quantile"
+
+
+def find_target(prediction: _Object, observed: _Object) -> str:
+    """Find the name of the variable that is predicted.
+
+    Raises
+    ------
+    OptionError
+        There is not exactly one candidate; all are named.
+    """
+    if isinstance(prediction, xr.DataArray):
+        named = prediction.name if prediction.name is not None else observed_name(observed)
+        return "prediction" if named is None else str(named)
+    names = [str(name) for name in prediction.data_vars]
+    pairs = (("_mean", "_std"), ("_location", "_scale"), ("_quantile", "_quantile"))
+    found = [
+        name.removesuffix(first)
+        for first, second in pairs
+        for name in names
+        if name.endswith(first) and name.removesuffix(first) + second in names
+    ]
+    if not found:
+        found = [name for name in names if name == observed_name(observed)] or names
+    found = list(dict.fromkeys(found))
+    if len(found) != 1:
+        raise OptionError(
+            f"`target` is not given and the prediction has {len(found)} candidates "
+            f"({', '.join(map(repr, found)) or 'no variables'}); name one"
+        )
+    return found[0]
+
+
+def read_observed(obj: _Object, target: str) -> xr.DataArray:
+    """Take the observations.
+
+    Raises
+    ------
+    DataError
+        They have members, or what `checked` finds.
+    """
+    field = _field(obj, target, "the observation")
+    member = find_dim(field, "member")
+    if member is not None:
+        raise DataError(
+            f"the observation has members along {member!r}; select one, for example with "
+            f".isel({member}=0)"
+        )
+    return checked(field.to_dataset(name=target), "the observation")[target]
+
+
+def read_prediction(obj: _Object, target: str, estimator: str, what: str) -> Prediction:
+    """Recognise the form of a prediction.
+
+    Raises
+    ------
+    DataError
+        No form is recognised, or what `checked` finds.
+    """
+    if isinstance(obj, xr.Dataset):
+        for first, second in (("location", "scale"), ("mean", "std")):
+            if f"{target}_{first}" in obj and f"{target}_{second}" in obj:
+                return _parametric(obj, target, (first, second), what)
+    field = _field(obj, target, what)
+    data = checked(field.to_dataset(name=target), what)
+    if _QUANTILE in field.dims:
+        if _QUANTILE not in field.coords:
+            raise DataError(f"{what} has a dim {_QUANTILE!r} without levels; assign them to it")
+        return Quantiles(data, what, _QUANTILE)
+    member = find_dim(data, "member")
+    return Deterministic(data, what) if member is None else Ensemble(data, what, member, estimator)
+
+
+def observed_name(observed: _Object) -> str | None:
+    """Return the name of the observed variable, if there is one."""
+    if isinstance(observed, xr.DataArray):
+        return None if observed.name is None else str(observed.name)
+    return str(next(iter(observed.data_vars))) if len(observed.data_vars) == 1 else None
+
+
+def checked(data: xr.Dataset, what: str) -> xr.Dataset:
+    """Return float64 values, of which there are some, none infinite, at coordinates that differ.
+
+    Raises
+    ------
+    DataError
+        Any of it does not hold.
+    """
+    for name, array in data.items():
+        if array.dtype.kind not in "fiub":
+            raise DataError(f"{name!r} of {what} has dtype {array.dtype}; it must hold numbers")
+        if array.size == 0:
+            raise DataError(
+                f"{name!r} of {what} is empty: {dict(array.sizes)}; check the selection"
+            )
+        infinite = int(np.isinf(array.values).sum())
+        if infinite:
+            raise DataError(
+                f"{name!r} of {what} has {infinite} infinite values; mark missing values as NaN"
+            )
+    for dim, index in data.indexes.items():
+        if index.has_duplicates:
+            raise DataError(
+                f"{dim!r} of {what} holds {index[index.duplicated()][0]} more than once; keep one "
+                f"of each, for example with .drop_duplicates({dim!r})"
+            )
+    return data.astype(np.float64, keep_attrs=True)
+
+
+def _field(obj: _Object, target: str, what: str) -> xr.DataArray:
+    """Take the target, or the only variable there is."""
+    if isinstance(obj, xr.DataArray):
+        return obj
+    for name in (f"{target}_{_QUANTILE}", target, f"{target}_mean"):
+        if name in obj:
+            return obj[name]
+    if len(obj.data_vars) == 1:
+        return next(iter(obj.data_vars.values()))
+    raise DataError(
+        f"{what} has no variable {target!r}, but {[str(name) for name in obj.data_vars]}; rename "
+        "or select one"
+    )
+
+
+def _parametric(obj: xr.Dataset, target: str, pair: tuple[str, str], what: str) -> Parametric:
+    """Read a distribution; its moments determine it as well as its parameters do."""
+    names = [f"{target}_{suffix}" for suffix in pair]
+    data = checked(obj[names], what)
+    attrs = {**obj.attrs, **obj[names[0]].attrs}
+    lower = float(attrs.get("distribution_lower", 0.0))
+    family = distribution(str(attrs.get("distribution", "normal")), lower)
+    if pair == ("mean", "std") and family.name != "normal":
+        first, second = xr.broadcast(*data.values())
+        moments = (torch.from_numpy(np.array(array.values)) for array in (first, second))
+        location, scale = family.from_moments(*moments)
+        data = data.assign(
+            {names[0]: first.copy(data=location.numpy()), names[1]: second.copy(data=scale.numpy())}
+        )
+    return Parametric(data, what, family)

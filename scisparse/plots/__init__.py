@@ -1,0 +1,13 @@
+"""Figures of corrections, skill, calibration and scores; readable without colour vision.
+
+Every function returns a `matplotlib.figure.Figure` of its own, outside pyplot, and changes nothing
+global. Save it with ``figure.savefig("map.png", dpi=150)``.
+"""
+
+from __future__ import annotations
+
+from scisparse.plots.charts import rank_histogram as rank_histogram
+from scisparse.plots.charts import score_table as score_table
+from scisparse.plots.maps import map_correction as map_correction
+from scisparse.plots.maps import map_field as map_field
+from scisparse.plots.maps import map_skill as map_skill

@@ -1,0 +1,103 @@
+"""What training leaves behind: enough to check a forecast, and to correct it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from scisparse.arrays import Frame, check_units
+from scisparse.errors import DataError
+from scisparse.grids import Grid
+from scisparse.postprocess.methods import Network
+from scisparse.postprocess.samples import Forecast, as_field, read_forecast
+from scisparse.postprocess.standard import Standard
+from scisparse.postprocess.times import check_calendar
+
+__all__ = ["Fitted"]
+
+FloatArray = NDArray[np.float64]
+_Object = xr.Dataset | xr.DataArray
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model, and what forecasts it was trained on.
+
+    Attributes
+    ----------
+    network
+        In the space of standardised anomalies.
+    standard
+        Statistics of the training cases.
+    grid
+        Canonical grid.
+    units
+        Of the variables that told theirs.
+    names
+        Groups and other predictors.
+    calendar
+        Of the times, where they were dates.
+    cases
+        Number of training cases.
+    """
+
+    network: Network
+    standard: Standard
+    grid: Grid
+    units: Mapping[str, str]
+    names: tuple[str, ...]
+    calendar: str | None
+    cases: int
+
+    def read(self, forecast: _Object, target: str, groups: str | None) -> tuple[Frame, Forecast]:
+        """Read a forecast like those of the training.
+
+        Raises
+        ------
+        DataError
+            Grid, units, calendar, variables or groups differ from the training's; both are named.
+        """
+        field = as_field(forecast, target, "the forecast")
+        if isinstance(forecast, xr.Dataset):
+            # Variables that the model was not trained on do no harm.
+            forecast = forecast[[n for n in forecast.data_vars if n == target or n in self.names]]
+            for name in forecast.data_vars:
+                units, expected = forecast[name].attrs.get("units"), self.units.get(str(name))
+                check_units(f"variable {str(name)!r} of the forecast", units, expected)
+        else:
+            check_units("the forecast", field.attrs.get("units"), self.units.get(target))
+        check_calendar(field, self.calendar)
+        frame = Frame.on(field, self.grid, "the forecast")
+        cases = read_forecast(forecast, target, frame, groups)
+        if cases.names != self.names:
+            raise DataError(
+                f"the forecast has predictors {list(cases.names)} but the model was trained on "
+                f"{list(self.names)}; give the same variables and groups of members"
+            )
+        return frame, cases
+
+    def apply(self, forecast: Forecast) -> tuple[FloatArray, FloatArray]:
+        """Location and scale ``[S, P]`` in units of the target."""
+        anomalies = self.standard.predictors(forecast)
+        missing = ~np.isfinite(anomalies).all(1)
+        # A neighbour without a value tells nothing: its anomaly is 0. The point itself stays missing.
+        inputs = (
+            np.nan_to_num(anomalies, nan=0.0).transpose(0, 2, 1),
+            self.standard.spread(forecast),
+        )
+        parts: list[list[FloatArray]] = []
+        with torch.no_grad():
+            for start in range(0, len(anomalies), _BATCH):
+                batch = (np.ascontiguousarray(a[start : start + _BATCH]) for a in inputs)
+                predicted = self.network(*(torch.from_numpy(a) for a in batch))
+                parts.append([tensor.double().numpy() for tensor in predicted])
+        location, scale = (np.concatenate(each) for each in zip(*parts, strict=True))
+        location = self.standard.mean + self.standard.std * location
+        scale = self.standard.std * scale
+        return np.where(missing, np.nan, location), np.where(missing, np.nan, scale)

@@ -1,0 +1,168 @@
+"""Cases that forecast and observation share: the same times, the same values of further dims."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pandas as pd
+import xarray as xr
+
+from scisparse.arrays import Axes, find_axes
+from scisparse.errors import DataError
+
+__all__ = ["align", "calendar_of", "check_calendar"]
+
+_Forecast = TypeVar("_Forecast", xr.DataArray, xr.Dataset)
+_NAMES = ("the forecast", "the observation")
+_STANDARD = ("standard", "gregorian", "proleptic_gregorian")
+_START = "forecast_reference_time"
+
+
+def align(
+    forecast: _Forecast, field: xr.DataArray, observed: xr.DataArray
+) -> tuple[_Forecast, xr.DataArray]:
+    """Keep the times that both have, in rising order; the dims of the forecast name both.
+
+    Parameters
+    ----------
+    forecast
+        Forecast with all its predictors.
+    field
+        The target in it.
+    observed
+        The truth; it may lack dims of the forecast other than time.
+
+    Raises
+    ------
+    DataError
+        There is no time dim, a time repeats, calendars or kinds of time differ, no time is common, or the
+        observation has dims of its own; all values are named.
+    """
+    axes = find_axes(field), find_axes(observed)
+    first, second = (_time_dim(a, what) for a, what in zip(axes, _NAMES, strict=True))
+    _check_kinds(field, observed, *axes)
+    indexes = [
+        _index(data, dim, what)
+        for data, dim, what in zip((field, observed), (first, second), _NAMES, strict=True)
+    ]
+    kinds = [_kind(index) for index in indexes]
+    if kinds[0] != kinds[1]:
+        raise DataError(
+            f"times of the forecast are {kinds[0]} and those of the observation {kinds[1]}; convert "
+            "one, for example with .convert_calendar('standard', use_cftime=False)"
+        )
+    common = indexes[0].intersection(indexes[1]).sort_values()
+    if len(common) == 0:
+        ranges = [f"{len(index)} from {index.min()} to {index.max()}" for index in indexes]
+        raise DataError(
+            f"no common times: the forecast has {ranges[0]}, the observation {ranges[1]}; select "
+            "overlapping periods, and give both the same stamps (of day or month)"
+        )
+    observed = observed.isel({second: indexes[1].get_indexer(common)})
+    if first != second:
+        observed = observed.drop_vars(first, errors="ignore").rename({second: first})
+    forecast = forecast.isel({first: indexes[0].get_indexer(common)})
+    return forecast, _match_extra(observed, axes[1].extra, field)
+
+
+def calendar_of(field: xr.DataArray) -> str | None:
+    """Calendar of the times of a field; ``None`` where there are none, or they are no dates."""
+    dim = find_axes(field).time
+    if dim is None or dim not in field.indexes:
+        return None
+    index = field.indexes[dim]
+    name = str(getattr(index, "calendar", "standard" if index.dtype.kind == "M" else ""))
+    return "standard" if name in _STANDARD else name or None
+
+
+def check_calendar(field: xr.DataArray, expected: str | None) -> None:
+    """Raise unless the forecast has the calendar of the training, as far as both are known.
+
+    Raises
+    ------
+    DataError
+        They differ; both are named.
+    """
+    given = calendar_of(field)
+    if given is not None and expected is not None and given != expected:
+        raise DataError(
+            f"the forecast is on calendar {given!r} but the model was trained on {expected!r}; "
+            f"convert it with .convert_calendar({expected!r})"
+        )
+
+
+def _time_dim(axes: Axes, what: str) -> str:
+    if axes.time is None:
+        raise DataError(
+            f"{what} has no time dim among {[*axes.extra, *axes.space]}; name it 'time', or give its "
+            "coordinate the CF attribute axis='T'"
+        )
+    return axes.time
+
+
+def _index(data: xr.DataArray, dim: str, what: str) -> pd.Index:
+    if data.sizes[dim] == 0:
+        raise DataError(f"{what} has no times along {dim!r}; check the selection")
+    if dim not in data.indexes:
+        raise DataError(f"{what} has no coordinate for its time dim {dim!r}; assign one")
+    index: pd.Index = data.indexes[dim]
+    if index.hasnans:
+        raise DataError(f"{what} has missing times along {dim!r}; drop them with .dropna({dim!r})")
+    if index.has_duplicates:
+        repeated = index[index.duplicated()][0]
+        raise DataError(
+            f"time {repeated} repeats in {what}; keep one of each, for example with "
+            f".drop_duplicates({dim!r})"
+        )
+    return index
+
+
+def _kind(index: pd.Index) -> str:
+    """What times are, in words: two indexes of one kind can be compared."""
+    if hasattr(index, "calendar"):
+        return f"cftime dates of calendar {index.calendar!r}"
+    kind = index.dtype.kind
+    return "datetime64 dates" if kind == "M" else "numbers" if kind in "iuf" else str(index.dtype)
+
+
+def _check_kinds(field: xr.DataArray, observed: xr.DataArray, first: Axes, second: Axes) -> None:
+    """Raise when the forecast is stamped with its start, and the observation with its own time."""
+    names = [
+        data[axes.time].attrs.get("standard_name")
+        for data, axes in ((field, first), (observed, second))
+        if axes.time in data.coords
+    ]
+    leads = [dim for dim in first.extra if dim not in second.extra and field.sizes[dim] > 1]
+    if names[:1] == [_START] and (names[1:] == ["time"] or leads):
+        raise DataError(
+            f"the forecast's dim {first.time!r} holds the starts of forecasts (standard_name {_START!r}) "
+            f"but the observation's {second.time!r} does not; give the observation the forecast's starts"
+            f"{f' and its dims {leads}' if leads else ''}, for example with .sel(time=valid_times)"
+        )
+
+
+def _match_extra(
+    observed: xr.DataArray, extra: tuple[str, ...], field: xr.DataArray
+) -> xr.DataArray:
+    """Observation at the forecast's values of the further dims that both have."""
+    foreign = [dim for dim in extra if dim not in field.dims]
+    if foreign:
+        raise DataError(
+            f"the observation has dims {foreign} that the forecast lacks; select one value of each, "
+            "for example with .isel"
+        )
+    for dim in extra:
+        given, needed = observed.indexes.get(dim), field.indexes.get(dim)
+        if given is not None and needed is not None:
+            if not needed.isin(given).all():
+                raise DataError(
+                    f"dim {dim!r} is {list(given)} in the observation but {list(needed)} in the "
+                    "forecast; select the same values in both"
+                )
+            observed = observed.sel({dim: needed})
+        elif observed.sizes[dim] != field.sizes[dim]:
+            raise DataError(
+                f"dim {dim!r} has {observed.sizes[dim]} values in the observation but "
+                f"{field.sizes[dim]} in the forecast; select the same values in both"
+            )
+    return observed

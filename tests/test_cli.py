@@ -1,0 +1,122 @@
+"""The command line as a user meets it: netCDF to netCDF, one-line errors, exit code 2."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from scisparse import cli
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Exit code, standard output and standard error of one call."""
+    monkeypatch.setattr(sys, "argv", ["scisparse", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    out, err = capsys.readouterr()
+    return stopped.value.code or 0, out, err
+
+
+@pytest.fixture
+def files(tmp_path):
+    """An ensemble with a bias that depends on place, and its truth, as two netCDF files."""
+    rng = np.random.default_rng(0)
+    time = pd.date_range("2001-01-01", periods=24)
+    coords = {"time": time, "lat": [10.0, 20.0, 30.0], "lon": [0.0, 5.0, 10.0, 15.0]}
+    truth = rng.normal(280, 5, size=(24, 3, 4))
+    members = truth + rng.normal(size=(6, 24, 3, 4)) + np.linspace(-3, 3, 12).reshape(3, 4)
+    units = {"units": "K", "standard_name": "air_temperature"}
+    forecast = xr.Dataset({"t2m": (("member", "time", "lat", "lon"), members, units)}, coords)
+    observed = xr.Dataset({"t2m": (("time", "lat", "lon"), truth, units)}, coords)
+    forecast.to_netcdf(tmp_path / "forecast.nc")
+    observed.to_netcdf(tmp_path / "observed.nc")
+    return tmp_path
+
+
+def test_train_predict_evaluate(files, monkeypatch, capsys):
+    model, corrected = files / "model.safetensors", files / "corrected.nc"
+    forecast, observed = files / "forecast.nc", files / "observed.nc"
+    code, out, _ = run(
+        monkeypatch, capsys, "train", forecast, observed,
+        "--target", "t2m", "--method", "emos_local", "-o", model,
+    )  # fmt: skip
+    assert code == 0
+    assert "fitted on 24 cases" in out
+    code, out, _ = run(monkeypatch, capsys, "predict", model, forecast, "-o", corrected)
+    assert code == 0
+    with xr.open_dataset(corrected) as written:
+        assert set(written.data_vars) == {"t2m_mean", "t2m_std"}
+        assert written["t2m_mean"].attrs["units"] == "K"
+        assert "emos_local" in written.attrs["history"]
+    code, out, _ = run(
+        monkeypatch, capsys, "evaluate", corrected, observed,
+        "--reference", forecast, "-o", files / "scores.nc",
+    )  # fmt: skip
+    assert code == 0
+    values = dict(line.split()[:2] for line in out.splitlines() if len(line.split()) > 1)
+    assert float(values["crps_skill"]) > 0.3
+    with xr.open_dataset(files / "scores.nc") as scores:
+        assert float(scores["crps"]) == pytest.approx(float(values["crps"]), rel=1e-4)
+
+
+def test_quantiles_and_members(files, monkeypatch, capsys):
+    model, forecast = files / "model.safetensors", files / "forecast.nc"
+    run(
+        monkeypatch, capsys, "train", forecast, files / "observed.nc",
+        "--target", "t2m", "--method", "emos", "-o", model,
+    )  # fmt: skip
+    for option, name in ((["--quantiles", "0.1,0.9"], "t2m_quantile"), (["--members"], "t2m")):
+        target = files / "out.nc"
+        assert run(monkeypatch, capsys, "predict", model, forecast, "-o", target, *option)[0] == 0
+        with xr.open_dataset(target) as written:
+            assert list(written.data_vars) == [name]
+
+
+def test_every_error_of_the_input_is_one_line_and_code_2(files, monkeypatch, capsys):
+    forecast, observed, model = files / "forecast.nc", files / "observed.nc", files / "m.safetensors"
+    train = ["train", forecast, observed, "--target", "t2m", "-o", model]
+    cut = files / "cut.nc"
+    cut.write_bytes(forecast.read_bytes()[:300])
+    celsius = files / "celsius.nc"
+    with xr.open_dataset(observed) as data:
+        other = data.load()
+    other["t2m"].attrs["units"] = "degC"
+    other.to_netcdf(celsius)
+    cases = [
+        (["train", files / "none.nc", *train[2:]], "none.nc: no such file"),
+        (["train", cut, *train[2:]], "cut.nc: cannot be read"),
+        ([*train[:3], "--target", "t850", "-o", model], "the forecast has no variable 't850' among 't2m'"),
+        ([*train, "--method", "magic"], "`method` (='magic') must be one of 'emos'"),
+        (["train", forecast, celsius, *train[3:]], "'degC'"),
+        ([*train[:-1], files / "no" / "m.safetensors"], "does not exist; create it first"),
+        (["predict", files / "none.safetensors", forecast], "none.safetensors: no such file"),
+        (["predict", cut, forecast], "cut.nc: not a whole safetensors file"),
+        (["predict", cut, forecast, "--quantiles", "a,b"], "must be numbers separated by commas"),
+    ]
+    for arguments, message in cases:
+        before = sorted(files.iterdir())
+        code, out, err = run(monkeypatch, capsys, *arguments)
+        assert code == 2, (arguments, err)
+        assert err.startswith("scisparse: error: "), err
+        assert err.count("\n") == 1
+        assert message in err
+        assert out == ""
+        assert sorted(files.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "predict", "evaluate", "doctor"])
+def test_help_of_every_command_shows_an_example(command, monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, command, "--help")
+    assert code == 0
+    assert f"scisparse {command}" in out
+    assert "Example" in out
+
+
+def test_doctor_reports_devices_backends_and_errors(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "doctor")
+    assert code == 0
+    assert "backend reference: largest relative error against float64" in out
+    assert "cuda" in out

@@ -1,0 +1,36 @@
+"""What the doctor says of a kernel is measured, not assumed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_cases import TOLERANCE
+from scisparse.doctor import largest_errors, report
+from scisparse.kernels.gather_matmul import reference
+
+
+@pytest.mark.parametrize("kernel", ["gather_matmul", "edge_outer"])
+def test_errors_are_within_the_tolerance_of_each_dtype(kernel):
+    errors = largest_errors(kernel, "auto", torch.device("cpu"))
+    for dtype, tolerance in TOLERANCE.items():
+        assert 0 <= errors[str(dtype).removeprefix("torch.")] < tolerance
+    assert errors["bfloat16"] > errors["float32"] > 0
+
+
+def test_a_wrong_kernel_is_seen(monkeypatch):
+    right = reference.gather_matmul
+
+    def wrong(x, *rest):
+        y = right(x, *rest)
+        return y * 1.01 if x.dtype == torch.float32 else y
+
+    monkeypatch.setattr(reference, "gather_matmul", wrong)
+    errors = largest_errors("gather_matmul", "reference", torch.device("cpu"))
+    assert errors["float32"] > 0.005
+    assert errors["float64"] < 1e-12
+
+
+def test_report_names_what_is_off():
+    lines = list(report())
+    assert any(line.startswith("scisparse ") and "torch" in line for line in lines)
+    assert any("extra verify" in line for line in lines)

@@ -1,0 +1,546 @@
+"""Scores: by hand, against other libraries, on real data, in every form and order; bad input."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import scores.probability
+import scoringrules
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from scisparse.errors import DataError, MissingDependencyError, OptionError
+from scisparse.evaluate import evaluate
+
+FloatArray = NDArray[np.float64]
+LAT, LON = np.array([-30.0, -10.0, 5.0, 35.0]), np.array([0.0, 72.0, 144.0, 216.0, 288.0])
+DIMS = ("time", "lat", "lon")
+
+
+def coordinates(times: int) -> dict[str, object]:
+    start = np.datetime64("2001-01-01", "ns")
+    return {
+        "time": start + np.arange(times) * np.timedelta64(1, "D"),
+        "lat": ("lat", LAT, {"units": "degrees_north"}),
+        "lon": ("lon", LON, {"units": "degrees_east"}),
+    }
+
+
+def field(values: FloatArray, name: str = "t2m", units: str = "K") -> xr.DataArray:
+    """Values ``[time, lat, lon]`` or ``[time, lat, lon, member]``."""
+    dims = (*DIMS, "member")[: values.ndim]
+    return xr.DataArray(values, coordinates(len(values)), dims, name, {"units": units})
+
+
+def data(seed: int = 0, times: int = 6, members: int = 5) -> tuple[xr.DataArray, xr.DataArray]:
+    """An ensemble and an observation, a tenth of it missing."""
+    generator = np.random.default_rng(seed)
+    shape = (times, LAT.size, LON.size)
+    ensemble = generator.gamma(1.5, 2.0, (*shape, members))
+    observed = generator.gamma(1.5, 2.0, shape)
+    observed[generator.random(shape) < 0.1] = np.nan
+    return field(ensemble), field(observed)
+
+
+def parametric(seed: int = 1, times: int = 6) -> xr.Dataset:
+    generator = np.random.default_rng(seed)
+    shape = (times, LAT.size, LON.size)
+    mean, std = field(generator.normal(3.0, 1.0, shape)), field(generator.gamma(4.0, 0.5, shape))
+    return xr.Dataset({"t2m_mean": mean, "t2m_std": std})
+
+
+def area(observed: xr.DataArray) -> xr.DataArray:
+    """Area of the bands between midpoints of latitude, the same along each."""
+    edges = np.concatenate([[-40.0], 0.5 * (LAT[1:] + LAT[:-1]), [50.0]])
+    bands = np.diff(np.sin(np.deg2rad(edges)))
+    return xr.DataArray(bands, {"lat": LAT}, "lat").broadcast_like(observed.isel(time=0, drop=True))
+
+
+def average(values: FloatArray, weights: xr.DataArray, valid: FloatArray) -> float:
+    spread = np.broadcast_to(weights.values, values.shape)
+    return float(np.average(values[valid], weights=spread[valid]))
+
+
+# --- against formulas and other libraries ---
+
+
+@pytest.mark.parametrize("estimator", ["fair", "standard"])
+def test_ensemble_scores_by_hand(estimator: str) -> None:
+    ensemble, observed = data()
+    result = evaluate(ensemble, observed, estimator=estimator)
+    x, y = ensemble.values, observed.values
+    valid, weights = np.isfinite(y), area(observed)
+    name = {"fair": "fair", "standard": "nrg"}[estimator]
+    crps = scoringrules.crps_ensemble(y, x, estimator=name, backend="numpy")
+    error = x.mean(-1) - y
+    rmse = np.sqrt(average(error**2, weights, valid))
+    spread = np.sqrt(average(x.var(-1, ddof=1) * 6 / 5, weights, valid))
+    expected = {
+        "crps": average(crps, weights, valid),
+        "bias": average(error, weights, valid),
+        "rmse": rmse,
+        "spread": spread,
+        "spread_skill_ratio": spread / rmse,
+        "count": valid.sum(),
+    }
+    for score, value in expected.items():
+        assert float(result[score]) == pytest.approx(value, rel=1e-10), score
+    ranks = [average((x < y[..., None]).sum(-1) == k, weights, valid) for k in range(6)]
+    np.testing.assert_allclose(result["rank_histogram"], ranks, atol=1e-12)
+
+
+def test_unweighted_and_own_weights() -> None:
+    ensemble, observed = data(2)
+    error = (ensemble.mean("member") - observed).values
+    valid = np.isfinite(error)
+    result = evaluate(ensemble, observed, weights=None)
+    assert float(result["bias"]) == pytest.approx(error[valid].mean(), rel=1e-12)
+    assert result.attrs["weights"] == "equal"
+    own = xr.DataArray([1.0, 0.0, 2.0, 0.5], {"lat": LAT}, "lat").isel(lat=slice(None, None, -1))
+    result = evaluate(ensemble, observed, weights=own)
+    spread = np.broadcast_to(np.array([1.0, 0.0, 2.0, 0.5])[:, None], error.shape)
+    expected = np.average(error[valid], weights=spread[valid])
+    assert float(result["bias"]) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("dims", [None, "time", ["lat", "lon"], ("lon",), ()])
+def test_any_dims_are_averaged(dims: str | list[str] | tuple[str, ...] | None) -> None:
+    ensemble, observed = data(3)
+    result = evaluate(ensemble, observed, dims=dims)
+    over = DIMS if dims is None else (dims,) if isinstance(dims, str) else tuple(dims)
+    kept = tuple(dim for dim in DIMS if dim not in over)
+    assert result["crps"].dims == kept
+    assert result["rank_histogram"].sizes == {**result["crps"].sizes, "rank": 6}
+    error = (ensemble.mean("member") - observed).weighted(area(observed))
+    bias = error.mean(over) if over else ensemble.mean("member") - observed
+    xr.testing.assert_allclose(result["bias"].drop_attrs(), bias.transpose(*kept).drop_attrs())
+    assert int(result["count"].sum()) == int(observed.notnull().sum())
+    for dim in kept:
+        assert result[dim].equals(observed[dim])
+
+
+def test_normal_prediction_equals_scoringrules() -> None:
+    prediction, (_, observed) = parametric(), data(4)
+    result = evaluate(prediction, observed, dims=())
+    mean, std = prediction["t2m_mean"].values, prediction["t2m_std"].values
+    expected = scoringrules.crps_normal(observed.values, mean, std)
+    np.testing.assert_allclose(result["crps"], expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(result["spread"], np.where(observed.isnull(), np.nan, std))
+
+
+@pytest.mark.parametrize("name", ["truncated_normal", "censored_normal"])
+def test_bounded_prediction_by_moments_and_by_parameters(name: str) -> None:
+    import torch
+
+    from scisparse.losses import distribution
+
+    family = distribution(name, 0.5)
+    parameters, (_, observed) = parametric(5), data(5)
+    observed = observed.clip(min=0.5)
+    location, scale = parameters["t2m_mean"], parameters["t2m_std"]
+    tensors = torch.from_numpy(location.values), torch.from_numpy(scale.values)
+    moments = xr.Dataset(
+        {
+            "t2m_mean": location.copy(data=family.mean(*tensors).numpy()),
+            "t2m_std": scale.copy(data=family.std(*tensors).numpy()),
+        },
+        attrs={"distribution": name, "distribution_lower": 0.5},
+    )
+    both = moments.assign(t2m_location=location, t2m_scale=scale)
+    theirs = {
+        "truncated_normal": scoringrules.crps_tnormal,
+        "censored_normal": scoringrules.crps_cnormal,
+    }[name]
+    expected = theirs(observed.values, location.values, scale.values, 0.5)
+    for prediction in (moments, both):
+        result = evaluate(prediction, observed, dims=())
+        np.testing.assert_allclose(result["crps"], expected, rtol=1e-8, atol=1e-9)
+    point = both["t2m_mean"] - observed
+    xr.testing.assert_allclose(result["bias"].drop_attrs(), point.drop_attrs())
+
+
+def test_pit_histogram_equals_scores() -> None:
+    prediction, (_, observed) = parametric(6), data(6)
+    observed = observed.clip(min=2.0)
+    prediction = prediction.assign_attrs(distribution="censored_normal", distribution_lower=2.0)
+    names = {"t2m_mean": "t2m_location", "t2m_std": "t2m_scale"}
+    result = evaluate(prediction.rename(names), observed, bins=7)
+    standard = (observed - prediction["t2m_mean"]) / prediction["t2m_std"]
+    upto = standard.copy(data=scipy.stats.norm.cdf(standard.values))
+    below = upto.where(observed > 2.0, 0.0).where(observed.notnull())
+    theirs = scores.probability.PitFcstAtObs(upto, fcst_at_obs_left=below, weights=area(observed))
+    np.testing.assert_allclose(result["pit_histogram"], theirs.hist_values(bins=7), atol=1e-12)
+    assert float(result["pit_histogram"].sum()) == pytest.approx(1.0, abs=1e-12)
+    np.testing.assert_allclose(result["pit"], (np.arange(7) + 0.5) / 7)
+
+
+def quantile_prediction(levels: FloatArray) -> tuple[xr.Dataset, xr.Dataset]:
+    """Quantiles of a normal prediction, and the prediction."""
+    prediction = parametric(7)
+    standard = xr.DataArray(scipy.stats.norm.ppf(levels), {"quantile": levels}, "quantile")
+    values = prediction["t2m_mean"] + prediction["t2m_std"] * standard
+    return xr.Dataset({"t2m_quantile": values.assign_attrs(units="K")}), prediction
+
+
+def test_quantiles_approach_their_distribution() -> None:
+    quantiles, prediction = quantile_prediction((np.arange(400) + 0.5) / 400)
+    _, observed = data(7)
+    result = evaluate(quantiles, observed)
+    expected = evaluate(prediction, observed)
+    for score in ("crps", "bias", "rmse"):
+        assert float(result[score]) == pytest.approx(float(expected[score]), rel=2e-4), score
+    difference = result["pit_histogram"] - expected["pit_histogram"]
+    assert float(np.abs(difference).max()) < 3e-3
+    assert "spread" not in result
+
+
+def test_quantiles_by_hand() -> None:
+    levels = np.array([0.2, 0.4, 0.7])
+    values = np.array([1.0, 1.0, 4.0])
+    prediction = xr.Dataset(
+        {"rain_quantile": (("time", "quantile"), np.tile(values, (6, 1)))},
+        {"time": range(6), "quantile": levels},
+    )
+    observed = xr.DataArray([0.0, 1.0, 2.5, 4.0, 9.0, np.nan], {"time": range(6)}, "time", "rain")
+    result = evaluate(prediction, observed, dims=(), bins=20)
+    error = observed.values[:5, None] - values
+    pinball = np.maximum(levels * error, (levels - 1.0) * error)
+    np.testing.assert_allclose(result["crps"][:5], 2.0 * pinball.mean(1), rtol=1e-13)
+    np.testing.assert_allclose(result["bias"][:5], 2.0 - observed[:5])  # the median is 1 + 3 / 3
+    # Known to lie between: 0 and 0.2; 0 and 0.4; 0.55; 0.7 and 1; 0.7 and 1.
+    starts, ends = np.arange(20) / 20, np.arange(1, 21) / 20
+    for case, (low, high) in enumerate(
+        [(0.0, 0.2), (0.0, 0.4), (0.55, 0.55), (0.7, 1.0), (0.7, 1.0)]
+    ):
+        shares = result["pit_histogram"].values[case]
+        inside = shares > 1e-9
+        assert ends[inside].max() == pytest.approx(max(high, low + 0.05))
+        assert starts[inside].min() == pytest.approx(low)
+        assert shares.sum() == pytest.approx(1.0)
+        np.testing.assert_allclose(shares[inside], 1.0 / inside.sum())
+
+
+def test_one_value_is_scored_by_its_absolute_error() -> None:
+    ensemble, observed = data(8)
+    single = ensemble.isel(member=0, drop=True)
+    result = evaluate(single, observed, weights=None)
+    assert float(result["crps"]) == pytest.approx(float(np.abs(single - observed).mean()))
+    assert not {"spread", "spread_skill_ratio", "rank_histogram"} & set(result)
+    same = evaluate(ensemble[..., :1], observed, weights=None, estimator="standard")
+    assert float(same["crps"]) == pytest.approx(float(result["crps"]))
+
+
+def test_a_calibrated_prediction_looks_calibrated() -> None:
+    draws = np.random.default_rng(9).normal(size=(4000, 11))
+    ensemble = xr.DataArray(draws[:, 1:], dims=("time", "number"), name="x")
+    observed = xr.DataArray(draws[:, 0], dims="time", name="x")
+    result = evaluate(ensemble, observed)
+    assert float(result["spread_skill_ratio"]) == pytest.approx(1.0, abs=0.03)
+    counts = result["rank_histogram"].values * 4000
+    assert scipy.stats.chisquare(counts).pvalue > 0.01
+    normal = xr.Dataset({"x_mean": xr.zeros_like(observed), "x_std": xr.ones_like(observed)})
+    skill = evaluate(normal, observed, reference=ensemble)
+    # The fair score of ten members equals on average that of the distribution they are drawn from.
+    assert abs(float(skill["crps_skill"])) < 0.02
+    worse = evaluate(normal.assign(x_std=3.0 * normal["x_std"]), observed, reference=normal)
+    assert float(worse["crps_skill"]) < -0.1
+
+
+# --- reference and missing values ---
+
+
+def test_reference_and_prediction_count_the_same_cases() -> None:
+    ensemble, observed = data(10)
+    reference = parametric(10)
+    reference["t2m_std"][2, 1, :] = np.nan
+    ensemble[4, :, 2, 3] = np.nan
+    result = evaluate(ensemble, observed, reference=reference)
+    valid = observed.notnull() & ensemble.notnull().all("member") & reference["t2m_std"].notnull()
+    assert int(result["count"]) == int(valid.sum()) < int(observed.notnull().sum())
+    kept = observed.where(valid)
+    for name, prediction in (("", ensemble), ("_reference", reference)):
+        alone = evaluate(prediction, kept)
+        for score in ("crps", "bias", "rmse"):
+            expected = float(alone[score])
+            assert float(result[score + name]) == pytest.approx(expected, rel=1e-12), score
+    for score in ("crps", "rmse"):
+        ratio = float(result[score]) / float(result[f"{score}_reference"])
+        assert float(result[f"{score}_skill"]) == pytest.approx(1.0 - ratio, rel=1e-12)
+
+
+def test_reference_may_be_constant_in_time_and_have_other_members() -> None:
+    ensemble, observed = data(11)
+    climatology = ensemble.isel(time=0, drop=True).rename(member="realization")[..., :3]
+    result = evaluate(ensemble, observed, reference=climatology)
+    repeated = climatology.expand_dims(time=observed["time"])
+    expected = evaluate(repeated, observed)
+    assert float(result["crps_reference"]) == pytest.approx(float(expected["crps"]), rel=1e-12)
+
+
+def test_points_without_cases_are_nan_and_perfect_references_give_no_skill() -> None:
+    ensemble, observed = data(12)
+    observed[:, 0, 0] = np.nan
+    result = evaluate(ensemble, observed, reference=observed, dims="time")
+    assert int(result["count"][0, 0]) == 0
+    for score in result:
+        if score != "count":
+            assert result[score][0, 0].isnull().all(), score
+    assert result["crps_skill"].isnull().all()
+    assert result["crps_reference"][1:].max() == 0.0
+
+
+def test_input_is_left_alone() -> None:
+    ensemble, observed = data(13)
+    before = ensemble.copy(deep=True), observed.copy(deep=True)
+    evaluate(ensemble, observed, reference=ensemble)
+    assert ensemble.identical(before[0])
+    assert observed.identical(before[1])
+
+
+# --- forms of coordinates ---
+
+
+@pytest.mark.parametrize(
+    "form", ["flipped", "rolled", "transposed", "renamed", "rounded", "shuffled"]
+)
+def test_the_form_of_coordinates_does_not_matter(form: str) -> None:
+    ensemble, observed = data(14)
+    expected = evaluate(ensemble, observed)
+    other = {
+        "flipped": observed.isel(lat=slice(None, None, -1)),
+        "rolled": observed.assign_coords(lon=(LON + 180.0) % 360.0 - 180.0).sortby("lon"),
+        "transposed": observed.transpose("lon", "time", "lat"),
+        "renamed": observed.rename(lat="latitude", lon="x", time="valid_time"),
+        "rounded": observed.assign_coords(lat=(LAT + 1e-5).astype(np.float32), lon=LON - 1e-5),
+        "shuffled": observed.isel(time=[3, 0, 5, 1, 2, 4]),
+    }[form]
+    for result in (evaluate(ensemble, other), evaluate(other, other, reference=ensemble)):
+        name = "crps" if "crps_reference" not in result else "crps_reference"
+        tolerance = 1e-6 if form == "rounded" else 1e-12
+        assert float(result[name]) == pytest.approx(float(expected["crps"]), rel=tolerance)
+        assert int(result["count"]) == int(expected["count"])
+
+
+def test_only_common_coordinates_are_scored() -> None:
+    ensemble, observed = data(15)
+    expected = evaluate(ensemble[2:, :, 1:], observed[2:, :, 1:], dims=("time", "lat"))
+    result = evaluate(ensemble[:, :, 1:], observed[2:], dims=("time", "lat"))
+    xr.testing.assert_allclose(result, expected)
+
+
+def test_projected_and_unstructured_grids_weigh_by_cells() -> None:
+    generator = np.random.default_rng(16)
+    axis = {"units": "m", "standard_name": "projection_x_coordinate"}
+    projected = xr.DataArray(
+        generator.normal(size=(3, 4, 5)),
+        {
+            "y": ("y", np.arange(4) * 1e3, axis | {"standard_name": "projection_y_coordinate"}),
+            "x": ("x", np.array([0.0, 1.0, 2.0, 4.0, 8.0]) * 1e3, axis),
+        },
+        ("time", "y", "x"),
+        "t",
+    )
+    widths = np.array([1.0, 1.0, 1.5, 3.0, 4.0])
+    expected = np.average(projected.values, weights=np.broadcast_to(widths, (3, 4, 5)))
+    assert float(evaluate(projected, 0.0 * projected)["bias"]) == pytest.approx(expected)
+    octahedron = xr.Dataset(coords={"lat": ("cell", [90.0, -90, 0, 0, 0, 0])})
+    octahedron = octahedron.assign_coords(lon=("cell", [0.0, 0, 0, 90, 180, 270]))
+    cells = octahedron.assign(t=("cell", np.arange(6.0)))["t"]
+    assert float(evaluate(cells, 0.0 * cells)["bias"]) == pytest.approx(2.5)
+    with pytest.raises(DataError, match=r"the observation is on .* but the prediction on"):
+        evaluate(cells, cells.assign_coords(lon=cells["lon"] + 45.0))
+
+
+def test_without_a_grid_all_count_the_same() -> None:
+    series = xr.DataArray([1.0, 2.0, 6.0], {"time": range(3)}, "time")
+    result = evaluate(series, 0.0 * series)
+    assert float(result["bias"]) == 3.0
+    assert result.attrs["weights"] == "equal"
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 10_000), st.floats(0.1, 10.0), st.floats(-100.0, 100.0))
+def test_scores_follow_units(seed: int, factor: float, offset: float) -> None:
+    ensemble, observed = data(seed, times=2, members=3)
+    first = evaluate(ensemble, observed)
+    second = evaluate(factor * ensemble + offset, factor * observed + offset)
+    for score in ("crps", "bias", "rmse", "spread"):
+        ratio = factor * float(first[score])
+        assert float(second[score]) == pytest.approx(ratio, rel=1e-7, abs=1e-9), score
+    np.testing.assert_allclose(second["rank_histogram"], first["rank_histogram"], atol=1e-9)
+
+
+# --- what is written ---
+
+
+def test_everything_has_long_name_and_units() -> None:
+    ensemble, observed = data(17)
+    for prediction in (ensemble, parametric()):
+        result = evaluate(prediction, observed, reference=ensemble)
+        for name, score in result.items():
+            assert score.attrs["long_name"]
+            in_kelvin = str(name).split("_")[0] in ("crps", "bias", "rmse", "spread")
+            in_kelvin &= not str(name).endswith(("skill", "ratio"))
+            assert score.attrs["units"] == ("K" if in_kelvin else "1"), name
+    assert result.attrs["title"] == "scores of t2m"
+    assert result.attrs["averaged_over"] == "time, lat, lon"
+
+
+def test_scores_can_be_written(tmp_path: Path) -> None:
+    ensemble, observed = data(18)
+    result = evaluate(ensemble, observed, reference=parametric(), dims="time")
+    result.to_netcdf(tmp_path / "scores.nc")
+    with xr.open_dataset(tmp_path / "scores.nc") as read:
+        xr.testing.assert_allclose(read, result)
+
+
+def test_target_is_found_or_asked_for() -> None:
+    ensemble, observed = data(19)
+    forecast = xr.Dataset({"t2m": ensemble, "wind": ensemble + 1.0})
+    expected = float(evaluate(ensemble, observed)["bias"])
+    assert float(evaluate(forecast, observed)["bias"]) == pytest.approx(expected)
+    wind = evaluate(forecast, observed.rename("u"), target="wind")
+    assert float(wind["bias"]) == pytest.approx(expected + 1.0)
+    message = r"2 candidates \('t2m', 'wind'\); name one"
+    with pytest.raises(OptionError, match=message):
+        evaluate(forecast, observed.rename("u"))
+    both = evaluate(parametric(), xr.Dataset({"anything": observed}), reference=forecast)
+    assert both.attrs["title"] == "scores of t2m"
+    assert "crps_skill" in both
+
+
+# --- bad input ---
+
+
+def test_no_overlap_names_both_ranges() -> None:
+    ensemble, observed = data(20)
+    later = observed.assign_coords(time=observed["time"] + np.timedelta64(100, "D"))
+    message = r"'time' is 2001-01-01 .* in the prediction and 2001-04-11 .* in the observation"
+    with pytest.raises(DataError, match=message):
+        evaluate(ensemble, later)
+    with pytest.raises(DataError, match=r"'lat' .* in the prediction and .* in the reference"):
+        evaluate(ensemble, observed, reference=ensemble.assign_coords(lat=LAT + 1.0))
+    message = "overlap in pairs, but have no coordinates all in common"
+    with pytest.raises(DataError, match=message):
+        evaluate(ensemble, observed[:3], reference=ensemble[3:])
+
+
+def test_bad_data_is_named() -> None:
+    ensemble, observed = data(21)
+    with pytest.raises(DataError, match=r"'K'.*'degC'|'degC'.*'K'"):
+        evaluate(ensemble, observed.assign_attrs(units="degC"))
+    with pytest.raises(DataError, match=r"'K'.*'mm'|'mm'.*'K'"):
+        evaluate(ensemble, observed, reference=ensemble.assign_attrs(units="mm"))
+    with pytest.raises(DataError, match="of 120 cases none has the prediction and the observation"):
+        evaluate(ensemble, observed * np.nan)
+    with pytest.raises(DataError, match="'t2m' of the prediction has 300 infinite values"):
+        evaluate(ensemble.where(ensemble.lat > 0, np.inf), observed)
+    with pytest.raises(DataError, match=r"'time' of the observation holds 2001-01-01 .* more than"):
+        evaluate(ensemble, observed.isel(time=[0, 0, 1]))
+    with pytest.raises(DataError, match="'t2m' of the prediction is empty"):
+        evaluate(ensemble[:0], observed)
+    with pytest.raises(DataError, match="has 1 member along 'member', and the fair CRPS needs 2"):
+        evaluate(ensemble[..., :1], observed)
+    with pytest.raises(DataError, match="the observation has members along 'member'"):
+        evaluate(ensemble, ensemble)
+    with pytest.raises(DataError, match="the reference has no variable 't2m', but"):
+        evaluate(ensemble, observed, reference=xr.Dataset({"a": observed, "b": observed}))
+    with pytest.raises(DataError, match="has dtype <U1; it must hold numbers"):
+        evaluate(xr.full_like(observed, "x", dtype=str), observed)
+    unlabelled = ensemble.drop_vars("time")
+    with pytest.raises(DataError, match="'time' has 5 points in the prediction and 6 in the obs"):
+        evaluate(unlabelled[:5], observed)
+
+
+def test_bad_quantiles_are_named() -> None:
+    quantiles, _ = quantile_prediction(np.array([0.6, 0.9]))
+    _, observed = data(22)
+    with pytest.raises(DataError, match=r"quantile levels \[0.6, 0.9\] .* 0.5 among or between"):
+        evaluate(quantiles, observed)
+    with pytest.raises(DataError, match="has a dim 'quantile' without levels"):
+        evaluate(quantiles.drop_vars("quantile"), observed)
+
+
+def test_bad_options_are_named() -> None:
+    ensemble, observed = data(23)
+    with pytest.raises(OptionError, match=r"`dims` names \['level'\], but the data have"):
+        evaluate(ensemble, observed, dims=["time", "level"])
+    with pytest.raises(OptionError, match="`weights` is 'cos'; give 'area', a DataArray or None"):
+        evaluate(ensemble, observed, weights="cos")
+    with pytest.raises(OptionError, match="`estimator` is 'best'; choose one of fair, standard"):
+        evaluate(ensemble, observed, estimator="best")
+    with pytest.raises(OptionError, match=r"`bins` \(=0\) must be at least 1"):
+        evaluate(ensemble, observed, bins=0)
+    with pytest.raises(OptionError, match=r"`weights` has dims \['level'\]"):
+        evaluate(ensemble, observed, weights=xr.DataArray([1.0], dims="level"))
+    short = xr.DataArray([1.0, 1.0], {"lat": LAT[:2]}, "lat")
+    with pytest.raises(DataError, match="`weights` is negative or missing at 2 of 4 points"):
+        evaluate(ensemble, observed, weights=short)
+
+
+def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ensemble, observed = data(24)
+    monkeypatch.setitem(sys.modules, "scores", None)
+    with pytest.raises(MissingDependencyError, match=r'scores.*pip install "scisparse\[verify\]"'):
+        evaluate(ensemble, observed)
+
+
+# --- real data ---
+
+
+def leave_one_out(observed: xr.DataArray) -> xr.DataArray:
+    """Every other year's observations as members, ``[time, member, lat, lon]``."""
+    years = range(observed.sizes["time"])
+    others = [observed.isel(time=[k for k in years if k != year]).values for year in years]
+    dims = ("time", "member", "lat", "lon")
+    coords = {name: observed[name] for name in ("time", "lat", "lon")}
+    return xr.DataArray(np.stack(others), coords, dims, "precipitation", observed.attrs)
+
+
+def test_reference_scores_of_south_asian_rainfall(data_dir: Path) -> None:
+    from scisparse.datasets import load
+
+    assert data_dir.is_dir()
+    rain = load("nmme_south_asia")
+    forecast, observed = rain["precipitation"], rain["observed"].astype(np.float64)
+    climatology = leave_one_out(observed)
+    moments = {
+        "precipitation_mean": climatology.mean("member", keep_attrs=True),
+        "precipitation_std": climatology.std("member", ddof=1, keep_attrs=True),
+    }
+    raw = evaluate(rain, observed, reference=climatology, target="precipitation")
+    normal = evaluate(xr.Dataset(moments), observed, reference=forecast)
+    assert int(raw["count"]) == 643 * 30
+    assert float(raw["crps"]) == pytest.approx(157.6, abs=0.05)
+    assert float(raw["crps_reference"]) == pytest.approx(67.0, abs=0.05)
+    assert float(normal["crps"]) == pytest.approx(68.8, abs=0.05)
+    assert float(normal["crps_reference"]) == pytest.approx(float(raw["crps"]), rel=1e-12)
+    # The bias of each model in each cell, in the other years.
+    years = observed.sizes["time"]
+    error = (forecast - observed).astype(np.float64).groupby("model").mean("member")
+    bias = (error.sum("time") - error) / (years - 1)
+    removed = forecast - bias.sel(model=forecast["model"])
+    corrected = evaluate(removed.assign_attrs(units="mm"), observed)
+    assert float(corrected["crps"]) == pytest.approx(77.5, abs=0.05)
+
+
+def test_scores_of_a_projected_ensemble(data_dir: Path) -> None:
+    from scisparse.datasets import load
+
+    assert data_dir.is_dir()
+    weather = load("improver_uk").isel(
+        projection_y_coordinate=slice(0, 60), projection_x_coordinate=slice(0, 50)
+    )
+    result = evaluate(weather["wind_speed"], weather["wind_speed_observed"], dims="time")
+    members = weather["wind_speed"].transpose(..., "realization").values.astype(np.float64)
+    truth = weather["wind_speed_observed"].values.astype(np.float64)
+    expected = scoringrules.crps_ensemble(truth, members, estimator="fair", backend="numpy")
+    np.testing.assert_allclose(result["crps"], expected.mean(0), rtol=1e-9)
+    assert result["crps"].dims == ("projection_y_coordinate", "projection_x_coordinate")
+    assert result["crps"].attrs["units"] == "m s-1"

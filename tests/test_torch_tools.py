@@ -1,0 +1,251 @@
+"""Layers under torch's tools: compile, autocast, export, state, copies, training, derivatives."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from layer_cases import (
+    MASK,
+    REGIONS,
+    SHAPE,
+    assert_equal,
+    build,
+    every_tie,
+    index_pattern,
+    masked_pattern,
+    randn,
+    randomize,
+)
+from torch import Tensor, nn
+
+from scisparse.errors import PatternError
+from scisparse.grids import LatLonGrid
+from scisparse.layers import (
+    LocallyConnected,
+    LocallyConnected2d,
+    LocallyConnectedTranspose2d,
+    LowRankLocallyConnected,
+)
+from scisparse.patterns import window
+
+
+def low_rank(**options: Any) -> LowRankLocallyConnected:
+    layer = LowRankLocallyConnected(
+        masked_pattern(), 2, 4, 3, **{"dtype": torch.float64, **options}
+    )
+    randomize(layer)
+    return layer
+
+
+def forward_2d(tie: Any = None) -> LocallyConnected2d:
+    layer = LocallyConnected2d(
+        2, 4, 3, padding=1, input_size=SHAPE, groups=2, tie=tie, dtype=torch.float64
+    )
+    randomize(layer)
+    return layer
+
+
+def transposed_2d() -> LocallyConnectedTranspose2d:
+    layer = LocallyConnectedTranspose2d(
+        2, 4, 3, stride=2, output_padding=1, input_size=SHAPE, dtype=torch.float64
+    )
+    randomize(layer)
+    return layer
+
+
+LAYERS: list[Any] = [
+    pytest.param(lambda: build(index_pattern()), (3, 24, 2), id="untied"),
+    pytest.param(lambda: build(index_pattern(), "all"), (3, 24, 2), id="convolution"),
+    pytest.param(
+        lambda: build(masked_pattern(), "longitude", groups=2), (3, 24, 2), id="longitude"
+    ),
+    pytest.param(lambda: build(masked_pattern(), REGIONS), (3, 24, 2), id="regions"),
+    pytest.param(low_rank, (3, 24, 2), id="low rank"),
+    pytest.param(forward_2d, (3, 2, *SHAPE), id="2d"),
+    pytest.param(lambda: forward_2d("all"), (3, 2, *SHAPE), id="2d convolution"),
+    pytest.param(transposed_2d, (3, 2, *SHAPE), id="2d transposed"),
+]
+every_layer = pytest.mark.parametrize(("make", "shape"), LAYERS)
+
+
+def gradients(function: Any, layer: nn.Module, x: Tensor) -> list[Tensor]:
+    """Output and all gradients."""
+    x = x.detach().requires_grad_()
+    y = function(x)
+    pull = randn(*y.shape, seed=9).to(y)
+    return [y, *torch.autograd.grad(y, (x, *layer.parameters()), pull)]
+
+
+@every_layer
+def test_compiles_as_one_graph(make: Any, shape: tuple[int, ...]) -> None:
+    layer, x = make(), randn(*shape)
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(layer, fullgraph=True, backend="eager")
+    assert_equal(compiled(x), layer(x))
+
+
+@pytest.mark.parametrize("make", [low_rank, lambda: build(index_pattern(), "longitude")])
+def test_compiles_with_derivatives_and_for_other_batches(make: Any) -> None:
+    layer, x = make(), randn(3, 24, 2)
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    for mine, want in zip(gradients(compiled, layer, x), gradients(layer, layer, x), strict=True):
+        assert_equal(mine, want)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        twice = torch.cat([x, x]).requires_grad_()
+        assert_equal(compiled(twice), layer(twice))
+
+
+# The compiler makes an instance of an autograd function, which torch itself warns of.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_penalty_compiles_as_one_graph() -> None:
+    layer = build(index_pattern())
+    layer.smoothness()  # finds the neighbours, once
+    torch._dynamo.reset()
+    penalty = torch.compile(layer.smoothness, fullgraph=True, backend="aot_eager")
+    assert_equal(penalty(), layer.smoothness())
+    (compiled,) = torch.autograd.grad(penalty(), layer.weight)
+    assert_equal(compiled, torch.autograd.grad(layer.smoothness(), layer.weight)[0])
+
+
+@every_layer
+def test_exports_with_a_free_batch(make: Any, shape: tuple[int, ...]) -> None:
+    layer, x = make().eval(), randn(*shape)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},))
+    for inputs in (x, randn(7, *shape[1:], seed=3)):
+        assert_equal(program.module()(inputs), layer(inputs))
+
+
+@every_layer
+def test_autocast_computes_in_bfloat16(make: Any, shape: tuple[int, ...]) -> None:
+    layer, x = make().float(), randn(*shape).float()
+    exact = gradients(layer, layer, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = gradients(layer, layer, x)
+    assert rough[0].dtype == torch.bfloat16
+    for mine, want in zip(rough, exact, strict=True):
+        assert (mine.float() - want).abs().max() < 0.05 * want.abs().max()
+        assert not torch.equal(mine.float(), want)
+    for parameter, gradient in zip(layer.parameters(), rough[2:], strict=True):
+        assert gradient.dtype == parameter.dtype == torch.float32
+
+
+@every_layer
+def test_state_makes_the_round_trip(make: Any, shape: tuple[int, ...], tmp_path: Path) -> None:
+    """Through `torch.save` with weights only, and through safetensors."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    layer, x = make(), randn(*shape)
+    states = []
+    buffer = io.BytesIO()
+    torch.save(layer.state_dict(), buffer)
+    buffer.seek(0)
+    states.append(torch.load(buffer, weights_only=True))
+    safetensors.save_file(layer.state_dict(), tmp_path / "layer.safetensors")
+    states.append(safetensors.load_file(tmp_path / "layer.safetensors"))
+    for state in states:
+        other = make()
+        randomize(other, seed=4)
+        assert not torch.equal(other(x), layer(x))
+        assert not any(other.load_state_dict(state))
+        assert torch.equal(other(x), layer(x))
+
+
+@pytest.mark.parametrize("kind", [LocallyConnected, LowRankLocallyConnected])
+def test_weights_of_another_pattern_are_refused(kind: Any) -> None:
+    """Even where every shape fits: a grid that is moved, another mask of as many cells."""
+    grid = LatLonGrid.regular(*SHAPE)
+    moved = LatLonGrid.from_degrees(np.rad2deg(grid.lat_axis), np.rad2deg(grid.lon_axis) + 1)
+    others = [window(moved, 3), window(grid.with_mask(MASK[:, ::-1].copy()), 3)]
+    saved = [window(grid, 3), window(grid.with_mask(MASK), 3)]
+    rank = {"rank": 2} if kind is LowRankLocallyConnected else {}
+    for mine, other in zip(saved, others, strict=True):
+        state = kind(mine, 1, 1, **rank).state_dict()
+        kind(mine, 1, 1, **rank).load_state_dict(state)
+        with pytest.raises(
+            PatternError, match="belong to another pattern than this layer's Pattern"
+        ):
+            kind(other, 1, 1, **rank).load_state_dict(state)
+
+
+def test_weights_of_another_tie_are_refused() -> None:
+    state = build(index_pattern(), REGIONS).state_dict()
+    same = REGIONS.astype(float) * 10  # other names for the same regions
+    build(index_pattern(), same).load_state_dict(state)
+    for tie, name in ((np.roll(REGIONS, 1, 1), "tie=labels"), ("longitude", "tie='longitude'")):
+        with pytest.raises(PatternError, match=f"tied otherwise than this layer's, {name}; build"):
+            build(index_pattern(), tie).load_state_dict(state)
+
+
+@every_layer
+def test_copies_and_pickles(make: Any, shape: tuple[int, ...]) -> None:
+    layer, x = make(), randn(*shape)
+    twin, thawed = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))
+    buffer = io.BytesIO()
+    torch.save(layer, buffer)
+    buffer.seek(0)
+    saved = torch.load(buffer, weights_only=False)
+    expected = layer(x)
+    for parameter in layer.parameters():
+        parameter.data.zero_()
+    for other in (twin, thawed, saved):
+        assert torch.equal(other(x), expected)
+        assert repr(other) == repr(layer)
+    assert not layer(x).any()
+
+
+@every_layer
+def test_training_lowers_a_loss(make: Any, shape: tuple[int, ...]) -> None:
+    layer, x = make(), randn(*shape)
+    target = randn(*layer(x).shape, seed=11)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = (layer(x) - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@every_layer
+def test_first_and_second_derivatives(make: Any, shape: tuple[int, ...]) -> None:
+    layer = make()
+    names = [name for name, _ in layer.named_parameters()]
+
+    def run(x: Tensor, *parameters: Tensor) -> Tensor:
+        given = dict(zip(names, parameters, strict=True))
+        out: Tensor = torch.func.functional_call(layer, given, (x,))
+        return out
+
+    inputs = (randn(*shape), *(p.detach().clone() for p in layer.parameters()))
+    inputs = tuple(tensor.requires_grad_() for tensor in inputs)
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+
+
+@every_tie
+def test_penalised_gradient_reaches_the_weights(tie: Any) -> None:
+    """A physics loss: the derivative of the layer by its input, squared, is trained."""
+    layer = build(index_pattern(), tie)
+    x = randn(1, 24, 2).requires_grad_()
+    (slope,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    slope.square().sum().backward()  # type: ignore[no-untyped-call]
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.abs().min() > 0
+
+
+@every_layer
+def test_description_is_short_and_telling(make: Any, shape: tuple[int, ...]) -> None:
+    text = repr(make())
+    assert "2, 4" in text
+    assert "Pattern(" in text
+    assert len(text) < 400
