@@ -72,8 +72,7 @@ def weight_pairs(pattern: Pattern, tying: Tying, groups: int = 1) -> WeightPairs
     # A weight is not paired with itself, and weights that many sites share meet many times.
     apart = first != second
     span = max(1, tying.num_weights * groups)
-    key = (torch.minimum(first, second) * span + torch.maximum(first, second))[apart]
-    key, meeting = torch.unique(key, return_inverse=True)
+    key, meeting = torch.unique((first * span + second)[apart], return_inverse=True)
     total = strength.new_zeros(len(key)).index_add_(0, meeting, strength[apart])
     return WeightPairs(key // span, key % span, total)
 

@@ -1,13 +1,15 @@
-"""The only door between xarray and arrays: dims by name in any order, one canonical order inside, the caller's order back.
+"""The only door between xarray and arrays: dims by name, in any order, and back.
 
-A field is the same field whether latitude runs up or down, longitude starts at 0 or at -180, or its dims are transposed.
-:class:`Frame` maps every such form onto one canonical order (latitude and projected axes rising, longitude eastward from
-the first meridian after the widest gap), so that what is computed inside does not depend on the form, and back.
+A field is the same field whether latitude runs up or down, longitude starts at 0 or at -180, or its
+dims are transposed. :class:`Frame` maps every such form onto one canonical order (latitude and
+projected axes rising, longitude eastward from the first meridian after the widest gap), so that
+what is computed inside does not depend on the form, and back.
 """
 
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -42,9 +44,9 @@ _STANDARD_NAMES = {
     "lead": ("forecast_period",),
 }
 _AXIS = {"time": "T", "member": "E"}
-# Degrees, about 11 m: coordinates are often stored in single precision, 3e-5 degrees apart near 360.
+# Of a degree, about 11 m: coordinates are often in single precision, 3e-5 degrees apart near 360.
 _DIGITS = 4
-_ANGLE_TOLERANCE = 10.0**-_DIGITS
+_TOLERANCE = math.radians(10.0**-_DIGITS)
 _Object = xr.DataArray | xr.Dataset
 
 
@@ -140,22 +142,30 @@ class Frame:
     take: tuple[NDArray[np.int64], ...]
 
     @classmethod
-    def of(cls, obj: _Object) -> Self:
+    def of(cls, obj: _Object, what: str = "data") -> Self:
         """Frame of `obj` on its own canonical grid.
 
         Points that do not cover the sphere, such as stations, count equally.
+
+        Parameters
+        ----------
+        obj
+            DataArray or Dataset.
+        what
+            Name of `obj` for errors.
 
         Raises
         ------
         GridError
             The grid cannot be found, or a coordinate is not sorted, repeats or is empty.
         """
-        space = grid_dims(obj)
+        space: tuple[str, ...] = ()
         try:
+            space = grid_dims(obj)
             grid = from_xarray(obj)
-        except GridError:
-            _check_sorted(obj, space)  # says it with the names and numbers of the data
-            raise
+        except GridError as error:
+            _check_sorted(obj, space, what)  # says it with the names and numbers of the data
+            raise GridError(f"{what}: {error}") from error
         if isinstance(grid, LatLonGrid):
             latitude, longitude = np.rad2deg(grid.lat_axis), _eastward(np.rad2deg(grid.lon_axis))
             take = (np.argsort(latitude), np.argsort(longitude))
@@ -184,7 +194,7 @@ class Frame:
         DataError
             `obj` lies on another grid; both are named.
         """
-        frame = cls.of(obj)
+        frame = cls.of(obj, what)
         if not same_points(frame.grid, grid):
             raise DataError(
                 f"{what} is on {frame.grid!r} but {grid!r} is needed{_distance(frame.grid, grid)}; "
@@ -193,7 +203,10 @@ class Frame:
         return cls(grid, frame.space, frame.take)
 
     def values(self, array: xr.DataArray, leading: Sequence[str]) -> FloatArray:
-        """Values of `array` as float64 ``[*leading, *grid.shape]`` in canonical order; missing dims have length 1."""
+        """Values of `array` as float64 ``[*leading, *grid.shape]``, in canonical order.
+
+        Dims of `leading` that it does not have get length 1.
+        """
         absent = [dim for dim in leading if dim not in array.dims]
         ordered = array.expand_dims(absent).transpose(*leading, *self.space)
         values = np.asarray(ordered.values, dtype=np.float64)
@@ -204,7 +217,7 @@ class Frame:
     def wrap(
         self, values: NDArray[Any], leading: Sequence[Hashable], template: _Object
     ) -> xr.DataArray:
-        """Give canonical values ``[*leading, *grid.shape]`` the coordinates and the order of `template`.
+        """Give canonical values ``[*leading, *grid.shape]`` the coordinates of `template`.
 
         Parameters
         ----------
@@ -213,7 +226,8 @@ class Frame:
         leading
             Names of the axes before the grid's.
         template
-            Object that the frame was made of; its coordinates along these dims are kept with their attributes.
+            Object that the frame was made of; its coordinates along these dims are kept, with their
+            attributes, and the order of its dims.
         """
         for axis, take in enumerate(self.take):
             values = np.take(values, np.argsort(take), axis=len(leading) + axis)
@@ -227,12 +241,15 @@ class Frame:
 
 
 def same_points(first: Grid, second: Grid) -> bool:
-    """Whether two canonical grids have the same points; masks do not count, nor rounding of coordinates."""
+    """Whether two canonical grids have the same points.
+
+    Masks and areas do not count, nor rounding of coordinates.
+    """
     if type(first) is not type(second) or first.shape != second.shape:
         return False
     if not first.spherical:
         return bool(np.allclose(first.positions(), second.positions(), rtol=1e-6, atol=1.0))
-    return _farthest(first, second) < np.deg2rad(_ANGLE_TOLERANCE)
+    return _farthest(first, second) < _TOLERANCE
 
 
 def check_units(what: str, units: object, expected: object) -> None:
@@ -253,7 +270,8 @@ def check_units(what: str, units: object, expected: object) -> None:
     if units is None or expected is None or str(units).strip() == str(expected).strip():
         return
     raise DataError(
-        f"{what} has units {units!r} but {expected!r} is needed; convert it and set attrs['units'] first"
+        f"{what} has units {units!r} but {expected!r} is needed; convert it and set attrs['units'] "
+        "first"
     )
 
 
@@ -265,9 +283,10 @@ def add_history(dataset: xr.Dataset, action: str, before: Mapping[Hashable, Any]
 
 
 def _eastward(longitude: FloatArray) -> FloatArray:
-    """Longitudes counted eastward without a jump, from the first one after the widest gap on the circle.
+    """Longitudes counted eastward without a jump, from the first one after the widest gap.
 
-    Rounded, so that forms of one longitude a turn apart are the same number, also in single precision.
+    Rounded, so that forms of one longitude a turn apart are the same number, also in single
+    precision.
     """
     circle = np.round(np.mod(longitude, 360.0), _DIGITS) % 360.0
     rising = np.sort(circle)
@@ -277,7 +296,7 @@ def _eastward(longitude: FloatArray) -> FloatArray:
 
 
 def _canonical_points(grid: Grid) -> UnstructuredGrid:
-    """Points with longitudes from 0 to 360, and the areas of their cells, or equal areas where they do not cover the sphere."""
+    """Points with longitudes from 0 to 360 and areas: equal ones where they leave gaps."""
     lon = np.round(np.mod(np.rad2deg(grid.lon), 360.0), 9) % 360.0
     points = UnstructuredGrid(grid.lat, np.deg2rad(lon), dims=grid.dims[:1])
     try:
@@ -288,7 +307,7 @@ def _canonical_points(grid: Grid) -> UnstructuredGrid:
 
 
 def _usual_distance(positions: FloatArray) -> float:
-    """Median distance in metres from one point on the sphere to the next; 1 where there is no other."""
+    """Median distance in metres from a point on the sphere to the next; 1 if there is no other."""
     from scipy.spatial import cKDTree
 
     unique = np.unique(positions, axis=0)
@@ -297,27 +316,28 @@ def _usual_distance(positions: FloatArray) -> float:
     return EARTH_RADIUS * float(np.median(cKDTree(unique).query(unique, k=2)[0][:, 1]))
 
 
-def _check_sorted(obj: _Object, space: tuple[str, ...]) -> None:
+def _check_sorted(obj: _Object, space: tuple[str, ...], what: str) -> None:
     """Raise when an axis of a grid with rows and columns is empty, repeats or is not sorted."""
     for axis, dim in enumerate(space if len(space) == 2 else ()):
         if obj.sizes[dim] == 0:
-            raise GridError(f"dim {dim!r} is empty; check the selection")
-        values = np.asarray(obj.coords.get(dim, 0.0))
-        if values.dtype.kind not in "fiu":
+            raise GridError(f"{what}: dim {dim!r} is empty; check the selection")
+        if dim not in obj.coords or obj[dim].dtype.kind not in "fiu":
             continue
+        values = obj[dim].values
         turn = 2 * np.pi if "rad" in str(obj[dim].attrs.get("units", "")) else 360.0
         steps = np.diff(np.unwrap(values, period=turn) if axis == 1 else values)
         wrong = steps * np.sign(steps.sum()) <= 0
         if wrong.any():
             place = int(np.argmax(wrong))
             raise GridError(
-                f"coordinate {dim!r} must strictly rise or strictly fall, but values {place} and {place + 1} are "
-                f"{values[place]:.9g} and {values[place + 1]:.9g}; sort it with .sortby({dim!r}), keep one of each"
+                f"{what}: coordinate {dim!r} must strictly rise or strictly fall, but values "
+                f"{place} and {place + 1} are {values[place]:.9g} and {values[place + 1]:.9g}; "
+                f"sort it with .sortby({dim!r}), keep one of each"
             )
 
 
 def _farthest(first: Grid, second: Grid) -> float:
-    """Largest distance between points of the same place in two grids of one shape, in their units."""
+    """Largest distance between the points of two grids of one shape, in their units."""
     return float(np.linalg.norm(first.positions() - second.positions(), axis=1).max())
 
 

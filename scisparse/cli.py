@@ -112,7 +112,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a prediction: CRPS, bias, RMSE, spread, calibration and skill."""
-    from scisparse.evaluate import evaluate as score
+    from scisparse.verification import evaluate as score
     from scisparse.files import open_data, write_data
 
     compared = None if reference is None else open_data(reference)

@@ -12,7 +12,7 @@ import xarray as xr
 
 from scisparse import datasets
 from scisparse.errors import DataError
-from scisparse.evaluate import evaluate
+from scisparse.verification import evaluate
 from scisparse.files import write_data
 from scisparse.postprocess.cross import CrossPrediction, Fold, join_times, leave_one_out
 

@@ -27,9 +27,9 @@ ROWS = (
     (
         "scisparse.bias",
         "scisparse.datasets",
-        "scisparse.evaluate",
         "scisparse.plots",
         "scisparse.postprocess",
+        "scisparse.verification",
     ),
     ("scisparse.demo", "scisparse.doctor"),
     ("scisparse.cli", "scisparse"),

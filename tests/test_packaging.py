@@ -39,6 +39,7 @@ PUBLIC = {
     "models",
     "patterns",
     "plots",
+    "testing",
 }
 
 

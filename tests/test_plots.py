@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from scisparse import plots
 from scisparse.errors import DataError, GridError, MissingDependencyError, OptionError
-from scisparse.evaluate import evaluate
+from scisparse.verification import evaluate
 
 UNITS = {"long_name": "rainfall", "units": "mm"}
 

@@ -88,6 +88,7 @@ def test_untied_copy_shares_nothing_and_keeps_kind() -> None:
     layer = build(index_pattern(), "all", dtype=torch.float32).eval()
     untied = layer.untie()
     assert (untied.weight.dtype, untied.training, untied.bias_mode) == (torch.float32, False, True)
+    assert build(index_pattern(), "all", device="meta").untie().weight.is_meta
     before = layer.weight.clone()
     untied.weight.data.zero_()
     assert torch.equal(layer.weight, before)

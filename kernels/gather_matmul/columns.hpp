@@ -13,8 +13,8 @@ class Columns {
  public:
   using V = Vec<R, L>;
 
-  Columns(const Forward<R>& p, int64_t x_pitch, int64_t y_pitch)
-      : batch_(p.batch), in_(p.in), out_(p.out), x_pitch_(x_pitch), y_pitch_(y_pitch) {}
+  Columns(const Forward<R>& p, const Rows<R>& rows)
+      : weights_(rows.weights), batch_(p.batch), in_(p.in), out_(p.out), x_pitch_(rows.x_pitch()), y_pitch_(rows.y_pitch()) {}
 
   SCISPARSE_INLINE void operator()(const Piece<R>& piece, R* y, bool add) const {
     int64_t b = 0;
@@ -38,41 +38,44 @@ class Columns {
   // few to hide the latency of the multiply-add, several sets of them run side by side.
   template <bool FULL, int NB, int NO>
   __attribute__((noinline)) void tile(const Piece<R>& piece, int64_t b0, int64_t o0, int last, R* y, bool add) const {
-    constexpr int SETS = NB * NO >= 4 ? 1 : 4 / (NB * NO);
+    constexpr int SETS = NB * NO >= 8 ? 1 : NB * NO >= 4 ? 2 : 4;
     V sum[SETS][NB][NO] = {};
     for (int j = 0; j < piece.count; j++) {
+      if (b0 == 0 && o0 == 0) weights_.ask(piece, j);
       const R* x = piece.x[j] + b0 * x_pitch_;
       const R* w = piece.w[j] + o0;
       int64_t c = 0;
       for (; c + SETS <= in_; c += SETS)
-#pragma GCC unroll 4
-        for (int s = 0; s < SETS; s++) step<FULL, NB, NO>(x + c + s, w + (c + s) * out_, last, sum[s]);
-      for (; c < in_; c++) step<FULL, NB, NO>(x + c, w + c * out_, last, sum[0]);
+        unrolled<SETS>([&](auto s) SCISPARSE_INLINE_LAMBDA {
+          step<FULL, NB, NO>(x + c + s, w + (c + s) * out_, last, sum[s]);
+        });
+      if constexpr (SETS > 1)
+        for (; c < in_; c++) step<FULL, NB, NO>(x + c, w + c * out_, last, sum[0]);
     }
-#pragma GCC unroll 8
-    for (int b = 0; b < NB; b++)
-#pragma GCC unroll 4
-      for (int v = 0; v < NO; v++) {
-#pragma GCC unroll 4
-        for (int s = 1; s < SETS; s++) sum[0][b][v] += sum[s][b][v];
+    unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA {
+      unrolled<NO>([&](auto v) SCISPARSE_INLINE_LAMBDA {
+        V total = sum[0][b][v];
+        unrolled<SETS - 1>([&](auto s) SCISPARSE_INLINE_LAMBDA { total += sum[s + 1][b][v]; });
         R* to = y + b * y_pitch_ + o0 + v * L;
-        const int n = v == NO - 1 ? last : L;
-        store(to, add ? sum[0][b][v] + load<L>(to, n) : sum[0][b][v], n);
-      }
+        const int n = FULL || v < NO - 1 ? L : last;
+        store(to, add ? total + load<L>(to, n) : total, n);
+      });
+    });
   }
 
   // sum[b][v] += x[b] * w[v] for one input
   template <bool FULL, int NB, int NO>
   SCISPARSE_INLINE void step(const R* x, const R* w, int last, V (&sum)[NB][NO]) const {
     V row[NO];
-#pragma GCC unroll 4
-    for (int v = 0; v < NO; v++) row[v] = FULL || v < NO - 1 ? load<L>(w + v * L) : load<L>(w + v * L, last);
-#pragma GCC unroll 8
-    for (int b = 0; b < NB; b++)
-#pragma GCC unroll 4
-      for (int v = 0; v < NO; v++) sum[b][v] += splat<V>(x[b * x_pitch_]) * row[v];
+    unrolled<NO>([&](auto v) SCISPARSE_INLINE_LAMBDA {
+      row[v] = FULL || v < NO - 1 ? load<L>(w + v * L) : load<L>(w + v * L, last);
+    });
+    unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA {
+      unrolled<NO>([&](auto v) SCISPARSE_INLINE_LAMBDA { sum[b][v] += splat<V>(x[b * x_pitch_]) * row[v]; });
+    });
   }
 
+  const Weights<R>& weights_;
   int64_t batch_, in_, out_, x_pitch_, y_pitch_;
 };
 
@@ -82,10 +85,10 @@ Status columns(const Forward<R>& p, int64_t first, int64_t last) {
   Rows<R> rows(p);
   if (!rows) return Status::no_memory;
   if (p.out <= HALF) {
-    const Columns<R, HALF> tiles(p, rows.x_pitch(), rows.y_pitch());
+    const Columns<R, HALF> tiles(p, rows);
     for (int64_t i = first; i < last; i++) rows.site(i, tiles);
   } else {
-    const Columns<R, W> tiles(p, rows.x_pitch(), rows.y_pitch());
+    const Columns<R, W> tiles(p, rows);
     for (int64_t i = first; i < last; i++) rows.site(i, tiles);
   }
   return Status::ok;

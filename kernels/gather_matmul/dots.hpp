@@ -13,8 +13,8 @@ class Dots {
  public:
   using V = Vec<R, L>;
 
-  Dots(const Forward<R>& p, int64_t x_pitch, int64_t y_pitch)
-      : batch_(p.batch), in_(p.in), out_(p.out), x_pitch_(x_pitch), y_pitch_(y_pitch) {}
+  Dots(const Forward<R>& p, const Rows<R>& rows)
+      : weights_(rows.weights), batch_(p.batch), in_(p.in), out_(p.out), x_pitch_(rows.x_pitch()), y_pitch_(rows.y_pitch()) {}
 
   SCISPARSE_INLINE void operator()(const Piece<R>& piece, R* y, bool add) const {
     int64_t b = 0;
@@ -38,8 +38,9 @@ class Dots {
   template <int NB, int NO>
   __attribute__((noinline)) void tile(const Piece<R>& piece, int64_t b0, int64_t o0, R* y, bool add) const {
     constexpr int N = NB * NO, GROUP = N < L ? N : L;
-    V sum[N] = {};
+    V sum[N / GROUP][GROUP] = {};
     for (int j = 0; j < piece.count; j++) {
+      if (b0 == 0 && o0 == 0) weights_.ask(piece, j);
       const R* x = piece.x[j] + b0 * x_pitch_;
       const R* w = piece.w[j] + o0 * in_;
       int64_t c = 0;
@@ -47,8 +48,7 @@ class Dots {
       if (c < in_) step<false, NB, NO>(x + c, w + c, int(in_ - c), sum);
     }
     R total[N < L ? L : N];
-#pragma GCC unroll 8
-    for (int n = 0; n < N; n += GROUP) store(total + n, sum_lanes<GROUP>(sum + n));
+    unrolled<N / GROUP>([&](auto n) SCISPARSE_INLINE_LAMBDA { store(total + n * GROUP, sum_lanes(sum[n])); });
     for (int b = 0; b < NB; b++)
       for (int o = 0; o < NO; o++) {
         R* to = y + b * y_pitch_ + o0 + o;
@@ -56,20 +56,23 @@ class Dots {
       }
   }
 
-  // sum[b, o] += x[b] * w[o] for n inputs, all L of them when FULL
-  template <bool FULL, int NB, int NO>
-  SCISPARSE_INLINE void step(const R* x, const R* w, int n, V* sum) const {
+  // Sum b * NO + o gains x[b] * w[o] for n inputs, all L of them when FULL.
+  template <bool FULL, int NB, int NO, int GROUPS, int GROUP>
+  SCISPARSE_INLINE void step(const R* x, const R* w, int n, V (&sum)[GROUPS][GROUP]) const {
     V value[NB];
-#pragma GCC unroll 8
-    for (int b = 0; b < NB; b++) value[b] = FULL ? load<L>(x + b * x_pitch_) : load<L>(x + b * x_pitch_, n);
-#pragma GCC unroll 16
-    for (int o = 0; o < NO; o++) {
+    unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA {
+      value[b] = FULL ? load<L>(x + b * x_pitch_) : load<L>(x + b * x_pitch_, n);
+    });
+    unrolled<NO>([&](auto o) SCISPARSE_INLINE_LAMBDA {
       const V weight = FULL ? load<L>(w + o * in_) : load<L>(w + o * in_, n);
-#pragma GCC unroll 8
-      for (int b = 0; b < NB; b++) sum[b * NO + o] += value[b] * weight;
-    }
+      unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA {
+        constexpr int k = b * NO + o;
+        sum[k / GROUP][k % GROUP] += value[b] * weight;
+      });
+    });
   }
 
+  const Weights<R>& weights_;
   int64_t batch_, in_, out_, x_pitch_, y_pitch_;
 };
 
@@ -79,10 +82,10 @@ Status dots(const Forward<R>& p, int64_t first, int64_t last) {
   Rows<R> rows(p);
   if (!rows) return Status::no_memory;
   if (p.in <= HALF) {
-    const Dots<R, HALF> tiles(p, rows.x_pitch(), rows.y_pitch());
+    const Dots<R, HALF> tiles(p, rows);
     for (int64_t i = first; i < last; i++) rows.site(i, tiles);
   } else {
-    const Dots<R, W> tiles(p, rows.x_pitch(), rows.y_pitch());
+    const Dots<R, W> tiles(p, rows);
     for (int64_t i = first; i < last; i++) rows.site(i, tiles);
   }
   return Status::ok;

@@ -32,16 +32,21 @@ class SiteLanes {
     sites = int(min_of(W, pattern.sites - i));
     first_edge = row_ptr[0];
     edges = row_ptr[sites] - first_edge;
-    taps = 0;
-    int64_t fewest = most_taps;
+    if (edges > W * most_taps) return false;
+    for (int s = 0; s < sites; s++) start_[s] = int32_t(row_ptr[s] - first_edge);
+    for (int s = sites; s <= W; s++) start_[s] = int32_t(edges);
+    int32_t most = 0, fewest = most_taps;
     for (int s = 0; s < W; s++) {
-      start_[s] = row_ptr[s < sites ? s : sites] - first_edge;
-      fan_in_[s] = row_ptr[s < sites ? s + 1 : sites] - first_edge - start_[s];
-      taps = max_of(taps, fan_in_[s]);
-      fewest = min_of(fewest, fan_in_[s]);
+      const int32_t fan_in = start_[s + 1] - start_[s];
+      most = fan_in > most ? fan_in : most;
+      fewest = fan_in < fewest ? fan_in : fewest;
     }
+    taps = most;
     if (taps > most_taps || taps * W > 2 * edges + W) return false;
-    runs = fewest == taps && neighbours_follow(pattern.col);
+    runs = fewest > 0 && fewest == most && neighbours_follow(pattern.col);
+    for (int64_t k = 0; runs && k < taps; k++) source[k] = at(pattern.col, first_edge + k);
+    // Lanes beyond the last tap may then hold anything, so whole vectors are read where there are edges enough.
+    whole_until_ = runs ? pattern.row_ptr[pattern.sites] - W : -1;
     return true;
   }
 
@@ -50,7 +55,10 @@ class SiteLanes {
   SCISPARSE_INLINE void by_tap(const Values& values, E* to) const {
     for (int64_t k = 0; k < taps; k += W) {
       Vec<E, W> t[W];
-      for (int s = 0; s < W; s++) t[s] = values(first_edge + start_[s] + k, edges_from(s, k));
+      for (int s = 0; s < W; s++) {
+        const int64_t e = first_edge + start_[s] + k;
+        t[s] = values(e, e <= whole_until_ ? W : edges_from(s, k));
+      }
       transpose<log2_of(W), 1>(t);
       std::memcpy(to + k * W, t, sizeof t);
     }
@@ -69,15 +77,17 @@ class SiteLanes {
 
   int sites;
   int64_t first_edge, edges, taps;
-  bool runs;  // every tap reads W sources in a row
+  bool runs;                  // every tap reads W sources in a row,
+  int64_t source[most_taps];  // of which this is the first
 
  private:
-  SCISPARSE_INLINE int edges_from(int s, int64_t k) const { return int(max_of(0, min_of(W, fan_in_[s] - k))); }
+  SCISPARSE_INLINE int edges_from(int s, int64_t k) const {
+    return int(max_of(0, min_of(W, start_[s + 1] - start_[s] - k)));
+  }
 
   // Each edge of a site reads the source after that of the same edge of the site before.
   bool neighbours_follow(const Indices& col) const {
     const int64_t count = (W - 1) * taps;
-    int64_t breaks = 0;
     if (col.bits == 32) {
       const int32_t* c = static_cast<const int32_t*>(col.data) + first_edge;
       int32_t differences = 0;
@@ -85,11 +95,13 @@ class SiteLanes {
       return differences == 0;
     }
     const int64_t* c = static_cast<const int64_t*>(col.data) + first_edge;
+    int64_t breaks = 0;
     for (int64_t k = 0; k < count; k++) breaks |= c[k + taps] - c[k] - 1;
     return breaks == 0;
   }
 
-  int64_t start_[W], fan_in_[W];
+  int32_t start_[W + 1];  // of the sites, and of the one after, counted from first_edge
+  int64_t whole_until_;
 };
 
 }  // namespace

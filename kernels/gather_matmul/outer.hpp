@@ -17,9 +17,9 @@ class OuterRows {
   OuterRows(const Outer<R>& p, Sink<R>& sink)
       : p_(p), sink_(sink), vectors_(ceil_div(p.out, O)), edges_at_once_(max_of(1, 1024 / (p.in * p.out))),
         x_(p.x, {p.batch, p.in, p.pattern.sources * p.in}, !p.x.are_reals() || p.in < P, round_up(p.in, P)),
-        overlap_(p.x.are_reals() && p.in >= P), grad_(vectors_ * p.batch * L), row_(vectors_ * O + L) {}
+        overlap_(p.x.are_reals() && p.in >= P), grads_(p.grad, {1, p.out, 0}), grad_(vectors_ * p.batch * L) {}
 
-  explicit operator bool() const { return x_ && grad_ && row_; }
+  explicit operator bool() const { return x_ && grads_ && grad_; }
 
   void sites(int64_t first, int64_t last) {
     const int64_t* row_ptr = p_.pattern.row_ptr;
@@ -41,9 +41,9 @@ class OuterRows {
   // The gradient of site i as vectors [vectors, B], each output P times.
   void take_site(int64_t i) {
     for (int64_t b = 0; b < p_.batch; b++) {
-      p_.grad.read((b * p_.pattern.sites + i) * p_.out, p_.out, row_.get());
+      const R* from = grads_.read((b * p_.pattern.sites + i) * p_.out, 0);
       for (int64_t v = 0; v < vectors_; v++) {
-        V g = load<L>(row_.get() + v * O);
+        V g = load<L>(from + v * O, int(min_of(O, p_.out - v * O)));
         if constexpr (P > 1) g = pick<Stretch<P>>(g, g);
         store(grad_.get() + (v * p_.batch + b) * L, g);
       }
@@ -88,14 +88,12 @@ class OuterRows {
       V sum[N] = {};
       for (int64_t b = 0; b < p_.batch; b++) {
         const V value = load<L>(g + b * L);
-#pragma GCC unroll 8
-        for (int u = 0; u < N; u++) sum[u] += value * repeat<P, V>(unit[u].x + b * pitch);
+        unrolled<N>([&](auto u) SCISPARSE_INLINE_LAMBDA { sum[u] += value * repeat<P, V>(unit[u].x + b * pitch); });
       }
-#pragma GCC unroll 8
-      for (int u = 0; u < N; u++) {
+      unrolled<N>([&](auto u) SCISPARSE_INLINE_LAMBDA {
         const V result = P > 1 ? pick<Transposed<L, O>>(sum[u], sum[u]) : sum[u];
         store(unit[u].to + v * L, result, P > 1 ? unit[u].lanes : int(min_of(L, p_.out - v * L)));
-      }
+      });
     }
   }
 
@@ -104,7 +102,8 @@ class OuterRows {
   int64_t vectors_, edges_at_once_;
   Blocks<R> x_;
   bool overlap_;
-  Buffer<R> grad_, row_;
+  Blocks<R> grads_;
+  Buffer<R> grad_;
   Unit unit_[most_units];
   int units_ = 0;
   int64_t slot_ = 0;

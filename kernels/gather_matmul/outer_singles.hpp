@@ -37,16 +37,22 @@ class OuterSingles {
  private:
   template <int N>
   void taps(int64_t i, int64_t k) {
-    int64_t source[N];
-    for (int j = 0; j < N; j++) source[j] = group_.runs ? at(pattern_.col, group_.first_edge + k + j) : 0;
     V sum[N] = {};
     for (int64_t b = 0; b < batch_; b++) {
       const T* x = x_ + b * pattern_.sources;
-      const V g = load<W>(grad_ + b * pattern_.sites + i, group_.sites);
-#pragma GCC unroll 4
-      for (int j = 0; j < N; j++)
-        sum[j] += g * (group_.runs ? load<W>(x + source[j])
-                                   : gather<W>(x, load_bits<int32_t, W>(index_.get() + (k + j) * W, W)));
+      const T* grad = grad_ + b * pattern_.sites + i;
+      const V g = load<W>(grad, group_.sites);
+      if (group_.runs) {
+        if (k == 0) {  // one stream a batch is more than the hardware follows
+          __builtin_prefetch(x + group_.source[group_.taps - 1] + 2 * W);
+          __builtin_prefetch(grad + 2 * W);
+        }
+        unrolled<N>([&](auto j) SCISPARSE_INLINE_LAMBDA { sum[j] += g * load<W>(x + group_.source[k + j]); });
+      } else {
+        unrolled<N>([&](auto j) SCISPARSE_INLINE_LAMBDA {
+          sum[j] += g * gather<W>(x, load_bits<int32_t, W>(index_.get() + (k + j) * W, W));
+        });
+      }
     }
     std::memcpy(results_.get() + k * W, sum, sizeof sum);
   }

@@ -16,7 +16,7 @@ class Packed {
   using V = Vec<R, W>;
 
   explicit Packed(const Forward<R>& p)
-      : p_(p), cache_(p), weights_(p.weight, {1, p.in * p.out, 0}), groups_(ceil_div(p.batch, G)), columns_(p.out / UNIT),
+      : p_(p), cache_(p), weights_(p), groups_(ceil_div(p.batch, G)), columns_(p.out / UNIT),
         site_step_(p.out >= W ? 1 : int64_t(1) << log2_of(int(W / p.out))),
         results_pitch_((round_up(site_step_ * columns_, W / UNIT) + Q) * G * UNIT), results_(groups_ * results_pitch_) {}
 
@@ -47,14 +47,14 @@ class Packed {
 
   // Takes the next edges of a row, as many as slots allow.
   SCISPARSE_INLINE int read(int64_t e, int64_t end) {
-    cache_.release();
     const int count = int(min_of(end - e, weights_.slots()));
+    cache_.release();
     for (piece_.count = 0; piece_.count < count; piece_.count++) {
-      const int j = piece_.count;
-      piece_.x[j] = cache_.find(at(p_.pattern.col, e + j));
-      if (!piece_.x[j]) break;
-      piece_.w[j] = weights_.read(at(p_.pattern.tie, e + j) * p_.in * p_.out, j);
+      const R* x = cache_.find(at(p_.pattern.col, e + piece_.count));
+      if (!x) break;
+      piece_.x[piece_.count] = x;
     }
+    weights_.read(e, piece_);
     return piece_.count;
   }
 
@@ -76,49 +76,53 @@ class Packed {
     tile<NV, NO>(g, o, to);
   }
 
-  // NV groups from g on and NO columns from o0 on.
+  // NV groups from g on and NO columns from o0 on. Where the sums are too few to hide the latency of the multiply-add, several sets
+  // of them run side by side.
   template <int NV, int NO>
   __attribute__((noinline)) void tile(int64_t g, int64_t o0, R* to) {
     const int64_t across = TRANSPOSED ? p_.in : Q, down = TRANSPOSED ? Q : p_.out, steps = TRANSPOSED ? p_.in / Q : p_.in;
     const int64_t pitch = cache_.group_pitch();
-    V sum[NV][NO] = {};
+    constexpr int SETS = NV * NO >= 8 ? 1 : NV * NO >= 3 ? 2 : 4;
+    V sum[SETS][NV][NO] = {};
+    const auto step = [&](const R* x, const R* w, V(&to)[NV][NO]) SCISPARSE_INLINE_LAMBDA {
+      V value[NV];
+      unrolled<NV>([&](auto v) SCISPARSE_INLINE_LAMBDA {
+        value[v] = load<W>(x + v * pitch);
+        if constexpr (UNIT > 1) value[v] = pick<Stretch<Q>>(value[v], value[v]);
+      });
+      unrolled<NO>([&](auto o) SCISPARSE_INLINE_LAMBDA {
+        const V weight = repeat<Q, V>(w + o * across);
+        unrolled<NV>([&](auto v) SCISPARSE_INLINE_LAMBDA { to[v][o] += value[v] * weight; });
+      });
+    };
     for (int j = 0; j < piece_.count; j++) {
+      if (g == 0 && o0 == 0) weights_.ask(piece_, j);
       const R* x = piece_.x[j] + g * pitch;
       const R* w = piece_.w[j] + o0 * across;
-      for (int64_t k = 0; k < steps; k++, x += G * FOLD, w += down) {
-        V value[NV];
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; v++) {
-          value[v] = load<W>(x + v * pitch);
-          if constexpr (UNIT > 1) value[v] = pick<Stretch<Q>>(value[v], value[v]);
-        }
-#pragma GCC unroll 8
-        for (int o = 0; o < NO; o++) {
-          const V weight = repeat<Q, V>(w + o * across);
-#pragma GCC unroll 2
-          for (int v = 0; v < NV; v++) sum[v][o] += value[v] * weight;
-        }
-      }
+      int64_t k = 0;
+      for (; k + SETS <= steps; k += SETS)
+        unrolled<SETS>([&](auto s) SCISPARSE_INLINE_LAMBDA { step(x + (k + s) * (G * FOLD), w + (k + s) * down, sum[s]); });
+      if constexpr (SETS > 1)
+        for (; k < steps; k++) step(x + k * (G * FOLD), w + k * down, sum[0]);
     }
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; v++) keep<NO>(sum[v], to + v * results_pitch_);
+    unrolled<NV>([&](auto v) SCISPARSE_INLINE_LAMBDA {
+      unrolled<NO>([&](auto o) SCISPARSE_INLINE_LAMBDA {
+        unrolled<SETS - 1>([&](auto s) SCISPARSE_INLINE_LAMBDA { sum[0][v][o] += sum[s + 1][v][o]; });
+      });
+    });
+    unrolled<NV>([&](auto v) SCISPARSE_INLINE_LAMBDA { keep<NO>(sum[0][v], to + v * results_pitch_); });
   }
 
   // Sums to results. With transposed weights the products of Q inputs are added, which makes one vector of Q sums.
   template <int NO>
   SCISPARSE_INLINE void keep(const V (&sum)[NO], R* to) {
-#pragma GCC unroll 8
-    for (int o = 0; o < NO; o += FOLD) {
+    unrolled<(NO + FOLD - 1) / FOLD>([&](auto n) SCISPARSE_INLINE_LAMBDA {
       V part[FOLD];
-#pragma GCC unroll 4
-      for (int k = 0; k < FOLD; k++) part[k] = o + k < NO ? sum[o + k] : V{};
-#pragma GCC unroll 2
-      for (int n = FOLD; n > 1; n /= 2)
-#pragma GCC unroll 2
-        for (int k = 0; k < n / 2; k++) part[k] = add_pairs(part[2 * k], part[2 * k + 1]);
-      R* place = to + o * G * UNIT;
-      store(place, add_ ? part[0] + load<W>(place) : part[0]);
-    }
+      unrolled<FOLD>([&](auto k) SCISPARSE_INLINE_LAMBDA { part[k] = n * FOLD + k < NO ? sum[(n * FOLD + k) % NO] : V{}; });
+      const V total = add_neighbours<log2_of(FOLD)>(part);
+      R* place = to + n * FOLD * G * UNIT;
+      store(place, add_ ? total + load<W>(place) : total);
+    });
   }
 
   // Results of `count` sites to y.
@@ -127,7 +131,8 @@ class Packed {
     for (int64_t g = 0; g < groups_; g++)
       for (int64_t k = 0; k < values; k += W) {
         V t[G];
-        for (int b = 0; b < G; b++) t[b] = load<W>(results_.get() + g * results_pitch_ + k * G + b * W);
+        const R* from = results_.get() + g * results_pitch_ + k * G;
+        unrolled<G>([&](auto b) SCISPARSE_INLINE_LAMBDA { t[b] = load<W>(from + b * W); });
         transpose<log2_of(W / UNIT), UNIT>(t);
         for (int b = 0; b < min_of(G, p_.batch - g * G); b++)
           write_row(t[b], int(min_of(W, values - k)), ((g * G + b) * p_.pattern.sites + i) * p_.out + k);
@@ -135,7 +140,11 @@ class Packed {
   }
 
   SCISPARSE_INLINE void write_row(V values, int n, int64_t offset) {
-    if (p_.y.are_reals()) return store(p_.y.template as<R>() + offset, values, n);
+    if (p_.y.are_reals()) {
+      R* to = p_.y.template as<R>() + offset;
+      __builtin_prefetch(to + W, 1);  // where the next sites go: one stream a batch is more than the hardware follows
+      return store(to, values, n);
+    }
     R row[W];
     store(row, values);
     p_.y.write(row, n, offset);
@@ -143,7 +152,7 @@ class Packed {
 
   const Forward<R>& p_;
   SourceCache<R, Q, FOLD> cache_;
-  Blocks<R> weights_;
+  Weights<R> weights_;
   Piece<R> piece_;
   bool add_ = false;  // results hold sums of earlier pieces of the row
   int64_t groups_, columns_, site_step_, results_pitch_;

@@ -24,6 +24,20 @@ SCISPARSE_INLINE int64_t at(const Indices& indices, int64_t e) {
   return indices.bits == 64 ? static_cast<const int64_t*>(indices.data)[e] : e;
 }
 
+// to[j] = base + step * indices[e + j] for j < count
+template <class R>
+SCISPARSE_INLINE void point(const R** to, const R* base, int64_t step, const Indices& indices, int64_t e, int count) {
+  if (indices.bits == 32) {
+    const int32_t* index = static_cast<const int32_t*>(indices.data) + e;
+    for (int j = 0; j < count; j++) to[j] = base + step * index[j];
+  } else if (indices.bits == 64) {
+    const int64_t* index = static_cast<const int64_t*>(indices.data) + e;
+    for (int j = 0; j < count; j++) to[j] = base + step * index[j];
+  } else {
+    for (int j = 0; j < count; j++) to[j] = base + step * (e + j);
+  }
+}
+
 // Uninitialised memory for numbers, aligned to a cache line.
 template <class T>
 class Buffer {
@@ -107,7 +121,12 @@ class Blocks {
   int64_t slots() const { return slots_; }
   int64_t pitch() const { return pitch_; }
 
-  // The block that begins with number `offset`; a copy lasts until the slot is used again.
+  // to[j] = the block that begins with number step * indices[e + j]; copies last until their slots are used again.
+  SCISPARSE_INLINE void read(const R** to, int64_t step, const Indices& indices, int64_t e, int count) const {
+    if (!copy_) return point(to, from_.template as<R>(), step, indices, e, count);
+    for (int j = 0; j < count; j++) to[j] = copied(step * at(indices, e + j), j);
+  }
+
   SCISPARSE_INLINE const R* read(int64_t offset, int64_t slot) const {
     return copy_ ? copied(offset, slot) : from_.template as<R>() + offset;
   }

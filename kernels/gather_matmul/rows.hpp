@@ -6,52 +6,86 @@
 namespace SCISPARSE_NAMESPACE {
 namespace {
 
-// Some edges of a row: where their sources and their weights are.
+// Some edges of a row: where their sources and their weights are, and the weights to ask for meanwhile.
 template <class R>
 struct Piece {
-  int count;
-  const R *x[Blocks<R>::most_slots], *w[Blocks<R>::most_slots];
+  static constexpr int most = int(Blocks<R>::most_slots);
+  int count = 0;
+  bool asks = false;  // `later` is in use
+  const R *x[most], *w[most], *later[most];
+};
+
+// The weights of edges. Blocks of a few cache lines are too short for the hardware to see where the next one is when a tie
+// permutes them, and even in order they come sooner when asked for.
+template <class R>
+class Weights {
+ public:
+  explicit Weights(const Forward<R>& p)
+      : blocks_(p.weight, {1, p.in * p.out, 0}), weight_(p.weight), tie_(p.pattern.tie), size_(p.in * p.out),
+        end_(p.pattern.row_ptr[p.pattern.sites]) {
+    const int64_t bytes = size_ * int64_t(sizeof(R));
+    if (weight_.are_reals() && bytes >= 256 && bytes <= 4096) distance_ = 4096 / bytes;
+  }
+
+  explicit operator bool() const { return bool(blocks_); }
+  int64_t slots() const { return blocks_.slots(); }
+  int64_t size() const { return size_; }
+
+  // The weights of the edges of a piece, the first of which is e.
+  SCISPARSE_INLINE void read(int64_t e, Piece<R>& piece) const {
+    blocks_.read(piece.w, size_, tie_, e, piece.count);
+    piece.asks = distance_ > 0 && e + piece.count + distance_ <= end_;
+    if (piece.asks) point(piece.later, weight_.template as<R>(), size_, tie_, e + distance_, piece.count);
+  }
+
+  SCISPARSE_INLINE void ask(const Piece<R>& piece, int j) const {
+    if (!piece.asks) return;
+    for (int64_t k = 0; k < size_; k += 64 / int64_t(sizeof(R))) __builtin_prefetch(piece.later[j] + k);
+  }
+
+ private:
+  Blocks<R> blocks_;
+  Numbers<R, const void> weight_;
+  Indices tie_;
+  int64_t size_, end_, distance_ = 0;
 };
 
 template <class R>
 class Rows {
  public:
   explicit Rows(const Forward<R>& p)
-      : p_(p), x_(p.x, {p.batch, p.in, p.pattern.sources * p.in}), w_(p.weight, {1, p.in * p.out, 0}),
-        y_(p.y.are_reals() ? 0 : p.batch * p.out) {}
+      : p_(p), x_(p.x, {p.batch, p.in, p.pattern.sources * p.in}), weights(p), y_(p.y.are_reals() ? 0 : p.batch * p.out) {}
 
-  explicit operator bool() const { return x_ && w_ && y_; }
+  explicit operator bool() const { return x_ && weights && y_; }
   int64_t x_pitch() const { return x_.pitch(); }
   int64_t y_pitch() const { return p_.y.are_reals() ? p_.pattern.sites * p_.out : p_.out; }
 
-  // Calls tiles(piece, y, add) for the pieces of the row of site i. It computes [B, O] sums y, and from the second piece on adds
-  // them to those that are there.
+  // Calls tiles(piece, y, add) for the pieces of the row of site i. It computes [B, O] sums y, and from the second piece on
+  // adds to those that are there.
   template <class Tiles>
   SCISPARSE_INLINE void site(int64_t i, const Tiles& tiles) {
     R* y = p_.y.are_reals() ? p_.y.template as<R>() + i * p_.out : y_.get();
     const int64_t first = p_.pattern.row_ptr[i], end = p_.pattern.row_ptr[i + 1];
     int64_t e = first;
     do {
-      const int64_t from = e;
-      e += read(e, end);
-      tiles(piece_, y, from > first);
+      piece_.count = int(min_of(end - e, min_of(x_.slots(), weights.slots())));
+      x_.read(piece_.x, p_.in, p_.pattern.col, e, piece_.count);
+      weights.read(e, piece_);
+      tiles(piece_, y, e > first);
+      e += piece_.count;
     } while (e < end);
     if (!p_.y.are_reals())
       for (int64_t b = 0; b < p_.batch; b++) p_.y.write(y + b * p_.out, p_.out, (b * p_.pattern.sites + i) * p_.out);
   }
 
  private:
-  SCISPARSE_INLINE int read(int64_t e, int64_t end) {
-    piece_.count = int(min_of(end - e, min_of(x_.slots(), w_.slots())));
-    for (int j = 0; j < piece_.count; j++) {
-      piece_.x[j] = x_.read(at(p_.pattern.col, e + j) * p_.in, j);
-      piece_.w[j] = w_.read(at(p_.pattern.tie, e + j) * p_.in * p_.out, j);
-    }
-    return piece_.count;
-  }
-
   const Forward<R>& p_;
-  Blocks<R> x_, w_;
+  Blocks<R> x_;
+
+ public:
+  const Weights<R> weights;
+
+ private:
   Buffer<R> y_;
   Piece<R> piece_;
 };

@@ -14,6 +14,7 @@
 #endif
 
 #define SCISPARSE_INLINE inline __attribute__((always_inline))
+#define SCISPARSE_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace SCISPARSE_NAMESPACE {
 namespace {
@@ -45,6 +46,16 @@ template <class V>
 using Lane = std::remove_reference_t<decltype(std::declval<V&>()[0])>;
 template <class V>
 constexpr int lanes = sizeof(V) / sizeof(Lane<V>);
+
+// Calls f(0) to f(N - 1) with constants, so that arrays which f indexes stay in registers.
+template <class F, int... I>
+SCISPARSE_INLINE void unrolled(const F& f, std::integer_sequence<int, I...>) {
+  (f(std::integral_constant<int, I>()), ...);
+}
+template <int N, class F>
+SCISPARSE_INLINE void unrolled(const F& f) {
+  unrolled(f, std::make_integer_sequence<int, N>());
+}
 
 constexpr int log2_of(int n) { return n > 1 ? 1 + log2_of(n / 2) : 0; }
 
@@ -298,17 +309,15 @@ struct Transposed {  // [ROWS, L / ROWS] to [L / ROWS, ROWS]
 // top bit of a unit's place to the bottom; STEPS times gives the transpose.
 template <int STEPS, int UNIT, class V, int N>
 SCISPARSE_INLINE void transpose(V (&t)[N]) {
-  constexpr int L = lanes<V>;
-#pragma GCC unroll 4
-  for (int step = 0; step < STEPS; step++) {
-    V from[N];
-#pragma GCC unroll 16
-    for (int k = 0; k < N; k++) from[k] = t[k];
-#pragma GCC unroll 16
-    for (int k = 0; k < N / 2; k++) {
-      t[2 * k] = pick<Interleave<L, UNIT, 0>>(from[k], from[k + N / 2]);
-      t[2 * k + 1] = pick<Interleave<L, UNIT, 1>>(from[k], from[k + N / 2]);
-    }
+  if constexpr (STEPS > 0) {
+    constexpr int L = lanes<V>;
+    V next[N];
+    unrolled<N / 2>([&](auto k) SCISPARSE_INLINE_LAMBDA {
+      next[2 * k] = pick<Interleave<L, UNIT, 0>>(t[k], t[k + N / 2]);
+      next[2 * k + 1] = pick<Interleave<L, UNIT, 1>>(t[k], t[k + N / 2]);
+    });
+    unrolled<N>([&](auto k) SCISPARSE_INLINE_LAMBDA { t[k] = next[k]; });
+    transpose<STEPS - 1, UNIT>(t);
   }
 }
 
@@ -318,16 +327,24 @@ SCISPARSE_INLINE V add_pairs(V a, V b) {
   return pick<Alternate<0>>(a, b) + pick<Alternate<1>>(a, b);
 }
 
+// Sums of 2^STEPS neighbouring lanes, in the order of the N vectors, of which 2^STEPS make one.
+template <int STEPS, class V, int N>
+SCISPARSE_INLINE V add_neighbours(const V (&t)[N]) {
+  if constexpr (STEPS == 0) {
+    return t[0];
+  } else {
+    V next[N > 1 ? N / 2 : 1];
+    unrolled<(N > 1 ? N / 2 : 1)>(
+        [&](auto k) SCISPARSE_INLINE_LAMBDA { next[k] = add_pairs(t[N > 1 ? 2 * k : 0], t[N > 1 ? 2 * k + 1 : 0]); });
+    return add_neighbours<STEPS - 1>(next);
+  }
+}
+
 // Lane i holds the sum of the lanes of t[i]; N is a power of two, at most the number of lanes.
-template <int N, class V>
-SCISPARSE_INLINE V sum_lanes(V* t) {
-#pragma GCC unroll 4
-  for (int n = N; n > 1; n /= 2)
-#pragma GCC unroll 8
-    for (int k = 0; k < n / 2; k++) t[k] = add_pairs(t[2 * k], t[2 * k + 1]);
-#pragma GCC unroll 4
-  for (int n = N; n < lanes<V>; n *= 2) t[0] = add_pairs(t[0], t[0]);
-  return t[0];
+template <class V, int N>
+SCISPARSE_INLINE V sum_lanes(const V (&t)[N]) {
+  static_assert(N <= lanes<V>);
+  return add_neighbours<log2_of(lanes<V>)>(t);
 }
 
 // The first n of L index values, -1 in the other lanes.

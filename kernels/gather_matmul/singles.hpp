@@ -28,59 +28,65 @@ class Singles {
     const bool fits = group_.take(pattern_, i);
     if (runs_only && !(fits && group_.runs)) return false;
     if (!fits) {
-      for (int64_t s = i; s < i + group_.sites; s++) batches<false>(s);
+      for (int64_t s = i; s < i + group_.sites; s++)
+        for (int64_t b = 0; b < batch_; b++) along_row(s, b);
       return true;
     }
     const auto weights = [this](int64_t e, int n) { return load_weights(e, n); };
-    const auto columns = [this](int64_t e, int n) { return load_indices<W>(pattern_.col, e, n); };
     group_.by_tap(weights, weights_.get());
-    if (!group_.runs) group_.by_tap(columns, index_.get());
-    batches<true>(i);
+    int64_t b = 0;
+    if (group_.runs) {
+      for (; b + 4 <= batch_; b += 4) along_runs<4>(i, b);
+      for (; b < batch_; b++) along_runs<1>(i, b);
+    } else {
+      const auto columns = [this](int64_t e, int n) { return load_indices<W>(pattern_.col, e, n); };
+      group_.by_tap(columns, index_.get());
+      for (; b < batch_; b++) along_taps(i, b);
+    }
     return true;
   }
 
  private:
-  template <bool BY_TAP>
-  SCISPARSE_INLINE void batches(int64_t i) {
-    int64_t b = 0;
-    for (; b + 4 <= batch_; b += 4) BY_TAP ? along_taps<4>(i, b) : along_row<4>(i, b);
-    for (; b < batch_; b++) BY_TAP ? along_taps<1>(i, b) : along_row<1>(i, b);
-  }
-
+  // Lanes over sites whose taps read sources in a row.
   template <int NB>
-  void along_taps(int64_t i, int64_t b0) {
+  void along_runs(int64_t i, int64_t b0) {
     const T* x = x_ + b0 * pattern_.sources;
+    T* y = y_ + b0 * pattern_.sites + i;
+    const int64_t x_pitch = pattern_.sources, y_pitch = pattern_.sites;
+    // One stream a batch is more than the hardware follows.
+    const T* next = x + group_.source[group_.taps - 1] + 2 * W;
+    unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA {
+      __builtin_prefetch(next + b * x_pitch);
+      __builtin_prefetch(y + b * y_pitch + 2 * W, 1);
+    });
     V sum[NB] = {};
     for (int64_t k = 0; k < group_.taps; k++) {
       const V weight = load<W>(weights_.get() + k * W);
-      if (group_.runs) {
-        const int64_t source = at(pattern_.col, group_.first_edge + k);
-#pragma GCC unroll 4
-        for (int b = 0; b < NB; b++) sum[b] += weight * load<W>(x + b * pattern_.sources + source);
-      } else {
-        const Index index = load_bits<int32_t, W>(index_.get() + k * W, W);
-#pragma GCC unroll 4
-        for (int b = 0; b < NB; b++) sum[b] += weight * gather<W>(x + b * pattern_.sources, index);
-      }
+      const T* from = x + group_.source[k];
+      unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { sum[b] += weight * load<W>(from + b * x_pitch); });
     }
-#pragma GCC unroll 4
-    for (int b = 0; b < NB; b++) store(y_ + (b0 + b) * pattern_.sites + i, sum[b], group_.sites);
+    unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { store(y + b * y_pitch, sum[b]); });
   }
 
-  template <int NB>
-  void along_row(int64_t i, int64_t b0) {
-    const T* x = x_ + b0 * pattern_.sources;
+  // Lanes over sites whose taps read sources anywhere.
+  void along_taps(int64_t i, int64_t b) {
+    V sum = {};
+    for (int64_t k = 0; k < group_.taps; k++) {
+      const Index index = load_bits<int32_t, W>(index_.get() + k * W, W);
+      sum += load<W>(weights_.get() + k * W) * gather<W>(x_ + b * pattern_.sources, index);
+    }
+    store(y_ + b * pattern_.sites + i, sum, group_.sites);
+  }
+
+  // Lanes over the edges of a row.
+  void along_row(int64_t i, int64_t b) {
     const int64_t end = pattern_.row_ptr[i + 1];
-    V sum[NB] = {};
+    V sum[1] = {};
     for (int64_t e = pattern_.row_ptr[i]; e < end; e += W) {
       const int n = int(min_of(W, end - e));
-      const V weight = load_weights(e, n);
-      const Index index = load_indices<W>(pattern_.col, e, n);
-#pragma GCC unroll 4
-      for (int b = 0; b < NB; b++) sum[b] += weight * gather<W>(x + b * pattern_.sources, index);
+      sum[0] += load_weights(e, n) * gather<W>(x_ + b * pattern_.sources, load_indices<W>(pattern_.col, e, n));
     }
-#pragma GCC unroll 4
-    for (int b = 0; b < NB; b++) narrow_one(sum_lanes<1>(&sum[b])[0], y_[(b0 + b) * pattern_.sites + i]);
+    narrow_one(sum_lanes(sum)[0], y_[b * pattern_.sites + i]);
   }
 
   // The weights of n edges from e on, 0 in the other lanes.

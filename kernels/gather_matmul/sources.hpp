@@ -77,7 +77,11 @@ class SourceCache {
   }
 
   SCISPARSE_INLINE V row(int64_t offset, int n) const {
-    if (p_.x.are_reals()) return load<W>(p_.x.template as<R>() + offset, n);
+    if (p_.x.are_reals()) {
+      const R* from = p_.x.template as<R>() + offset;
+      __builtin_prefetch(from + 2 * W);  // the next source: one stream a batch is more than the hardware follows
+      return load<W>(from, n);
+    }
     p_.x.read(offset, n, widened_.get());
     return load<W>(widened_.get(), n);
   }

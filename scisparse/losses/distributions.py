@@ -17,7 +17,7 @@ from scisparse.losses.crps import crps_censored_normal, crps_normal, crps_trunca
 __all__ = ["CensoredNormal", "Distribution", "Normal", "TruncatedNormal", "distribution"]
 
 _NAMES = ("normal", "truncated_normal", "censored_normal")
-_STEPS = 60  # of bisection: more than the bits of a float64
+_STEPS = 52  # of bisection: the bits of a float64
 
 
 class Distribution(ABC):

@@ -57,7 +57,7 @@ class UNetLocal(nn.Module):
         self.regression = regression.requires_grad_(False)
         modes = ["circular" if closed else "replicate" for closed in grid.periodic]
         self.unet = UNet(features + 1, 2, width=width, depth=depth, padding_mode=modes)
-        self.head = LocallyConnected(window(grid.shape, 1), 2, 2, bias=False)
+        self.head = LocallyConnected(window(grid, 1), 2, 2, bias=False)
         with torch.no_grad():
             self.head.weight.copy_(torch.eye(2).expand_as(self.head.weight))
 

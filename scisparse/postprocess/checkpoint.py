@@ -1,4 +1,4 @@
-"""Saved models: one safetensors file whose header holds JSON; nothing in it is executed on loading."""
+"""Saved models: one safetensors file whose header holds JSON; loading executes nothing in it."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def write_checkpoint(
         draft.replace(target)
     except OSError as error:
         raise CheckpointError(
-            f"{target}: cannot be written ({error.strerror or error}); choose a file in a folder that exists "
-            "and is writable, with room for it"
+            f"{target}: cannot be written ({error.strerror or error}); choose a file in a folder "
+            "that exists and is writable, with room for it"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -67,15 +67,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     try:
         with safe_open(target, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{target}: not a whole safetensors file ({error}); it may be cut short: copy or save it again"
+            f"{target}: not a whole safetensors file ({error}); it may be cut short: copy or save "
+            "it again"
         ) from error
     if header.get("format") != _FORMAT:
         raise CheckpointError(
-            f"{target}: format is {header.get('format')!r} but {_FORMAT!r} is needed; it was not saved by "
-            "PostProcessor.save of this version"
+            f"{target}: format is {header.get('format')!r} but {_FORMAT!r} is needed; save it "
+            "again with PostProcessor.save of this version"
         )
     try:
         spec = json.loads(header["spec"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
@@ -19,6 +20,7 @@ from scisparse.postprocess.processor import PostProcessor
 
 __all__ = ["CrossPrediction", "Fold", "join_times", "leave_one_out"]
 
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -68,7 +70,7 @@ class CrossPrediction:
             yield from _by_method(methods, len(self.folds), (self.run(task) for task in tasks))
             return
         context = get_context("spawn")  # a forked copy of torch's thread pool would hang
-        with ProcessPoolExecutor(jobs, context, _start, (self,)) as pool:
+        with _one_thread_each(), ProcessPoolExecutor(jobs, context, _start, (self,)) as pool:
             yield from _by_method(methods, len(self.folds), pool.map(_run, tasks))
 
     def run(self, task: tuple[str, int]) -> xr.Dataset:
@@ -85,6 +87,21 @@ class CrossPrediction:
         )
         model.fit(self.forecast.isel(time=train), self.observed.isel(time=train))
         return model.predict(self.forecast.isel(time=test))
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Start processes whose linear algebra keeps to one core each: it reads this at import."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 _shared: list[CrossPrediction] = []

@@ -47,7 +47,7 @@ class LocalRegression(NamedTuple):
 
 
 class SharedFit:
-    """Shared coefficients: the choice of penalty and shrinkage, and the fit to any cases with that choice.
+    """Shared coefficients: the choice of penalty and shrinkage, and the fit with that choice.
 
     Attributes
     ----------
@@ -96,7 +96,8 @@ class SharedFit:
         if gram[0, 0] == 0:
             return np.zeros(len(gram))
         if np.isinf(penalty):
-            return np.eye(len(gram))[0] * right[0] / gram[0, 0]
+            only_first: FloatArray = np.eye(len(gram))[0] * (right[0] / gram[0, 0])
+            return only_first
         # A trace of ridge keeps predictors that never vary, or repeat each other, solvable.
         ridge = gram[0, 0] * np.maximum(penalty * (np.arange(len(gram)) > 0), 1e-9)
         solved: FloatArray = np.linalg.solve(gram + np.diag(ridge), right)
@@ -105,14 +106,14 @@ class SharedFit:
     def anomalies(
         self, standard: Standard, cases: NDArray[np.int64]
     ) -> tuple[FloatArray, FloatArray]:
-        """Predictors in the basis ``[S, F, P]`` and target ``[S, P]``, both 0 where either is missing."""
+        """Predictors in the basis ``[S, F, P]`` and target ``[S, P]``; 0 where one is missing."""
         q = np.einsum("sfp,fg->sgp", standard.predictors(self.forecast.take(cases)), self.basis)
         z = standard.target(self.observed[cases])
         missing = ~np.isfinite(z) | ~np.isfinite(q).all(1)
         return np.where(missing[:, None], 0.0, q), np.where(missing, 0.0, z)
 
     def _out_of_fold(self, penalty: float) -> FloatArray:
-        """Standardised predictions of each block by coefficients fitted to the others, ``[S, P]``."""
+        """Predictions ``[S, P]`` of each block by coefficients fitted to the others."""
         location = np.empty_like(self.observed)
         for block, standard in zip(self.folds.blocks, self.folds.standards, strict=True):
             rest = np.setdiff1d(np.arange(len(self.observed)), block)

@@ -86,7 +86,7 @@ class Fitted:
         """Location and scale ``[S, P]`` in units of the target."""
         anomalies = self.standard.predictors(forecast)
         missing = ~np.isfinite(anomalies).all(1)
-        # A neighbour without a value tells nothing: its anomaly is 0. The point itself stays missing.
+        # A neighbour without a value tells nothing: its anomaly is 0. The point stays missing.
         inputs = (
             np.nan_to_num(anomalies, nan=0.0).transpose(0, 2, 1),
             self.standard.spread(forecast),

@@ -114,7 +114,8 @@ class _Fit:
             rest = square.sum() - square[part].sum()
             slopes[part] = (product.sum() - product[part].sum()) / max(rest, 1e-300)
         slope = float(product.sum() / max(square.sum(), 1e-300))
-        return cls(stencil, *stencil.fit(a, (z, a), parts), slope, slopes)
+        of_z, of_a = stencil.fit(a, (z, a), parts)
+        return cls(stencil, of_z, of_a, slope, slopes)
 
     def signals(self, a: FloatArray) -> Iterator[FloatArray]:
         """Give what each choice predicts for each block that is left out, ``[S, P]``."""
@@ -130,7 +131,9 @@ class _Fit:
             for p, q, of_z, of_a in zip(plain, with_prior, self.of_z, self.of_a, strict=True)
         )
         itself = self.stencil.col == self.stencil.rows
-        return self.stencil.weights(a, dual) + self.slope * with_prior.sum() * itself
+        weights: FloatArray = self.stencil.weights(a, np.asarray(dual))
+        weights += self.slope * with_prior.sum() * itself
+        return weights
 
 
 class _Ridge(NamedTuple):
@@ -143,7 +146,8 @@ class _Ridge(NamedTuple):
 def _shares(scores: FloatArray, cases: int) -> FloatArray:
     """Weights in proportion to ``score^-cases``."""
     log = -cases * np.log(scores / scores.min())
-    return np.exp(log) / np.exp(log).sum()
+    share: FloatArray = np.exp(log) / np.exp(log).sum()
+    return share
 
 
 def _folds(
@@ -248,7 +252,10 @@ class _Stencil:
         """Where each edge stands among those of a stencil that has them all."""
         count = len(self.points)
         mine = self.rows.astype(np.int64) * count + self.col
-        return np.searchsorted(wider.rows.astype(np.int64) * count + wider.col, mine)
+        places: NDArray[np.int64] = np.searchsorted(
+            wider.rows.astype(np.int64) * count + wider.col, mine
+        )
+        return places
 
     def on_grid(self) -> tuple[torch.Tensor, torch.Tensor]:
         """``row_ptr`` and ``col`` among all points of the grid."""

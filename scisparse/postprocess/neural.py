@@ -33,8 +33,8 @@ def fit_unet_local(
 ) -> UNetLocal:
     """Train on out-of-fold predictions of ``emos_local``: what is learned is what new cases lack.
 
-    The last times are held out; training stops when their score no longer falls, and the best network
-    is kept, the untrained one included.
+    The last times are held out; training stops when their score no longer falls, and the best
+    network is kept, the untrained one included.
     """
     check_plane(grid)
     start = fit_emos_local(shared, grid)
@@ -50,7 +50,8 @@ def _last(time: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
     """Which cases belong to the last `share` of the times: at least one, and not all."""
     times = np.unique(time)
     count = min(max(1, round(share * len(times))), len(times) - 1)
-    return time >= times[-count]
+    last: NDArray[np.bool_] = time >= times[-count]
+    return last
 
 
 class _Cases:
@@ -112,10 +113,11 @@ def _train(
     penalty = options.smoothness * best
     for _ in track(range(options.epochs), "training", show=progress):
         order = rows[torch.randperm(len(rows))]
-        for batch in order.split(options.batch_size):
+        for batch in torch.split(order, options.batch_size):
             optimizer.zero_grad()
             loss = cases.loss(network, batch, distribution)
-            (loss + penalty * network.head.smoothness()).backward()
+            total = loss + penalty * network.head.smoothness()
+            total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         score = validate()
         waited = 0 if score < best else waited + 1

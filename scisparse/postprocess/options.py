@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from scisparse.errors import OptionError
 
@@ -53,19 +53,13 @@ class Options:
     smoothness: float = 1e-2
 
     def __post_init__(self) -> None:
-        for name, least in {
-            "width": 1,
-            "epochs": 1,
-            "patience": 1,
-            "batch_size": 1,
-            "depth": 0,
-        }.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise OptionError(f"`{name}` (={value!r}) must be a whole number, at least {least}")
-        for name in ("learning_rate", "weight_decay", "smoothness"):
-            value = getattr(self, name)
+        least = {"width": 1, "depth": 0, "epochs": 1, "patience": 1, "batch_size": 1}
+        for name, value in asdict(self).items():
+            if name in least and (not isinstance(value, int) or value < least[name]):
+                raise OptionError(
+                    f"`{name}` (={value!r}) must be a whole number, at least {least[name]}"
+                )
             if not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise OptionError(f"`{name}` (={value!r}) must be a finite number, at least 0")
-        if not isinstance(self.validation, float) or not 0 < self.validation < 1:
+        if not 0 < self.validation < 1:
             raise OptionError(f"`validation` (={self.validation!r}) must lie between 0 and 1")

@@ -91,8 +91,8 @@ class Predicted:
         inside = (probabilities > 0) & (probabilities < 1)
         if probabilities.ndim != 1 or probabilities.size == 0 or not inside.all():
             raise OptionError(
-                f"`quantiles` (={levels!r}) must be a list of numbers strictly between 0 and 1, such "
-                "as [0.1, 0.5, 0.9]"
+                f"`quantiles` (={levels!r}) must be a list of numbers strictly between 0 and 1, "
+                "such as [0.1, 0.5, 0.9]"
             )
         array = self._wrap(
             self._quantile(probabilities), ["quantile"], f"quantiles of the corrected {self.target}"
@@ -146,7 +146,7 @@ class Predicted:
     def _wrap(
         self, values: NDArray[Any], first: list[str], long_name: str, method: str = ""
     ) -> xr.DataArray:
-        """Give values ``[1 or more, S, P]`` the coordinates, dims and attributes of the forecast."""
+        """Give values ``[1 or more, S, P]`` coordinates, dims and attributes of the forecast."""
         field = as_field(self.template, self.target, "the forecast")
         leading = case_dims(find_axes(field))
         sizes = [field.sizes[dim] for dim in leading]
@@ -163,7 +163,7 @@ class Predicted:
         return result
 
     def _dataset(self, variables: dict[str, xr.DataArray]) -> xr.Dataset:
-        """Join variables, the forecast's attributes, and what coordinates and variables refer to."""
+        """Join variables, attributes of the forecast, and what variables refer to."""
         attrs = {**self.template.attrs} if isinstance(self.template, xr.Dataset) else {}
         attrs |= {"Conventions": _CONVENTIONS, "distribution": self.distribution.name}
         dataset = xr.Dataset(variables, attrs=attrs)

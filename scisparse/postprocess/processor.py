@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import scisparse.arrays as arrays
 from scisparse.errors import CheckpointError, DataError, OptionError
-from scisparse.grids import Grid, grid_from_dict
+from scisparse.grids import grid_from_dict
 from scisparse.losses import distribution as distribution_of
 from scisparse.postprocess.checkpoint import read_checkpoint, write_checkpoint
 from scisparse.postprocess.fitted import Fitted
@@ -40,19 +40,20 @@ _FEWEST_TIMES = 3
 
 
 class PostProcessor:
-    """Correct an ensemble forecast at every point of its grid, from past forecasts and observations.
+    """Correct an ensemble forecast at every point, from past forecasts and observations.
 
     Parameters
     ----------
     method
         ``"emos"``: one set of regression coefficients (Gneiting et al. 2005). ``"emos_local"``: own
         coefficients at every point, shrunk to the shared ones. ``"local"``: an untied stencil, each
-        point reading its surroundings with its own weights. ``"unet_local"``: a U-Net whose output is
-        added through an untied head that starts as the identity (Groenquist et al. 2021).
+        point reading its surroundings with its own weights. ``"unet_local"``: a U-Net whose output
+        is added through an untied head that starts as the identity (Groenquist et al. 2021).
     target
         Name of the variable to correct, in the forecast; the observation may have another name.
     distribution
-        ``"normal"``, or for what cannot be negative ``"truncated_normal"`` or ``"censored_normal"`` at 0.
+        ``"normal"``, or for what cannot be negative ``"truncated_normal"`` or
+        ``"censored_normal"`` at 0.
     groups
         Coordinate along the members whose values tell groups apart, such as the models of a
         multi-model ensemble; each group is corrected on its own.
@@ -100,7 +101,7 @@ class PostProcessor:
             raise OptionError(
                 f"`method` (={method!r}) must be one of {', '.join(map(repr, METHODS))}"
             )
-        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+        if not _is_seed(seed):
             raise OptionError(f"`seed` (={seed!r}) must be a whole number from 0 to 2**63 - 1")
         if not isinstance(options, Options | None):
             raise OptionError(
@@ -118,12 +119,12 @@ class PostProcessor:
         Parameters
         ----------
         forecast
-            Variable `target` with dims time and grid, and members if it is an ensemble, in any order;
-            other variables of a Dataset on the same grid are predictors. Further dims, such as lead
-            time, are more cases.
+            Variable `target` with dims time and grid, and members if it is an ensemble, in any
+            order; other variables of a Dataset on the same grid are predictors. Further dims, such
+            as lead time, are more cases.
         observed
-            The truth on the same grid, NaN where missing; without the further dims, it holds for all
-            of them.
+            The truth on the same grid, NaN where missing; without the further dims, it holds for
+            all of them.
 
         Returns
         -------
@@ -142,10 +143,10 @@ class PostProcessor:
         if isinstance(forecast, xr.Dataset) and seen.name != self.target:
             # The truth must not be a predictor of itself.
             forecast = forecast.drop_vars([n for n in forecast.data_vars if n == seen.name])
-        forecast, seen = align(forecast, field, seen)
-        frame = arrays.Frame.of(field)
-        cases = read_forecast(forecast, self.target, frame, self.groups)
+        frame = arrays.Frame.of(field, "the forecast")
         frame_seen = arrays.Frame.on(seen, frame.grid, "the observation")
+        forecast, seen = align(forecast, field, seen)
+        cases = read_forecast(forecast, self.target, frame, self.groups)
         truth = read_observed(seen, self.target, frame_seen, cases.leading)
         cases, truth = _usable(cases, truth, self.target)
         training = Training(
@@ -187,8 +188,8 @@ class PostProcessor:
             As in :meth:`fit`; its dims may come in another order, latitude may run the other way,
             longitude may start elsewhere.
         members
-            Return as many corrected members as the forecast has, with its rank order (ensemble copula
-            coupling).
+            Return as many corrected members as the forecast has, with its rank order (ensemble
+            copula coupling).
         quantiles
             Return these quantiles.
 
@@ -197,8 +198,8 @@ class PostProcessor:
         Dataset
             ``<target>_mean`` and ``<target>_std``, with a bounded distribution also its parameters
             ``<target>_location`` and ``<target>_scale``; or ``<target>`` with members; or
-            ``<target>_quantile``. Dims, coordinates and attributes as in the forecast. NaN where the
-            forecast is missing, or nothing was observed in training.
+            ``<target>_quantile``. Dims, coordinates and attributes as in the forecast. NaN where
+            the forecast is missing, or nothing was observed in training.
 
         Raises
         ------
@@ -294,7 +295,8 @@ class PostProcessor:
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise CheckpointError(
-                f"{os.fspath(path)}: its content does not fit together ({reason}); save the model again"
+                f"{os.fspath(path)}: its content does not fit together ({reason}); save the model "
+                "again"
             ) from error
         return model
 
@@ -310,13 +312,17 @@ class PostProcessor:
         return f"PostProcessor({self.method!r}, target={self.target!r}, {state})"
 
 
+def _is_seed(seed: object) -> bool:
+    return isinstance(seed, int | np.integer) and bool(0 <= seed < 2**63)
+
+
 def _usable(cases: Forecast, truth: FloatArray, target: str) -> tuple[Forecast, FloatArray]:
     """Cases that have a forecast and an observation somewhere."""
     usable = (np.isfinite(truth) & np.isfinite(cases.mean).all(1)).any(1)
     times = len(np.unique(cases.time[usable]))
     if times < _FEWEST_TIMES:
         raise DataError(
-            f"forecast and observation of {target!r} are both there at {times} of the common times; at "
+            f"forecast and observation of {target!r} are both there at {times} common times; at "
             f"least {_FEWEST_TIMES} are needed: train on more times"
         )
     return cases.take(np.flatnonzero(usable)), truth[usable]

@@ -107,9 +107,10 @@ def as_field(data: _Object, target: str, what: str, *, only: bool = False) -> xr
         raise DataError(f"{what} has no variable {target!r} among {names}; name or select one")
     if not only and field.name not in (None, target):
         raise DataError(
-            f"{what} is {str(field.name)!r} but {target!r} is needed; give that variable, or rename it"
+            f"{what} is {str(field.name)!r} but {target!r} is needed; give that variable, or "
+            "rename this one"
         )
-    return _checked_type(field, str(field.name or target), what)
+    return _checked_type(field, target if field.name is None else str(field.name), what)
 
 
 def read_forecast(forecast: _Object, target: str, frame: Frame, groups: str | None) -> Forecast:
@@ -170,9 +171,9 @@ def read_observed(
     axes = find_axes(observed)
     if axes.member is not None:
         raise DataError(
-            f"the observation has members along {axes.member!r}; select one, or take their mean, first"
+            f"the observation has members along {axes.member!r}; select one, or take their mean"
         )
-    name = str(observed.name or target)
+    name = target if observed.name is None else str(observed.name)
     values = _finite(frame.values(observed, list(leading)), name, "the observation")
     values = np.broadcast_to(values, (*leading.values(), *frame.grid.shape))
     return values.reshape(-1, frame.grid.size)
@@ -267,7 +268,8 @@ def _predictor(
     foreign = sorted({*case_dims(axes)} - {*leading})
     if foreign:
         raise DataError(
-            f"predictor {str(other.name)!r} has dims {foreign} that the target lacks; reduce or drop it"
+            f"predictor {str(other.name)!r} has dims {foreign} that the target lacks; reduce or "
+            "drop it"
         )
     mean = _moments(_members(other, axes, leading, frame, str(other.name)))[0]
     own = [other.sizes.get(dim, 1) for dim in leading]
@@ -278,7 +280,8 @@ def _predictor(
 def _checked_type(field: xr.DataArray, name: str, what: str) -> xr.DataArray:
     if field.dtype.kind not in "fiub":
         raise DataError(
-            f"variable {name!r} of {what} has dtype {field.dtype}; it must hold numbers: convert or drop it"
+            f"variable {name!r} of {what} has dtype {field.dtype}; it must hold numbers: convert "
+            "or drop it"
         )
     return field
 
@@ -291,7 +294,8 @@ def _finite(values: FloatArray, name: str, what: str) -> FloatArray:
     infinite = int(np.isinf(values).sum())
     if infinite:
         raise DataError(
-            f"variable {name!r} of {what} has {infinite} infinite values; mark missing values as NaN"
+            f"variable {name!r} of {what} has {infinite} infinite values; mark missing values as "
+            "NaN"
         )
     if np.isnan(values).all():
         raise DataError(f"variable {name!r} of {what} is NaN everywhere; check file and selection")

@@ -3,7 +3,7 @@
 Observation and group means become departures from their own climatology at each point, in units of
 their own spread there::
 
-    z = (y - m) / s      a_g = (xbar_g - m_g) / s_g,    s_g^2 = E[variance over members] + Var[xbar_g]
+    z = (y - m) / s,   a_g = (xbar_g - m_g) / s_g,   s_g^2 = E[variance over members] + Var[xbar_g]
 
 ``s_g`` is the spread of single members, so that a forecast with little signal has small anomalies.
 With few cases the statistics of a point are noise; they are shrunk towards the field by empirical
@@ -13,7 +13,8 @@ says nothing there: its anomaly is 0, whatever it does later.
 
 References
 ----------
-Smyth, G. K. (2004). Linear models and empirical Bayes methods. https://doi.org/10.2202/1544-6115.1027
+Smyth, G. K. (2004). Linear models and empirical Bayes methods.
+https://doi.org/10.2202/1544-6115.1027
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Standard:
         return (values - self.forecast_mean) / self.forecast_std
 
     def spread(self, forecast: Forecast) -> FloatArray:
-        """Variance over members relative to its mean at the point, averaged over groups, ``[S, P]``.
+        """Variance over members relative to its mean at the point, over groups, ``[S, P]``.
 
         1, which says nothing, where there are too few members, now or in training.
         """
@@ -117,8 +118,8 @@ class Standard:
 def _shrunk_mean(forecast: FloatArray, observed: FloatArray) -> FloatArray:
     """Observed mean of each point, drawn to the forecast's plus the field's bias where it is noise.
 
-    With error ``e = y - x`` over n cases and the variance B of the bias over the field, the sum of both,
-    the former weighted by k, is most precise for ``k = (B - Cov(x, e) / n) / (B + Var(e) / n)``.
+    With error ``e = y - x`` over n cases and the variance B of the bias over the field, the most
+    precise weight of the observed mean is ``k = (B - Cov(x, e) / n) / (B + Var(e) / n)``.
     """
     errors = observed - forecast
     present = np.isfinite(errors)
@@ -130,19 +131,20 @@ def _shrunk_mean(forecast: FloatArray, observed: FloatArray) -> FloatArray:
     between = max(np.nanvar(bias) - variance[count > 0].mean(), 0.0)
     sampling = between + variance
     keep = np.divide(between - covariance, sampling, out=np.ones_like(bias), where=sampling > 0)
-    shrunk: FloatArray = np.clip(keep, 0.0, 1.0) * (bias - np.nanmean(bias))
-    return climate + np.nanmean(bias) + shrunk
+    shrunk = np.clip(keep, 0.0, 1.0) * (bias - np.nanmean(bias))
+    mean: FloatArray = climate + np.nanmean(bias) + shrunk
+    return mean
 
 
 def _per_case(total: FloatArray, count: NDArray[np.int64]) -> FloatArray:
-    """Sampling (co)variance of a mean, from sums of squares; that of the field where one case tells none."""
+    """Estimate sampling variances of means from sums of squares; of the field for one case."""
     single = total / np.maximum(count - 1, 1)
     usual = float(single[count > 1].mean()) if (count > 1).any() else 0.0
     return np.where(count > 1, single, usual) / np.maximum(count, 1)
 
 
 def _shrunk_std(observed: FloatArray) -> FloatArray:
-    """Standard deviation of each point, its logarithm drawn to the field's as far as it is noise."""
+    """Give standard deviations, their logarithms drawn to the field's as far as they are noise."""
     count = np.isfinite(observed).sum(0)
     freedom = np.maximum(count - 1, 1)
     variance = np.nansum((observed - np.nanmean(observed, 0)) ** 2, 0) / freedom

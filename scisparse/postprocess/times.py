@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any
 
-import pandas as pd
 import xarray as xr
 
 from scisparse.arrays import Axes, find_axes
@@ -12,15 +11,15 @@ from scisparse.errors import DataError
 
 __all__ = ["align", "calendar_of", "check_calendar"]
 
-_Forecast = TypeVar("_Forecast", xr.DataArray, xr.Dataset)
+_Object = xr.DataArray | xr.Dataset
 _NAMES = ("the forecast", "the observation")
 _STANDARD = ("standard", "gregorian", "proleptic_gregorian")
 _START = "forecast_reference_time"
 
 
 def align(
-    forecast: _Forecast, field: xr.DataArray, observed: xr.DataArray
-) -> tuple[_Forecast, xr.DataArray]:
+    forecast: _Object, field: xr.DataArray, observed: xr.DataArray
+) -> tuple[_Object, xr.DataArray]:
     """Keep the times that both have, in rising order; the dims of the forecast name both.
 
     Parameters
@@ -35,8 +34,8 @@ def align(
     Raises
     ------
     DataError
-        There is no time dim, a time repeats, calendars or kinds of time differ, no time is common, or the
-        observation has dims of its own; all values are named.
+        There is no time dim, a time repeats, calendars or kinds of time differ, no time is common,
+        or the observation has dims of its own; all values are named.
     """
     axes = find_axes(field), find_axes(observed)
     first, second = (_time_dim(a, what) for a, what in zip(axes, _NAMES, strict=True))
@@ -48,8 +47,8 @@ def align(
     kinds = [_kind(index) for index in indexes]
     if kinds[0] != kinds[1]:
         raise DataError(
-            f"times of the forecast are {kinds[0]} and those of the observation {kinds[1]}; convert "
-            "one, for example with .convert_calendar('standard', use_cftime=False)"
+            f"times of the forecast are {kinds[0]} but of the observation {kinds[1]}; convert one, "
+            "for example with .convert_calendar('standard', use_cftime=False)"
         )
     common = indexes[0].intersection(indexes[1]).sort_values()
     if len(common) == 0:
@@ -94,18 +93,18 @@ def check_calendar(field: xr.DataArray, expected: str | None) -> None:
 def _time_dim(axes: Axes, what: str) -> str:
     if axes.time is None:
         raise DataError(
-            f"{what} has no time dim among {[*axes.extra, *axes.space]}; name it 'time', or give its "
-            "coordinate the CF attribute axis='T'"
+            f"{what} has no time dim among {[*axes.extra, *axes.space]}; name it 'time', or give "
+            "its coordinate the CF attribute axis='T'"
         )
     return axes.time
 
 
-def _index(data: xr.DataArray, dim: str, what: str) -> pd.Index:
+def _index(data: xr.DataArray, dim: str, what: str) -> Any:
     if data.sizes[dim] == 0:
         raise DataError(f"{what} has no times along {dim!r}; check the selection")
     if dim not in data.indexes:
         raise DataError(f"{what} has no coordinate for its time dim {dim!r}; assign one")
-    index: pd.Index = data.indexes[dim]
+    index = data.indexes[dim]
     if index.hasnans:
         raise DataError(f"{what} has missing times along {dim!r}; drop them with .dropna({dim!r})")
     if index.has_duplicates:
@@ -117,8 +116,8 @@ def _index(data: xr.DataArray, dim: str, what: str) -> pd.Index:
     return index
 
 
-def _kind(index: pd.Index) -> str:
-    """What times are, in words: two indexes of one kind can be compared."""
+def _kind(index: Any) -> str:
+    """Say what times are; two indexes of one kind can be compared."""
     if hasattr(index, "calendar"):
         return f"cftime dates of calendar {index.calendar!r}"
     kind = index.dtype.kind
@@ -135,9 +134,9 @@ def _check_kinds(field: xr.DataArray, observed: xr.DataArray, first: Axes, secon
     leads = [dim for dim in first.extra if dim not in second.extra and field.sizes[dim] > 1]
     if names[:1] == [_START] and (names[1:] == ["time"] or leads):
         raise DataError(
-            f"the forecast's dim {first.time!r} holds the starts of forecasts (standard_name {_START!r}) "
-            f"but the observation's {second.time!r} does not; give the observation the forecast's starts"
-            f"{f' and its dims {leads}' if leads else ''}, for example with .sel(time=valid_times)"
+            f"dim {first.time!r} of the forecast holds starts (standard_name {_START!r}) but "
+            f"{second.time!r} of the observation does not; give the observation the same starts"
+            f"{f' and dims {leads}' if leads else ''}, for example with .sel(time=valid_times)"
         )
 
 
@@ -148,8 +147,8 @@ def _match_extra(
     foreign = [dim for dim in extra if dim not in field.dims]
     if foreign:
         raise DataError(
-            f"the observation has dims {foreign} that the forecast lacks; select one value of each, "
-            "for example with .isel"
+            f"the observation has dims {foreign} that the forecast lacks; select one value of "
+            "each, for example with .isel"
         )
     for dim in extra:
         given, needed = observed.indexes.get(dim), field.indexes.get(dim)

@@ -1,4 +1,4 @@
-"""Choices made inside the training cases: cross-validation over blocks of time, and the score it minimises."""
+"""Choices made inside the training cases: cross-validation over blocks of time, and its score."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def blocks(cases: int | NDArray[np.int64], most: int = _MOST_BLOCKS) -> list[NDA
     Parameters
     ----------
     cases
-        Time of each case, of which those of one time stay together; or the number of cases, one a time.
+        Time of each case, of which those of one time stay together; or the number of cases, one a
+        time.
     most
         Largest number of blocks.
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from scisparse.errors import DataError, MissingDependencyError, OptionError
-from scisparse.evaluate import evaluate
+from scisparse.verification import evaluate
 
 FloatArray = NDArray[np.float64]
 LAT, LON = np.array([-30.0, -10.0, 5.0, 35.0]), np.array([0.0, 72.0, 144.0, 216.0, 288.0])

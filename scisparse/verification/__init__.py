@@ -9,9 +9,9 @@ import xarray as xr
 
 from scisparse.arrays import check_units
 from scisparse.errors import DataError, MissingDependencyError, OptionError
-from scisparse.evaluate.matching import area_weights, match, place_weights
-from scisparse.evaluate.predictions import Prediction
-from scisparse.evaluate.reading import find_target, read_observed, read_prediction
+from scisparse.verification.matching import area_weights, match, place_weights
+from scisparse.verification.predictions import Prediction
+from scisparse.verification.reading import find_target, read_observed, read_prediction
 
 __all__ = ["evaluate"]
 

@@ -8,7 +8,7 @@ import xarray as xr
 
 from scisparse.arrays import find_dim
 from scisparse.errors import DataError, OptionError
-from scisparse.evaluate.predictions import (
+from scisparse.verification.predictions import (
     Deterministic,
     Ensemble,
     Parametric,

@@ -1,0 +1,1 @@
+"""Speed and memory of the kernels, beside what else would do the job: ``python -m benchmarks --help``."""

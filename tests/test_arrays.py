@@ -1,0 +1,312 @@
+"""The door between xarray and arrays: every form of a field is one field."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from postprocess_cases import GLOBAL, PLANE, ensemble, points
+
+from scisparse.arrays import Axes, Frame, add_history, check_units, find_axes, find_dim, same_points
+from scisparse.errors import DataError, GridError
+from scisparse.grids import EARTH_RADIUS, LatLonGrid, ProjectedGrid, UnstructuredGrid
+
+
+def named(*dims: str) -> xr.DataArray:
+    return xr.DataArray(np.zeros((1,) * len(dims)), dims=dims)
+
+
+@pytest.mark.parametrize(
+    ("dim", "role"),
+    [
+        *((name, "time") for name in ("time", "valid_time", "forecast_reference_time", "S", "T")),
+        *((name, "member") for name in ("member", "realization", "number", "ensemble", "M")),
+        *((name, "lead") for name in ("lead_time", "step", "forecast_period", "L")),
+    ],
+)
+def test_dims_are_found_by_name(dim: str, role: str) -> None:
+    assert find_dim(named("x", dim, "y"), role) == dim
+    others = {"time", "member", "lead"} - {role}
+    assert [find_dim(named("x", dim, "y"), other) for other in others] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("attrs", "role"),
+    [
+        ({"standard_name": "time"}, "time"),
+        ({"standard_name": "realization"}, "member"),
+        ({"standard_name": "forecast_period"}, "lead"),
+        ({"axis": "T"}, "time"),
+        ({"axis": "E"}, "member"),
+    ],
+)
+def test_attributes_beat_names(attrs: dict[str, str], role: str) -> None:
+    decoys = ("time", "member", "step")
+    data = named(*decoys, "odd").assign_coords(odd=("odd", [1], attrs))
+    assert find_dim(data, role) == "odd"
+    assert find_dim(data.to_dataset(name="v"), role) == "odd"
+
+
+def test_axes_of_a_forecast() -> None:
+    field, observed = ensemble(2)
+    field = field.expand_dims(step=[1, 2], level=[850.0])
+    assert find_axes(field) == Axes("time", "member", ("lat", "lon"), ("step", "level"))
+    assert find_axes(observed.isel(time=0)) == Axes(None, None, ("lat", "lon"), ())
+    with pytest.raises(GridError, match="no grid: latitude missing"):
+        find_axes(field.isel(lat=0, drop=True))
+
+
+def roll(data: xr.DataArray, by: int) -> xr.DataArray:
+    return data.isel(lon=np.roll(np.arange(data.sizes["lon"]), by))
+
+
+def to_180(data: xr.DataArray) -> xr.DataArray:
+    """Longitudes from -180 to 180, in rising order."""
+    lon = (data["lon"] + 180.0) % 360.0 - 180.0
+    return data.assign_coords(lon=lon.assign_attrs(data["lon"].attrs)).sortby("lon")
+
+
+@settings(max_examples=40)
+@given(
+    order=st.permutations(["time", "member", "lat", "lon"]),
+    flip=st.booleans(),
+    by=st.integers(0, 9),
+    signed=st.booleans(),
+    first=st.sampled_from([0.0, 0.1, 17.25, 359.9]),
+    count=st.integers(2, 10),
+    dtype=st.sampled_from(["f4", "f8"]),
+)
+def test_every_form_of_a_global_field_is_one_field(
+    order: list[str], flip: bool, by: int, signed: bool, first: float, count: int, dtype: str
+) -> None:
+    lon = (first + np.arange(count) * 360.0 / count) % 360.0
+    axes = {"lat": np.array([-40.1, 0.0, 33.3]), "lon": lon[np.argsort(lon)]}
+    field, _ = ensemble(2, 3, axes={k: v.astype(dtype) for k, v in axes.items()})
+    other = field.transpose(*order).isel(lat=slice(None, None, -1 if flip else 1))
+    other = roll(to_180(other) if signed else other, by)
+    frames = Frame.of(field), Frame.of(other)
+    assert frames[0].grid == frames[1].grid  # bit for bit, also in single precision
+    inside = [
+        frame.values(form, ["time", "member"])
+        for frame, form in zip(frames, (field, other), strict=True)
+    ]
+    np.testing.assert_array_equal(*inside)
+    again = frames[1].wrap(inside[0], ["time", "member"], other)
+    xr.testing.assert_identical(again, other.drop_attrs(deep=False).rename(None))
+
+
+@pytest.mark.parametrize(
+    ("lon", "first"),
+    [
+        ([350.0, 355.0, 0.0, 5.0], 350.0),  # jumps at Greenwich
+        ([-10.0, -5.0, 0.0, 5.0], 350.0),
+        ([170.0, 175.0, 180.0, -175.0], 170.0),  # jumps at the date line
+        ([170.0, 175.0, 180.0, 185.0], 170.0),
+        ([-190.0, -185.0, -180.0, -175.0], 170.0),
+        ([5.0, 0.0, -5.0, -10.0], 350.0),  # westward
+    ],
+)
+def test_regions_are_not_cut_where_longitude_jumps(lon: list[float], first: float) -> None:
+    data = xr.DataArray(
+        np.arange(8.0).reshape(2, 4), {"lat": [1.0, 2.0], "lon": lon}, ("lat", "lon")
+    )
+    frame = Frame.of(data)
+    assert isinstance(frame.grid, LatLonGrid)
+    np.testing.assert_allclose(np.rad2deg(frame.grid.lon_axis), first + np.arange(4) * 5.0)
+    assert frame.grid.periodic == (False, False)
+    eastward = np.argsort(np.mod(np.array(lon) - first, 360.0))
+    np.testing.assert_array_equal(frame.values(data, []), data.values[:, eastward])
+
+
+@pytest.mark.parametrize("step", [0.1, 0.25, 0.3, 1 / 3, 1.40625])
+def test_single_precision_longitudes_are_the_same_in_both_conventions(step: float) -> None:
+    lon = (np.arange(round(30 / step)) * step - 15.0).astype(np.float32)
+    data = xr.DataArray(np.zeros((1, len(lon))), {"lat": [5.0], "lon": lon}, ("lat", "lon"))
+    other = data.assign_coords(lon=(lon % np.float32(360)).astype(np.float32))
+    assert not np.array_equal(lon, other["lon"])
+    assert Frame.of(data).grid == Frame.of(other).grid
+
+
+def test_projected_axes_rise_in_metres() -> None:
+    data = xr.DataArray(
+        np.arange(6.0).reshape(2, 3),
+        {
+            "north": (
+                "north",
+                [4.0, 2.0],
+                {"standard_name": "projection_y_coordinate", "units": "km"},
+            ),
+            "east": ("east", [1.0, 3.0, 5.0], {"axis": "X", "units": "km"}),
+        },
+        ("north", "east"),
+    )
+    frame = Frame.of(data.transpose("east", "north"))
+    assert frame.grid == ProjectedGrid([2000.0, 4000.0], [1000.0, 3000.0, 5000.0])
+    assert frame.space == ("north", "east")
+    np.testing.assert_array_equal(frame.values(data, []), [[3.0, 4.0, 5.0], [0.0, 1.0, 2.0]])
+    xr.testing.assert_identical(frame.wrap(frame.values(data, []), [], data), data)
+
+
+def test_points_are_the_same_in_both_conventions() -> None:
+    _, observed = ensemble(2)
+    data = points(observed)
+    lon = (data["lon"] + 180.0) % 360.0 - 180.0
+    other = data.assign_coords(lon=lon.assign_attrs(data["lon"].attrs))
+    frames = Frame.of(data), Frame.of(other)
+    assert isinstance(frames[0].grid, UnstructuredGrid)
+    assert frames[0].grid == frames[1].grid
+    assert frames[0].space == ("point",)
+    np.testing.assert_array_equal(frames[0].values(data, ["time"]), data.values)
+    assert frames[0].grid.areas.sum() == pytest.approx(4 * np.pi * EARTH_RADIUS**2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("lat", "lon", "area"),
+    [
+        # 1 degree of a great circle between neighbours; one point has none
+        ([0.0, 0.0, 0.0], [10.0, 11.0, 12.0], np.deg2rad(1.0) ** 2 * EARTH_RADIUS**2),
+        ([0.0, 0.0, 0.0, 0.0], [10.0, 11.0, 12.0, 12.0], np.deg2rad(1.0) ** 2 * EARTH_RADIUS**2),
+        ([50.0], [10.0], 1.0),
+    ],
+)
+def test_stations_count_equally(lat: list[float], lon: list[float], area: float) -> None:
+    attrs = {"units": "degrees_north"}, {"units": "degrees_east"}
+    coords = {"lat": ("station", lat, attrs[0]), "lon": ("station", lon, attrs[1])}
+    frame = Frame.of(xr.DataArray(np.zeros(len(lat)), coords, ("station",)))
+    np.testing.assert_allclose(frame.grid.areas, area, rtol=1e-4)
+
+
+def test_wrap_keeps_coordinates_with_their_attributes() -> None:
+    field, _ = ensemble(3)
+    field = field.assign_coords(
+        start=("time", np.arange(3), {"standard_name": "forecast_reference_time"}),
+        height=((), 2.0, {"units": "m", "positive": "up"}),
+        region=(("lat", "lon"), np.arange(24).reshape(4, 6), {"long_name": "region"}),
+        model=("member", list("aabb")),
+    ).transpose("lon", "member", "lat", "time")
+    frame = Frame.of(field)
+    result = frame.wrap(frame.values(field.mean("member"), ["time"]), ["time"], field)
+    xr.testing.assert_identical(result, field.mean("member", keep_attrs=False).rename(None))
+    assert {*result.coords} == {"time", "lat", "lon", "start", "height", "region"}
+    quantile = frame.wrap(np.zeros((2, 3, 4, 6)), ["quantile", "time"], field)
+    assert quantile.dims == ("quantile", "lon", "lat", "time")
+
+
+def test_missing_leading_dims_have_length_one() -> None:
+    _, observed = ensemble(2)
+    values = Frame.of(observed).values(observed.isel(time=0), ["time", "step"])
+    assert values.shape == (1, 1, 4, 6)
+    assert values.dtype == np.float64
+
+
+@pytest.mark.parametrize("kind", ["global", "plane", "points"])
+def test_a_frame_on_another_grid_names_both(kind: str) -> None:
+    _, data = ensemble(2, axes=PLANE if kind == "plane" else GLOBAL)
+    dim = "x" if kind == "plane" else "lon"
+    if kind == "points":
+        data = points(data)
+    grid = Frame.of(data).grid
+    moved = data.assign_coords({dim: data[dim] + (1000.0 if kind == "plane" else 1.0)})
+    moved[dim].attrs = data[dim].attrs
+    apart = "1 km" if kind == "plane" else r"1\d\d km"
+    match = rf"the truth is on .*but {re.escape(repr(grid))} is needed \(points are up to {apart}"
+    with pytest.raises(DataError, match=match):
+        Frame.on(moved, grid, "the truth")
+    smaller = data.isel({data.dims[-1]: slice(0, 3)})
+    with pytest.raises(DataError, match="is needed; interpolate it to that grid first"):
+        Frame.on(smaller, grid, "the truth")
+
+
+def test_a_frame_on_the_known_grid_forgives_single_precision() -> None:
+    axes = {"lat": np.linspace(-75.3, 75.3, 4), "lon": np.arange(6) * 60.0 + 0.7}
+    data, _ = ensemble(2, axes=axes)
+    single, _ = ensemble(2, axes={name: axis.astype(np.float32) for name, axis in axes.items()})
+    frame = Frame.on(single, Frame.of(data).grid, "the forecast")
+    assert frame.grid is not Frame.of(single).grid
+    np.testing.assert_array_equal(frame.values(single, ["time", "member"]), data.values)
+
+
+def test_grids_of_another_kind_are_not_the_same() -> None:
+    flat = ProjectedGrid([0.0, 1.0], [0.0, 1.0])
+    assert not same_points(LatLonGrid.from_degrees([0.0, 1.0], [0.0, 1.0]), flat)
+    assert same_points(flat, ProjectedGrid([0.0, 1.0], [0.0, 1.5]))  # half a metre
+
+
+def with_lat(values: list[float]) -> dict[str, Any]:
+    return {"lat": ("lat", values), "lon": ("lon", [0.0, 10.0, 20.0])}
+
+
+@pytest.mark.parametrize(
+    ("coords", "match"),
+    [
+        (
+            with_lat([0.0, 20.0, 10.0]),
+            r"the forecast: coordinate 'lat' must strictly rise or strictly fall, but values 1 and "
+            r"2 are 20 and 10; sort it with \.sortby\('lat'\)",
+        ),
+        (with_lat([10.0, 10.0, 20.0]), "values 0 and 1 are 10 and 10; .*keep one of each"),
+        (
+            {"lat": ("lat", [1.0, 2.0, 3.0]), "lon": ("lon", [0.0, 20.0, 10.0])},
+            "coordinate 'lon' must .* values 1 and 2 are 20 and 10",
+        ),
+        (
+            {"lat": ("lat", [1.0, 2.0, 3.0]), "lon": ("lon", [0.0, 180.0, 360.0])},
+            "the forecast: `lon_axis` .*drop the column that repeats the first meridian",
+        ),
+        (with_lat([80.0, 90.0, 100.0]), "the forecast: .*must lie between"),
+        (with_lat([0.0, 10.0, np.nan]), "the forecast: `lat_axis` must be finite"),
+        ({"lon": ("lon", [0.0, 10.0, 20.0])}, "the forecast: `data` has no grid: latitude missing"),
+        (
+            {
+                "y": (
+                    "lat",
+                    [0.0, 2.0, 1.0],
+                    {"standard_name": "projection_y_coordinate", "units": "m"},
+                ),
+                "x": (
+                    "lon",
+                    [0.0, 1.0, 2.0],
+                    {"standard_name": "projection_x_coordinate", "units": "m"},
+                ),
+            },
+            "the forecast: `y_axis` must strictly rise",
+        ),
+    ],
+)
+def test_axes_that_are_no_grid_are_named(coords: dict[str, Any], match: str) -> None:
+    data = xr.DataArray(np.zeros((3, 3)), coords, ("lat", "lon"))
+    with pytest.raises(GridError, match=match) as raised:
+        Frame.of(data, "the forecast")
+    assert "\n" not in str(raised.value)
+
+
+def test_empty_axes_are_named() -> None:
+    _, data = ensemble(2)
+    with pytest.raises(GridError, match="data: dim 'lon' is empty; check the selection"):
+        Frame.of(data.sel(lon=slice(1000.0, 2000.0)))
+
+
+@pytest.mark.parametrize("units", [("K", "K"), ("K ", "K"), (None, "K"), ("K", None), (1, "1")])
+def test_units_agree_as_far_as_both_are_known(units: tuple[Any, Any]) -> None:
+    check_units("the forecast", *units)
+
+
+def test_units_that_differ_are_named() -> None:
+    match = r"the forecast has units 'degC' but 'K' is needed; convert it and set attrs\['units'\]"
+    with pytest.raises(DataError, match=match):
+        check_units("the forecast", "degC", "K")
+
+
+def test_history_is_prepended_with_its_time() -> None:
+    data = xr.Dataset(attrs={"title": "kept"})
+    result = add_history(data, "did this", {"history": "2001: that\n2000: and that"})
+    first, *rest = result.attrs["history"].splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ: did this", first)
+    assert rest == ["2001: that", "2000: and that"]
+    assert result.attrs["title"] == "kept"
+    assert len(add_history(data, "did this", {}).attrs["history"].splitlines()) == 1

@@ -1,0 +1,586 @@
+"""The post-processor from xarray to xarray: what its predictions look like, and what they ignore."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from postprocess_cases import GLOBAL, METHODS, PLANE, crps_normal, ensemble, fitted, points
+
+from scisparse.postprocess import Options, PostProcessor
+
+LOOSE = {"max_rel": 1e-6}
+
+
+def with_predictors(field: xr.DataArray) -> xr.Dataset:
+    """Forecast with a predictor that has members, one without, and a static one."""
+    rng = np.random.default_rng(1)
+    one = field.isel(member=0, drop=True)
+    return xr.Dataset(
+        {
+            "t2m": field,
+            "wind": field.copy(data=rng.gamma(2.0, 3.0, field.shape)).assign_attrs(units="m s-1"),
+            "cape": one.copy(data=rng.normal(size=one.shape)).assign_attrs(units="J kg-1"),
+            "height": one.isel(time=0, drop=True) * 0 + 123.4,
+        },
+        attrs={"title": "test", "history": "before", "institution": "here"},
+    )
+
+
+FORECAST, OBSERVED = ensemble()
+FORECAST = FORECAST.where(np.random.default_rng(2).random(FORECAST.shape) > 0.02)
+OBSERVED = OBSERVED.where(np.random.default_rng(3).random(OBSERVED.shape) > 0.1)
+DATA = with_predictors(FORECAST)
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def model(request: pytest.FixtureRequest) -> PostProcessor:
+    """Each method, fitted on incomplete data with predictors."""
+    return fitted(request.param, DATA, OBSERVED)
+
+
+def flipped(data: Any) -> Any:
+    return data.isel(lat=slice(None, None, -1))
+
+
+def rolled(data: Any) -> Any:
+    return data.isel(lon=np.roll(np.arange(data.sizes["lon"]), 2))
+
+
+def signed(data: Any) -> Any:
+    lon = (data["lon"] + 180.0) % 360.0 - 180.0
+    return data.assign_coords(lon=lon.assign_attrs(data["lon"].attrs)).sortby("lon")
+
+
+def transposed(data: Any) -> Any:
+    return data.transpose("lon", ..., "time")
+
+
+def everything(data: Any) -> Any:
+    return transposed(rolled(signed(flipped(data))))
+
+
+FORMS = (flipped, rolled, signed, transposed, everything)
+
+
+def undone(data: xr.Dataset) -> xr.Dataset:
+    """The same prediction in the form of `DATA`."""
+    lon = (data["lon"] % 360.0).assign_attrs(data["lon"].attrs)
+    data = data.assign_coords(lon=lon).sortby("lon").sortby("lat")
+    return data.transpose("time", ...).transpose(..., "lat", "lon")
+
+
+def assert_same(first: xr.Dataset, second: xr.Dataset) -> None:
+    """Bit for bit, but for the time in the history."""
+    xr.testing.assert_identical(first.drop_attrs(deep=False), undone(second).drop_attrs(deep=False))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_predictions_do_not_depend_on_the_form(model: PostProcessor, form: Any) -> None:
+    predicted = model.predict(form(DATA))
+    assert predicted["t2m_mean"].dims == tuple(d for d in form(FORECAST).dims if d != "member")
+    assert_same(model.predict(DATA), predicted)
+
+
+def test_training_does_not_depend_on_the_form(model: PostProcessor) -> None:
+    other = fitted(model.method, everything(DATA), everything(OBSERVED))
+    assert_same(model.predict(DATA), other.predict(DATA))
+    mixed = fitted(model.method, signed(DATA), flipped(OBSERVED))
+    assert_same(model.predict(DATA), mixed.predict(everything(DATA)))
+
+
+def test_order_of_times_variables_and_names_does_not_matter(model: PostProcessor) -> None:
+    shuffled = np.random.default_rng(0).permutation(DATA.sizes["time"])
+    other = DATA[["height", "wind", "t2m", "cape"]].isel(time=shuffled)
+    assert_same(
+        model.predict(DATA),
+        fitted(model.method, other, OBSERVED.isel(time=shuffled[::-1]))
+        .predict(other)
+        .sortby("time"),
+    )
+    renamed = DATA.rename(member="number", time="valid_time", lat="latitude", lon="longitude")
+    predicted = model.predict(renamed)
+    assert predicted["t2m_mean"].dims == ("valid_time", "latitude", "longitude")
+    names = {"valid_time": "time", "latitude": "lat", "longitude": "lon"}
+    assert_same(model.predict(DATA), predicted.rename(names))
+
+
+def test_only_common_times_are_learned_from(model: PostProcessor) -> None:
+    part = DATA.isel(time=slice(0, 18)), OBSERVED.isel(time=slice(4, 24))
+    common = slice(4, 18)
+    expected = fitted(model.method, DATA.isel(time=common), OBSERVED.isel(time=common))
+    assert_same(fitted(model.method, *part).predict(DATA), expected.predict(DATA))
+    assert "fitted on 14 cases" in repr(expected)
+
+
+def test_training_repeats_bit_for_bit(model: PostProcessor) -> None:
+    assert_same(model.predict(DATA), fitted(model.method, DATA, OBSERVED).predict(DATA))
+
+
+def test_predictions_are_missing_exactly_where_the_forecast_is(model: PostProcessor) -> None:
+    hole = DATA.copy(deep=True)
+    hole["t2m"][3, :, 1, 2] = np.nan  # no member
+    hole["t2m"][5, 1:, 1, 2] = np.nan  # one member left
+    hole["cape"][7, 0, 0] = np.nan
+    predicted = model.predict(hole)
+    expected = np.zeros(OBSERVED.shape, dtype=bool)
+    expected[3, 1, 2] = expected[7, 0, 0] = True
+    for name in ("t2m_mean", "t2m_std"):
+        np.testing.assert_array_equal(np.isnan(predicted[name]), expected)
+    if model.method.startswith("emos"):
+        other = ~expected
+        other[5, 1, 2] = False
+        for name in ("t2m_mean", "t2m_std"):
+            before = model.predict(DATA)[name].values
+            np.testing.assert_array_equal(predicted[name].values[other], before[other])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_points_never_observed_are_missing(method: str) -> None:
+    land = xr.zeros_like(OBSERVED.isel(time=0, drop=True), dtype=bool)
+    land[1:3, 2:5] = True
+    predicted = fitted(method, FORECAST, OBSERVED.where(land)).predict(FORECAST)
+    for name in ("t2m_mean", "t2m_std"):
+        np.testing.assert_array_equal(
+            np.isnan(predicted[name]), np.broadcast_to(~land.values, OBSERVED.shape)
+        )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_forecasts_where_nothing_was_observed_change_no_statistics(method: str) -> None:
+    seen = OBSERVED.copy(deep=True)
+    seen[:, 0, 0] = np.nan
+    changed = FORECAST.copy(deep=True)
+    changed[:, :, 0, 0] += 50.0
+    if method == "unet_local":
+        pytest.skip("a U-Net reads all points")
+    assert_same(
+        fitted(method, FORECAST, seen).predict(FORECAST),
+        fitted(method, changed, seen).predict(FORECAST),
+    )
+
+
+def test_moments_are_a_cf_dataset() -> None:
+    result = fitted("emos", DATA, OBSERVED).predict(DATA)
+    assert {*result.data_vars} == {"t2m_mean", "t2m_std"}
+    assert result.attrs["title"] == "test"
+    assert result.attrs["institution"] == "here"
+    assert result.attrs["Conventions"].startswith("CF-1.")
+    assert result.attrs["distribution"] == "normal"
+    first, before = result.attrs["history"].splitlines()
+    assert "corrected by scisparse" in first
+    assert "method emos" in first
+    assert before == "before"
+    common = {"units": "K", "standard_name": "air_temperature"}
+    methods = {"mean": "mean", "std": "standard_deviation"}
+    for suffix, method in methods.items():
+        array = result[f"t2m_{suffix}"]
+        assert array.dtype == np.float32
+        assert common.items() <= array.attrs.items()
+        assert array.attrs["cell_methods"] == f"time: point realization: {method}"
+        assert "corrected t2m" in array.attrs["long_name"]
+    for name in ("time", "lat", "lon"):
+        xr.testing.assert_identical(result[name], DATA[name])
+    assert "member" not in result.coords
+
+
+def test_attributes_of_values_are_not_kept() -> None:
+    told = {"comment": "kept", "valid_range": [0, 1], "actual_range": [0, 1], "long_name": "raw"}
+    field = FORECAST.assign_attrs(told)
+    result = fitted("emos", field, OBSERVED).predict(field, members=True)["t2m"]
+    assert {*result.attrs} == {"comment", "units", "standard_name", "cell_methods", "long_name"}
+    assert result.attrs["cell_methods"] == "time: point"
+    assert result.attrs["long_name"] == "corrected t2m"
+
+
+def test_bounds_and_projection_are_kept(tmp_path: Any) -> None:
+    field, observed = ensemble(12, axes=PLANE)
+    data = field.assign_attrs(grid_mapping="crs").to_dataset()
+    data["crs"] = ((), 0, {"grid_mapping_name": "lambert_azimuthal_equal_area"})
+    data["x_bnds"] = (("x", "bnds"), np.stack([data["x"] - 1e3, data["x"] + 1e3], 1))
+    data["unrelated"] = (("bnds",), [1.0, 2.0])
+    data["x"].attrs["bounds"] = "x_bnds"
+    data.to_netcdf(tmp_path / "forecast.nc")
+    for decode in (True, "all"):
+        with xr.open_dataset(tmp_path / "forecast.nc", decode_coords=decode) as opened:
+            result = fitted("emos", opened, observed).predict(opened)
+        result.to_netcdf(tmp_path / f"{decode}.nc")
+        with xr.open_dataset(tmp_path / f"{decode}.nc", decode_coords=False) as written:
+            assert {"crs", "x_bnds"} < {*written.data_vars}
+            assert "unrelated" not in written
+            assert written["t2m_std"].attrs["grid_mapping"] == "crs"
+            assert written["x"].attrs["bounds"] == "x_bnds"
+            xr.testing.assert_equal(written["x_bnds"].variable, data["x_bnds"].variable)
+
+
+def test_a_dataset_and_an_array_are_corrected_alike() -> None:
+    seen = OBSERVED.to_dataset()
+    model = fitted("emos", FORECAST, OBSERVED)
+    other = fitted("emos", FORECAST.to_dataset(), seen)
+    assert_same(model.predict(FORECAST), other.predict(FORECAST.to_dataset()))
+    assert_same(model.predict(FORECAST), model.predict(FORECAST.rename(None)))
+    # variables that the model was not trained on do no harm
+    assert_same(model.predict(FORECAST), model.predict(DATA))
+
+
+def test_the_truth_is_no_predictor_of_itself() -> None:
+    model = fitted("emos", FORECAST.to_dataset(), OBSERVED)
+    both = FORECAST.to_dataset().assign(analysis=OBSERVED)
+    for seen in (OBSERVED, OBSERVED.to_dataset()):
+        assert_same(model.predict(FORECAST), fitted("emos", both, seen).predict(FORECAST))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_forecasts_without_members(method: str) -> None:
+    single = FORECAST.isel(member=0)
+    one = FORECAST.isel(member=[0])
+    model = fitted(method, single, OBSERVED)
+    predicted = model.predict(single)
+    assert predicted["t2m_mean"].dims == ("time", "lat", "lon")
+    assert int(predicted["member"]) == 0  # a scalar coordinate stays
+    np.testing.assert_array_equal(np.isnan(predicted["t2m_mean"]), np.isnan(single))
+    alike = fitted(method, one, OBSERVED).predict(one)
+    np.testing.assert_array_equal(alike["t2m_mean"], predicted["t2m_mean"])
+    np.testing.assert_array_equal(alike["t2m_std"], predicted["t2m_std"])
+
+
+def test_one_member_tells_no_spread() -> None:
+    """A model trained on many members keeps its usual spread for one: its variance is not 0."""
+    field, observed = spread_tells_error()
+    model = fitted("emos", field, observed)
+    one = model.predict(field.isel(member=[0]))["t2m_std"]
+    assert float(one.std("time").max()) == 0.0
+    many = model.predict(field)["t2m_std"]
+    assert float(many.std("time").min()) > 0.1
+    assert float((one / many).median()) == pytest.approx(1.0, rel=0.3)
+
+
+def spread_tells_error() -> tuple[xr.DataArray, xr.DataArray]:
+    """Ensemble whose spread is that of its error, from day to day."""
+    field, observed = ensemble(120, 8)
+    rng = np.random.default_rng(5)
+    scale = np.exp(rng.normal(size=(120, 1, 1, 1)))
+    centre = rng.normal(size=(120, 1, 4, 6))
+    values = 280.0 + centre + scale * rng.normal(size=field.shape)
+    truth = 280.0 + centre[:, 0] + scale[:, 0] * rng.normal(size=observed.shape)
+    return field.copy(data=values), observed.copy(data=truth)
+
+
+@pytest.mark.parametrize("distribution", ["normal", "truncated_normal", "censored_normal"])
+def test_an_ensemble_without_spread_is_no_error(distribution: str) -> None:
+    field, observed = spread_tells_error()
+    model = fitted("emos", field - 279.0, observed - 279.0, distribution=distribution)
+    same = (field - 279.0).isel(member=[0, 0, 0])
+    for result in (model.predict(same), model.predict(same, quantiles=[0.1, 0.9])):
+        assert all(np.isfinite(array).all() for array in result.values())
+        assert all((array >= 0).all() for array in result.values() if distribution != "normal")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("constant", ["forecast", "observed", "both", "point"])
+def test_constant_fields_do_not_blow_up(method: str, constant: str) -> None:
+    field, observed = FORECAST.copy(deep=True), OBSERVED.copy(deep=True)
+    place = {"lat": 1, "lon": 2} if constant == "point" else {}
+    if constant != "observed":
+        field[place] = field[place] * 0 + 281.7
+    if constant in ("observed", "both"):
+        observed = observed * 0 + 279.3
+    model = fitted(method, field, observed)
+    # what never varied in training may vary later
+    later = model.predict(FORECAST)
+    assert np.isfinite(later["t2m_std"].where(FORECAST.notnull().any("member"), 1.0)).all()
+    away = np.abs(later["t2m_mean"] - observed.mean())
+    assert float(away.max()) < 5.0
+    if constant in ("observed", "both"):
+        np.testing.assert_allclose(
+            later["t2m_mean"].values[~np.isnan(later["t2m_mean"])], 279.3, rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_static_predictors_do_not_blow_up(method: str) -> None:
+    """A static field says nothing at its point, in single precision or changed later."""
+    model = fitted(method, DATA, OBSERVED)
+    without = fitted(method, DATA.drop_vars("height"), OBSERVED).predict(DATA)
+    rough = DATA.assign(height=DATA["height"].astype(np.float32))
+    changed = DATA.assign(height=DATA["height"] + 17.0)
+    for data in (DATA, rough, changed):
+        assert_same(model.predict(DATA), model.predict(data))
+    if method != "unet_local":  # more channels, other random weights
+        for name, values in without.items():
+            np.testing.assert_allclose(model.predict(DATA)[name], values, rtol=1e-5)
+
+
+def test_predictors_are_used() -> None:
+    field, observed = ensemble(60)
+    rng = np.random.default_rng(0)
+    helpful = observed.copy(data=rng.normal(size=observed.shape))
+    truth = observed + 2.0 * helpful
+    plain, data = fitted("emos", field, truth), field.to_dataset().assign(help=helpful)
+    model = fitted("emos", data, truth)
+    scores = [
+        crps_normal(*(p[f"t2m_{k}"].values for k in ("mean", "std")), truth.values)
+        for p in (plain.predict(field), model.predict(data))
+    ]
+    assert scores[1] < 0.4 * scores[0]
+
+
+def test_groups_are_corrected_each_on_its_own() -> None:
+    field, observed = ensemble(60, 6)
+    model = np.array(list("aabbbb"))
+    bias = xr.where(field["member"].copy(data=model) == "a", 5.0, -2.0)
+    noise = np.random.default_rng(0).normal(size=(60, 1, 4, 6)) * 2
+    poor = field + bias + xr.where(bias == 5.0, 1.0, 0.0) * noise.squeeze(1)[:, None]
+    poor = poor.transpose(*field.dims).assign_coords(model=("member", model)).rename("t2m")
+    grouped = fitted("emos", poor, observed, groups="model")
+    mixed = fitted("emos", poor, observed)
+    scores = [
+        crps_normal(*(m.predict(poor)[f"t2m_{k}"].values for k in ("mean", "std")), observed.values)
+        for m in (mixed, grouped)
+    ]
+    assert scores[1] < 0.8 * scores[0]
+    # neither the order of members nor how many each group has matters
+    shuffled = poor.isel(member=[5, 1, 2, 0, 3, 4])
+    np.testing.assert_allclose(
+        grouped.predict(shuffled)["t2m_mean"], grouped.predict(poor)["t2m_mean"], rtol=1e-6
+    )
+    assert grouped.predict(poor.isel(member=[0, 2])).sizes["time"] == 60
+
+
+def test_further_dims_are_cases_and_are_carried() -> None:
+    field, observed = ensemble(20)
+    levels = field.expand_dims(level=[850.0, 500.0], lead_time=[24, 48, 72]).copy()
+    levels = levels + xr.DataArray([0.0, 0.1, 0.2], dims="lead_time")
+    levels = levels.rename("t2m").assign_attrs(field.attrs)
+    model = fitted("emos", levels, observed)
+    predicted = model.predict(levels)
+    assert predicted["t2m_mean"].dims == ("level", "lead_time", "time", "lat", "lon")
+    order = ("lead_time", "lat", "time", "member", "level", "lon")
+    other = fitted("emos", levels.transpose(*order), observed).predict(levels.transpose(*order))
+    assert other["t2m_mean"].dims == ("lead_time", "lat", "time", "level", "lon")
+    for name, values in predicted.items():
+        np.testing.assert_array_equal(other[name].transpose(*values.dims), values)
+    assert "fitted on 120 cases" in repr(model)
+    # dims that the observation has too are matched by value, not by place
+    seen = observed.expand_dims(lead_time=[72, 48, 24, 96]).copy()
+    alike = fitted("emos", levels, seen).predict(levels)
+    np.testing.assert_array_equal(alike["t2m_mean"], predicted["t2m_mean"])
+
+
+def test_one_time_without_a_time_dim() -> None:
+    model = fitted("emos", FORECAST, OBSERVED)
+    one = model.predict(FORECAST.isel(time=7))
+    assert one["t2m_mean"].dims == ("lat", "lon")
+    xr.testing.assert_equal(one, model.predict(FORECAST).isel(time=7))
+    xr.testing.assert_equal(
+        model.predict(FORECAST.isel(time=[7])), model.predict(FORECAST).isel(time=[7])
+    )
+
+
+def test_quantiles_rise_and_are_those_of_the_distribution() -> None:
+    from scipy.stats import norm
+
+    model = fitted("emos", FORECAST, OBSERVED)
+    levels = [0.9, 0.05, 0.5]
+    result = model.predict(FORECAST, quantiles=levels)["t2m_quantile"]
+    assert result.dims == ("quantile", "time", "lat", "lon")
+    np.testing.assert_array_equal(result["quantile"], levels)
+    moments = model.predict(FORECAST)
+    expected = moments["t2m_mean"] + moments["t2m_std"] * xr.DataArray(
+        norm.ppf(levels), dims="quantile", coords={"quantile": levels}
+    )
+    np.testing.assert_allclose(result, expected.transpose(*result.dims), rtol=1e-6)
+    many = model.predict(FORECAST, quantiles=np.linspace(0.01, 0.99, 23))["t2m_quantile"]
+    assert (many.dropna("time").diff("quantile") > 0).all()
+
+
+@pytest.mark.parametrize("distribution", ["truncated_normal", "censored_normal"])
+@pytest.mark.parametrize("method", METHODS)
+def test_bounded_distributions_stay_above_their_bound(method: str, distribution: str) -> None:
+    field, observed = ((data - 282.0).clip(0.0) for data in ensemble())
+    model = fitted(method, field, (observed + 1.8).clip(0.0), distribution=distribution)
+    moments = model.predict(field)
+    assert {*moments.data_vars} == {f"t2m_{s}" for s in ("mean", "std", "location", "scale")}
+    assert moments.attrs["distribution"] == distribution
+    assert "cell_methods" not in moments["t2m_scale"].attrs or (
+        "realization" not in moments["t2m_scale"].attrs["cell_methods"]
+    )
+    quantiles = model.predict(field, quantiles=[0.001, 0.01, 0.5, 0.99])["t2m_quantile"]
+    members = model.predict(field, members=True)["t2m"]
+    assert all((array >= 0).all() for array in (moments["t2m_mean"], quantiles, members))
+    assert (moments["t2m_std"] > 0).all()
+    assert (moments["t2m_location"] < 0).any()  # the bound acts
+    assert (quantiles.diff("quantile") >= 0).all()
+
+
+def test_members_keep_the_ranks_of_the_raw_ones() -> None:
+    field, observed = ensemble(members=5)
+    field = field.transpose("lat", "member", "time", "lon")
+    model = fitted("emos", field, observed)
+    result = model.predict(field, members=True)["t2m"]
+    assert result.dims == field.dims
+    xr.testing.assert_identical(result["member"], field["member"])
+    for ranked in (field, result):
+        assert ranked.dtype.kind == "f"
+    np.testing.assert_array_equal(
+        result.argsort(result.get_axis_num("member")).values,
+        field.argsort(field.get_axis_num("member")).values,
+    )
+    levels = (np.arange(5) + 0.5) / 5
+    quantiles = model.predict(field, quantiles=levels)["t2m_quantile"]
+    np.testing.assert_array_equal(
+        np.sort(result.transpose("member", "time", "lat", "lon"), 0),
+        quantiles.transpose("quantile", "time", "lat", "lon"),
+    )
+
+
+def test_missing_members_stay_missing() -> None:
+    field, observed = ensemble(members=4)
+    hole = field.copy(deep=True)
+    hole[2, 1, 0, 0] = np.nan
+    model = fitted("emos", field, observed)
+    result = model.predict(hole, members=True)["t2m"]
+    np.testing.assert_array_equal(np.isnan(result), np.isnan(hole))
+    there = result[2, [0, 2, 3], 0, 0]
+    three = model.predict(hole[2], quantiles=[1 / 6, 3 / 6, 5 / 6])["t2m_quantile"]
+    np.testing.assert_array_equal(np.sort(there), three[:, 0, 0])
+
+
+def test_corrected_members_and_quantiles_are_calibrated() -> None:
+    field, observed = ensemble(300, 9, seed=4)
+    train, test = slice(0, 150), slice(150, 300)
+    model = fitted("emos", field.isel(time=train), observed.isel(time=train))
+    new, truth = field.isel(time=test), observed.isel(time=test)
+    quantile = model.predict(new, quantiles=[0.1, 0.5, 0.9])["t2m_quantile"]
+    covered = (truth < quantile).mean(("time", "lat", "lon"))
+    np.testing.assert_allclose(covered, [0.1, 0.5, 0.9], atol=0.03)
+    members = model.predict(new, members=True)["t2m"]
+    ranks = (members < truth).sum("member")
+    share = np.bincount(ranks.values.ravel(), minlength=10) / ranks.size
+    # the outermost of 9 equidistant quantiles lie at 1/18
+    expected = np.diff(np.concatenate([[0], (np.arange(9) + 0.5) / 9, [1]]))
+    np.testing.assert_allclose(share, expected, atol=0.025)
+    raw = np.bincount((new < truth).sum("member").values.ravel(), minlength=10)
+    assert raw[0] > 0.9 * ranks.size  # the raw ensemble is too warm
+
+
+@pytest.mark.parametrize("method", ["emos", "emos_local", "local"])
+def test_points_on_the_sphere(method: str) -> None:
+    field, observed = points(FORECAST), points(OBSERVED)
+    result = fitted(method, field, observed).predict(field)
+    assert result["t2m_mean"].dims == ("time", "point")
+    assert {"lat", "lon"} < {*result.coords}
+    lon = (field["lon"] + 180.0) % 360.0 - 180.0
+    signed_points = field.assign_coords(lon=lon.assign_attrs(field["lon"].attrs))
+    other = fitted(method, signed_points, observed).predict(signed_points)
+    np.testing.assert_array_equal(other["t2m_mean"], result["t2m_mean"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_projected_grids(method: str) -> None:
+    field, observed = ensemble(axes=PLANE)
+    model = fitted(method, field, observed)
+    kilometres = field.assign_coords(
+        {d: field[d].copy(data=field[d].values / 1000).assign_attrs(units="km") for d in "xy"}
+    )
+    turned = kilometres.isel(x=slice(None, None, -1)).transpose("x", "member", "time", "y")
+    predicted = model.predict(turned)["t2m_mean"].isel(x=slice(None, None, -1))
+    np.testing.assert_array_equal(
+        predicted.transpose("time", "y", "x"), model.predict(field)["t2m_mean"]
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("first", [-10.0, 165.0])
+def test_regions_across_greenwich_and_the_date_line(method: str, first: float) -> None:
+    lon = first + np.arange(6) * 5.0
+    field, observed = ensemble(axes={"lat": GLOBAL["lat"], "lon": lon})
+
+    def jumping(data: xr.DataArray) -> xr.DataArray:
+        """Longitudes in the convention that cuts the region, in the order of the region."""
+        cut = lon % 360.0 if first < 0 else (lon + 180.0) % 360.0 - 180.0
+        return data.assign_coords(lon=data["lon"].copy(data=cut))
+
+    def sorted_by_value(data: xr.DataArray) -> xr.DataArray:
+        return jumping(data).sortby("lon")
+
+    expected = fitted(method, field, observed).predict(field)["t2m_mean"].values
+    other = fitted(method, jumping(field), sorted_by_value(observed))
+    np.testing.assert_array_equal(other.predict(jumping(field))["t2m_mean"], expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(1, 6), (4, 1), (2, 2)])
+def test_grids_of_few_points(method: str, shape: tuple[int, int]) -> None:
+    axes = {"lat": np.arange(shape[0]) * 10.0, "lon": np.arange(shape[1]) * 10.0}
+    field, observed = ensemble(axes=axes)
+    result = fitted(method, field, observed).predict(field)
+    assert all(np.isfinite(array).all() for array in result.values())
+
+
+def test_one_point() -> None:
+    field, observed = ensemble(axes={"lat": np.array([50.0]), "lon": np.array([10.0])})
+    result = fitted("emos", field, observed).predict(field)
+    assert result["t2m_mean"].shape == (24, 1, 1)
+    assert np.isfinite(result["t2m_mean"]).all()
+
+
+def test_three_times_are_enough() -> None:
+    for method in METHODS:
+        result = fitted(method, FORECAST[:3], OBSERVED).predict(FORECAST)
+        seen = OBSERVED[:3].notnull().any("time") & FORECAST.notnull().any("member")
+        assert np.isfinite(result["t2m_mean"].where(seen, 0.0)).all()
+
+
+def test_seeds_matter_only_where_something_is_random() -> None:
+    options = Options(width=2, depth=1, epochs=3, learning_rate=0.02)
+    field, observed = ensemble(60)
+    truth = observed + 1.5 * np.tanh(field.mean("member") - 283.0).roll(lon=1, roll_coords=False)
+    results = [
+        fitted("unet_local", field, truth, seed=seed, options=options).predict(field)
+        for seed in (0, 0, 1)
+    ]
+    assert_same(results[0], results[1])
+    assert (results[0]["t2m_mean"] != results[2]["t2m_mean"]).any()
+    assert_same(
+        fitted("emos", field, truth, seed=0).predict(field),
+        fitted("emos", field, truth, seed=1).predict(field),
+    )
+
+
+def test_training_leaves_the_random_state_alone() -> None:
+    import torch
+
+    before = torch.get_rng_state()
+    fitted("unet_local", FORECAST, OBSERVED)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_repr_tells_the_state() -> None:
+    model = PostProcessor("emos", target="t2m")
+    assert repr(model) == "PostProcessor('emos', target='t2m', not fitted)"
+    text = repr(model.fit(FORECAST, OBSERVED))
+    assert text.startswith("PostProcessor('emos', target='t2m', fitted on 24 cases, LatLonGrid(4 x")
+
+
+def test_a_second_fit_replaces_the_first() -> None:
+    model = fitted("emos", FORECAST[:10], OBSERVED)
+    model.fit(FORECAST, OBSERVED)
+    assert_same(model.predict(FORECAST), fitted("emos", FORECAST, OBSERVED).predict(FORECAST))
+
+
+def test_inputs_are_left_alone() -> None:
+    data, seen = DATA.copy(deep=True), OBSERVED.copy(deep=True)
+    model = fitted("emos_local", data, seen)
+    model.predict(data, members=True)
+    xr.testing.assert_identical(data, DATA)
+    xr.testing.assert_identical(seen, OBSERVED)
+
+
+def test_lazy_arrays_are_loaded() -> None:
+    pytest.importorskip("dask")
+    lazy = DATA.chunk({"time": 5, "lat": 2})
+    model = fitted("emos", lazy, OBSERVED.chunk({"lon": 4}))
+    assert_same(fitted("emos", DATA, OBSERVED).predict(DATA), model.predict(lazy))
