@@ -1,39 +1,48 @@
-"""Times and memory of implementations, taken in turns."""
+"""Times of implementations, taken in turns."""
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from benchmarks.registry import Implementation
+from benchmarks.registry import Implementation, Samples, Work
 
-__all__ = ["Times", "in_turns", "read_bandwidth", "step"]
+__all__ = ["STAGES", "Result", "fault", "in_turns", "read_bandwidth", "step"]
 
-LONG = 2.0  # seconds after which one step is enough to know
+STAGES = ("forward", "backward", "full")
+LONG = 2.0  # seconds; a step that takes longer counts although it was the one to warm up
+TOLERANCE = 1e-4  # of the largest value
 
 
-@dataclass(frozen=True)
-class Times:
-    """Seconds of the single steps of one implementation."""
+@dataclass
+class Result:
+    """Seconds of the single steps of one implementation, or why there are none."""
 
-    forward: list[float]
-    backward: list[float]
-    full: list[float]
+    ours: bool
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {s: [] for s in STAGES})
+    not_run: str | None = None
 
-    def medians(self) -> dict[str, float]:
-        """Median of each, in milliseconds."""
-        parts = {"forward": self.forward, "backward": self.backward, "full": self.full}
-        return {name: 1e3 * statistics.median(values) for name, values in parts.items()}
+    def median(self, stage: str) -> float | None:
+        """Median seconds of a stage; ``None`` without a measurement."""
+        values = self.seconds[stage]
+        return statistics.median(values) if values else None
+
+    def add(self, timed: tuple[float, float, float]) -> None:
+        """Keep the times of one step."""
+        for stage, seconds in zip(STAGES, timed, strict=True):
+            self.seconds[stage].append(seconds)
 
 
 def step(implementation: Implementation) -> tuple[tuple[float, float, float], list[Tensor]]:
-    """Time one forward pass alone, and one forward and backward pass; return also the results."""
+    """Time a forward pass alone, then forward and backward; return the results as well.
+
+    The backward pass makes both gradients.
+    """
     x = implementation.x.detach().requires_grad_()
     weight = implementation.weight.detach().requires_grad_()
     start = time.perf_counter()
@@ -48,51 +57,48 @@ def step(implementation: Implementation) -> tuple[tuple[float, float, float], li
     return (forward, end - middle, end - begin), [output.detach(), *gradients]
 
 
-def in_turns(
-    implementations: Mapping[str, Callable[[], Implementation]],
-    check: Callable[[Implementation, list[Tensor]], str | None],
-    budget: float,
-) -> tuple[dict[str, Times], dict[str, str]]:
-    """Run all implementations in turns for about `budget` seconds each.
+def fault(got: Samples, expected: Samples) -> str | None:
+    """Say what differs from float64 by more than rounding, or ``None``."""
+    for name, want in vars(expected).items():
+        values = getattr(got, name).double()
+        error = float((values - want).abs().max() / want.abs().max().clamp_min(1e-30))
+        if not error <= TOLERANCE:
+            return f"wrong: {name} differs from float64 by {error:.1e} of its largest value"
+    return None
 
-    The first step warms up and is checked; what fails the check is not timed. Steps that take
-    longer than two seconds are not repeated more often than the budget allows, and stay in the
-    turns with the single step that warmed up where it allows none.
+
+def in_turns(work: Work, budget: float) -> dict[str, Result]:
+    """Run all implementations of `work` in turns, for about `budget` seconds each.
+
+    The first step of each warms up and is checked; what fails the check is not timed.
     """
-    made: dict[str, Implementation] = {}
-    times: dict[str, Times] = {}
-    rounds: dict[str, int] = {}
-    failures: dict[str, str] = {}
-    for name, make in implementations.items():
+    results: dict[str, Result] = {}
+    turns: list[tuple[Implementation, int]] = []
+    for make in work.makers:
         implementation = make()
-        (forward, backward, full), results = step(implementation)
-        failure = check(implementation, results)
-        del results
-        gc.collect()
-        if failure is not None:
-            failures[name] = failure
+        timed, outputs = step(implementation)
+        result = results[implementation.name] = Result(implementation.ours)
+        result.not_run = fault(implementation.samples(*outputs), work.expected)
+        del outputs
+        if result.not_run is not None:
             continue
-        took = forward + full
-        long = took > LONG
-        times[name] = Times(*([[forward], [backward], [full]] if long else [[], [], []]))
-        rounds[name] = int(min(200, budget / took)) if long else max(3, int(min(200, budget / took)))
-        if rounds[name]:
-            made[name] = implementation
-    for turn in range(max(rounds.values(), default=0)):
-        for name, implementation in made.items():
-            if turn < rounds[name]:
-                (forward, backward, full), _ = step(implementation)
-                times[name].forward.append(forward)
-                times[name].backward.append(backward)
-                times[name].full.append(full)
-    return times, failures
+        took = timed[0] + timed[2]
+        if took > LONG:
+            result.add(timed)
+        rounds = int(budget / took) if took > LONG else max(5, int(budget / took))
+        if rounds:
+            turns.append((implementation, min(rounds, 200)))
+    for turn in range(max((rounds for _, rounds in turns), default=0)):
+        for implementation, rounds in turns:
+            if turn < rounds:
+                results[implementation.name].add(step(implementation)[0])
+    return results
 
 
 def read_bandwidth(repeats: int = 5) -> float:
-    """Bytes a second at which all threads read 256 MB of float32; the median of `repeats`."""
+    """Bytes a second at which torch's threads sum 256 MB of float32, at the best of `repeats`."""
     values = torch.ones(1 << 26)
     seconds = []
-    values.sum()
     for _ in range(repeats):
         start = time.perf_counter()
         values.sum()

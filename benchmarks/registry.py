@@ -1,4 +1,4 @@
-"""The cases that can be run: an operator, a shape, and the implementations that are compared on it."""
+"""The cases that can be run: an operator, a shape, and the implementations compared on it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Implementation:
     """One way to do the work, with inputs in the layout that suits it best.
 
     ``run(x, weight)`` is differentiable; ``samples(output, grad_x, grad_weight)`` picks what is
-    checked.  Layout changes that a user would have to pay in each step belong into `run`; none of
-    the peers is charged for a layout that its input could have had from the start.
+    checked. What a training step would have to pay each time belongs into `run`; nobody is charged
+    for a layout that a tensor could have had from the start.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Implementation:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Bytes that must be moved once, and multiply-adds counted as two operations."""
+    """Bytes that must move once, and operations (a multiply-add is two)."""
 
     forward_bytes: int
     forward_flops: int
@@ -50,14 +50,9 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A case with its tensors.
+    """A case with its tensors; `expected` is computed without any of the implementations."""
 
-    `implementations` make an implementation when called, so that only one holds memory where
-    memory is short; `expected` is computed in float64, independently of all of them.
-    """
-
-    implementations: dict[str, Callable[[], Implementation]]
-    not_run: dict[str, str]
+    makers: list[Callable[[], Implementation]]
     expected: Samples
     cost: Cost
 
@@ -79,12 +74,13 @@ _CASES: dict[str, Case] = {}
 def register(case: Case) -> None:
     """Add a case; names are unique."""
     if case.name in _CASES:
-        raise ValueError(f"case {case.name!r} is registered already; case names are unique")
+        raise ValueError(f"case {case.name!r} is registered already; names are unique")
     _CASES[case.name] = case
 
 
 def select(suite: str, words: Iterable[str] = ()) -> list[Case]:
-    """Cases of `suite` whose operator or name contains one of `words`, if any are given."""
+    """Return the cases of `suite` whose operator or name contains one of `words`, if any."""
+    words = list(words)
     chosen = [
         case
         for case in _CASES.values()
@@ -92,6 +88,7 @@ def select(suite: str, words: Iterable[str] = ()) -> list[Case]:
         and (not words or any(word in f"{case.op} {case.name}" for word in words))
     ]
     if not chosen:
-        known = ", ".join(sorted(_CASES))
-        raise ValueError(f"no case of suite {suite!r} matches {list(words)}; cases: {known}")
+        raise ValueError(
+            f"no case of suite {suite!r} matches {words}; cases: {', '.join(_CASES) or 'none'}"
+        )
     return chosen

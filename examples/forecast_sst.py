@@ -251,7 +251,7 @@ RUNGS = {
     "3x3 untied": Rung("3x3 convolution", None, Equations.alone, 100, (), range(9), base=False),
     "convolution": Rung("", "all", Equations.shared, 0.01, (GLOBE,)),
     "low rank": Rung("convolution", "low rank", Equations.low_rank, 30, (4,)),
-    "zonal": Rung("convolution", "longitude", Equations.shared, 1000, (ROW, 2.0)),
+    "zonal": Rung("convolution", "longitude", Equations.shared, 500, (ROW, 2.0)),
     "regions": Rung("zonal", STRIP, Equations.shared, 1000, (TILE,)),
     "untied": Rung("zonal", None, Equations.alone, 100),
     "untied + far": Rung("zonal", None, Equations.alone, 100, (), range(TAPS)),

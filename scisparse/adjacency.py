@@ -32,7 +32,8 @@ def tied_pairs(pattern: Pattern) -> tuple[Tensor, Tensor, Tensor]:
     Raises
     ------
     PatternError
-        The pattern has no taps, or its sites are not on a grid with rows and columns.
+        The pattern has no taps, or one of them twice at a site, or its sites are not on a grid with
+        rows and columns.
 
     Examples
     --------
@@ -49,6 +50,11 @@ def tied_pairs(pattern: Pattern) -> tuple[Tensor, Tensor, Tensor]:
     sites, others, strength = neighbouring_sites(pattern)
     edge_MK = np.full((pattern.num_sites, max(1, pattern.num_taps)), -1)
     edge_MK[pattern.rows().numpy(), pattern.tap.numpy()] = np.arange(pattern.num_edges)
+    if np.count_nonzero(edge_MK >= 0) < pattern.num_edges:
+        raise PatternError(
+            f"smoothness needs a tap at most once a site, and {pattern!r} has sites that read "
+            "several sources by one tap; number their edges apart"
+        )
     first, second = edge_MK[sites], edge_MK[others]
     both = (first >= 0) & (second >= 0)
     strength_PK = np.broadcast_to(strength[:, None], both.shape)

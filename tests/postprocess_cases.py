@@ -27,7 +27,7 @@ PLANE = {"y": np.arange(4) * 2000.0, "x": np.arange(5) * 2000.0}
 
 
 def ensemble(
-    times: int = 24, members: int = 4, *, axes: dict[str, Any] | None = None, seed: int = 0
+    times: int = 16, members: int = 4, *, axes: dict[str, Any] | None = None, seed: int = 0
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """Forecast ``t2m(time, member, ...)`` and truth ``analysis(time, ...)``, with CF attributes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,12 @@ def test_patterns_without_taps() -> None:
     match = r"needs the taps of the edges and Pattern\(24 sites.* has none; use patterns.window"
     with pytest.raises(PatternError, match=match):
         tied_pairs(no_taps())
+
+
+def test_taps_must_be_told_apart() -> None:
+    pattern = replace(index_pattern(), tap=torch.zeros(180, dtype=torch.int32))
+    with pytest.raises(PatternError, match="read several sources by one tap; number their edges"):
+        tied_pairs(pattern)
 
 
 def test_sites_that_lie_nowhere() -> None:

@@ -1,4 +1,4 @@
-"""The post-processor from xarray to xarray: what its predictions look like, and what they ignore."""
+"""The post-processor from xarray to xarray: what predictions look like, and what they ignore."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import xarray as xr
 from postprocess_cases import GLOBAL, METHODS, PLANE, crps_normal, ensemble, fitted, points
 
 from scisparse.postprocess import Options, PostProcessor
-
-LOOSE = {"max_rel": 1e-6}
 
 
 def with_predictors(field: xr.DataArray) -> xr.Dataset:
@@ -108,11 +106,11 @@ def test_order_of_times_variables_and_names_does_not_matter(model: PostProcessor
 
 
 def test_only_common_times_are_learned_from(model: PostProcessor) -> None:
-    part = DATA.isel(time=slice(0, 18)), OBSERVED.isel(time=slice(4, 24))
-    common = slice(4, 18)
+    part = DATA.isel(time=slice(0, 14)), OBSERVED.isel(time=slice(3, 16))
+    common = slice(3, 14)
     expected = fitted(model.method, DATA.isel(time=common), OBSERVED.isel(time=common))
     assert_same(fitted(model.method, *part).predict(DATA), expected.predict(DATA))
-    assert "fitted on 14 cases" in repr(expected)
+    assert "fitted on 11 cases" in repr(expected)
 
 
 def test_training_repeats_bit_for_bit(model: PostProcessor) -> None:
@@ -122,7 +120,7 @@ def test_training_repeats_bit_for_bit(model: PostProcessor) -> None:
 def test_predictions_are_missing_exactly_where_the_forecast_is(model: PostProcessor) -> None:
     hole = DATA.copy(deep=True)
     hole["t2m"][3, :, 1, 2] = np.nan  # no member
-    hole["t2m"][5, 1:, 1, 2] = np.nan  # one member left
+    hole["t2m"][5, :, 1, 2] = [283.0, np.nan, np.nan, np.nan]
     hole["cape"][7, 0, 0] = np.nan
     predicted = model.predict(hole)
     expected = np.zeros(OBSERVED.shape, dtype=bool)
@@ -148,14 +146,12 @@ def test_points_never_observed_are_missing(method: str) -> None:
         )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["emos", "emos_local", "local"])  # a U-Net reads all points
 def test_forecasts_where_nothing_was_observed_change_no_statistics(method: str) -> None:
     seen = OBSERVED.copy(deep=True)
     seen[:, 0, 0] = np.nan
     changed = FORECAST.copy(deep=True)
     changed[:, :, 0, 0] += 50.0
-    if method == "unet_local":
-        pytest.skip("a U-Net reads all points")
     assert_same(
         fitted(method, FORECAST, seen).predict(FORECAST),
         fitted(method, changed, seen).predict(FORECAST),
@@ -251,10 +247,10 @@ def test_one_member_tells_no_spread() -> None:
     field, observed = spread_tells_error()
     model = fitted("emos", field, observed)
     one = model.predict(field.isel(member=[0]))["t2m_std"]
-    assert float(one.std("time").max()) == 0.0
+    assert float(one.std("time").max()) < 1e-5  # in single precision
     many = model.predict(field)["t2m_std"]
     assert float(many.std("time").min()) > 0.1
-    assert float((one / many).median()) == pytest.approx(1.0, rel=0.3)
+    assert float((one**2).mean()) == pytest.approx(float((many**2).mean()), rel=0.3)
 
 
 def spread_tells_error() -> tuple[xr.DataArray, xr.DataArray]:
@@ -275,7 +271,8 @@ def test_an_ensemble_without_spread_is_no_error(distribution: str) -> None:
     same = (field - 279.0).isel(member=[0, 0, 0])
     for result in (model.predict(same), model.predict(same, quantiles=[0.1, 0.9])):
         assert all(np.isfinite(array).all() for array in result.values())
-        assert all((array >= 0).all() for array in result.values() if distribution != "normal")
+        kept = [array for name, array in result.items() if name != "t2m_location"]
+        assert distribution == "normal" or all((array >= 0).all() for array in kept)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -315,8 +312,7 @@ def test_static_predictors_do_not_blow_up(method: str) -> None:
 
 def test_predictors_are_used() -> None:
     field, observed = ensemble(60)
-    rng = np.random.default_rng(0)
-    helpful = observed.copy(data=rng.normal(size=observed.shape))
+    helpful = observed.copy(data=np.random.default_rng(9).normal(size=observed.shape))
     truth = observed + 2.0 * helpful
     plain, data = fitted("emos", field, truth), field.to_dataset().assign(help=helpful)
     model = fitted("emos", data, truth)
@@ -330,10 +326,10 @@ def test_predictors_are_used() -> None:
 def test_groups_are_corrected_each_on_its_own() -> None:
     field, observed = ensemble(60, 6)
     model = np.array(list("aabbbb"))
-    bias = xr.where(field["member"].copy(data=model) == "a", 5.0, -2.0)
-    noise = np.random.default_rng(0).normal(size=(60, 1, 4, 6)) * 2
-    poor = field + bias + xr.where(bias == 5.0, 1.0, 0.0) * noise.squeeze(1)[:, None]
-    poor = poor.transpose(*field.dims).assign_coords(model=("member", model)).rename("t2m")
+    poor = xr.DataArray(model == "a", dims="member")
+    noise = observed.copy(data=np.random.default_rng(9).normal(size=observed.shape))
+    poor = (field + xr.where(poor, 5.0 + 2.0 * noise, -2.0)).transpose(*field.dims)
+    poor = poor.assign_coords(model=("member", model)).rename("t2m").assign_attrs(field.attrs)
     grouped = fitted("emos", poor, observed, groups="model")
     mixed = fitted("emos", poor, observed)
     scores = [
@@ -399,18 +395,17 @@ def test_quantiles_rise_and_are_those_of_the_distribution() -> None:
 @pytest.mark.parametrize("distribution", ["truncated_normal", "censored_normal"])
 @pytest.mark.parametrize("method", METHODS)
 def test_bounded_distributions_stay_above_their_bound(method: str, distribution: str) -> None:
-    field, observed = ((data - 282.0).clip(0.0) for data in ensemble())
-    model = fitted(method, field, (observed + 1.8).clip(0.0), distribution=distribution)
+    field, observed = ensemble()
+    field, observed = (field - 283.0).clip(0.0), (observed - 280.0).clip(0.0)
+    model = fitted(method, field, observed, distribution=distribution)
     moments = model.predict(field)
     assert {*moments.data_vars} == {f"t2m_{s}" for s in ("mean", "std", "location", "scale")}
     assert moments.attrs["distribution"] == distribution
-    assert "cell_methods" not in moments["t2m_scale"].attrs or (
-        "realization" not in moments["t2m_scale"].attrs["cell_methods"]
-    )
+    assert "realization" not in moments["t2m_scale"].attrs.get("cell_methods", "")
     quantiles = model.predict(field, quantiles=[0.001, 0.01, 0.5, 0.99])["t2m_quantile"]
     members = model.predict(field, members=True)["t2m"]
     assert all((array >= 0).all() for array in (moments["t2m_mean"], quantiles, members))
-    assert (moments["t2m_std"] > 0).all()
+    assert (moments["t2m_std"] >= 0).all()
     assert (moments["t2m_location"] < 0).any()  # the bound acts
     assert (quantiles.diff("quantile") >= 0).all()
 
@@ -523,7 +518,7 @@ def test_grids_of_few_points(method: str, shape: tuple[int, int]) -> None:
 def test_one_point() -> None:
     field, observed = ensemble(axes={"lat": np.array([50.0]), "lon": np.array([10.0])})
     result = fitted("emos", field, observed).predict(field)
-    assert result["t2m_mean"].shape == (24, 1, 1)
+    assert result["t2m_mean"].shape == (16, 1, 1)
     assert np.isfinite(result["t2m_mean"]).all()
 
 
@@ -562,7 +557,7 @@ def test_repr_tells_the_state() -> None:
     model = PostProcessor("emos", target="t2m")
     assert repr(model) == "PostProcessor('emos', target='t2m', not fitted)"
     text = repr(model.fit(FORECAST, OBSERVED))
-    assert text.startswith("PostProcessor('emos', target='t2m', fitted on 24 cases, LatLonGrid(4 x")
+    assert text.startswith("PostProcessor('emos', target='t2m', fitted on 16 cases, LatLonGrid(4 x")
 
 
 def test_a_second_fit_replaces_the_first() -> None:

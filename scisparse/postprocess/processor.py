@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import scisparse.arrays as arrays
 from scisparse.errors import CheckpointError, DataError, OptionError
-from scisparse.grids import grid_from_dict
+from scisparse.grids import Grid, grid_from_dict
 from scisparse.losses import distribution as distribution_of
 from scisparse.postprocess.checkpoint import read_checkpoint, write_checkpoint
 from scisparse.postprocess.fitted import Fitted
@@ -154,7 +154,7 @@ class PostProcessor:
             observed=truth,
             standard=Standard.of(cases, truth),
             grid=frame.grid,
-            weights=np.where(np.isfinite(truth).any(0), frame.grid.areas, 0.0),
+            weights=np.where(np.isfinite(truth).any(0), _areas(frame.grid), 0.0),
             distribution=self.distribution,
             options=self.options,
             progress=self.progress,
@@ -310,6 +310,10 @@ class PostProcessor:
         if self._fitted is not None:
             state = f"fitted on {self._fitted.cases} cases, {self._fitted.grid!r}"
         return f"PostProcessor({self.method!r}, target={self.target!r}, {state})"
+
+
+def _areas(grid: Grid) -> FloatArray:
+    return grid.areas if grid.size > 1 else np.ones(1)  # the area of a single point is not known
 
 
 def _is_seed(seed: object) -> bool:

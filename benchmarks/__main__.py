@@ -1,0 +1,124 @@
+"""Command line: ``run``, ``compare``, ``plot``."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import benchmarks.cases  # noqa: F401 (registers the cases)
+from benchmarks.compare import compare
+from benchmarks.measure import in_turns, read_bandwidth
+from benchmarks.memory import extra_memory, measure_here
+from benchmarks.plot import plot
+from benchmarks.registry import Case, select
+from benchmarks.report import FOLDER, describe_case, describe_machine, read, write
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 1 when a comparison finds a regression, 2 on bad arguments."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    run = commands.add_parser("run", help="measure, and write JSON and Markdown")
+    run.add_argument("--suite", default="cpu")
+    run.add_argument("--filter", nargs="*", default=[], help="only cases that contain a word")
+    run.add_argument("--seconds", type=float, default=3.0, help="for each implementation of a case")
+    run.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
+    run.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    run.add_argument("--out", type=Path, help="JSON file; the table is written beside it")
+    run.set_defaults(command=_run)
+    memory = commands.add_parser("memory", help="peak memory of one case, as JSON (used by run)")
+    memory.add_argument("case")
+    memory.add_argument("--peers", action="store_true")
+    memory.add_argument("--threads", type=int, default=0)
+    memory.set_defaults(command=_memory)
+    comparison = commands.add_parser("compare", help="compare two runs; exit status 1 if slower")
+    comparison.add_argument("base", type=Path)
+    comparison.add_argument("new", type=Path, nargs="?", default=FOLDER / "cpu.json")
+    comparison.set_defaults(command=_compare)
+    figures = commands.add_parser("plot", help="draw the figures of a run")
+    figures.add_argument("results", type=Path, nargs="?", default=FOLDER / "cpu.json")
+    figures.set_defaults(command=_plot)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    cases = select(options.suite, options.filter)
+    described = []
+    for case in cases:
+        start = time.perf_counter()
+        described.append(_measure(case, options.seconds, not options.no_memory))
+        summary = described[-1]["summary"]
+        ratios = ", ".join(f"{s} {p['ours_ms']:.3g} ms x{p.get('speedup', 0):.1f}" for s, p in summary.items())
+        print(f"{case.shape}: {ratios} ({time.perf_counter() - start:.0f} s)", flush=True)
+    bandwidth = max(case["read_bandwidth_GB_s"] for case in described)
+    words = f" --filter {' '.join(options.filter)}" if options.filter else ""
+    run: dict[str, Any] = {
+        "suite": options.suite,
+        "command": f"python -m benchmarks run --suite {options.suite}{words}",
+        "machine": describe_machine(bandwidth * 1e9),
+        "cases": described,
+    }
+    path = options.out or FOLDER / f"{options.suite}.json"
+    write(run, path)
+    print(f"wrote {path} and {path.with_suffix('.md').name}")
+    return 0
+
+
+def _measure(case: Case, seconds: float, memory: bool) -> dict[str, Any]:
+    """Time a case between two measurements of the bandwidth, then its memory."""
+    before = read_bandwidth()
+    work = case.make()
+    results = in_turns(work, seconds)
+    cost = work.cost
+    del work
+    gc.collect()
+    bandwidth = (before + read_bandwidth()) / 2
+    extra = extra_memory(case, peers=False) if memory else {}
+    return describe_case(case, cost, results, extra, bandwidth)
+
+
+def _memory(options: argparse.Namespace) -> int:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    for suite in ("cpu", "gpu"):
+        try:
+            (case,) = [c for c in select(suite, [options.case]) if c.name == options.case]
+        except ValueError:
+            continue
+        print(json.dumps(measure_here(case, options.peers)))
+        return 0
+    raise ValueError(f"no case is called {options.case!r}")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    lines, regressed = compare(read(options.base), read(options.new))
+    print(*lines, sep="\n")
+    return int(regressed)
+
+
+def _plot(options: argparse.Namespace) -> int:
+    for path in plot(read(options.results), options.results.parent):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

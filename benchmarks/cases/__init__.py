@@ -1,0 +1,3 @@
+"""All cases; importing this package registers them."""
+
+from benchmarks.cases import gather_matmul as gather_matmul

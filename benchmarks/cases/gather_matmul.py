@@ -1,0 +1,216 @@
+"""``gather_matmul`` with both gradients: stencils with own weights, and a sparse linear layer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+
+import torch
+import torch.nn.functional as F
+from scisparse.kernels.gather_matmul import gather_matmul, transpose_edges
+from torch import Tensor
+
+from benchmarks.cases.stencils import FORMULATIONS, TAPS, Formulation, Stencil
+from benchmarks.registry import Case, Cost, Implementation, Samples, Work, register
+
+OP = "gather_matmul"
+SAMPLED = 64  # sites, sources and edges that are held against float64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """The tensors of a case in the layout of the contract, and where its results are sampled."""
+
+    x: Tensor
+    weight: Tensor
+    grad: Tensor
+    row_ptr: Tensor
+    col: Tensor
+    sites: Tensor
+    sources: Tensor
+    edges: Tensor
+
+    @classmethod
+    def random(
+        cls, row_ptr: Tensor, col: Tensor, num_sources: int, batch: int, channels: tuple[int, int]
+    ) -> Problem:
+        """Random values; the same for the same shapes."""
+        torch.manual_seed(0)
+        num_sites = row_ptr.numel() - 1
+        return cls(
+            x=torch.randn(batch, num_sources, channels[0]),
+            weight=torch.randn(col.numel(), *channels),
+            grad=torch.randn(batch, num_sites, channels[1]),
+            row_ptr=row_ptr,
+            col=col,
+            sites=torch.randint(num_sites, (SAMPLED,)),
+            sources=torch.randint(num_sources, (SAMPLED,)),
+            edges=torch.randint(col.numel(), (SAMPLED,)),
+        )
+
+    def samples(self, output: Tensor, grad_x: Tensor, grad_weight: Tensor) -> Samples:
+        """Pick what is checked of results in the layout of the contract."""
+        return Samples(output[:, self.sites], grad_x[:, self.sources], grad_weight[self.edges])
+
+    def expected(self) -> Samples:
+        """Compute the samples by the definition, in float64."""
+        site = torch.repeat_interleave(
+            torch.arange(self.row_ptr.numel() - 1), self.row_ptr.diff(), output_size=len(self.col)
+        )
+        x, grad = self.x.double(), self.grad.double()
+        output, grad_x = [], []
+        for i in self.sites.tolist():
+            row = slice(int(self.row_ptr[i]), int(self.row_ptr[i + 1]))
+            weight = self.weight[row].double()
+            output.append(torch.einsum("bec,eco->bo", x[:, self.col[row]], weight))
+        for j in self.sources.tolist():
+            read = (self.col == j).nonzero().flatten()
+            weight = self.weight[read].double()
+            grad_x.append(torch.einsum("beo,eco->bc", grad[:, site[read]], weight))
+        source = self.col[self.edges]
+        grad_weight = torch.einsum("bec,beo->eco", x[:, source], grad[:, site[self.edges]])
+        return Samples(torch.stack(output, 1), torch.stack(grad_x, 1), grad_weight)
+
+    def cost(self) -> Cost:
+        """Each tensor and each index once; transposed edges also have the order of the edges."""
+        x, weight, grad = (t.numel() * t.element_size() for t in (self.x, self.weight, self.grad))
+        edges, rows = 4 * self.col.numel(), 8 * self.row_ptr.numel()
+        flops = 2 * self.x.shape[0] * self.weight.numel()
+        return Cost(
+            forward_bytes=x + weight + grad + edges + rows,
+            backward_bytes=2 * (x + weight) + grad + 3 * edges + 2 * rows,
+            forward_flops=flops,
+            backward_flops=2 * flops,
+            weight_bytes=weight,
+        )
+
+
+def ours(problem: Problem) -> Implementation:
+    """Return the kernel, with the transposed edges made beforehand as a pattern does."""
+    transpose = transpose_edges(problem.row_ptr, problem.col, problem.x.shape[1])
+    return Implementation(
+        name="scisparse",
+        ours=True,
+        x=problem.x,
+        weight=problem.weight,
+        grad=problem.grad,
+        run=lambda x, w: gather_matmul(x, w, problem.row_ptr, problem.col, transpose=transpose),
+        samples=problem.samples,
+    )
+
+
+def stencil_work(batch: int, channels: tuple[int, int], grid: Stencil) -> Work:
+    """Own weights on every edge of `grid`, beside torch's four formulations."""
+    row_ptr, col, place = grid.edges
+    problem = Problem.random(row_ptr, col, grid.sites, batch, channels)
+
+    @cache  # formulations share it where it suits them
+    def matrices() -> Tensor:
+        weight = problem.weight.new_zeros(grid.sites * TAPS, *channels)
+        return weight.index_copy_(0, place, problem.weight).view(grid.sites, TAPS, *channels)
+
+    def peer(formulation: Formulation) -> Implementation:
+        site, tap = place[problem.edges] // TAPS, place[problem.edges] % TAPS
+        return Implementation(
+            name=formulation.name,
+            ours=False,
+            x=formulation.x.lay(grid, problem.x),
+            weight=formulation.weight.lay(grid, matrices()),
+            grad=formulation.output.lay(grid, problem.grad),
+            run=partial(formulation.run, grid),
+            samples=lambda output, grad_x, grad_weight: Samples(
+                formulation.output.view(grid, output)[:, problem.sites],
+                formulation.x.view(grid, grad_x)[:, problem.sources],
+                formulation.weight.view(grid, grad_weight)[site, tap],
+            ),
+        )
+
+    makers = [partial(ours, problem), *(partial(peer, each) for each in FORMULATIONS)]
+    return Work(makers=makers, expected=problem.expected(), cost=problem.cost())
+
+
+def linear_work(batch: int, sources: int, sites: int, fan_in: int) -> Work:
+    """One weight an edge and the same fan-in everywhere, beside three ways of torch."""
+    torch.manual_seed(0)
+    col = torch.rand(sites, sources).argsort(1)[:, :fan_in].sort(1).values
+    row_ptr = torch.arange(sites + 1) * fan_in
+    problem = Problem.random(row_ptr, col.flatten().to(torch.int32), sources, batch, (1, 1))
+    rows = torch.arange(sites).repeat_interleave(fan_in)
+    sampled = rows[problem.edges], col.flatten()[problem.edges]
+
+    def peer(
+        name: str,
+        run: Callable[[Tensor, Tensor], Tensor],
+        weight: Tensor,
+        sample: Callable[[Tensor], Tensor],
+    ) -> Implementation:
+        return Implementation(
+            name=name,
+            ours=False,
+            x=problem.x[..., 0],
+            weight=weight,
+            grad=problem.grad[..., 0],
+            run=run,
+            samples=lambda output, grad_x, grad_weight: Samples(
+                output[:, problem.sites, None],
+                grad_x[:, problem.sources, None],
+                sample(grad_weight)[:, None, None],
+            ),
+        )
+
+    def sparse(x: Tensor, weight: Tensor) -> Tensor:
+        with warnings.catch_warnings():  # torch calls sparse tensors beta
+            warnings.simplefilter("ignore", UserWarning)
+            matrix = torch.sparse_csr_tensor(row_ptr, col64, weight, (sites, sources))
+            return torch.sparse.mm(matrix, x.T).T
+
+    col64 = col.flatten()
+    values = problem.weight.flatten()
+    dense = values.new_zeros(sites, sources).index_put_((rows, col64), values)
+    makers: list[Callable[[], Implementation]] = [
+        partial(ours, problem),
+        partial(peer, "dense linear", F.linear, dense, lambda g: g[sampled]),
+        partial(peer, "CSR (MKL)", sparse, values, lambda g: g[problem.edges]),
+        partial(
+            peer,
+            "gather + sum",
+            lambda x, w: (x[:, col] * w).sum(-1),
+            values.view(sites, fan_in),
+            lambda g: g.flatten()[problem.edges],
+        ),
+    ]
+    return Work(makers=makers, expected=problem.expected(), cost=problem.cost())
+
+
+def register_stencil(batch: int, channels_in: int, channels_out: int, grid: Stencil) -> None:
+    """Register one row of the table."""
+    size = f"{grid.rows}x{grid.columns}"
+    register(
+        Case(
+            name=f"stencil-{channels_in}to{channels_out}-{size}-b{batch}",
+            op=OP,
+            suite="cpu",
+            shape=f"3x3 untied, {channels_in} -> {channels_out}, {size}, B {batch}",
+            make=partial(stencil_work, batch, (channels_in, channels_out), grid),
+        )
+    )
+
+
+register_stencil(1, 8, 1, Stencil(181, 360))
+register_stencil(8, 8, 1, Stencil(181, 360))
+register_stencil(8, 16, 16, Stencil(121, 240))
+register_stencil(32, 4, 4, Stencil(121, 240))
+register_stencil(1, 16, 16, Stencil(121, 240))
+register_stencil(8, 22, 8, Stencil(361, 720))
+register_stencil(16, 1, 1, Stencil(721, 1440))
+register(
+    Case(
+        name="linear-768to3072-b1",
+        op=OP,
+        suite="cpu",
+        shape="linear 768 -> 3072, 90 % sparse, B 1",
+        make=partial(linear_work, 1, 768, 3072, 77),
+    )
+)

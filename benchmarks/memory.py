@@ -1,0 +1,103 @@
+"""Peak memory of a step, in a process of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.registry import Case, Implementation
+
+__all__ = ["STAGES", "extra_memory", "measure_here"]
+
+STAGES = ("forward", "backward")
+
+
+def extra_memory(case: Case, peers: bool) -> dict[str, dict[str, float]]:
+    """Peak memory beyond inputs, outputs and gradients, as a fraction of these.
+
+    Resident memory at its highest (``VmHWM`` of Linux, reset before each step), in a new process,
+    less what was resident before and what the step returns. Empty on other systems.
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        return {}
+    command = [sys.executable, "-m", "benchmarks", "memory", case.name, *(["--peers"] * peers)]
+    command += ["--threads", str(torch.get_num_threads())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise RuntimeError(f"measuring the memory of {case.name!r} failed: {last[0]}")
+    result: dict[str, dict[str, float]] = json.loads(done.stdout)
+    return result
+
+
+def measure_here(case: Case, peers: bool) -> dict[str, dict[str, float]]:
+    """Measure in this process; it should have done nothing else."""
+    measured = {}
+    for make in case.make().makers:
+        implementation = make()
+        if implementation.ours or peers:
+            measured[implementation.name] = _measure(implementation)
+    return measured
+
+
+def _measure(implementation: Implementation) -> dict[str, float]:
+    x = implementation.x.detach().requires_grad_()
+    weight = implementation.weight.detach().requires_grad_()
+    gradient = implementation.grad
+    _warm_up(implementation)
+    before = _start()
+    with torch.no_grad():
+        output = implementation.run(x, weight)
+    kept = _bytes(output)
+    used = _bytes(x) + _bytes(weight) + kept
+    forward = max(0, _peak() - before - kept) / used
+    del output
+    before = _start()
+    gradients = torch.autograd.grad(implementation.run(x, weight), (x, weight), gradient)
+    kept = _bytes(gradient) + sum(map(_bytes, gradients))  # the output is as large as its gradient
+    used = _bytes(x) + _bytes(weight) + _bytes(gradient) + kept
+    backward = max(0, _peak() - before - kept) / used
+    return {"forward": forward, "backward": backward}
+
+
+def _warm_up(implementation: Implementation) -> None:
+    """Start threads and load libraries, which is not memory of the step."""
+    a = torch.randn(256, 256)
+    torch.bmm(a.expand(8, -1, -1), a.expand(8, -1, -1)).sum()
+    x = torch.zeros(1, 2, 1, requires_grad=True)
+    if implementation.ours:
+        from scisparse.kernels.gather_matmul import gather_matmul
+
+        row_ptr, col = torch.tensor([0, 1, 2]), torch.tensor([0, 1], dtype=torch.int32)
+        gather_matmul(x, torch.ones(2, 1, 1), row_ptr, col).sum().backward()
+    else:
+        torch.einsum("bnc,nc->bn", x, torch.ones(2, 1)).sum().backward()
+
+
+def _start() -> int:
+    """Give free memory back, set the high-water mark to what is resident; return that."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _peak() -> int:
+    return _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return 1024 * int(line.split()[1])
+    raise RuntimeError(f"/proc/self/status has no {key}")
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

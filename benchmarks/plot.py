@@ -1,0 +1,85 @@
+"""Figures of a run: how far ahead of each peer, and how near the roofline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+__all__ = ["plot"]
+
+STAGES = ("forward", "backward")
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#bbbbbb")
+
+
+def plot(run: dict[str, Any], folder: Path) -> list[Path]:
+    """Draw bars and roofline as PNG into `folder`; return the paths."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ValueError("plotting needs matplotlib; pip install 'scisparse[plot]'") from error
+    paths = []
+    for name, draw in (("bars", _bars), ("roofline", _roofline)):
+        figure = draw(plt, run)
+        paths.append(folder / f"{run['suite']}_{name}.png")
+        figure.savefig(paths[-1], dpi=150, bbox_inches="tight")
+        plt.close(figure)
+    return paths
+
+
+def _bars(plt: Any, run: dict[str, Any]) -> Any:
+    """Time of each implementation as a multiple of ours; one group of bars a case."""
+    cases = run["cases"]
+    names = list(dict.fromkeys(n for c in cases for n, v in c["implementations"].items() if not v["ours"]))
+    figure, axes = plt.subplots(2, 1, figsize=(10, 7), sharex=True, layout="constrained")
+    width = 0.8 / max(1, len(names))
+    for axis, stage in zip(axes, STAGES, strict=True):
+        for index, name in enumerate(names):
+            ratios = [_ratio(case, name, stage) for case in cases]
+            places = [k + (index - (len(names) - 1) / 2) * width for k in range(len(cases))]
+            axis.bar(places, ratios, width, label=name, color=COLOURS[index % len(COLOURS)])
+        axis.axhline(1, color="black", linewidth=1)
+        axis.axhline(8, color="black", linewidth=0.6, linestyle=":")
+        axis.set_yscale("log")
+        axis.set_ylabel(f"{stage}: time / ours")
+        axis.grid(axis="y", alpha=0.3)
+    axes[0].legend(ncols=4, fontsize=8, loc="upper left")
+    axes[1].set_xticks(range(len(cases)), [c["shape"].replace(", ", "\n") for c in cases], fontsize=7)
+    figure.suptitle(_title(run), fontsize=10)
+    return figure
+
+
+def _ratio(case: dict[str, Any], name: str, stage: str) -> float:
+    values = case["implementations"].get(name, {}).get("milliseconds", {})
+    ours = case["summary"].get(stage, {}).get("ours_ms")
+    return values[stage] / ours if ours and stage in values else 0.0
+
+
+def _roofline(plt: Any, run: dict[str, Any]) -> Any:
+    """Operations a second over operations a byte, below the bandwidth measured in the run."""
+    figure, axis = plt.subplots(figsize=(8, 5.5), layout="constrained")
+    bandwidth = run["machine"]["read_bandwidth_GB_s"]
+    reach = [0.1, 30.0]
+    axis.plot(reach, [bandwidth * r for r in reach], color="black", label=f"read at {bandwidth:.0f} GB/s")
+    axis.plot(reach, [0.8 * bandwidth * r for r in reach], color="black", linestyle=":", label="80 %")
+    for index, case in enumerate(run["cases"]):
+        colour = COLOURS[index % len(COLOURS)]
+        for stage, marker in zip(STAGES, "os", strict=True):
+            part = case["summary"].get(stage)
+            if part is None:
+                continue
+            intensity = case["cost"][f"{stage}_flops"] / case["cost"][f"{stage}_bytes"]
+            label = case["shape"] if stage == "forward" else None
+            marker_edge = "black" if index >= len(COLOURS) else colour
+            axis.plot(
+                intensity, part["GFLOP_s"], marker, color=colour, markeredgecolor=marker_edge, label=label
+            )
+    axis.set(xscale="log", yscale="log", xlabel="operations / byte", ylabel="GFLOP/s")
+    axis.legend(fontsize=7, title="circle: forward, square: backward", title_fontsize=7)
+    axis.grid(alpha=0.3)
+    axis.set_title(_title(run), fontsize=10)
+    return figure
+
+
+def _title(run: dict[str, Any]) -> str:
+    machine = run["machine"]
+    return f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}"

@@ -1,0 +1,168 @@
+"""Results of a run: gathered, written as JSON, and as a Markdown table."""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import STAGES, Result
+from benchmarks.registry import Case, Cost
+
+__all__ = ["FOLDER", "describe_case", "describe_machine", "markdown", "read", "write"]
+
+FOLDER = Path(__file__).parent / "results"
+
+Json = dict[str, Any]
+
+
+def describe_machine(bandwidth: float) -> Json:
+    """Processor, threads, versions and the read bandwidth measured in this run."""
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "read_bandwidth_GB_s": bandwidth / 1e9,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_case(
+    case: Case,
+    cost: Cost,
+    results: dict[str, Result],
+    memory: dict[str, dict[str, float]],
+    bandwidth: float,
+) -> Json:
+    """Everything measured of a case, and what follows from it."""
+    implementations: Json = {}
+    for name, result in results.items():
+        medians = {s: 1e3 * m for s in STAGES if (m := result.median(s)) is not None}
+        implementations[name] = {
+            "ours": result.ours,
+            "milliseconds": medians,
+            "steps": len(result.seconds["forward"]),
+            "extra_memory": memory.get(name, {}),
+            "not_run": result.not_run,
+        }
+    described = {
+        "name": case.name,
+        "op": case.op,
+        "shape": case.shape,
+        "cost": vars(cost),
+        "read_bandwidth_GB_s": bandwidth / 1e9,
+        "implementations": implementations,
+    }
+    return described | {"summary": _summary(described)}
+
+
+def _summary(case: Json) -> Json:
+    """Times of ours and of the best peer, their ratio, and the fraction of the bandwidth."""
+    parts: Json = {}
+    for stage in STAGES:
+        times = {True: {}, False: {}}  # type: dict[bool, dict[str, float]]
+        for name, values in case["implementations"].items():
+            if stage in values["milliseconds"]:
+                times[values["ours"]][name] = values["milliseconds"][stage]
+        if not times[True]:
+            continue
+        part: Json = {"ours_ms": min(times[True].values())}
+        if times[False]:
+            best = min(times[False], key=lambda name: times[False][name])
+            part |= {"best_peer": best, "best_peer_ms": times[False][best]}
+            part["speedup"] = times[False][best] / part["ours_ms"]
+        if stage != "full":
+            moved = case["cost"][f"{stage}_bytes"]
+            part["GB_s"] = moved / part["ours_ms"] / 1e6
+            part["bandwidth_fraction"] = part["GB_s"] / case["read_bandwidth_GB_s"]
+            part["GFLOP_s"] = case["cost"][f"{stage}_flops"] / part["ours_ms"] / 1e6
+        parts[stage] = part
+    return parts
+
+
+def write(run: Json, path: Path) -> None:
+    """Write JSON to `path` and the table beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(run, indent=1) + "\n")
+    path.with_suffix(".md").write_text(markdown(run))
+
+
+def read(path: Path) -> Json:
+    """Read the JSON of a run."""
+    if not path.exists():
+        raise ValueError(f"no results at {path}; make them with: python -m benchmarks run")
+    run: Json = json.loads(path.read_text())
+    return run
+
+
+def markdown(run: Json) -> str:
+    """Return the tables of a run: ours beside the best peer, then every implementation."""
+    machine = run["machine"]
+    lines = [
+        f"# Suite `{run['suite']}`",
+        "",
+        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']} "
+        f"({machine['instructions']}), {machine['date']}; made with `{run['command']}`.",
+        "",
+        "Median milliseconds of float32; backward makes both gradients. Ratio: best peer / ours, in "
+        "the same run, in turns. Bandwidth: bytes that must move once, as a fraction of the read "
+        "bandwidth measured beside each case. Memory: peak beyond inputs, outputs and gradients, "
+        "as a fraction of these (high-water mark of resident memory in a process of its own).",
+        "",
+        "| case | forward | best peer | ratio | bandwidth | backward | best peer | ratio | bandwidth "
+        "| memory forward, backward |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_summary_row(case) for case in run["cases"]]
+    lines += ["", "## Every implementation", ""]
+    lines += ["| case | implementation | forward | backward | full | steps | extra memory |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for case in run["cases"]:
+        for name, values in case["implementations"].items():
+            lines.append(_row(case["shape"], name, values))
+    return "\n".join(lines) + "\n"
+
+
+def _summary_row(case: Json) -> str:
+    cells = [case["shape"]]
+    for stage in ("forward", "backward"):
+        part = case["summary"].get(stage, {})
+        peer = f"{_number(part.get('best_peer_ms'))} ({part.get('best_peer', 'none')})"
+        ratio, fraction = part.get("speedup"), part.get("bandwidth_fraction")
+        cells += [
+            _number(part.get("ours_ms")),
+            peer,
+            f"{ratio:.1f}" if ratio else "-",
+            f"{part['GB_s']:.1f} GB/s = {100 * fraction:.0f} %" if fraction else "-",
+        ]
+    memory = [v["extra_memory"] for v in case["implementations"].values() if v["ours"]][0]
+    cells.append(", ".join(f"{100 * value:.1f} %" for value in memory.values()) or "-")
+    return "| " + " | ".join(cells) + " |"
+
+
+def _row(shape: str, name: str, values: Json) -> str:
+    if values["not_run"]:
+        return f"| {shape} | {name} | not run: {values['not_run']} | | | | |"
+    times = [_number(values["milliseconds"].get(stage)) for stage in STAGES]
+    memory = ", ".join(f"{100 * value:.0f} %" for value in values["extra_memory"].values())
+    return f"| {shape} | {name} | {' | '.join(times)} | {values['steps']} | {memory or '-'} |"
+
+
+def _number(milliseconds: float | None) -> str:
+    return "-" if milliseconds is None else f"{milliseconds:.3g}"
