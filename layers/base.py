@@ -82,7 +82,7 @@ class PatternLayer(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = self.site_group
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         if self.site_group is not before:
             self._write_indices(tie_edges(self.pattern, self.tie), self.site_group.device)
         return self

@@ -95,7 +95,7 @@ def roughness(weight: Tensor, pairs: WeightPairs) -> Tensor:
         A scalar of the dtype of `weight`, float32 for 16-bit weights.
     """
     wide = weight.float() if weight.dtype.itemsize < 4 else weight
-    energy: Tensor = _Energy.apply(wide.flatten(1), *pairs)  # type: ignore[no-untyped-call]
+    energy: Tensor = _Energy.apply(wide.flatten(1), *pairs)
     return energy
 
 
@@ -137,7 +137,7 @@ class _Energy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *pairs = ctx.saved_tensors
-        pull: Tensor = _Laplacian.apply(weight, *pairs)  # type: ignore[no-untyped-call]
+        pull: Tensor = _Laplacian.apply(weight, *pairs)
         return 2 * grad * pull, None, None, None
 
 
@@ -156,5 +156,5 @@ class _Laplacian(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        pull: Tensor = _Laplacian.apply(grad, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
+        pull: Tensor = _Laplacian.apply(grad, *ctx.saved_tensors)
         return pull, None, None, None

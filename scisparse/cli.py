@@ -112,8 +112,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a prediction: CRPS, bias, RMSE, spread, calibration and skill."""
-    from scisparse.verification import evaluate as score
     from scisparse.files import open_data, write_data
+    from scisparse.verification import evaluate as score
 
     compared = None if reference is None else open_data(reference)
     scores = score(open_data(prediction), open_data(observed), reference=compared, target=target)

@@ -12,9 +12,9 @@ import xarray as xr
 
 from scisparse import datasets
 from scisparse.errors import DataError
-from scisparse.verification import evaluate
 from scisparse.files import write_data
 from scisparse.postprocess.cross import CrossPrediction, Fold, join_times, leave_one_out
+from scisparse.verification import evaluate
 
 __all__ = ["Case", "baselines", "rainfall_case", "run", "simulated_case"]
 

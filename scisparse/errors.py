@@ -1,6 +1,7 @@
 """Errors that scisparse raises on purpose.
 
-Each is also a built-in ``ValueError``, ``RuntimeError`` or ``ImportError``, so that callers need not know this module.
+Each is also a built-in ``ValueError``, ``RuntimeError`` or ``ImportError``, so that callers need
+not know this module.
 A message is one line: the argument, the value given, the rule it breaks and the remedy.
 """
 

@@ -34,13 +34,13 @@ def open_data(path: str | os.PathLike[str]) -> xr.Dataset:
     target = Path(path)
     if not target.exists():
         raise DataError(f"{target}: no such file; check the path")
-    engine, options = "netcdf4", {}
-    if target.suffix == _ZARR or target.is_dir():
+    engine = "zarr" if target.suffix == _ZARR or target.is_dir() else "netcdf4"
+    if engine == "zarr":
         _require_zarr(target)
-        # Consolidated metadata is not part of Zarr 3, and reading without it works for all.
-        engine, options = "zarr", {"consolidated": False}
+    # Consolidated metadata is not part of Zarr 3, and reading without it works for all.
+    options = {"consolidated": False} if engine == "zarr" else None
     try:
-        with xr.open_dataset(target, engine=engine, **options) as dataset:
+        with xr.open_dataset(target, engine=engine, backend_kwargs=options) as dataset:
             return dataset.load()
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

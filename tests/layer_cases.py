@@ -244,11 +244,11 @@ def _fits(window: Window) -> bool:
 # -- what runs -------------------------------------------------------------------------------------
 
 
-class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Operators(TorchDispatchMode):
     """Record of the operators that run: names, and bytes of the largest tensor that each makes."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.names: list[str] = []
         self.largest = 0
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+
 from scisparse import cli
 
 
-def run(monkeypatch, capsys, *arguments):
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of one call."""
     monkeypatch.setattr(sys, "argv", ["scisparse", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     out, err = capsys.readouterr()
-    return stopped.value.code or 0, out, err
+    return int(stopped.value.code or 0), out, err
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path: Path) -> Path:
     """An ensemble with a bias that depends on place, and its truth, as two netCDF files."""
     rng = np.random.default_rng(0)
     time = pd.date_range("2001-01-01", periods=24)
@@ -36,7 +40,9 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_train_predict_evaluate(files, monkeypatch, capsys):
+def test_train_predict_evaluate(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, corrected = files / "model.safetensors", files / "corrected.nc"
     forecast, observed = files / "forecast.nc", files / "observed.nc"
     code, out, _ = run(
@@ -62,7 +68,9 @@ def test_train_predict_evaluate(files, monkeypatch, capsys):
         assert float(scores["crps"]) == pytest.approx(float(values["crps"]), rel=1e-4)
 
 
-def test_quantiles_and_members(files, monkeypatch, capsys):
+def test_quantiles_and_members(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, forecast = files / "model.safetensors", files / "forecast.nc"
     run(
         monkeypatch, capsys, "train", forecast, files / "observed.nc",
@@ -75,8 +83,14 @@ def test_quantiles_and_members(files, monkeypatch, capsys):
             assert list(written.data_vars) == [name]
 
 
-def test_every_error_of_the_input_is_one_line_and_code_2(files, monkeypatch, capsys):
-    forecast, observed, model = files / "forecast.nc", files / "observed.nc", files / "m.safetensors"
+def test_every_error_of_the_input_is_one_line_and_code_2(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forecast, observed, model = (
+        files / "forecast.nc",
+        files / "observed.nc",
+        files / "m.safetensors",
+    )
     train = ["train", forecast, observed, "--target", "t2m", "-o", model]
     cut = files / "cut.nc"
     cut.write_bytes(forecast.read_bytes()[:300])
@@ -88,7 +102,10 @@ def test_every_error_of_the_input_is_one_line_and_code_2(files, monkeypatch, cap
     cases = [
         (["train", files / "none.nc", *train[2:]], "none.nc: no such file"),
         (["train", cut, *train[2:]], "cut.nc: cannot be read"),
-        ([*train[:3], "--target", "t850", "-o", model], "the forecast has no variable 't850' among 't2m'"),
+        (
+            [*train[:3], "--target", "t850", "-o", model],
+            "the forecast has no variable 't850' among 't2m'",
+        ),
         ([*train, "--method", "magic"], "`method` (='magic') must be one of 'emos'"),
         (["train", forecast, celsius, *train[3:]], "'degC'"),
         ([*train[:-1], files / "no" / "m.safetensors"], "does not exist; create it first"),
@@ -108,14 +125,18 @@ def test_every_error_of_the_input_is_one_line_and_code_2(files, monkeypatch, cap
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "predict", "evaluate", "doctor"])
-def test_help_of_every_command_shows_an_example(command, monkeypatch, capsys):
+def test_help_of_every_command_shows_an_example(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = run(monkeypatch, capsys, command, "--help")
     assert code == 0
     assert f"scisparse {command}" in out
     assert "Example" in out
 
 
-def test_doctor_reports_devices_backends_and_errors(monkeypatch, capsys):
+def test_doctor_reports_devices_backends_and_errors(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = run(monkeypatch, capsys, "doctor")
     assert code == 0
     assert "backend reference: largest relative error against float64" in out

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+
 from scisparse.postprocess import PostProcessor
 from scisparse.postprocess.cross import CrossPrediction, leave_one_out
 
 
 @pytest.fixture
-def cross():
+def cross() -> CrossPrediction:
     rng = np.random.default_rng(1)
     coords = {"time": pd.date_range("2001-01-01", periods=8), "lat": [0.0, 1.0], "lon": [5.0, 6.0]}
     truth = rng.normal(size=(8, 2, 2))
@@ -27,7 +28,7 @@ def cross():
     )
 
 
-def test_every_case_is_predicted_by_a_model_trained_without_it(cross):
+def test_every_case_is_predicted_by_a_model_trained_without_it(cross: CrossPrediction) -> None:
     ((name, predicted),) = cross.predict(["emos"])
     assert name == "emos"
     xr.testing.assert_equal(predicted["time"], cross.forecast["time"])
@@ -39,7 +40,7 @@ def test_every_case_is_predicted_by_a_model_trained_without_it(cross):
         np.testing.assert_array_equal(predicted["t_mean"].isel(time=[case]), alone["t_mean"])
 
 
-def test_the_truth_of_a_case_does_not_reach_its_own_prediction(cross):
+def test_the_truth_of_a_case_does_not_reach_its_own_prediction(cross: CrossPrediction) -> None:
     changed = cross.observed.copy()
     changed[3] += 100
     before, after = (
@@ -51,7 +52,9 @@ def test_the_truth_of_a_case_does_not_reach_its_own_prediction(cross):
     assert not bool(same[2])
 
 
-def test_processes_give_the_same_bits_and_leave_the_environment_alone(cross):
+def test_processes_give_the_same_bits_and_leave_the_environment_alone(
+    cross: CrossPrediction,
+) -> None:
     environment = dict(os.environ)
     alone = dict(cross.predict(["emos", "emos_local"]))
     together = dict(CrossPrediction(**{**vars(cross), "jobs": 2}).predict(["emos", "emos_local"]))

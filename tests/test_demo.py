@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+
 from scisparse import demo
 from scisparse.postprocess.cross import leave_one_out
 from scisparse.verification import evaluate
 
 
-def small_case():
+def small_case() -> demo.Case:
     rng = np.random.default_rng(2)
     coords = {
         "time": pd.date_range("2001-01-01", periods=9),
@@ -21,9 +24,11 @@ def small_case():
     }
     truth = rng.normal(5, 1, size=(9, 3, 4))
     truth[:, 0, 0] = np.nan
-    members = np.nan_to_num(truth) + rng.normal(size=(4, 9, 3, 4)) + np.array([3, 3, -1, -1])[
-        :, None, None, None
-    ]
+    members = (
+        np.nan_to_num(truth)
+        + rng.normal(size=(4, 9, 3, 4))
+        + np.array([3, 3, -1, -1])[:, None, None, None]
+    )
     units = {"units": "mm"}
     return demo.Case(
         "a small case",
@@ -41,7 +46,7 @@ def small_case():
     )
 
 
-def test_baselines_of_the_rainfall_equal_the_reference_scores(data_dir):
+def test_baselines_of_the_rainfall_equal_the_reference_scores(data_dir: Path) -> None:
     case = demo.rainfall_case()
     expected = {
         "raw ensemble": 157.6,
@@ -55,9 +60,11 @@ def test_baselines_of_the_rainfall_equal_the_reference_scores(data_dir):
         assert int(scores["count"]) == 30 * 643
 
 
-def test_bias_is_removed_per_model_and_point_without_the_case_itself():
+def test_bias_is_removed_per_model_and_point_without_the_case_itself() -> None:
     case = small_case()
-    unbiased = demo.baselines(case)["bias removed"]["rain"].transpose("time", "member", "lat", "lon")
+    unbiased = demo.baselines(case)["bias removed"]["rain"].transpose(
+        "time", "member", "lat", "lon"
+    )
     field = case.forecast["rain"].transpose("time", "member", "lat", "lon").values
     truth = case.observed.values
     rest = np.delete(np.arange(9), 4)
@@ -68,7 +75,9 @@ def test_bias_is_removed_per_model_and_point_without_the_case_itself():
         )
 
 
-def test_run_writes_scores_figures_and_the_corrected_forecast(tmp_path, monkeypatch):
+def test_run_writes_scores_figures_and_the_corrected_forecast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(demo, "rainfall_case", small_case)
     monkeypatch.setattr(demo, "METHODS", ("emos", "emos_local"))
     said: list[str] = []
@@ -90,7 +99,9 @@ def test_run_writes_scores_figures_and_the_corrected_forecast(tmp_path, monkeypa
         assert bool(corrected["rain_mean"].isel(lat=1).notnull().all())
 
 
-def test_without_data_it_says_so_and_simulates(monkeypatch, tmp_path):
+def test_without_data_it_says_so_and_simulates(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("SCISPARSE_DATA_DIR", str(tmp_path))
     said: list[str] = []
     monkeypatch.setattr(demo, "simulated_case", small_case)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from kernel_cases import TOLERANCE
+
 from scisparse.doctor import largest_errors, report
 from scisparse.kernels.gather_matmul import reference
 
 
 @pytest.mark.parametrize("kernel", ["gather_matmul", "edge_outer"])
-def test_errors_are_within_the_tolerance_of_each_dtype(kernel):
+def test_errors_are_within_the_tolerance_of_each_dtype(kernel: str) -> None:
     errors = largest_errors(kernel, "auto", torch.device("cpu"))
     for dtype, tolerance in TOLERANCE.items():
         assert 0 <= errors[str(dtype).removeprefix("torch.")] < tolerance
     assert errors["bfloat16"] > errors["float32"] > 0
 
 
-def test_a_wrong_kernel_is_seen(monkeypatch):
+def test_a_wrong_kernel_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     right = reference.gather_matmul
 
-    def wrong(x, *rest):
+    def wrong(x: torch.Tensor, *rest: Any) -> torch.Tensor:
         y = right(x, *rest)
         return y * 1.01 if x.dtype == torch.float32 else y
 
@@ -30,7 +33,7 @@ def test_a_wrong_kernel_is_seen(monkeypatch):
     assert errors["float64"] < 1e-12
 
 
-def test_report_names_what_is_off():
+def test_report_names_what_is_off() -> None:
     lines = list(report())
     assert any(line.startswith("scisparse ") and "torch" in line for line in lines)
     assert any("extra verify" in line for line in lines)

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+
 from scisparse.errors import DataError
 from scisparse.files import open_data, write_data
 
 
 @pytest.fixture
-def dataset():
+def dataset() -> xr.Dataset:
     values = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     return xr.Dataset(
         {"t2m": (("lat", "lon"), values, {"units": "K"})},
@@ -21,7 +22,7 @@ def dataset():
 
 
 @pytest.mark.parametrize("name", ["data.nc", "data.zarr"])
-def test_what_is_written_is_read(tmp_path, dataset, name):
+def test_what_is_written_is_read(tmp_path: Path, dataset: xr.Dataset, name: str) -> None:
     write_data(dataset, tmp_path / name)
     assert open_data(tmp_path / name).identical(dataset)
     write_data(dataset + 1, tmp_path / name)
@@ -29,13 +30,13 @@ def test_what_is_written_is_read(tmp_path, dataset, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_missing_file_is_named(tmp_path):
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.nc: no such file"):
         open_data(tmp_path / "nowhere.nc")
 
 
 @pytest.mark.parametrize("keep", [0, 40, 2000])
-def test_file_cut_short_is_named(tmp_path, dataset, keep):
+def test_file_cut_short_is_named(tmp_path: Path, dataset: xr.Dataset, keep: int) -> None:
     path = tmp_path / "cut.nc"
     write_data(dataset, path)
     whole = path.read_bytes()
@@ -45,23 +46,25 @@ def test_file_cut_short_is_named(tmp_path, dataset, keep):
         open_data(path)
 
 
-def test_text_file_is_not_netcdf(tmp_path):
+def test_text_file_is_not_netcdf(tmp_path: Path) -> None:
     path = tmp_path / "notes.nc"
     path.write_text("not a netCDF file\n" * 100)
     with pytest.raises(DataError, match=r"notes\.nc: cannot be read"):
         open_data(path)
 
 
-def test_folder_that_does_not_exist_is_named(tmp_path, dataset):
+def test_folder_that_does_not_exist_is_named(tmp_path: Path, dataset: xr.Dataset) -> None:
     with pytest.raises(DataError, match="does not exist; create it first"):
         write_data(dataset, tmp_path / "no" / "data.nc")
 
 
 @pytest.mark.parametrize("name", ["data.nc", "data.zarr"])
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, dataset, name, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_no_other(
+    tmp_path: Path, dataset: xr.Dataset, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_data(dataset, tmp_path / name)
 
-    def fail(self, path, **kwargs):
+    def fail(self: xr.Dataset, path: Path, **kwargs: object) -> None:
         Path(path).write_text("half")
         raise OSError("disk full")
 

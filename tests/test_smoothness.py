@@ -208,7 +208,7 @@ def test_16_bit_weights_are_compared_in_float32() -> None:
     penalty = layer.smoothness()
     assert penalty.dtype == torch.float32
     assert float(penalty.detach()) == pytest.approx(float(exact.smoothness().detach()), rel=1e-6)
-    penalty.backward()  # type: ignore[no-untyped-call]
+    penalty.backward()
     assert layer.weight.grad is not None
     assert layer.weight.grad.dtype == torch.bfloat16
 
@@ -218,7 +218,7 @@ def test_no_buffer_for_all_pairs() -> None:
     layer = LocallyConnected(window((64, 64), 3), 16, 16)
     layer.smoothness()  # finds the pairs
     with Operators() as operators:
-        layer.smoothness().backward()  # type: ignore[no-untyped-call]
+        layer.smoothness().backward()
     assert operators.largest <= layer.weight.nbytes
 
 
@@ -235,7 +235,7 @@ def test_descent_on_the_penalty_smooths() -> None:
     before = float(layer.smoothness().detach())
     for _ in range(50):
         optimizer.zero_grad()
-        layer.smoothness().backward()  # type: ignore[no-untyped-call]
+        layer.smoothness().backward()
         optimizer.step()
     assert float(layer.smoothness().detach()) < before / 2
 

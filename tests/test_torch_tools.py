@@ -238,7 +238,7 @@ def test_penalised_gradient_reaches_the_weights(tie: Any) -> None:
     layer = build(index_pattern(), tie)
     x = randn(1, 24, 2).requires_grad_()
     (slope,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-    slope.square().sum().backward()  # type: ignore[no-untyped-call]
+    slope.square().sum().backward()
     assert layer.weight.grad is not None
     assert layer.weight.grad.abs().min() > 0
 

@@ -152,14 +152,12 @@ def _edge_outer(
     return run(x, grad, row_ptr, col, tie, num_weights)
 
 
-@torch.library.register_fake(_GATHER)
 def _gather_matmul_fake(x: Tensor, weight: Tensor, row_ptr: Tensor, *rest: Any) -> Tensor:
     transpose_weight = rest[-2]
     channels_out = weight.shape[1 if transpose_weight else 2]
     return x.new_empty(x.shape[0], row_ptr.shape[0] - 1, channels_out)
 
 
-@torch.library.register_fake(_OUTER)
 def _edge_outer_fake(x: Tensor, grad: Tensor, *rest: Any) -> Tensor:
     num_weights = rest[-2]
     return x.new_empty(num_weights, x.shape[2], grad.shape[2])
@@ -205,5 +203,7 @@ def _edge_outer_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...
     return grad_x, grad_grad, *(None,) * 8
 
 
+torch.library.register_fake(_GATHER, _gather_matmul_fake)
+torch.library.register_fake(_OUTER, _edge_outer_fake)
 torch.library.register_autograd(_GATHER, _gather_matmul_backward, setup_context=_save)
 torch.library.register_autograd(_OUTER, _edge_outer_backward, setup_context=_save)

@@ -331,7 +331,7 @@ def _prepare(
     """Return the three in one dtype, harmless where any is unusable, and where that is."""
     shapes = [tuple(tensor.shape) for tensor in (location, scale, observed)]
     try:
-        torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+        torch.broadcast_shapes(*shapes)
     except RuntimeError:
         raise ShapeError(
             "location, scale and `observed` must broadcast, but have shapes "

@@ -117,7 +117,7 @@ def _train(
             optimizer.zero_grad()
             loss = cases.loss(network, batch, distribution)
             total = loss + penalty * network.head.smoothness()
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             optimizer.step()
         score = validate()
         waited = 0 if score < best else waited + 1

@@ -8,6 +8,7 @@ import xarray as xr
 
 from scisparse.arrays import find_dim
 from scisparse.errors import DataError, OptionError
+from scisparse.losses import distribution
 from scisparse.verification.predictions import (
     Deterministic,
     Ensemble,
@@ -15,7 +16,6 @@ from scisparse.verification.predictions import (
     Prediction,
     Quantiles,
 )
-from scisparse.losses import distribution
 
 __all__ = ["find_target", "read_observed", "read_prediction"]
 
