@@ -251,7 +251,7 @@ RUNGS = {
     "3x3 untied": Rung("3x3 convolution", None, Equations.alone, 100, (), range(9), base=False),
     "convolution": Rung("", "all", Equations.shared, 0.01, (GLOBE,)),
     "low rank": Rung("convolution", "low rank", Equations.low_rank, 30, (4,)),
-    "zonal": Rung("convolution", "longitude", Equations.shared, 500, (ROW, 2.0)),
+    "zonal": Rung("convolution", "longitude", Equations.shared, 100, (ROW, 2.0)),
     "regions": Rung("zonal", STRIP, Equations.shared, 1000, (TILE,)),
     "untied": Rung("zonal", None, Equations.alone, 100),
     "untied + far": Rung("zonal", None, Equations.alone, 100, (), range(TAPS)),
@@ -313,14 +313,14 @@ def cross_validate(tasks: list[Task], rungs: Mapping[str, Rung]) -> dict[str, fl
 
 
 def search(tasks: list[Task]) -> dict[str, Rung]:
-    """Choose each ridge of the ladder among its half, itself and its double."""
+    """Choose each ridge of the ladder among itself, its half and its double, to 0.0001 K."""
     rungs = dict(RUNGS)
     for name in list(RUNGS)[4:]:
-        trials = [rungs[name]._replace(ridge=factor * rungs[name].ridge) for factor in (0.5, 1, 2)]
         below = {rung: rungs[rung] for rung in ("convolution", "zonal")}
-        scores = [cross_validate(tasks, below | {name: trial})[name] for trial in trials]
+        trials = [rungs[name]._replace(ridge=factor * rungs[name].ridge) for factor in (1, 0.5, 2)]
+        scores = [round(cross_validate(tasks, below | {name: t})[name], 4) for t in trials]
         rungs[name] = trials[int(np.argmin(scores))]
-        print(name, *(f"{t.ridge:g}: {k:.5f} K" for t, k in zip(trials, scores, strict=True)))
+        print(name, *(f"{t.ridge:g}: {k} K" for t, k in zip(trials, scores, strict=True)))
     return rungs
 
 

@@ -170,8 +170,8 @@ def run(
     table.to_dataframe().to_csv(output / "scores.csv")
     _draw(case, predictions, scores, best, output)
     units = scores["raw ensemble"]["crps"].attrs.get("units", "")
-    for name in table["method"].values:
-        row = table.sel(method=name)
+    for name in table["forecast"].values:
+        row = table.sel(forecast=name)
         say(f"  {name:24s} CRPS {float(row['crps']):8.2f} {units}")
     say(f"wrote corrected.nc (method {best}), scores.csv and figures to {output}")
     return table
@@ -190,10 +190,10 @@ def _table(scores: dict[str, xr.Dataset], seconds: dict[str, float]) -> xr.Datas
     names = sorted(scores, key=lambda name: -float(scores[name]["crps"]))
     columns = ("crps", "bias", "rmse", "spread_skill_ratio", "count")
     variables = {
-        column: ("method", [float(scores[name][column]) for name in names]) for column in columns
+        column: ("forecast", [float(scores[name][column]) for name in names]) for column in columns
     }
-    variables["seconds"] = ("method", [seconds.get(name, np.nan) for name in names])
-    return xr.Dataset(variables, coords={"method": names})
+    variables["seconds"] = ("forecast", [seconds.get(name, np.nan) for name in names])
+    return xr.Dataset(variables, coords={"forecast": names})
 
 
 def _draw(

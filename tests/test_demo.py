@@ -92,7 +92,9 @@ def test_run_writes_scores_figures_and_the_corrected_forecast(
         "calibration.png",
     }
     assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == 6
-    assert float(table["crps"].sel(method="emos")) < float(table["crps"].sel(method="raw ensemble"))
+    assert float(table["crps"].sel(forecast="emos")) < float(
+        table["crps"].sel(forecast="raw ensemble")
+    )
     with xr.open_dataset(tmp_path / "out" / "corrected.nc") as corrected:
         assert set(corrected.data_vars) == {"rain_mean", "rain_std"}
         assert bool(corrected["rain_mean"].isel(lat=0, lon=0).isnull().all())

@@ -1,0 +1,476 @@
+"""Bad input: each a one-line error that names argument or variable, value, rule and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from postprocess_cases import PLANE, ensemble, fitted, points
+
+from scisparse.errors import DataError, GridError, OptionError, ScisparseError
+from scisparse.postprocess import Options, PostProcessor
+
+FORECAST, OBSERVED = ensemble(6)
+DATA = FORECAST.to_dataset()
+MODEL = fitted("emos", FORECAST, OBSERVED)
+GROUPED = FORECAST.assign_coords(model=("member", list("aabb")))
+
+
+def raised(kind: type[ScisparseError], call: Callable[[], object]) -> str:
+    """Text of the error, which must be one line."""
+    with pytest.raises(kind) as info:
+        call()
+    assert isinstance(info.value, ValueError)
+    text = str(info.value)
+    assert "\n" not in text
+    return text
+
+
+def fit_error(forecast: Any, observed: Any, **options: Any) -> str:
+    """Error of fitting; a model that was fitted before stays as it was."""
+    model = PostProcessor("emos", target="t2m", **options)
+    text = raised(ScisparseError, lambda: model.fit(forecast, observed))  # type: ignore[arg-type]
+    assert "not fitted" in repr(model)
+    return text
+
+
+def predict_error(forecast: Any, model: PostProcessor = MODEL, **options: Any) -> str:
+    return raised(ScisparseError, lambda: model.predict(forecast, **options))
+
+
+def at(data: xr.DataArray, value: float, count: int = 3) -> xr.DataArray:
+    """The data with some values replaced."""
+    values = data.values.copy()
+    values.reshape(-1)[:count] = value
+    return data.copy(data=values)
+
+
+def moved(data: xr.DataArray, **timedelta: int) -> xr.DataArray:
+    ((unit, count),) = timedelta.items()
+    return data.assign_coords(time=data["time"] + np.timedelta64(count, unit))
+
+
+def on_calendar(data: xr.DataArray, calendar: str) -> xr.DataArray:
+    dates = xr.date_range(
+        "2001-01-01", periods=data.sizes["time"], calendar=calendar, use_cftime=True
+    )
+    return data.assign_coords(time=dates)
+
+
+NOT_DATA = "must be an xarray DataArray or Dataset"
+
+
+@pytest.mark.parametrize("thing", [None, [1.0], np.zeros(3), "forecast.nc"])
+def test_other_types(thing: Any) -> None:
+    name = type(thing).__name__
+    assert fit_error(thing, OBSERVED) == f"the forecast is of type {name}; it {NOT_DATA}"
+    assert fit_error(FORECAST, thing) == f"the observation is of type {name}; it {NOT_DATA}"
+    assert predict_error(thing) == f"the forecast is of type {name}; it {NOT_DATA}"
+
+
+# variables
+
+
+def test_missing_variable() -> None:
+    other = DATA.rename(t2m="tas").assign(pr=FORECAST)
+    expected = "the forecast has no variable 't2m' among 'tas', 'pr'; name or select one"
+    assert fit_error(other, OBSERVED) == expected
+    assert predict_error(other) == expected
+    assert predict_error(xr.Dataset()).startswith("the forecast has no variable 't2m' among none")
+    two = xr.Dataset({"a": OBSERVED, "b": OBSERVED})
+    assert "the observation has no variable 't2m' among 'a', 'b'" in fit_error(FORECAST, two)
+
+
+def test_array_of_another_variable() -> None:
+    expected = "the forecast is 'tp' but 't2m' is needed; give that variable, or rename this one"
+    assert fit_error(FORECAST.rename("tp"), OBSERVED) == expected
+    assert predict_error(FORECAST.rename("tp")) == expected
+
+
+@pytest.mark.parametrize("dtype", ["U8", "O", "m8[ns]"])
+def test_values_that_are_no_numbers(dtype: str) -> None:
+    text = (FORECAST * 1e9).rename("t2m").astype(dtype)
+    match = f"variable 't2m' of the forecast has dtype {text.dtype}; it must hold numbers"
+    assert match in fit_error(text, OBSERVED)
+    assert match in predict_error(text)
+    other = DATA.assign(flag=text)
+    assert "variable 'flag' of the forecast has dtype" in fit_error(other, OBSERVED)
+
+
+def test_predictors_that_are_missing() -> None:
+    wind = DATA.assign(wind=FORECAST * 2)
+    model = fitted("emos", wind, OBSERVED)
+    for forecast in (DATA, FORECAST):
+        text = predict_error(forecast, model)
+        assert "has predictors ['t2m'] but the model was trained on ['t2m', 'wind']" in text
+        assert "give the same variables" in text
+
+
+def test_predictors_with_dims_of_their_own() -> None:
+    level = DATA.assign(wind=FORECAST.expand_dims(level=[1, 2]))
+    expected = "predictor 'wind' has dims ['level'] that the target lacks; reduce or drop it"
+    assert fit_error(level, OBSERVED) == expected
+
+
+# dims and grids
+
+
+@pytest.mark.parametrize(
+    ("dim", "match"),
+    [
+        ("lat", "the forecast: `data` has no grid: latitude missing, longitude 'lon'"),
+        ("lon", "the forecast: `data` has no grid: latitude 'lat', longitude missing"),
+        ("time", "the forecast has no time dim among ['lat', 'lon']; name it 'time', or give its"),
+    ],
+)
+def test_missing_dims_of_the_forecast(dim: str, match: str) -> None:
+    assert match in fit_error(FORECAST.isel({dim: 0}, drop=True), OBSERVED)
+
+
+def test_wrong_dims_of_the_observation() -> None:
+    assert "the observation has no time dim" in fit_error(FORECAST, OBSERVED[0])
+    assert "the observation: `data` has no grid" in fit_error(
+        FORECAST, OBSERVED[:, 0].drop_vars("lat")
+    )
+    text = fit_error(FORECAST, FORECAST.rename("obs"))
+    assert text == "the observation has members along 'member'; select one, or take their mean"
+    text = fit_error(FORECAST, OBSERVED.expand_dims(depth=[1.0, 2.0]))
+    assert "the observation has dims ['depth'] that the forecast lacks; select one value" in text
+
+
+def test_further_dims_that_differ() -> None:
+    leads = FORECAST.expand_dims(lead_time=[24, 48])
+    text = fit_error(leads, OBSERVED.expand_dims(lead_time=[24, 72]))
+    assert "dim 'lead_time' is [24, 72] in the observation but [24, 48] in the forecast" in text
+    bare = OBSERVED.expand_dims(lead_time=3)
+    assert "dim 'lead_time' has 3 values in the observation but 2" in fit_error(leads, bare)
+
+
+def test_observation_on_another_grid() -> None:
+    shifted = OBSERVED.assign_coords(lat=OBSERVED["lat"] + 1.0)
+    text = fit_error(FORECAST, shifted)
+    for part in (
+        "the observation is on LatLonGrid(4 x 6, lat -74 to 76",
+        "but LatLonGrid(4 x 6, lat -75 to 75",
+        "(points are up to 111 km apart); interpolate it",
+    ):
+        assert part in text
+    assert "is needed; interpolate" in fit_error(FORECAST, OBSERVED.isel(lat=slice(1, 4)))
+
+
+@pytest.mark.parametrize(
+    ("other", "part"),
+    [
+        (FORECAST.assign_coords(lon=FORECAST["lon"] + 5.0), "lon 5 to 305"),
+        (FORECAST.isel(lon=slice(0, 5)), "LatLonGrid(4 x 5"),
+        (ensemble(6, axes=PLANE)[0], "ProjectedGrid(4 x 5"),
+        (points(FORECAST), "UnstructuredGrid(24 points"),
+    ],
+)
+def test_forecast_on_another_grid_than_in_training(other: xr.DataArray, part: str) -> None:
+    text = predict_error(other)
+    assert text.startswith("the forecast is on ")
+    assert part in text
+    assert "but LatLonGrid(4 x 6, lat -75 to 75, lon 0 to 300, periodic) is needed" in text
+
+
+def test_points_in_another_order() -> None:
+    field, observed = points(FORECAST), points(OBSERVED)
+    model = fitted("emos", field, observed)
+    assert "points are up to" in predict_error(field.isel(point=slice(None, None, -1)), model)
+
+
+def test_unsorted_coordinates() -> None:
+    unsorted, repeated = FORECAST.isel(lat=[0, 2, 1, 3]), FORECAST.isel(lat=[0, 1, 1, 3])
+    for call in (lambda data: fit_error(data, OBSERVED), predict_error):
+        text = call(unsorted)
+        assert "the forecast: coordinate 'lat' must strictly rise or strictly fall" in text
+        assert "values 1 and 2 are 25 and -25; sort it with .sortby('lat')" in text
+        assert "values 1 and 2 are -25 and -25" in call(repeated)
+    text = fit_error(FORECAST, OBSERVED.isel(lon=[0, 2, 1, 3, 4, 5]))
+    assert "the observation: coordinate 'lon' must" in text
+
+
+def test_unsorted_times_are_no_error() -> None:
+    order = [3, 0, 5, 1, 2, 4]
+    predicted = fitted("emos", FORECAST.isel(time=order), OBSERVED).predict(FORECAST)
+    np.testing.assert_array_equal(predicted["t2m_mean"], MODEL.predict(FORECAST)["t2m_mean"])
+
+
+def test_a_u_net_needs_rows_and_columns() -> None:
+    model = PostProcessor("unet_local", target="t2m")
+    text = raised(GridError, lambda: model.fit(points(FORECAST), points(OBSERVED)))
+    assert "needs a grid with rows and columns, not UnstructuredGrid(24 points" in text
+    assert "use method='local'" in text
+
+
+# times
+
+
+def test_no_common_times() -> None:
+    text = fit_error(FORECAST, moved(OBSERVED, D=400))
+    assert "no common times: the forecast has 6 from 2001-01-01 00:00:00 to 2001-01-06" in text
+    assert "the observation 6 from 2002-02-05 00:00:00 to 2002-02-10" in text
+    assert "select overlapping periods, and give both the same stamps" in text
+    assert "no common times" in fit_error(FORECAST, moved(OBSERVED, h=12))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_times(count: int) -> None:
+    text = fit_error(FORECAST[:count], OBSERVED)
+    assert f"'t2m' are both there at {count} common times; at least 3 are needed" in text
+    leads = FORECAST[:count].expand_dims(lead_time=[1, 2, 3, 4])
+    assert f"both there at {count} common times" in fit_error(leads, OBSERVED)
+    holes = OBSERVED.where(OBSERVED["time"] < OBSERVED["time"][count])
+    assert f"both there at {count} common times" in fit_error(FORECAST, holes)
+
+
+def test_duplicate_times() -> None:
+    twice = [0, 1, 2, 3, 4, 5, 2]
+    for what, pair in (
+        ("forecast", (FORECAST.isel(time=twice), OBSERVED)),
+        ("observation", (FORECAST, OBSERVED.isel(time=twice))),
+    ):
+        text = fit_error(*pair)
+        assert text.startswith(f"time 2001-01-03 00:00:00 repeats in the {what}; keep one of each")
+        assert ".drop_duplicates('time')" in text
+
+
+def test_missing_times() -> None:
+    holes = FORECAST.assign_coords(time=FORECAST["time"].where(np.arange(6) > 0))
+    assert "the forecast has missing times along 'time'; drop them" in fit_error(holes, OBSERVED)
+
+
+def test_times_without_a_coordinate() -> None:
+    text = fit_error(FORECAST.drop_vars("time"), OBSERVED)
+    assert text == "the forecast has no coordinate for its time dim 'time'; assign one"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kinds"),
+    [
+        ("noleap", None, ("cftime dates of calendar 'noleap'", "datetime64 dates")),
+        ("noleap", "360_day", ("calendar 'noleap'", "calendar '360_day'")),
+        ("standard", None, ("cftime dates of calendar 'standard'", "datetime64 dates")),
+    ],
+)
+def test_calendars_that_differ(first: str, second: str | None, kinds: tuple[str, str]) -> None:
+    observed = OBSERVED if second is None else on_calendar(OBSERVED, second)
+    text = fit_error(on_calendar(FORECAST, first), observed)
+    assert f"{kinds[0]} but of the observation " in text
+    assert kinds[1] in text
+    assert "convert one, for example with .convert_calendar('standard', use_cftime=False)" in text
+
+
+def test_the_remedy_for_calendars_works() -> None:
+    dates = on_calendar(FORECAST, "standard").convert_calendar("standard", use_cftime=False)
+    other = fitted("emos", dates, OBSERVED).predict(FORECAST)
+    np.testing.assert_array_equal(other["t2m_mean"], MODEL.predict(FORECAST)["t2m_mean"])
+
+
+def test_numbers_are_no_dates() -> None:
+    years = FORECAST.assign_coords(time=np.arange(2001, 2007))
+    assert "times of the forecast are numbers but of the observation datetime64" in fit_error(
+        years, OBSERVED
+    )
+    # but years with years are fine
+    seen = OBSERVED.assign_coords(time=np.arange(2001, 2007))
+    assert fitted("emos", years, seen).predict(years).sizes["time"] == 6
+
+
+def test_calendar_that_changed_since_training() -> None:
+    text = predict_error(on_calendar(FORECAST, "noleap"))
+    assert "is on calendar 'noleap' but the model was trained on 'standard'" in text
+    assert ".convert_calendar('standard')" in text
+    same = fitted("emos", on_calendar(FORECAST, "noleap"), on_calendar(OBSERVED, "noleap"))
+    assert "on calendar 'standard' but the model was trained on 'noleap'" in predict_error(
+        FORECAST, same
+    )
+    # one calendar in two encodings is one calendar
+    assert MODEL.predict(on_calendar(FORECAST, "standard")).sizes["time"] == 6
+
+
+def test_starts_are_no_valid_times() -> None:
+    """Forecasts by start and lead time must not be compared with observations at the start."""
+    start = FORECAST.assign_coords(
+        time=FORECAST["time"].assign_attrs(standard_name="forecast_reference_time")
+    )
+    text = fit_error(start, OBSERVED)
+    assert (
+        "dim 'time' of the forecast holds starts (standard_name 'forecast_reference_time')" in text
+    )
+    assert "give the observation the same starts" in text
+    unknown = OBSERVED.copy()
+    unknown["time"].attrs = {}
+    assert "starts and dims ['step']" in fit_error(start.expand_dims(step=[1, 2]), unknown)
+    # the observation may be stamped with the starts too
+    seen = OBSERVED.assign_coords(time=start["time"])
+    assert fitted("emos", start, seen).predict(start).sizes["time"] == 6
+
+
+# values
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinite_values(value: float) -> None:
+    text = fit_error(at(FORECAST, value), OBSERVED)
+    assert text == (
+        "variable 't2m' of the forecast has 3 infinite values; mark missing values as NaN"
+    )
+    assert "variable 'analysis' of the observation has 3 infinite" in fit_error(
+        FORECAST, at(OBSERVED, value)
+    )
+    assert "variable 't2m' of the forecast has 3 infinite" in predict_error(at(FORECAST, value))
+    wind = DATA.assign(wind=at(FORECAST, value))
+    assert "variable 'wind' of the forecast has 3 infinite" in fit_error(wind, OBSERVED)
+
+
+def test_nothing_but_missing_values() -> None:
+    expected = "variable 't2m' of the forecast is NaN everywhere; check file and selection"
+    empty = at(FORECAST, np.nan, FORECAST.size)
+    assert fit_error(empty, OBSERVED) == expected
+    assert predict_error(empty) == expected
+    assert "variable 'analysis' of the observation is NaN everywhere" in fit_error(
+        FORECAST, at(OBSERVED, np.nan, OBSERVED.size)
+    )
+
+
+def test_forecast_and_observation_never_together() -> None:
+    early = FORECAST["time"] < FORECAST["time"][3]
+    text = fit_error(FORECAST.where(early), OBSERVED.where(~early))
+    assert "both there at 0 common times" in text
+
+
+@pytest.mark.parametrize(
+    ("dim", "match"),
+    [
+        ("time", "the forecast has no times along 'time'; check the selection"),
+        ("member", "the forecast has no members along 'member'; select at least one"),
+        ("lat", "the forecast: dim 'lat' is empty; check the selection"),
+    ],
+)
+def test_empty_selections(dim: str, match: str) -> None:
+    empty = FORECAST.isel({dim: slice(0, 0)})
+    assert match in fit_error(empty, OBSERVED)
+    if dim == "time":
+        assert "the observation has no times" in fit_error(FORECAST, OBSERVED[:0])
+        match = "variable 't2m' of the forecast is empty, of shape (0, 4, 4, 6)"
+    assert match in predict_error(empty)
+
+
+def test_units_that_differ() -> None:
+    celsius = OBSERVED.assign_attrs(units="degC")
+    text = fit_error(FORECAST, celsius)
+    assert text.startswith("the observation 'analysis' has units 'degC' but 'K' is needed; convert")
+    text = predict_error(FORECAST.assign_attrs(units="degC"))
+    assert text.startswith("the forecast has units 'degC' but 'K' is needed; convert it and set")
+    assert "variable 't2m' of the forecast has units 'degC'" in predict_error(
+        DATA.assign(t2m=DATA["t2m"].assign_attrs(units="degC"))
+    )
+
+
+def test_units_of_predictors_that_differ() -> None:
+    wind = DATA.assign(wind=FORECAST.assign_attrs(units="m s-1"))
+    model = fitted("emos", wind, OBSERVED)
+    knots = wind.assign(wind=FORECAST.assign_attrs(units="knot"))
+    text = predict_error(knots, model)
+    assert "variable 'wind' of the forecast has units 'knot' but 'm s-1' is needed" in text
+
+
+def test_units_of_one_side_are_enough() -> None:
+    bare = OBSERVED.drop_attrs(deep=False)
+    assert "'degC' but 'K'" in predict_error(
+        FORECAST.assign_attrs(units="degC"), fitted("emos", FORECAST, bare)
+    )
+    model = fitted("emos", FORECAST.drop_attrs(deep=False), OBSERVED)
+    assert "'degC' but 'K'" in predict_error(FORECAST.assign_attrs(units="degC"), model)
+    ones = [data.assign_attrs(units=1) for data in (FORECAST, OBSERVED)]
+    assert fitted("emos", *ones).predict(ones[0])["t2m_mean"].attrs["units"] == 1
+
+
+# groups
+
+
+def test_groups_that_are_not_there() -> None:
+    text = fit_error(FORECAST, OBSERVED, groups="model")
+    assert "`groups` is 'model' but the forecast has no such coordinate along its members" in text
+    assert "along 'member' it has ['member']" in text
+    along_time = FORECAST.assign_coords(model=("time", np.arange(6)))
+    assert "no such coordinate along its members" in fit_error(along_time, OBSERVED, groups="model")
+    single = FORECAST.isel(member=0, drop=True)
+    text = fit_error(single, OBSERVED, groups="model")
+    assert text == "`groups` is 'model' but the forecast has no members; leave `groups` out"
+
+
+def test_groups_that_changed_since_training() -> None:
+    model = fitted("emos", GROUPED, OBSERVED, groups="model")
+    trained = "but the model was trained on ['t2m[a]', 't2m[b]']"
+    text = predict_error(GROUPED.isel(member=[0, 1]), model)
+    assert f"has predictors ['t2m[a]'] {trained}" in text
+    other = GROUPED.assign_coords(model=("member", list("aabc")))
+    assert f"['t2m[a]', 't2m[b]', 't2m[c]'] {trained}" in predict_error(other, model)
+
+
+# arguments
+
+
+def test_predict_and_save_before_fit(tmp_path: Any) -> None:
+    model = PostProcessor("emos", target="t2m")
+    expected = "the post-processor is not fitted; call fit(forecast, observed) first"
+    assert raised(DataError, lambda: model.predict(FORECAST)) == expected
+    assert raised(DataError, lambda: model.save(tmp_path / "model")) == expected
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"method": "emoss"}, "`method` (='emoss') must be one of 'emos', 'emos_local', 'local'"),
+        ({"distribution": "gauss"}, "`distribution` is 'gauss'; choose one of normal, truncated"),
+        ({"seed": -1}, "`seed` (=-1) must be a whole number from 0 to 2**63 - 1"),
+        ({"seed": 1.5}, "`seed` (=1.5) must be"),
+        ({"seed": 2**63}, "`seed` (=9223372036854775808) must be"),
+        ({"options": {"epochs": 3}}, "`options` (={'epochs': 3}) must be an Options, such as"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], match: str) -> None:
+    assert match in raised(OptionError, lambda: PostProcessor(**{"target": "t2m", **arguments}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        *((name, 0, "a whole number, at least 1") for name in ("width", "epochs", "patience")),
+        ("batch_size", 2.5, "a whole number, at least 1"),
+        ("epochs", "3", "a whole number, at least 1"),
+        ("depth", -1, "a whole number, at least 0"),
+        *((name, -1e-9, "a finite number, at least 0") for name in ("weight_decay", "smoothness")),
+        ("learning_rate", float("nan"), "a finite number, at least 0"),
+        ("learning_rate", float("inf"), "a finite number, at least 0"),
+        ("smoothness", None, "a finite number, at least 0"),
+        ("validation", 0.0, "lie between 0 and 1"),
+        ("validation", 1.0, "lie between 0 and 1"),
+    ],
+)
+def test_bad_options(name: str, value: Any, rule: str) -> None:
+    text = raised(OptionError, lambda: Options(**{name: value}))
+    assert text.startswith(f"`{name}` (={value!r}) must ")
+    assert text.endswith(rule)
+
+
+@pytest.mark.parametrize("levels", [0.5, [], ["a"], [0.0, 0.5], [1.0], [np.nan], [[0.5]], "0.5"])
+def test_bad_quantiles(levels: Any) -> None:
+    text = predict_error(FORECAST, quantiles=levels)
+    assert text.startswith(
+        f"`quantiles` (={levels!r}) must be a list of numbers strictly between 0"
+    )
+
+
+def test_members_and_quantiles() -> None:
+    text = predict_error(FORECAST, members=True, quantiles=[0.5])
+    assert text == "`members` and `quantiles` are both given; ask for one of them"
+    text = predict_error(FORECAST.isel(member=0), members=True)
+    assert "members=True needs a forecast with members; this one has none" in text
