@@ -1,1 +1,1 @@
-"""Speed and memory of the kernels, beside what else would do the job: ``python -m benchmarks --help``."""
+"""Speed and memory of the kernels beside their peers: ``python -m benchmarks --help``."""

@@ -66,7 +66,9 @@ def _run(options: argparse.Namespace) -> int:
         start = time.perf_counter()
         described.append(_measure(case, options.seconds, not options.no_memory))
         summary = described[-1]["summary"]
-        ratios = ", ".join(f"{s} {p['ours_ms']:.3g} ms x{p.get('speedup', 0):.1f}" for s, p in summary.items())
+        ratios = ", ".join(
+            f"{s} {p['ours_ms']:.3g} ms x{p.get('speedup', 0):.1f}" for s, p in summary.items()
+        )
         print(f"{case.shape}: {ratios} ({time.perf_counter() - start:.0f} s)", flush=True)
     bandwidth = max(case["read_bandwidth_GB_s"] for case in described)
     words = f" --filter {' '.join(options.filter)}" if options.filter else ""

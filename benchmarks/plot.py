@@ -29,7 +29,9 @@ def plot(run: dict[str, Any], folder: Path) -> list[Path]:
 def _bars(plt: Any, run: dict[str, Any]) -> Any:
     """Time of each implementation as a multiple of ours; one group of bars a case."""
     cases = run["cases"]
-    names = list(dict.fromkeys(n for c in cases for n, v in c["implementations"].items() if not v["ours"]))
+    names = list(
+        dict.fromkeys(n for c in cases for n, v in c["implementations"].items() if not v["ours"])
+    )
     figure, axes = plt.subplots(2, 1, figsize=(10, 7), sharex=True, layout="constrained")
     width = 0.8 / max(1, len(names))
     for axis, stage in zip(axes, STAGES, strict=True):
@@ -43,7 +45,9 @@ def _bars(plt: Any, run: dict[str, Any]) -> Any:
         axis.set_ylabel(f"{stage}: time / ours")
         axis.grid(axis="y", alpha=0.3)
     axes[0].legend(ncols=4, fontsize=8, loc="upper left")
-    axes[1].set_xticks(range(len(cases)), [c["shape"].replace(", ", "\n") for c in cases], fontsize=7)
+    axes[1].set_xticks(
+        range(len(cases)), [c["shape"].replace(", ", "\n") for c in cases], fontsize=7
+    )
     figure.suptitle(_title(run), fontsize=10)
     return figure
 
@@ -59,8 +63,12 @@ def _roofline(plt: Any, run: dict[str, Any]) -> Any:
     figure, axis = plt.subplots(figsize=(8, 5.5), layout="constrained")
     bandwidth = run["machine"]["read_bandwidth_GB_s"]
     reach = [0.1, 30.0]
-    axis.plot(reach, [bandwidth * r for r in reach], color="black", label=f"read at {bandwidth:.0f} GB/s")
-    axis.plot(reach, [0.8 * bandwidth * r for r in reach], color="black", linestyle=":", label="80 %")
+    axis.plot(
+        reach, [bandwidth * r for r in reach], color="black", label=f"read at {bandwidth:.0f} GB/s"
+    )
+    axis.plot(
+        reach, [0.8 * bandwidth * r for r in reach], color="black", linestyle=":", label="80 %"
+    )
     for index, case in enumerate(run["cases"]):
         colour = COLOURS[index % len(COLOURS)]
         for stage, marker in zip(STAGES, "os", strict=True):
@@ -71,7 +79,12 @@ def _roofline(plt: Any, run: dict[str, Any]) -> Any:
             label = case["shape"] if stage == "forward" else None
             marker_edge = "black" if index >= len(COLOURS) else colour
             axis.plot(
-                intensity, part["GFLOP_s"], marker, color=colour, markeredgecolor=marker_edge, label=label
+                intensity,
+                part["GFLOP_s"],
+                marker,
+                color=colour,
+                markeredgecolor=marker_edge,
+                label=label,
             )
     axis.set(xscale="log", yscale="log", xlabel="operations / byte", ylabel="GFLOP/s")
     axis.legend(fontsize=7, title="circle: forward, square: backward", title_fontsize=7)

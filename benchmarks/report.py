@@ -120,13 +120,14 @@ def markdown(run: Json) -> str:
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']} "
         f"({machine['instructions']}), {machine['date']}; made with `{run['command']}`.",
         "",
-        "Median milliseconds of float32; backward makes both gradients. Ratio: best peer / ours, in "
-        "the same run, in turns. Bandwidth: bytes that must move once, as a fraction of the read "
-        "bandwidth measured beside each case. Memory: peak beyond inputs, outputs and gradients, "
-        "as a fraction of these (high-water mark of resident memory in a process of its own).",
+        "Median milliseconds of float32; backward makes both gradients. Ratio: best peer / ours, "
+        "in the same run, in turns. Bandwidth: bytes that must move once, as a fraction of the "
+        "read bandwidth measured beside each case. Memory: peak beyond inputs, outputs and "
+        "gradients, as a fraction of these (high-water mark of resident memory, in a process "
+        "of its own).",
         "",
-        "| case | forward | best peer | ratio | bandwidth | backward | best peer | ratio | bandwidth "
-        "| memory forward, backward |",
+        "| case | forward | best peer | ratio | bandwidth | backward | best peer | ratio "
+        "| bandwidth | memory forward, backward |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_summary_row(case) for case in run["cases"]]
@@ -151,7 +152,7 @@ def _summary_row(case: Json) -> str:
             f"{ratio:.1f}" if ratio else "-",
             f"{part['GB_s']:.1f} GB/s = {100 * fraction:.0f} %" if fraction else "-",
         ]
-    memory = [v["extra_memory"] for v in case["implementations"].values() if v["ours"]][0]
+    memory = next(v["extra_memory"] for v in case["implementations"].values() if v["ours"])
     cells.append(", ".join(f"{100 * value:.1f} %" for value in memory.values()) or "-")
     return "| " + " | ".join(cells) + " |"
 

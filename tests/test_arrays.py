@@ -95,7 +95,7 @@ def test_every_form_of_a_global_field_is_one_field(
         frame.values(form, ["time", "member"])
         for frame, form in zip(frames, (field, other), strict=True)
     ]
-    np.testing.assert_array_equal(*inside)
+    np.testing.assert_array_equal(inside[0], inside[1])
     again = frames[1].wrap(inside[0], ["time", "member"], other)
     xr.testing.assert_identical(again, other.drop_attrs(deep=False).rename(None))
 

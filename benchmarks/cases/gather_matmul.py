@@ -9,11 +9,11 @@ from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
-from scisparse.kernels.gather_matmul import gather_matmul, transpose_edges
 from torch import Tensor
 
 from benchmarks.cases.stencils import FORMULATIONS, TAPS, Formulation, Stencil
 from benchmarks.registry import Case, Cost, Implementation, Samples, Work, register
+from scisparse.kernels.gather_matmul import gather_matmul, transpose_edges
 
 OP = "gather_matmul"
 SAMPLED = 64  # sites, sources and edges that are held against float64
@@ -127,7 +127,10 @@ def stencil_work(batch: int, channels: tuple[int, int], grid: Stencil) -> Work:
             ),
         )
 
-    makers = [partial(ours, problem), *(partial(peer, each) for each in FORMULATIONS)]
+    makers: list[Callable[[], Implementation]] = [
+        partial(ours, problem),
+        *(partial(peer, each) for each in FORMULATIONS),
+    ]
     return Work(makers=makers, expected=problem.expected(), cost=problem.cost())
 
 
@@ -164,7 +167,8 @@ def linear_work(batch: int, sources: int, sites: int, fan_in: int) -> Work:
         with warnings.catch_warnings():  # torch calls sparse tensors beta
             warnings.simplefilter("ignore", UserWarning)
             matrix = torch.sparse_csr_tensor(row_ptr, col64, weight, (sites, sources))
-            return torch.sparse.mm(matrix, x.T).T
+            y: Tensor = torch.sparse.mm(matrix, x.T)
+            return y.T
 
     col64 = col.flatten()
     values = problem.weight.flatten()

@@ -271,16 +271,8 @@ def crps_ensemble(
     size = members.shape[dim]
     part = _spread_part(estimator, alpha, size)
     members, observed = _common_dtype(members, observed)
-    expected = members.select(dim, 0).shape
-    try:
-        observed = observed.broadcast_to(expected)
-    except RuntimeError:
-        raise ShapeError(
-            f"`observed` has shape {tuple(observed.shape)}, which does not broadcast to "
-            f"{tuple(expected)}, the shape of `members` without dim {dim}"
-        ) from None
     # Deviations, for in float32 the spread of members near 1e5 Pa is lost in sums over them.
-    deviation = members - observed.unsqueeze(dim)
+    deviation = members - _for_members(observed, members, dim).unsqueeze(dim)
     missing = ~torch.isfinite(deviation).all(dim)
     deviation = torch.where(missing.unsqueeze(dim), 0.0, deviation)
     score = deviation.abs().mean(dim)
@@ -299,6 +291,18 @@ def _member_dim(members: Tensor, dim: int) -> int:
     if members.shape[dim] == 0:
         raise ShapeError(f"`members` has no member along dim {dim}: shape {tuple(members.shape)}")
     return dim if dim < 0 else dim - members.ndim
+
+
+def _for_members(observed: Tensor, members: Tensor, dim: int) -> Tensor:
+    """Return one observation for each ensemble."""
+    expected = members.select(dim, 0).shape
+    try:
+        return observed.broadcast_to(expected)
+    except RuntimeError:
+        raise ShapeError(
+            f"`observed` has shape {tuple(observed.shape)}, which does not broadcast to "
+            f"{tuple(expected)}, the shape of `members` without dim {dim}"
+        ) from None
 
 
 def _spread_part(estimator: str, alpha: float, size: int) -> float:

@@ -25,7 +25,7 @@ class EnsembleRegression(nn.Module):
     grid
         Grid of the P points.
     row_ptr, col
-        Which points each point reads, in compressed-row form.
+        Which points each point reads, in compressed-row form, `col` rising in each row.
     features
         Number of predictors F.
     tie

@@ -57,7 +57,8 @@ def _last(time: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
 class _Cases:
     """Training cases as float32 tensors, in standardised units.
 
-    Predictors are at all points, the rest at the observed ones.
+    Predictors are at all points, the rest at the observed ones. What is missing is 0 and does not
+    count; the network has no say in it.
     """
 
     def __init__(
@@ -69,10 +70,14 @@ class _Cases:
         shape = np.sqrt(np.maximum(1 - rho + rho * folds.spread, 0.0))
         self.anomalies = _tensor(np.nan_to_num(standard.predictors(forecast)).transpose(0, 2, 1))
         self.spread = _tensor(standard.spread(forecast))
-        self.location, self.target = _tensor(location), _tensor(seen.target(shared.observed))
-        self.scale = _tensor(sigma * shape * folds.std / seen.std)
+        target, scale = seen.target(shared.observed), sigma * shape * folds.std / seen.std
+        present = np.isfinite(location) & np.isfinite(target)
+        self.location, self.target, self.scale = (
+            _tensor(np.where(present, a, fill))
+            for a, fill in ((location, 0.0), (target, 0.0), (scale, 1.0))
+        )
         self.mean, self.std = _tensor(seen.mean), _tensor(seen.std)
-        self.weights = _tensor(shared.weights / shared.weights.mean())
+        self.weights = _tensor(present * (shared.weights / shared.weights.mean()))
         self.points = torch.from_numpy(shared.points)
 
     def loss(self, network: UNetLocal, chosen: Tensor, distribution: Distribution) -> Tensor:
@@ -85,9 +90,8 @@ class _Cases:
             self.std * scale,
             self.mean + self.std * self.target[chosen],
         )
-        present = score.isfinite()
-        weight = self.weights * present
-        return (torch.where(present, score, 0.0) * weight).sum() / weight.sum().clamp(min=1e-12)
+        weight = self.weights[chosen]
+        return (score * weight).sum() / weight.sum().clamp(min=1e-12)
 
 
 def _train(

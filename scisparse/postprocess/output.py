@@ -76,7 +76,7 @@ class Predicted:
             }
         )
 
-    def quantiles(self, levels: Sequence[float]) -> xr.Dataset:
+    def quantiles(self, levels: Sequence[float] | FloatArray) -> xr.Dataset:
         """Quantiles: ``<target>_quantile`` along dim ``quantile``.
 
         Raises

@@ -178,7 +178,7 @@ class PostProcessor:
         forecast: _Object,
         *,
         members: bool = False,
-        quantiles: Sequence[float] | None = None,
+        quantiles: Sequence[float] | FloatArray | None = None,
     ) -> xr.Dataset:
         """Correct a forecast.
 

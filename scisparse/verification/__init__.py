@@ -1,4 +1,21 @@
-"""Verification: scores of predictions against observations, area-weighted, over any dims."""
+"""Verification: scores of predictions against observations, area-weighted, over any dims.
+
+A prediction has one of four forms:
+
+- a distribution: ``<target>_mean`` and ``<target>_std``, or ``<target>_location`` and
+  ``<target>_scale``, with the attribute ``distribution`` (default ``"normal"``) and, for a lower
+  bound other than 0, ``distribution_lower``;
+- an ensemble: ``<target>`` with a member dim;
+- quantiles: ``<target>_quantile`` with a dim ``quantile`` that has the levels as its coordinate;
+- one value: ``<target>``.
+
+References
+----------
+Ferro, C. A. T. (2014). Fair scores for ensemble forecasts. doi:10.1002/qj.2270
+
+Fortin, V., Abaza, M., Anctil, F. and Turcotte, R. (2014). Why should ensemble spread match the RMSE
+of the ensemble mean? doi:10.1175/JHM-D-14-0008.1
+"""
 
 from __future__ import annotations
 
@@ -46,107 +63,85 @@ def evaluate(
     estimator: str = "fair",
     bins: int = 10,
 ) -> xr.Dataset:
-    r"""Score a prediction against observations, and against a reference prediction.
+    """Score a prediction against observations, and against a reference prediction.
 
-    All are matched by coordinates, in any order of dims. A case in which prediction, observation
-    or reference is missing (NaN) is left out of every score alike.
+    All are matched by coordinates, in any order of dims. A case in which any of them is missing
+    (NaN) is left out of every score alike.
 
     Parameters
     ----------
     prediction
-        One of: a distribution, ``<target>_mean`` and ``<target>_std`` (or ``<target>_location``
-        and ``<target>_scale``) with the attribute ``distribution`` (default ``"normal"``; a bound
-        other than 0 in ``distribution_lower``); an ensemble, ``<target>`` with a member dim;
-        quantiles, ``<target>_quantile`` with a dim ``quantile``; one value, ``<target>``. A
-        DataArray is an ensemble, quantiles or one value by its dims.
+        In any form that `scisparse.verification` lists.
     observed
         Observations.
     reference
-        Prediction of any form to compare with, such as the raw ensemble or the climatology.
+        Prediction in any form to compare with, such as the raw ensemble or the climatology.
     target
-        Name of the predicted variable; default: the only one that `prediction` can mean.
+        Name of the predicted variable; default the only one that `prediction` can mean.
     dims
         Dims to average over; default all. ``()`` scores each case.
     weights
-        ``"area"``: areas of grid cells (proportional to cos(latitude) on a regular grid); a
-        DataArray of weights; ``None``: all count the same. Without a grid ``"area"`` is ``None``.
+        ``"area"``: areas of cells (as cos(latitude) on a regular grid), equal where there is no
+        grid; a DataArray; ``None``: equal.
     estimator
-        Of the CRPS of an ensemble: ``"fair"`` (as if it had very many members) or ``"standard"``.
+        Of the CRPS of ensembles: ``"fair"`` (as if of very many members) or ``"standard"``.
     bins
         Bins of the PIT histogram.
 
     Returns
     -------
     xarray.Dataset
-        ``crps``; ``bias`` and ``rmse`` of the best guess (mean; of quantiles the median);
-        ``spread``, the root of the mean predicted variance, of an ensemble of R members times
-        (1 + 1 / R); ``spread_skill_ratio`` spread / rmse, 1 when calibrated (Fortin et al. 2014);
-        ``rank_histogram`` or ``pit_histogram``, shares that sum to 1; ``count`` of cases. With a
-        reference also ``crps_reference``, ``bias_reference``, ``rmse_reference`` and the skills
-        ``crps_skill``, ``rmse_skill``: 1 - score / score of the reference. All with units.
+        ``crps``; ``bias`` and ``rmse`` of the mean (of quantiles, the median); ``spread``, the root
+        of the mean predicted variance (of R members, times 1 + 1 / R); ``spread_skill_ratio``,
+        spread / rmse, 1 when calibrated; ``rank_histogram`` or ``pit_histogram``, shares that sum
+        to 1; ``count`` of cases. With a reference ``crps_reference``, ``bias_reference``,
+        ``rmse_reference`` and ``crps_skill``, ``rmse_skill``: 1 - score / that of the reference.
 
     Raises
     ------
     DataError
-        Units differ, coordinates have nothing in common or repeat, values are infinite, nothing is
-        left, or a fair score is asked of one member.
+        Units or coordinates do not fit, values are infinite, none is left, or a member is alone.
     OptionError
         Unknown option, dim or target.
     MissingDependencyError
         The extra ``verify`` is not installed.
 
-    References
-    ----------
-    Ferro, C. A. T. (2014). Fair scores for ensemble forecasts. doi:10.1002/qj.2270
-
-    Fortin, V., Abaza, M., Anctil, F. and Turcotte, R. (2014). Why should ensemble spread match the
-    RMSE of the ensemble mean? doi:10.1175/JHM-D-14-0008.1
-
     Examples
     --------
     >>> import numpy as np, xarray as xr
-    >>> noise = np.random.default_rng(0).normal(size=(200, 9, 2, 3))
-    >>> ensemble = xr.DataArray(noise, dims=("time", "member", "lat", "lon"), name="t2m")
-    >>> ensemble = ensemble.assign_coords(lat=[10.0, 20.0], lon=[0.0, 1.0, 2.0])
+    >>> noise = np.random.default_rng(0).normal(size=(1200, 9))
+    >>> ensemble = xr.DataArray(noise, dims=("time", "member"), name="t2m")
     >>> scores = evaluate(ensemble[:, 1:], ensemble[:, 0])
     >>> round(float(scores["spread_skill_ratio"]), 1)
     1.0
     """
-    _check_options(weights, estimator, bins)
-    _require_libraries()
+    _require(weights, estimator, bins)
     target = find_target(prediction, observed) if target is None else target
-    scored = [read_prediction(prediction, target, estimator, "the prediction")]
-    if reference is not None:
-        scored.append(read_prediction(reference, target, estimator, "the reference"))
+    given = {"the prediction": prediction, "the reference": reference}
+    scored = [read_prediction(p, target, estimator, w) for w, p in given.items() if p is not None]
     truth = read_observed(observed, target)
     units = _common_units(truth, scored)
     areas = area_weights(scored[0].data) if isinstance(weights, str) else None
     scored, truth = _matched(scored, truth)
-    truth = _usable(truth, scored)
-    over = _dims_over(dims, truth)
     if isinstance(weights, xr.DataArray):
         areas = place_weights(weights, truth.to_dataset(name=target))
+    over = _dims_over(dims, truth)
     scores = _scores(scored, truth, _averaging(areas, over, truth), bins)
     scores["count"] = truth.notnull().sum(over)
-    return _described(scores, units).assign_attrs(
-        Conventions="CF-1.11",
-        title=f"scores of {target}",
-        averaged_over=", ".join(over) or "nothing",
-        weights="equal" if areas is None else "area" if isinstance(weights, str) else "given",
-        estimator=estimator,
-    )
+    kind = "equal" if areas is None else "area" if isinstance(weights, str) else "given"
+    attrs = {"Conventions": "CF-1.11", "title": f"scores of {target}", "weights": kind}
+    attrs |= {"averaged_over": ", ".join(over) or "nothing", "estimator": estimator}
+    return _described(scores, units).assign_attrs(attrs)
 
 
-def _check_options(weights: object, estimator: str, bins: int) -> None:
+def _require(weights: object, estimator: str, bins: int) -> None:
+    """Raise unless options are known and libraries there."""
     if isinstance(weights, str) and weights != "area":
         raise OptionError(f"`weights` is {weights!r}; give 'area', a DataArray or None")
     if estimator not in _ESTIMATORS:
         raise OptionError(f"`estimator` is {estimator!r}; choose one of {', '.join(_ESTIMATORS)}")
     if bins < 1:
         raise OptionError(f"`bins` (={bins}) must be at least 1")
-
-
-def _require_libraries() -> None:
     missing = [name for name in ("scores", "scoringrules") if find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
@@ -167,7 +162,7 @@ def _common_units(truth: xr.DataArray, scored: Sequence[Prediction]) -> str | No
 def _matched(
     scored: Sequence[Prediction], truth: xr.DataArray
 ) -> tuple[list[Prediction], xr.DataArray]:
-    """Return predictions and observations on the coordinates that they share."""
+    """Return all on shared coordinates, with observations only where nothing is missing."""
     own = [prediction.own_dim for prediction in scored if prediction.own_dim is not None]
     data = [prediction.data for prediction in scored]
     names = [prediction.what for prediction in scored]
@@ -178,7 +173,7 @@ def _matched(
         own,
     )
     placed = [p.with_data(d) for p, d in zip(scored, [base, *others[:-1]], strict=True)]
-    return placed, others[-1]["observed"]
+    return placed, _usable(others[-1]["observed"], placed)
 
 
 def _usable(truth: xr.DataArray, scored: Sequence[Prediction]) -> xr.DataArray:
