@@ -29,7 +29,16 @@ from scisparse.grids import (
 )
 from scisparse.grids.discovery import grid_dims
 
-__all__ = ["Axes", "Frame", "add_history", "check_units", "find_axes", "find_dim"]
+__all__ = [
+    "Axes",
+    "Frame",
+    "add_history",
+    "check_units",
+    "find_axes",
+    "find_dim",
+    "same_points",
+    "with_coordinates",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -46,7 +55,8 @@ _STANDARD_NAMES = {
 _AXIS = {"time": "T", "member": "E"}
 # Of a degree, about 11 m: coordinates are often in single precision, 3e-5 degrees apart near 360.
 _DIGITS = 4
-_TOLERANCE = math.radians(10.0**-_DIGITS)
+# Two forms of one coordinate may be rounded to neighbouring numbers.
+_TOLERANCE = math.radians(1.5 * 10.0**-_DIGITS)
 _Object = xr.DataArray | xr.Dataset
 
 
@@ -238,6 +248,23 @@ class Frame:
         array = xr.DataArray(values, dims=dims, coords=coords)
         order = [dim for dim in template.dims if dim in dims]
         return array.transpose(*[dim for dim in dims if dim not in order], *order)
+
+
+def with_coordinates(data: _Object) -> _Object:
+    """Make coordinates of the latitudes and longitudes that a file holds as variables.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> lat = ("cell", [1.0, 2.0], {"standard_name": "latitude"})
+    >>> list(with_coordinates(xr.Dataset({"lat": lat, "t2m": ("cell", [280.0, 281.0])})).coords)
+    ['lat']
+    """
+    if not isinstance(data, xr.Dataset):
+        return data
+    names = ("latitude", "longitude")
+    found = [n for n, v in data.data_vars.items() if v.attrs.get("standard_name") in names]
+    return data.set_coords(found)
 
 
 def same_points(first: Grid, second: Grid) -> bool:

@@ -281,6 +281,15 @@ def test_points_on_the_sphere(method: str) -> None:
     np.testing.assert_array_equal(other["t2m_mean"], result["t2m_mean"])
 
 
+def test_coordinates_that_a_file_holds_as_variables() -> None:
+    field, observed = points(FORECAST), points(OBSERVED)
+    bare = [data.to_dataset().reset_coords(["lat", "lon"]) for data in (field, observed)]
+    assert {"lat", "lon"} < {*bare[0].data_vars}
+    predicted = fitted("emos", *bare).predict(bare[0])
+    expected = fitted("emos", field, observed).predict(field)
+    xr.testing.assert_identical(predicted.drop_attrs(deep=False), expected.drop_attrs(deep=False))
+
+
 @pytest.mark.parametrize("method", WIDEST[1:])
 def test_projected_grids(method: str) -> None:
     field, observed = ensemble(axes=PLANE)
@@ -360,6 +369,12 @@ def test_training_leaves_the_random_state_alone() -> None:
     before = torch.get_rng_state()
     fitted("unet_local", FORECAST, OBSERVED)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_progress_bar_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = fitted("unet_local", FORECAST, OBSERVED, progress=True).predict(FORECAST)
+    assert_same(fitted("unet_local", FORECAST, OBSERVED).predict(FORECAST), shown)
+    assert capsys.readouterr().out == ""  # standard output is for results
 
 
 def test_repr_tells_the_state() -> None:

@@ -113,7 +113,8 @@ def test_wrong_dims_of_the_observation() -> None:
 def test_further_dims_that_differ() -> None:
     leads = FORECAST.expand_dims(lead_time=[24, 48])
     text = fit_error(leads, OBSERVED.expand_dims(lead_time=[24, 72]))
-    assert "dim 'lead_time' is [24, 72] in the observation but [24, 48] in the forecast" in text
+    assert "dim 'lead_time' of the observation lacks 48, one of 1 values that only" in text
+    assert "select the same values in both" in text
     bare = OBSERVED.expand_dims(lead_time=3)
     assert "dim 'lead_time' has 3 values in the observation but 2" in fit_error(leads, bare)
 
@@ -332,6 +333,11 @@ def test_bad_quantiles(levels: Any) -> None:
     assert text.startswith(
         f"`quantiles` (={levels!r}) must be a list of numbers strictly between 0"
     )
+
+
+def test_long_arrays_of_bad_quantiles() -> None:
+    text = predict_error(FORECAST, quantiles=np.linspace(0, 1, 101))
+    assert text.startswith("`quantiles` (=array([0. , 0.01, 0.02")
 
 
 def test_members_and_quantiles() -> None:

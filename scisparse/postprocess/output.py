@@ -90,8 +90,9 @@ class Predicted:
             probabilities = np.empty(0)
         inside = (probabilities > 0) & (probabilities < 1)
         if probabilities.ndim != 1 or probabilities.size == 0 or not inside.all():
+            given = " ".join(repr(levels).split())  # of one line, also for a long array
             raise OptionError(
-                f"`quantiles` (={levels!r}) must be a list of numbers strictly between 0 and 1, "
+                f"`quantiles` (={given}) must be a list of numbers strictly between 0 and 1, "
                 "such as [0.1, 0.5, 0.9]"
             )
         array = self._wrap(

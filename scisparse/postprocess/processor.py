@@ -137,6 +137,7 @@ class PostProcessor:
             Grids, units, calendars or dims do not fit, values are infinite, no times are common or
             fewer than 3.
         """
+        forecast, observed = arrays.with_coordinates(forecast), arrays.with_coordinates(observed)
         field = as_field(forecast, self.target, "the forecast")
         seen = as_field(observed, self.target, "the observation", only=True)
         units = same_units(field, seen)
@@ -212,6 +213,7 @@ class PostProcessor:
         fitted = self._require_fit()
         if members and quantiles is not None:
             raise OptionError("`members` and `quantiles` are both given; ask for one of them")
+        forecast = arrays.with_coordinates(forecast)
         frame, cases = fitted.read(forecast, self.target, self.groups)
         location, scale = fitted.apply(cases)
         predicted = Predicted(location, scale, self.distribution, self.target, frame, forecast)

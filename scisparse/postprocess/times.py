@@ -6,7 +6,7 @@ from typing import Any
 
 import xarray as xr
 
-from scisparse.arrays import Axes, find_axes
+from scisparse.arrays import Axes, find_axes, find_dim
 from scisparse.errors import DataError
 
 __all__ = ["align", "calendar_of", "check_calendar"]
@@ -39,11 +39,11 @@ def align(
     """
     axes = find_axes(field), find_axes(observed)
     first, second = (_time_dim(a, what) for a, what in zip(axes, _NAMES, strict=True))
-    _check_kinds(field, observed, *axes)
     indexes = [
         _index(data, dim, what)
         for data, dim, what in zip((field, observed), (first, second), _NAMES, strict=True)
     ]
+    _check_starts(field, observed, *axes)
     kinds = [_kind(index) for index in indexes]
     if kinds[0] != kinds[1]:
         raise DataError(
@@ -124,15 +124,15 @@ def _kind(index: Any) -> str:
     return "datetime64 dates" if kind == "M" else "numbers" if kind in "iuf" else str(index.dtype)
 
 
-def _check_kinds(field: xr.DataArray, observed: xr.DataArray, first: Axes, second: Axes) -> None:
+def _check_starts(field: xr.DataArray, observed: xr.DataArray, first: Axes, second: Axes) -> None:
     """Raise when the forecast is stamped with its start, and the observation with its own time."""
-    names = [
+    mine, other = (
         data[axes.time].attrs.get("standard_name")
         for data, axes in ((field, first), (observed, second))
-        if axes.time in data.coords
-    ]
-    leads = [dim for dim in first.extra if dim not in second.extra and field.sizes[dim] > 1]
-    if names[:1] == [_START] and (names[1:] == ["time"] or leads):
+    )
+    lead = find_dim(field, "lead")
+    leads = [] if lead is None or lead in second.extra or field.sizes[lead] == 1 else [lead]
+    if mine == _START and (other == "time" or leads):
         raise DataError(
             f"dim {first.time!r} of the forecast holds starts (standard_name {_START!r}) but "
             f"{second.time!r} of the observation does not; give the observation the same starts"
@@ -153,10 +153,11 @@ def _match_extra(
     for dim in extra:
         given, needed = observed.indexes.get(dim), field.indexes.get(dim)
         if given is not None and needed is not None:
-            if not needed.isin(given).all():
+            missing = needed[~needed.isin(given)]
+            if len(missing):
                 raise DataError(
-                    f"dim {dim!r} is {list(given)} in the observation but {list(needed)} in the "
-                    "forecast; select the same values in both"
+                    f"dim {dim!r} of the observation lacks {missing[0]}, one of {len(missing)} "
+                    "values that only the forecast has; select the same values in both"
                 )
             observed = observed.sel({dim: needed})
         elif observed.sizes[dim] != field.sizes[dim]:
