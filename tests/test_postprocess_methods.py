@@ -150,6 +150,33 @@ def test_equal_groups_count_as_one() -> None:
         np.testing.assert_allclose(grouped[name], values, rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["emos", "emos_local"])
+def test_missing_observations_are_not_taken_for_climatology(method: str) -> None:
+    field, observed = ensemble(160)
+    train, test = slice(0, 80), slice(80, 160)
+    holes = np.random.default_rng(1).random(observed[train].shape) < 0.5
+    scores = [
+        crps_normal(
+            *moments(fitted(method, field[train], seen).predict(field[test])),
+            observed[test].values,
+        )
+        for seen in (observed[train], observed[train].where(~holes))
+    ]
+    assert scores[1] < 1.06 * scores[0]
+
+
+@pytest.mark.parametrize("method", ["emos", "emos_local"])
+def test_a_point_observed_once_is_like_the_others(method: str) -> None:
+    field, observed = ensemble(24)
+    seen = observed.copy(deep=True)
+    seen[1:, 2, 3] = np.nan
+    predicted = fitted(method, field, seen).predict(field)
+    assert np.isfinite(predicted["t2m_mean"]).all()
+    usual = float(predicted["t2m_std"].median())
+    assert 0.7 * usual < float(predicted["t2m_std"][0, 2, 3]) < 1.4 * usual
+    assert float(abs(predicted["t2m_mean"] - observed)[:, 2, 3].mean()) < 1.0
+
+
 # local
 
 
