@@ -17,7 +17,7 @@ from scisparse.losses import distribution
 from scisparse.models.unet_local import UNetLocal
 from scisparse.postprocess import Options, PostProcessor
 from scisparse.postprocess.emos import SharedFit, fit_emos, fit_emos_local
-from scisparse.postprocess.local import _decompose, _leave_out
+from scisparse.postprocess.local import _centred, _decompose, _leave_out
 from scisparse.postprocess.progress import track
 from scisparse.postprocess.standard import Standard
 from scisparse.postprocess.validation import blocks
@@ -150,7 +150,7 @@ def test_equal_groups_count_as_one() -> None:
         np.testing.assert_allclose(grouped[name], values, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["emos", "emos_local"])
+@pytest.mark.parametrize("method", ["emos", "emos_local", "local"])
 def test_missing_observations_are_not_taken_for_climatology(method: str) -> None:
     field, observed = ensemble(160)
     train, test = slice(0, 80), slice(80, 160)
@@ -165,7 +165,7 @@ def test_missing_observations_are_not_taken_for_climatology(method: str) -> None
     assert scores[1] < 1.06 * scores[0]
 
 
-@pytest.mark.parametrize("method", ["emos", "emos_local"])
+@pytest.mark.parametrize("method", ["emos", "emos_local", "local"])
 def test_a_point_observed_once_is_like_the_others(method: str) -> None:
     field, observed = ensemble(24)
     seen = observed.copy(deep=True)
@@ -180,32 +180,35 @@ def test_a_point_observed_once_is_like_the_others(method: str) -> None:
 # local
 
 
+@pytest.mark.parametrize("missing", [0.0, 0.3])
 @pytest.mark.parametrize("shape", [(20, 5), (12, 30)])
 @pytest.mark.parametrize("most", [30, 7])
 def test_predictions_without_a_block_are_those_of_a_fit_without_it(
-    shape: tuple[int, int], most: int
+    shape: tuple[int, int], most: int, missing: float
 ) -> None:
     """The closed form equals fitting again, with intercept, on the other cases."""
     rng = np.random.default_rng(0)
     reads, target = rng.normal(size=(2, *shape)), rng.normal(size=(shape[0], 2))
-    reads -= reads.mean(1, keepdims=True)
-    target -= target.mean(0)
+    present = rng.random(target.shape) >= missing
     parts, ridge = blocks(shape[0], most), 1.7
-    vectors, values = _decompose(reads)
-    signal = _leave_out(vectors, values / (values + ridge), target, parts)
+    centred = _centred(target, present, 0)
+    vectors, values = _decompose(_centred(reads, present.T[..., None], 1))
+    signal = _leave_out(vectors, values / (values + ridge), centred, present, parts)
     for point in range(2):
+        x = reads[point] - reads[point, present[:, point]].mean(0)
         for part in parts:
-            rest = np.setdiff1d(np.arange(shape[0]), part)
-            x, y = reads[point, rest], target[rest, point]
+            there = part[present[part, point]]
+            rest = np.setdiff1d(np.flatnonzero(present[:, point]), part)
+            y = centred[rest, point]
             design = np.concatenate(
                 [
-                    np.column_stack([np.ones(len(rest)), x]),
+                    np.column_stack([np.ones(len(rest)), x[rest]]),
                     np.column_stack([np.zeros(shape[1]), np.sqrt(ridge) * np.eye(shape[1])]),
                 ]
             )
             solved = np.linalg.lstsq(design, np.append(y, np.zeros(shape[1])), rcond=None)[0]
-            predicted = solved[0] + reads[point, part] @ solved[1:]
-            np.testing.assert_allclose(signal[part, point], predicted - y.mean(), atol=1e-9)
+            predicted = solved[0] + x[there] @ solved[1:]
+            np.testing.assert_allclose(signal[there, point], predicted - y.mean(), atol=1e-9)
 
 
 def test_local_reads_the_surroundings() -> None:

@@ -60,7 +60,7 @@ def fit_local(
     points = np.flatnonzero(weights > 0)
     groups = forecast.mean.shape[1]
     a = np.nan_to_num(standard.predictors(forecast)[:, :groups].mean(1))[:, points]
-    z = np.nan_to_num(standard.target(observed))[:, points]
+    z = standard.target(observed)[:, points]
     folds, deviation = _folds(
         standard.at(points), forecast.at(points), observed[:, points], weights[points]
     )
@@ -108,13 +108,14 @@ class _Fit:
         areas: FloatArray,
         parts: list[NDArray[np.int64]],
     ) -> _Fit:
-        square, product = (a * a) @ areas, (a * z) @ areas
+        present = np.isfinite(z)
+        square, product = (present * a * a) @ areas, (a * np.nan_to_num(z)) @ areas
         slopes = np.empty((len(a), 1))
         for part in parts:
             rest = square.sum() - square[part].sum()
             slopes[part] = (product.sum() - product[part].sum()) / max(rest, 1e-300)
         slope = float(product.sum() / max(square.sum(), 1e-300))
-        of_z, of_a = stencil.fit(a, (z, a), parts)
+        of_z, of_a = stencil.fit(a, (z, np.where(present, a, np.nan)), parts)
         return cls(stencil, of_z, of_a, slope, slopes)
 
     def signals(self, a: FloatArray) -> Iterator[FloatArray]:
@@ -154,7 +155,7 @@ def _folds(
     standard: Standard, forecast: Forecast, observed: FloatArray, weights: FloatArray
 ) -> tuple[Folds, FloatArray]:
     """Folds by the mean and spread of the other blocks, and that spread, ``[S, P]``."""
-    z, parts = standard.target(observed), blocks(len(observed))
+    z, parts = standard.target(observed), blocks(forecast.time)
     middle, deviation = np.empty_like(z), np.empty_like(z)
     for block in parts:
         rest = np.delete(z, block, 0)
@@ -211,21 +212,28 @@ class _Stencil:
     def fit(
         self, a: FloatArray, targets: tuple[FloatArray, ...], parts: list[NDArray[np.int64]]
     ) -> list[list[_Ridge]]:
-        """Ridge regression of each target on the anomalies around, for every ridge."""
+        """Ridge regression of each target on the anomalies around, for every ridge.
+
+        Targets are NaN in the same places; those cases do not count at their site.
+        """
         results = [
             [_Ridge(np.zeros(z.T.shape), np.zeros_like(z)) for _ in _RIDGES] for z in targets
         ]
         for sites, edges in self._chunks(len(a)):
             root = np.sqrt(np.where(edges >= 0, self.taper[edges], 0.0))
-            vectors, values = _decompose(a[:, self.col[edges]].transpose(1, 0, 2) * root[:, None])
+            present = np.isfinite(targets[0][:, sites])
+            reads = a[:, self.col[edges]].transpose(1, 0, 2) * root[:, None]
+            if not present.all():  # the mean over all cases is 0 already
+                reads = _centred(reads, present.T[..., None], 1)
+            vectors, values = _decompose(reads)
             total = values.sum(1, keepdims=True)
             for z, by_ridge in zip(targets, results, strict=True):
-                centred = z[:, sites] - z[:, sites].mean(0)
+                centred = _centred(z[:, sites], present, 0)
                 along = (centred.T[:, None] @ vectors)[:, 0]
                 for (dual, signal), ridge in zip(by_ridge, _RIDGES, strict=True):
                     damped = np.maximum(values + ridge * total, 1e-300)
                     dual[sites] = (vectors @ (along / damped)[..., None])[..., 0]
-                    signal[:, sites] = _leave_out(vectors, values / damped, centred, parts)
+                    signal[:, sites] = _leave_out(vectors, values / damped, centred, present, parts)
         return results
 
     def weights(self, a: FloatArray, dual: FloatArray) -> FloatArray:
@@ -277,11 +285,22 @@ def _decompose(reads: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.where(significant, left, 0.0), values
 
 
+def _centred(values: FloatArray, present: NDArray[np.bool_], axis: int) -> FloatArray:
+    """Departures from the mean over the cases that are present, 0 elsewhere."""
+    count = np.maximum(present.sum(axis, keepdims=True), 1)
+    mean = np.where(present, values, 0.0).sum(axis, keepdims=True) / count
+    return np.where(present, values - mean, 0.0)
+
+
 def _leave_out(
-    vectors: FloatArray, keep: FloatArray, centred: FloatArray, parts: list[NDArray[np.int64]]
+    vectors: FloatArray,
+    keep: FloatArray,
+    centred: FloatArray,
+    present: NDArray[np.bool_],
+    parts: list[NDArray[np.int64]],
 ) -> FloatArray:
     """Signal, a departure from the mean of the other cases, predicted for blocks left out."""
-    cases = len(centred)
+    cases = np.maximum(present.sum(0), 1)
     fitted = vectors @ (keep * (centred.T[:, None] @ vectors)[:, 0])[..., None]
     error, signal = centred - fitted[..., 0].T, np.empty_like(centred)
     for size in {len(part) for part in parts}:
@@ -289,7 +308,12 @@ def _leave_out(
         part = vectors[:, block]  # [p, n, size, r]
         hat = (part * keep[:, None, None]) @ part.swapaxes(2, 3)
         left = error[block].transpose(2, 0, 1)[..., None]
-        out = np.linalg.solve(np.eye(size) - 1 / cases - hat, left)[..., 0]
-        mean = centred[block].sum(1, keepdims=True) / max(cases - size, 1)
+        there = present[block].transpose(2, 0, 1)[..., None].astype(np.float64)  # [p, n, size, 1]
+        others = cases - present[block].sum(1)  # [n, p]
+        # Without any other case there is no mean to take into account.
+        part_of_mean = np.where(others > 0, 1 / cases, 0.0).T[..., None, None]
+        share = part_of_mean * (there @ there.swapaxes(2, 3))
+        out = np.linalg.solve(np.eye(size) - share - hat, left)[..., 0]
+        mean = (centred[block].sum(1) / np.maximum(others, 1))[:, None]
         signal[block] = centred[block] - out.transpose(1, 2, 0) + mean
     return signal
