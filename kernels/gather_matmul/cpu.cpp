@@ -39,6 +39,19 @@ int best_isa() { return kernels_for(3) ? 3 : kernels_for(2) ? 2 : 1; }
 
 int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
 
+bool larger_than_caches(int64_t bytes) { return bytes > int64_t(16) << 20; }
+
+// Memory for packed sources in each thread: little beside the tensors, and no more than a few rows of a large grid need. It must
+// not depend on the number of threads, as results may depend on it in the last bit.
+int64_t cache_bytes_for(int64_t bytes) {
+  constexpr int64_t least = 256 << 10, most = 4 << 20;
+  return bytes / 64 < least ? least : bytes / 64 < most ? bytes / 64 : most;
+}
+
+int64_t edges_of(const Pattern& pattern) {
+  return pattern.sites == 0 ? 0 : pattern.row_ptr[pattern.sites] - pattern.row_ptr[0];
+}
+
 // The first site of part `part` of `parts` with nearly equal numbers of edges and sites; a multiple of site_block.
 int64_t first_site(const Pattern& pattern, int64_t part, int64_t parts) {
   if (part >= parts) return pattern.sites;
@@ -97,7 +110,7 @@ void ask_for_huge_pages(void* data, int64_t bytes) {
 Status gather_matmul(const GatherMatmul& p, const Kernels& kernels, int threads) {
   const int64_t outputs = p.batch * p.pattern.sites * p.channels_out;
   if (outputs == 0) return ok;
-  const int64_t edges = p.pattern.row_ptr[p.pattern.sites] - p.pattern.row_ptr[0];
+  const int64_t edges = edges_of(p.pattern);
   ask_for_huge_pages(p.y, outputs * size_of(p.dtype));
   if (edges == 0 || p.channels_in == 0) {
     std::memset(p.y, 0, size_t(outputs * size_of(p.dtype)));
@@ -149,7 +162,7 @@ Status edge_outer_by_ties(const EdgeOuter& p, const Kernels& kernels, int64_t th
 Status edge_outer(const EdgeOuter& p, const Kernels& kernels, int threads) {
   const int64_t block = p.channels_in * p.channels_out, numbers = p.num_weights * block;
   if (numbers == 0) return ok;
-  const int64_t edges = p.pattern.sites ? p.pattern.row_ptr[p.pattern.sites] - p.pattern.row_ptr[0] : 0;
+  const int64_t edges = edges_of(p.pattern);
   ask_for_huge_pages(p.out, numbers * size_of(p.dtype));
   if (edges == 0 || p.batch == 0) {
     std::memset(p.out, 0, size_t(numbers * size_of(p.dtype)));
@@ -186,7 +199,10 @@ extern "C" int scisparse_gather_matmul(int dtype, int isa, int64_t batch, int64_
   p.weight = weight;
   p.transposed = transpose_weight != 0;
   p.y = y;
-  p.cache_bytes = 4 << 20;
+  const int64_t y_bytes = batch * sites * channels_out * size_of(p.dtype);
+  const int64_t x_bytes = batch * sources * channels_in * size_of(p.dtype);
+  p.streaming = larger_than_caches(y_bytes);
+  p.cache_bytes = cache_bytes_for(x_bytes + y_bytes + edges_of(p.pattern) * channels_in * channels_out * size_of(p.dtype));
   return gather_matmul(p, *kernels, threads);
 }
 
@@ -207,6 +223,5 @@ extern "C" int scisparse_edge_outer(int dtype, int isa, int64_t batch, int64_t s
   p.x = x;
   p.grad = grad;
   p.out = out;
-  p.streaming = num_weights * channels_in * channels_out * size_of(p.dtype) > (int64_t(16) << 20);
   return edge_outer(p, *kernels, threads);
 }

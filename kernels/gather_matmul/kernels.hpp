@@ -28,7 +28,8 @@ struct GatherMatmul {
   const void *x, *weight;
   bool transposed;  // weight is [T, channels_out, channels_in]
   void* y;
-  int64_t cache_bytes;  // most memory for packed sources in one call
+  int64_t cache_bytes;  // memory for packed sources, at most, for each thread
+  bool streaming;       // y is larger than the caches
 };
 
 struct EdgeOuter {
@@ -37,7 +38,6 @@ struct EdgeOuter {
   int64_t batch, channels_in, channels_out, num_weights;
   const void *x, *grad;
   void* out;
-  bool streaming;  // out is larger than the caches
 };
 
 // Each kernel does sites [first, last); `first` is a multiple of site_block.

@@ -13,9 +13,22 @@ SCISPARSE_INLINE Vec<int32_t, W> load_indices(const Indices& indices, int64_t e,
     const int32_t* from = static_cast<const int32_t*>(indices.data) + e;
     return first_or_negative<W>(load_bits<int32_t, W>(from, n), n);
   }
+  const int64_t* from = static_cast<const int64_t*>(indices.data) + e;
   int32_t values[W];
-  for (int l = 0; l < W; l++) values[l] = l < n ? int32_t(at(indices, e + l)) : -1;
+  if (n == W)
+    for (int l = 0; l < W; l++) values[l] = int32_t(from[l]);
+  else
+    for (int l = 0; l < W; l++) values[l] = l < n ? int32_t(from[l]) : -1;
   return load_bits<int32_t, W>(values, W);
+}
+
+// Index values of `count` edges from e on need no more than 32 bits.
+inline bool are_short(const Indices& indices, int64_t e, int64_t count) {
+  if (indices.bits != 64) return true;
+  const int64_t* from = static_cast<const int64_t*>(indices.data) + e;
+  int64_t high = 0;
+  for (int64_t k = 0; k < count; k++) high |= from[k] >> 31;
+  return high == 0;
 }
 
 // The edges of W sites by tap: lane s of tap k is edge k of site s.

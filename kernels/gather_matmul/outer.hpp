@@ -52,7 +52,7 @@ class OuterRows {
 
   SCISPARSE_INLINE void edges(int64_t first, int64_t count) {
     const int64_t per_edge = p_.in * p_.out;
-    R* to = sink_.space(count * per_edge);
+    R* to = sink_.space();
     for (int64_t j = 0; j < count; j++)
       if (sink_.wants(first + j)) edge(first + j, to + j * per_edge);
     flush();

@@ -27,10 +27,12 @@ class OuterSingles {
     }
     const auto columns = [this](int64_t e, int n) { return load_indices<W>(pattern_.col, e, n); };
     if (!group_.runs) group_.by_tap(columns, index_.get());
+    R* space = sink_.space();
+    for (int64_t line = 0; line < group_.edges; line += 64 / int64_t(sizeof(R))) ask_to_write(space + 2 * group_.edges + line);
     int64_t k = 0;
     for (; k + 4 <= group_.taps; k += 4) taps<4>(i, k);
     for (; k < group_.taps; k++) taps<1>(i, k);
-    group_.by_edge(results_.get(), sink_.space(group_.edges));
+    group_.by_edge(results_.get(), space);
     sink_.take(group_.first_edge, group_.edges, 1);
   }
 
@@ -43,9 +45,9 @@ class OuterSingles {
       const T* grad = grad_ + b * pattern_.sites + i;
       const V g = load<W>(grad, group_.sites);
       if (group_.runs) {
-        if (k == 0) {  // one stream a batch is more than the hardware follows
-          __builtin_prefetch(x + group_.source[group_.taps - 1] + 2 * W);
-          __builtin_prefetch(grad + 2 * W);
+        if (k == 0) {
+          ask_to_read(x + group_.source[group_.taps - 1] + 2 * W);
+          ask_to_read(grad + 2 * W);
         }
         unrolled<N>([&](auto j) SCISPARSE_INLINE_LAMBDA { sum[j] += g * load<W>(x + group_.source[k + j]); });
       } else {
@@ -65,7 +67,7 @@ class OuterSingles {
       V sum = {};
       for (int64_t b = 0; b < batch_; b++)
         sum += splat<V>(widen_one(grad_[b * pattern_.sites + i])) * gather<W>(x_ + b * pattern_.sources, index);
-      store(sink_.space(W), sum, n);
+      store(sink_.space(), sum, n);
       sink_.take(e, n, 1);
     }
   }

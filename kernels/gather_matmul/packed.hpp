@@ -140,11 +140,7 @@ class Packed {
   }
 
   SCISPARSE_INLINE void write_row(V values, int n, int64_t offset) {
-    if (p_.y.are_reals()) {
-      R* to = p_.y.template as<R>() + offset;
-      __builtin_prefetch(to + W, 1);  // where the next sites go: one stream a batch is more than the hardware follows
-      return store(to, values, n);
-    }
+    if (p_.y.are_reals()) return store_in_turn(p_.y.template as<R>() + offset, values, n, p_.streaming);
     R row[W];
     store(row, values);
     p_.y.write(row, n, offset);
@@ -164,6 +160,7 @@ Status packed_with(const Forward<R>& p, int64_t first, int64_t last) {
   Packed<R, TRANSPOSED, Q> kernel(p);
   if (!kernel) return Status::no_memory;
   kernel.sites(first, last);
+  finish_streams();
   return Status::ok;
 }
 

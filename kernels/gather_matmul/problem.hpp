@@ -4,7 +4,7 @@
 #include <cstdlib>
 
 #include "kernels.hpp"
-#include "simd.hpp"
+#include "streams.hpp"
 
 namespace SCISPARSE_NAMESPACE {
 namespace {
@@ -59,18 +59,20 @@ template <class T>
 void widen_all(const void* from, int64_t count, float* to) {
   constexpr int W = width<float>;
   const T* p = static_cast<const T*>(from);
-  int64_t k = 0;
-  for (; k + W <= count; k += W) store(to + k, load<W>(p + k));
-  for (; k < count; k++) to[k] = widen_one(p[k]);
+  for (int64_t k = 0; k < count; k += W) {
+    const int n = int(min_of(W, count - k));
+    store(to + k, load<W>(p + k, n), n);
+  }
 }
 
 template <class T>
 void narrow_all(const float* from, int64_t count, void* to) {
   constexpr int W = width<float>;
   T* p = static_cast<T*>(to);
-  int64_t k = 0;
-  for (; k + W <= count; k += W) store(p + k, load<W>(from + k));
-  for (; k < count; k++) narrow_one(from[k], p[k]);
+  for (int64_t k = 0; k < count; k += W) {
+    const int n = int(min_of(W, count - k));
+    store(p + k, load<W>(from + k, n), n);
+  }
 }
 
 // Numbers in memory, of the type R or of a narrower one.
@@ -150,7 +152,7 @@ template <class R>
 struct Forward {
   explicit Forward(const scisparse::GatherMatmul& p)
       : pattern(p.pattern), batch(p.batch), in(p.channels_in), out(p.channels_out), x{p.x, p.dtype},
-        weight{p.weight, p.dtype}, y{p.y, p.dtype}, transposed(p.transposed), cache_bytes(p.cache_bytes) {
+        weight{p.weight, p.dtype}, y{p.y, p.dtype}, transposed(p.transposed), streaming(p.streaming), cache_bytes(p.cache_bytes) {
     if (in == 1) transposed = false;            // [T, O, 1] is [T, 1, O] in memory
     if (out == 1 && in > 1) transposed = true;  // [T, C, 1] is [T, 1, C]
   }
@@ -159,7 +161,7 @@ struct Forward {
   int64_t batch, in, out;
   Numbers<R, const void> x, weight;
   Numbers<R, void> y;
-  bool transposed;
+  bool transposed, streaming;
   int64_t cache_bytes;
 };
 

@@ -386,17 +386,5 @@ SCISPARSE_INLINE Vec<Real<T>, L> gather(const T* p, Vec<int32_t, L> index) {
   return v;
 }
 
-// Writes past the caches where the machine can; `p` is aligned to the vector.
-template <class V>
-SCISPARSE_INLINE void stream(void* p, V v) {
-#if SCISPARSE_ISA == 3
-  _mm512_stream_si512(static_cast<__m512i*>(p), bit_cast<__m512i>(v));
-#elif SCISPARSE_ISA == 2
-  _mm256_stream_si256(static_cast<__m256i*>(p), bit_cast<__m256i>(v));
-#else
-  std::memcpy(p, &v, sizeof v);
-#endif
-}
-
 }  // namespace
 }  // namespace SCISPARSE_NAMESPACE

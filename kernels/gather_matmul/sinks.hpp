@@ -6,11 +6,11 @@
 namespace SCISPARSE_NAMESPACE {
 namespace {
 
-// A kernel asks for space for the results of some edges, fills it, and hands them over.
+// A kernel asks for space, fills it with the results of some edges, and hands them over.
 template <class R>
 class Sink {
  public:
-  virtual R* space(int64_t numbers) = 0;
+  virtual R* space() = 0;
   virtual void take(int64_t e, int64_t edges, int64_t per_edge) = 0;
   virtual bool wants(int64_t) const { return true; }  // results of other edges need not be computed
 
@@ -18,73 +18,26 @@ class Sink {
   ~Sink() = default;
 };
 
-// Each edge has its own weight: results go to the output as they are, in whole cache lines, past the caches when `streaming`.
+// Each edge has its own weight: results go to the output in place, or, narrowed, by way of a stage.
 template <class R>
 class OutputSink final : public Sink<R> {
  public:
-  // The first result is number `position` of the output; `most` bounds the space asked for at once.
-  OutputSink(Numbers<R, void> out, int64_t position, int64_t most, bool streaming)
-      : out_(out), streaming_(streaming), line_(64 / out.bytes()),
-        begin_((reinterpret_cast<intptr_t>(out.data) / out.bytes() + position) % line_), filled_(begin_),
-        start_(position - begin_), capacity_(most + 4096), stage_(capacity_ + width<R>) {}
+  // The first result is number `position` of the output; `most` bounds those handed over at once.
+  OutputSink(Numbers<R, void> out, int64_t position, int64_t most)
+      : out_(out), position_(position), stage_(out.are_reals() ? 0 : most) {}
 
   explicit operator bool() const { return bool(stage_); }
 
-  R* space(int64_t numbers) override {
-    if (filled_ + numbers > capacity_) write_lines();
-    return stage_.get() + filled_;
-  }
+  R* space() override { return out_.are_reals() ? out_.template as<R>() + position_ : stage_.get(); }
 
-  void take(int64_t, int64_t edges, int64_t per_edge) override { filled_ += edges * per_edge; }
-
-  void finish() {
-    write_lines();
-    out_.write(stage_.get() + begin_, filled_ - begin_, start_ + begin_);
-#if SCISPARSE_ISA >= 2
-    _mm_sfence();
-#endif
+  void take(int64_t, int64_t edges, int64_t per_edge) override {
+    if (!out_.are_reals()) out_.write(stage_.get(), edges * per_edge, position_);
+    position_ += edges * per_edge;
   }
 
  private:
-  void write_lines() {
-    const int64_t whole = filled_ / line_ * line_;
-    if (whole == 0) return;
-    int64_t k = 0;
-    if (begin_ > 0) {  // the first results do not begin a line
-      out_.write(stage_.get() + begin_, line_ - begin_, start_ + begin_);
-      k = line_;
-    }
-    if (streaming_)
-      for (; k < whole; k += line_) stream_line(k);
-    else
-      out_.write(stage_.get() + k, whole - k, start_ + k);
-    std::memmove(stage_.get(), stage_.get() + whole, size_t(filled_ - whole) * sizeof(R));
-    start_ += whole;
-    filled_ -= whole;
-    begin_ = 0;
-  }
-
-  SCISPARSE_INLINE void stream_line(int64_t k) {
-    using Bytes = Vec<char, simd_bytes>;
-    alignas(64) char narrowed[64] = {};
-    const char* line = reinterpret_cast<const char*>(stage_.get() + k);
-    if (!out_.are_reals()) {
-      Numbers<R, void>{narrowed, out_.dtype}.write(stage_.get() + k, line_, 0);
-      line = narrowed;
-    }
-    char* to = static_cast<char*>(out_.data) + (start_ + k) * out_.bytes();
-#pragma GCC unroll 4
-    for (int l = 0; l < 64; l += simd_bytes) {
-      Bytes bytes;
-      std::memcpy(&bytes, line + l, sizeof bytes);
-      stream(to + l, bytes);
-    }
-  }
-
   Numbers<R, void> out_;
-  bool streaming_;
-  int64_t line_;                              // numbers in a cache line
-  int64_t begin_, filled_, start_, capacity_;  // the stage holds [begin, filled) of numbers counted from `start`, which begins a line
+  int64_t position_;
   Buffer<R> stage_;
 };
 
@@ -97,7 +50,7 @@ class SumSink final : public Sink<R> {
 
   explicit operator bool() const { return bool(stage_); }
   bool wants(int64_t e) const override { return at(tie_, e) >= first_ && at(tie_, e) < last_; }
-  R* space(int64_t) override { return stage_.get(); }
+  R* space() override { return stage_.get(); }
 
   void take(int64_t e, int64_t edges, int64_t per_edge) override {
     for (int64_t j = 0; j < edges; j++) {
@@ -107,8 +60,6 @@ class SumSink final : public Sink<R> {
       for (int64_t k = 0; k < per_edge; k++) to[k] += from[k];
     }
   }
-
-  void finish() {}
 
  private:
   Indices tie_;

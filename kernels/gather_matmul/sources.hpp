@@ -79,7 +79,7 @@ class SourceCache {
   SCISPARSE_INLINE V row(int64_t offset, int n) const {
     if (p_.x.are_reals()) {
       const R* from = p_.x.template as<R>() + offset;
-      __builtin_prefetch(from + 2 * W);  // the next source: one stream a batch is more than the hardware follows
+      ask_to_read(from + 2 * W);
       return load<W>(from, n);
     }
     p_.x.read(offset, n, widened_.get());

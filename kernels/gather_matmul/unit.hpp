@@ -12,15 +12,29 @@
 namespace SCISPARSE_NAMESPACE {
 namespace {
 
+// The part of the lanes that holds data when `numbers` neighbouring numbers fill vectors or half vectors.
+template <class R>
+double lanes_in_use(int64_t numbers) {
+  constexpr int W = width<R>;
+  return numbers <= W / 2 ? numbers / double(W) : numbers / double(round_up(numbers, W));
+}
+
+// Packing the sources costs something, so that lanes over the batch must hold more data than others would.
+template <class R>
+bool is_for_packed(const Forward<R>& p) {
+  constexpr int W = width<R>;
+  if (p.batch < max_of(W / 4, 2)) return false;
+  const double in_use = p.batch / double(round_up(p.batch, W / weights_per_vector(p)));
+  if (!p.transposed) return p.in > 1 && in_use > 1.25 * lanes_in_use<R>(p.out);
+  return p.out > 1 || in_use > 2 * lanes_in_use<R>(p.in);
+}
+
 template <class R>
 Status forward(const scisparse::GatherMatmul& problem, int64_t first, int64_t last) {
-  constexpr int W = width<R>;
   const Forward<R> p(problem);
-  const bool large_batch = p.batch >= max_of(W / 4, 2);
-  const bool fills_vectors = p.out % W == 0 || p.out > 2 * W;
   if (has_single_numbers(p)) return singles(p, first, last);
-  if (p.transposed) return large_batch && p.out > 1 ? packed(p, first, last) : dots(p, first, last);
-  return large_batch && p.in > 1 && !fills_vectors ? packed(p, first, last) : columns(p, first, last);
+  if (is_for_packed(p)) return packed(p, first, last);
+  return p.transposed ? dots(p, first, last) : columns(p, first, last);
 }
 
 template <class R>
@@ -28,18 +42,14 @@ Status outer_to(const Outer<R>& p, Sink<R>& sink, int64_t first, int64_t last) {
   return has_single_numbers(p) ? outer_singles(p, sink, first, last) : outer_rows(p, sink, first, last);
 }
 
-// Space that the kernels of edge_outer ask for at once, at most.
+// Results that the kernels of edge_outer hand over at once, at most.
 int64_t most_results(int64_t per_edge) { return max_of(per_edge, 2048); }
 
 template <class R>
 Status outer(const scisparse::EdgeOuter& problem, int64_t first, int64_t last) {
   const Outer<R> p(problem);
-  OutputSink<R> sink({problem.out, problem.dtype}, p.pattern.row_ptr[first] * p.in * p.out, most_results(p.in * p.out),
-                     problem.streaming);
-  if (!sink) return Status::no_memory;
-  const Status status = outer_to<R>(p, sink, first, last);
-  sink.finish();
-  return status;
+  OutputSink<R> sink({problem.out, problem.dtype}, p.pattern.row_ptr[first] * p.in * p.out, most_results(p.in * p.out));
+  return sink ? outer_to<R>(p, sink, first, last) : Status::no_memory;
 }
 
 template <class R>
