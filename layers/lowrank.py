@@ -47,7 +47,9 @@ class LowRankLocallyConnected(PatternLayer):
     PatternError
         The pattern has no taps.
 
-    References ---------- Elsayed, G., Ramachandran, P., Shlens, J., Kornblith, S. (2020).
+    References
+    ----------
+    Elsayed, G., Ramachandran, P., Shlens, J., Kornblith, S. (2020).
     Revisiting spatial invariance with low-rank local connectivity.
     https://doi.org/10.48550/arXiv.2002.02959
 

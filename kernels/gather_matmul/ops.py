@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 
+_INT32_EDGES = 2**31
+
+
 class Edges(NamedTuple):
     """One direction of a pattern: ``row_ptr [M + 1]``, ``col [E]`` and ``tie [E]``, edge to weight.
 
@@ -59,11 +62,11 @@ def transpose_edges(
     site = reference.site_of_edge(row_ptr, col.numel())
     col_sorted, order = torch.sort(col.long(), stable=True)
     bounds = torch.arange(num_sources + 1, device=col.device)
-    return Edges(
-        torch.searchsorted(col_sorted, bounds),
-        site[order].to(col.dtype),
-        order if tie is None else tie[order],
-    )
+    if tie is None:
+        tie_t = order.to(torch.int32) if col.numel() < _INT32_EDGES else order
+    else:
+        tie_t = tie[order]
+    return Edges(torch.searchsorted(col_sorted, bounds), site[order].to(col.dtype), tie_t)
 
 
 _EDGES = "Tensor row_ptr, Tensor col, Tensor? tie"

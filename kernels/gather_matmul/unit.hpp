@@ -8,6 +8,7 @@
 #include "outer_singles.hpp"
 #include "packed.hpp"
 #include "singles.hpp"
+#include "vectors.hpp"
 
 namespace SCISPARSE_NAMESPACE {
 namespace {
@@ -34,6 +35,7 @@ Status forward(const scisparse::GatherMatmul& problem, int64_t first, int64_t la
   const Forward<R> p(problem);
   if (has_single_numbers(p)) return singles(p, first, last);
   if (is_for_packed(p)) return packed(p, first, last);
+  if (has_vectors(p)) return vectors(p, first, last);
   return p.transposed ? dots(p, first, last) : columns(p, first, last);
 }
 

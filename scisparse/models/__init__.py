@@ -2,3 +2,4 @@
 
 from scisparse.models.regression import EnsembleRegression as EnsembleRegression
 from scisparse.models.unet import UNet as UNet
+from scisparse.models.unet_local import UNetLocal as UNetLocal

@@ -46,7 +46,9 @@ class UNet(nn.Module):
     ShapeError
         The input has other channels than `in_channels`.
 
-    References ---------- Ronneberger, O., Fischer, P., Brox, T. (2015). U-Net.
+    References
+    ----------
+    Ronneberger, O., Fischer, P., Brox, T. (2015). U-Net.
     https://doi.org/10.1007/978-3-319-24574-4_28
 
     Examples
