@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -39,6 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--filter", nargs="*", default=[], help="only cases that contain a word")
     run.add_argument("--seconds", type=float, default=3.0, help="for each implementation of a case")
     run.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
+    run.add_argument(
+        "--keep-memory",
+        action="store_true",
+        help="have the C library keep freed memory: nothing waits for new pages (glibc only)",
+    )
     run.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     run.add_argument("--out", type=Path, help="JSON file; the table is written beside it")
     run.set_defaults(command=_run)
@@ -57,7 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+# glibc takes large tensors from the system and gives them back at once. These keep them.
+_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+
+
 def _run(options: argparse.Namespace) -> int:
+    if options.keep_memory and not _KEEP_MEMORY.items() <= os.environ.items():
+        arguments = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
+        os.execve(sys.executable, arguments, os.environ | _KEEP_MEMORY)
     if options.threads:
         torch.set_num_threads(options.threads)
     cases = select(options.suite, options.filter)
@@ -72,6 +85,8 @@ def _run(options: argparse.Namespace) -> int:
         print(f"{case.shape}: {ratios} ({time.perf_counter() - start:.0f} s)", flush=True)
     bandwidth = max(case["read_bandwidth_GB_s"] for case in described)
     words = f" --filter {' '.join(options.filter)}" if options.filter else ""
+    words += f" --threads {options.threads}" if options.threads else ""
+    words += " --keep-memory" if options.keep_memory else ""
     run: dict[str, Any] = {
         "suite": options.suite,
         "command": f"python -m benchmarks run --suite {options.suite}{words}",

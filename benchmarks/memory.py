@@ -75,9 +75,12 @@ def _warm_up(implementation: Implementation) -> None:
         from scisparse.kernels.gather_matmul import gather_matmul
 
         row_ptr, col = torch.tensor([0, 1, 2]), torch.tensor([0, 1], dtype=torch.int32)
-        gather_matmul(x, torch.ones(2, 1, 1), row_ptr, col).sum().backward()
+        weight = torch.ones(2, 1, 1, requires_grad=True)
+        y = gather_matmul(x, weight, row_ptr, col)
     else:
-        torch.einsum("bnc,nc->bn", x, torch.ones(2, 1)).sum().backward()
+        weight = torch.ones(2, 1, requires_grad=True)
+        y = torch.einsum("bnc,nc->bn", x, weight)
+    torch.autograd.grad(y, (x, weight), torch.ones_like(y))
 
 
 def _start() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,12 +156,10 @@ def run(
         groups=case.groups,
         jobs=jobs,
     )
-    started = time.perf_counter()
-    for method, predicted in cross.predict(METHODS):
-        predictions[method] = predicted
-        seconds[method] = time.perf_counter() - started
-        started = time.perf_counter()
-        say(f"  {method}: trained {len(case.folds)} times, {seconds[method]:.0f} s")
+    models = "1 model" if len(case.folds) == 1 else f"{len(case.folds)} models"
+    for method, prediction, took in cross.predict(METHODS):
+        predictions[method], seconds[method] = prediction, took
+        say(f"  {method}: {models} trained, {took:.0f} s on one core")
     scores = {name: evaluate(p, case.tested, target=case.target) for name, p in predictions.items()}
     best = min(METHODS, key=lambda method: float(scores[method]["crps"]))
     table = _table(scores, seconds)

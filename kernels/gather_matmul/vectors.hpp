@@ -13,7 +13,6 @@ template <class R, int L>
 class VectorEdges {
  public:
   using V = Vec<R, L>;
-  static constexpr int ahead = 16;  // sites
 
   explicit VectorEdges(const Forward<R>& p)
       : pattern_(p.pattern), batch_(p.batch), in_(p.in), out_(p.out), size_(p.in * p.out), x_pitch_(p.pattern.sources * p.in),
@@ -21,21 +20,12 @@ class VectorEdges {
         streaming_(p.streaming) {}
 
  protected:
-  // Calls edge(source, weights) for the edges of site i, which count from `b` on as the first batch.
+  // Calls edge(source, weights) for the edges of site i, with the sources of batch b.
   template <class Edge>
   SCISPARSE_INLINE void row(int64_t i, int64_t b, const Edge& edge) const {
     const R* x = x_ + b * x_pitch_;
     const int64_t end = pattern_.row_ptr[i + 1];
     for (int64_t e = pattern_.row_ptr[i]; e < end; e++) edge(x + at(pattern_.col, e) * in_, weight_ + at(pattern_.tie, e) * size_);
-  }
-
-  // Asks for the last source of a site to come, which those before it have not read if sites and sources run side by side.
-  template <int NB>
-  SCISPARSE_INLINE void ask(int64_t i, int64_t b) const {
-    const int64_t later = pattern_.row_ptr[min_of(i + ahead, pattern_.sites)] - 1;
-    if (later < pattern_.row_ptr[0]) return;
-    const R* x = x_ + b * x_pitch_ + at(pattern_.col, later) * in_;
-    unrolled<NB>([&](auto k) SCISPARSE_INLINE_LAMBDA { ask_to_read(x + k * x_pitch_); });
   }
 
   const Pattern pattern_;
@@ -74,7 +64,6 @@ class ToOne : VectorEdges<R, L> {
   template <int NB>
   __attribute__((noinline)) void batches(int64_t i, int count, int64_t b0) {
     for (int s = 0; s < count; s++) {
-      this->template ask<NB>(i + s, b0);
       V sum[NB] = {};
       if (this->in_ == L)
         site<NB, true>(i + s, b0, sum);
@@ -130,7 +119,6 @@ class FromOne : VectorEdges<R, L> {
  private:
   template <int NB>
   __attribute__((noinline)) void batches(int64_t i, int64_t b0) {
-    this->template ask<NB>(i, b0);
     const int64_t whole = this->out_ / L * L;
     for (int64_t o = 0; o < whole; o += L) columns<NB, true>(i, b0, o, L);
     if (whole < this->out_) columns<NB, false>(i, b0, whole, int(this->out_ - whole));

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from scisparse.postprocess.options import Options
 from scisparse.postprocess.processor import PostProcessor
 
-__all__ = ["CrossPrediction", "Fold", "join_times", "leave_one_out"]
+__all__ = ["CrossPrediction", "Fold", "Predicted", "join_times", "leave_one_out"]
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -34,6 +35,14 @@ def leave_one_out(count: int) -> list[Fold]:
     """
     cases = np.arange(count)
     return [(np.delete(cases, case), cases[case : case + 1]) for case in cases]
+
+
+class Predicted(NamedTuple):
+    """Predictions of one method, and the seconds that training and predicting took."""
+
+    method: str
+    prediction: xr.Dataset
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +71,8 @@ class CrossPrediction:
     seed: int = 0
     jobs: int | None = None
 
-    def predict(self, methods: Sequence[str]) -> Iterator[tuple[str, xr.Dataset]]:
-        """Give each method's name and its predictions of all test cases, fold by fold."""
+    def predict(self, methods: Sequence[str]) -> Iterator[Predicted]:
+        """Give each method's predictions of all test cases, and the seconds over all folds."""
         tasks = [(method, number) for method in methods for number in range(len(self.folds))]
         jobs = min(self.jobs or os.cpu_count() or 1, len(tasks))
         if jobs <= 1:
@@ -73,8 +82,9 @@ class CrossPrediction:
         with _one_thread_each(), ProcessPoolExecutor(jobs, context, _start, (self,)) as pool:
             yield from _by_method(methods, len(self.folds), pool.map(_run, tasks))
 
-    def run(self, task: tuple[str, int]) -> xr.Dataset:
+    def run(self, task: tuple[str, int]) -> Predicted:
         """Train one method without one fold and predict that fold."""
+        start = time.perf_counter()
         method, number = task
         train, test = self.folds[number]
         model = PostProcessor(
@@ -86,7 +96,8 @@ class CrossPrediction:
             seed=self.seed,
         )
         model.fit(self.forecast.isel(time=train), self.observed.isel(time=train))
-        return model.predict(self.forecast.isel(time=test))
+        prediction = model.predict(self.forecast.isel(time=test))
+        return Predicted(method, prediction, time.perf_counter() - start)
 
 
 @contextmanager
@@ -112,16 +123,17 @@ def _start(cross: CrossPrediction) -> None:
     _shared[:] = [cross]
 
 
-def _run(task: tuple[str, int]) -> xr.Dataset:
+def _run(task: tuple[str, int]) -> Predicted:
     return _shared[0].run(task)
 
 
 def _by_method(
-    methods: Sequence[str], folds: int, predictions: Iterator[Any]
-) -> Iterator[tuple[str, xr.Dataset]]:
+    methods: Sequence[str], folds: int, predictions: Iterator[Predicted]
+) -> Iterator[Predicted]:
     for method in methods:
         parts = [next(predictions) for _ in range(folds)]
-        yield method, join_times(parts)
+        joined = join_times([part.prediction for part in parts])
+        yield Predicted(method, joined, sum(part.seconds for part in parts))
 
 
 def join_times(parts: Sequence[xr.Dataset]) -> xr.Dataset:

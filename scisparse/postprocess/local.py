@@ -1,13 +1,15 @@
 """``local``: an untied stencil that tapers off with distance, by ridge regression at every point.
 
-Each point reads the anomalies of the observed points around it.  Its weights minimise
-``sum_t (z - a . w)^2 + ridge * sum_j (w_j - p_j)^2 / taper_j`` with ``taper = exp(-d^2 / 2 L^2)``;
-the prior ``p`` is 0, or the slope that all points share on a point's own anomaly.  How each length
-``L``, ridge and prior would have predicted every block of cases left out is known in closed form:
-the errors are ``(1 - 1/T - H)^-1 e`` with the block's part of the hat matrix ``H`` (Cook and
-Weisberg 1982).  The stencils of all choices are averaged, each by ``score^-blocks``: their
-likelihood, were the errors of each block one draw from a scale family (pseudo-Bayesian model
-averaging, Yao et al. 2018).  Picking the best one instead would follow the noise of the score.
+Each point reads the anomalies of the observed points around it. Its weights minimise ``sum_t (z - a
+. w)^2 + ridge * sum_j (w_j - p_j)^2 / taper_j`` with ``taper = exp(-d^2 / 2 L^2)``; the prior ``p``
+is 0, or the slope that all points share on a point's own anomaly; the target ``z`` is the point's
+own anomaly or, as what can be predicted may be broader than what is observed, the mean of those
+around. How each length ``L``, ridge, prior and target would have predicted every block of cases
+left out is known in closed form: the errors are ``(1 - 1/T - H)^-1 e`` with the block's part of the
+hat matrix ``H`` (Cook and Weisberg 1982). The stencils of all choices are averaged, each by
+``score^-blocks``: their likelihood, were the errors of each block one draw from a scale family
+(pseudo-Bayesian model averaging, Yao et al. 2018). Picking the best one instead would follow the
+noise of the score.
 
 References
 ----------
@@ -41,6 +43,7 @@ __all__ = ["fit_local"]
 
 FloatArray = NDArray[np.float64]
 _LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)  # of the taper, in grid spacings
+_SMOOTHED = 2  # targets: means of the surroundings, over the shortest lengths
 _RIDGES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 _GAINS = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)
 _REACH = 2.5  # where a stencil ends, in lengths: the taper has fallen to 4 %
@@ -64,17 +67,23 @@ def fit_local(
     folds, deviation = _folds(
         standard.at(points), forecast.at(points), observed[:, points], weights[points]
     )
-    fits = [_Fit.of(s, a, z, weights[points], folds.blocks) for s in _stencils(grid, weights > 0)]
-    locations = [signal / deviation for fit in fits for signal in fit.signals(a)]
-    scores = [folds.calibrated_score(distribution, location) for location in locations]
-    share = _shares(np.asarray(scores), len(folds.blocks))
-    location = np.einsum("h,hsp->sp", share, np.stack(locations))
+    stencils = list(_stencils(grid, weights > 0))
+    targets = (z, *(stencil.smooth(z) for stencil in stencils[:_SMOOTHED]))
+    fits = [_Fit.of(s, a, targets, weights[points], folds.blocks) for s in stencils]
+    scores = [
+        folds.calibrated_score(distribution, signal / deviation)
+        for fit in fits
+        for signal in fit.signals(a)
+    ]
+    shares = np.split(_shares(np.asarray(scores), len(folds.blocks)), len(fits))
+    location = sum(fit.signal(a, share) for fit, share in zip(fits, shares, strict=True))
+    location = np.asarray(location) / deviation
     # Where there is no skill nothing must be left of the stencil: averaging alone would keep some.
     gain = min(_GAINS, key=lambda g: folds.calibrated_score(distribution, g * location))
     widest = fits[-1].stencil
     mixed = np.zeros(len(widest.col))
-    for fit, parts in zip(fits, np.split(share, len(fits)), strict=True):
-        mixed[fit.stencil.places_in(widest)] += gain * fit.weights(a, parts)
+    for fit, share in zip(fits, shares, strict=True):
+        mixed[fit.stencil.places_in(widest)] += gain * fit.weights(a, share)
     location = gain * location
     row_ptr, col = widest.on_grid()
     model = EnsembleRegression(grid, row_ptr, col, standard.forecast_mean.shape[0])
@@ -86,16 +95,14 @@ def fit_local(
 
 @dataclass(frozen=True)
 class _Fit:
-    """One length: every ridge, without and with the shared slope as prior.
+    """One length: every ridge on every target, and on the first with the shared slope as prior.
 
-    With it, a ridge on ``z - slope * a`` is fitted and the slope added again; a ridge is linear, so
-    that fits to ``z`` and to
-    ``a`` give both.
+    With the prior, a ridge on ``z - slope * a`` is fitted and the slope added again; a ridge is
+    linear, so that fits to ``z`` and to ``a`` give both.
     """
 
     stencil: _Stencil
-    of_z: list[_Ridge]
-    of_a: list[_Ridge]
+    ridges: list[_Ridge]
     slope: float
     slopes: FloatArray  # without each block, [S, 1]
 
@@ -104,44 +111,52 @@ class _Fit:
         cls,
         stencil: _Stencil,
         a: FloatArray,
-        z: FloatArray,
+        targets: tuple[FloatArray, ...],
         areas: FloatArray,
         parts: list[NDArray[np.int64]],
     ) -> _Fit:
-        present = np.isfinite(z)
-        square, product = (present * a * a) @ areas, (a * np.nan_to_num(z)) @ areas
+        z, present = np.nan_to_num(targets[0]), np.isfinite(targets[0])
+        square, product = (present * a * a) @ areas, (a * z) @ areas
         slopes = np.empty((len(a), 1))
         for part in parts:
             rest = square.sum() - square[part].sum()
             slopes[part] = (product.sum() - product[part].sum()) / max(rest, 1e-300)
         slope = float(product.sum() / max(square.sum(), 1e-300))
-        of_z, of_a = stencil.fit(a, (z, np.where(present, a, np.nan)), parts)
-        return cls(stencil, of_z, of_a, slope, slopes)
+        return cls(stencil, stencil.fit(a, (*targets, a), present, parts), slope, slopes)
 
     def signals(self, a: FloatArray) -> Iterator[FloatArray]:
         """Give what each choice predicts for each block that is left out, ``[S, P]``."""
-        for of_z, of_a in zip(self.of_z, self.of_a, strict=True):
-            yield of_z.signal
-            yield of_z.signal + self.slopes * (a - of_a.signal)
+        for ridge in self.ridges:
+            yield from ridge.signal[:-1]
+            yield ridge.signal[0] + self.slopes * (a - ridge.signal[-1])
+
+    def signal(self, a: FloatArray, share: FloatArray) -> FloatArray:
+        """Average of all choices, in the order of :meth:`signals`."""
+        total = np.zeros_like(a)
+        for part, signal in zip(share, self.signals(a), strict=True):
+            total += part * signal
+        return total
 
     def weights(self, a: FloatArray, share: FloatArray) -> FloatArray:
         """Weights ``[E]`` of the average of all choices, in the order of :meth:`signals`."""
-        plain, with_prior = share[0::2], share[1::2]
-        dual = sum(
-            (p + q) * of_z.dual - q * self.slope * of_a.dual
-            for p, q, of_z, of_a in zip(plain, with_prior, self.of_z, self.of_a, strict=True)
-        )
+        dual, prior = np.zeros_like(a.T), 0.0
+        for ridge, parts in zip(self.ridges, np.split(share, len(self.ridges)), strict=True):
+            of_targets = np.append(parts[:-1], -self.slope * parts[-1])
+            of_targets[0] += parts[-1]
+            dual += np.tensordot(of_targets, ridge.dual, 1)
+            prior += self.slope * parts[-1]
         itself = self.stencil.col == self.stencil.rows
-        weights: FloatArray = self.stencil.weights(a, np.asarray(dual))
-        weights += self.slope * with_prior.sum() * itself
-        return weights
+        return self.stencil.weights(a, dual) + prior * itself
 
 
 class _Ridge(NamedTuple):
-    """Dual weights ``[P, S]``, and the signal predicted for blocks left out ``[S, P]``."""
+    """Of every target: dual weights ``[K, P, S]``, signals of blocks left out ``[K, S, P]``.
 
-    dual: FloatArray
-    signal: FloatArray
+    In single precision: they are what takes most memory.
+    """
+
+    dual: NDArray[np.float32]
+    signal: NDArray[np.float32]
 
 
 def _shares(scores: FloatArray, cases: int) -> FloatArray:
@@ -209,32 +224,54 @@ class _Stencil:
         total = np.bincount(self.rows, taper, minlength=len(self.points))
         self.taper: FloatArray = taper / total[self.rows]
 
-    def fit(
-        self, a: FloatArray, targets: tuple[FloatArray, ...], parts: list[NDArray[np.int64]]
-    ) -> list[list[_Ridge]]:
-        """Ridge regression of each target on the anomalies around, for every ridge.
+    def smooth(self, z: FloatArray) -> FloatArray:
+        """Mean over the points around that are observed, weighted by the taper; NaN without any."""
+        smoothed = np.empty_like(z)
+        step = max(1, _CHUNK // len(self.col))
+        for start in range(0, len(z), step):
+            read = z[start : start + step, self.col]
+            present = np.isfinite(read)
+            total, weight = (
+                np.add.reduceat(values, self.row_ptr[:-1], axis=1)
+                for values in (self.taper * np.where(present, read, 0.0), self.taper * present)
+            )
+            with np.errstate(invalid="ignore"):
+                smoothed[start : start + step] = total / weight
+        return smoothed
 
-        Targets are NaN in the same places; those cases do not count at their site.
+    def fit(
+        self,
+        a: FloatArray,
+        targets: tuple[FloatArray, ...],
+        present: NDArray[np.bool_],
+        parts: list[NDArray[np.int64]],
+    ) -> list[_Ridge]:
+        """Ridge regression of all targets on the anomalies around, for every ridge.
+
+        Only cases that are `present` ``[S, P]`` count at a point.
         """
-        results = [
-            [_Ridge(np.zeros(z.T.shape), np.zeros_like(z)) for _ in _RIDGES] for z in targets
+        shape = (len(targets), *a.shape)
+        ridges = [
+            _Ridge(np.empty((len(targets), *a.T.shape), np.float32), np.empty(shape, np.float32))
+            for _ in _RIDGES
         ]
         for sites, edges in self._chunks(len(a)):
             root = np.sqrt(np.where(edges >= 0, self.taper[edges], 0.0))
-            present = np.isfinite(targets[0][:, sites])
             reads = a[:, self.col[edges]].transpose(1, 0, 2) * root[:, None]
-            if not present.all():  # the mean over all cases is 0 already
-                reads = _centred(reads, present.T[..., None], 1)
+            here = present[:, sites].T
+            if not here.all():  # the mean over all cases is 0 already
+                reads = _centred(reads, here)
+            target = _centred(np.stack([z[:, sites].T for z in targets], -1), here)
             vectors, values = _decompose(reads)
+            along = vectors.swapaxes(1, 2) @ target
             total = values.sum(1, keepdims=True)
-            for z, by_ridge in zip(targets, results, strict=True):
-                centred = _centred(z[:, sites], present, 0)
-                along = (centred.T[:, None] @ vectors)[:, 0]
-                for (dual, signal), ridge in zip(by_ridge, _RIDGES, strict=True):
-                    damped = np.maximum(values + ridge * total, 1e-300)
-                    dual[sites] = (vectors @ (along / damped)[..., None])[..., 0]
-                    signal[:, sites] = _leave_out(vectors, values / damped, centred, present, parts)
-        return results
+            for ridge, strength in zip(ridges, _RIDGES, strict=True):
+                damped = np.maximum(values + strength * total, 1e-300)
+                dual = vectors @ (along / damped[..., None])
+                signal = _leave_out(vectors, values / damped, target, here, parts)
+                ridge.dual[:, sites] = dual.transpose(2, 0, 1)
+                ridge.signal[:, :, sites] = signal.transpose(2, 1, 0)
+        return ridges
 
     def weights(self, a: FloatArray, dual: FloatArray) -> FloatArray:
         """Weights ``[E]`` of dual weights ``[P, S]``."""
@@ -285,35 +322,39 @@ def _decompose(reads: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.where(significant, left, 0.0), values
 
 
-def _centred(values: FloatArray, present: NDArray[np.bool_], axis: int) -> FloatArray:
-    """Departures from the mean over the cases that are present, 0 elsewhere."""
-    count = np.maximum(present.sum(axis, keepdims=True), 1)
-    mean = np.where(present, values, 0.0).sum(axis, keepdims=True) / count
-    return np.where(present, values - mean, 0.0)
+def _centred(values: FloatArray, present: NDArray[np.bool_]) -> FloatArray:
+    """Departures ``[p, S, K]`` from the mean over cases present ``[p, S]``, 0 in the others."""
+    there = present[..., None]
+    count = np.maximum(there.sum(1, keepdims=True), 1)
+    mean = np.where(there, values, 0.0).sum(1, keepdims=True) / count
+    return np.where(there, values - mean, 0.0)
 
 
 def _leave_out(
     vectors: FloatArray,
     keep: FloatArray,
-    centred: FloatArray,
+    target: FloatArray,
     present: NDArray[np.bool_],
     parts: list[NDArray[np.int64]],
 ) -> FloatArray:
-    """Signal, a departure from the mean of the other cases, predicted for blocks left out."""
-    cases = np.maximum(present.sum(0), 1)
-    fitted = vectors @ (keep * (centred.T[:, None] @ vectors)[:, 0])[..., None]
-    error, signal = centred - fitted[..., 0].T, np.empty_like(centred)
+    """Signals, departures from the mean of the other cases, predicted for blocks left out.
+
+    Of centred targets ``[p, S, K]``, by singular vectors ``[p, S, r]`` of which the ridge keeps the
+    share ``keep [p, r]``; only cases `present` ``[p, S]`` count.
+    """
+    cases = np.maximum(present.sum(1), 1)
+    kept = vectors * keep[:, None]
+    error = target - kept @ (vectors.swapaxes(1, 2) @ target)
+    signal = np.empty_like(target)
     for size in {len(part) for part in parts}:
         block = np.stack([part for part in parts if len(part) == size])  # [n, size]
-        part = vectors[:, block]  # [p, n, size, r]
-        hat = (part * keep[:, None, None]) @ part.swapaxes(2, 3)
-        left = error[block].transpose(2, 0, 1)[..., None]
-        there = present[block].transpose(2, 0, 1)[..., None].astype(np.float64)  # [p, n, size, 1]
-        others = cases - present[block].sum(1)  # [n, p]
+        hat = kept[:, block] @ vectors[:, block].swapaxes(2, 3)  # [p, n, size, size]
+        there = present[:, block, None].astype(np.float64)
+        others = cases[:, None] - present[:, block].sum(2)  # [p, n]
         # Without any other case there is no mean to take into account.
-        part_of_mean = np.where(others > 0, 1 / cases, 0.0).T[..., None, None]
+        part_of_mean = np.where(others > 0, 1 / cases[:, None], 0.0)[..., None, None]
         share = part_of_mean * (there @ there.swapaxes(2, 3))
-        out = np.linalg.solve(np.eye(size) - share - hat, left)[..., 0]
-        mean = (centred[block].sum(1) / np.maximum(others, 1))[:, None]
-        signal[block] = centred[block] - out.transpose(1, 2, 0) + mean
+        out = np.linalg.solve(np.eye(size) - share - hat, error[:, block])
+        mean = target[:, block].sum(2, keepdims=True) / np.maximum(others, 1)[..., None, None]
+        signal[:, block] = target[:, block] - out + mean
     return signal
