@@ -76,8 +76,9 @@ def fit_local(
         for signal in fit.signals(a)
     ]
     shares = np.split(_shares(np.asarray(scores), len(folds.blocks)), len(fits))
-    location = sum(fit.signal(a, share) for fit, share in zip(fits, shares, strict=True))
-    location = np.asarray(location) / deviation
+    location = np.zeros_like(a)
+    for fit, share in zip(fits, shares, strict=True):
+        location += fit.signal(a, share) / deviation
     # Where there is no skill nothing must be left of the stencil: averaging alone would keep some.
     gain = min(_GAINS, key=lambda g: folds.calibrated_score(distribution, g * location))
     widest = fits[-1].stencil
@@ -145,8 +146,9 @@ class _Fit:
             of_targets[0] += parts[-1]
             dual += np.tensordot(of_targets, ridge.dual, 1)
             prior += self.slope * parts[-1]
-        itself = self.stencil.col == self.stencil.rows
-        return self.stencil.weights(a, dual) + prior * itself
+        weights = self.stencil.weights(a, dual)
+        weights[self.stencil.col == self.stencil.rows] += prior
+        return weights
 
 
 class _Ridge(NamedTuple):
