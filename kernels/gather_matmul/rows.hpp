@@ -24,7 +24,7 @@ class Weights {
       : blocks_(p.weight, {1, p.in * p.out, 0}), weight_(p.weight), tie_(p.pattern.tie), size_(p.in * p.out),
         end_(p.pattern.row_ptr[p.pattern.sites]) {
     const int64_t bytes = size_ * int64_t(sizeof(R));
-    if (weight_.are_reals() && bytes >= 256 && bytes <= 4096) distance_ = 4096 / bytes;
+    if (weight_.are_reals() && bytes >= 64 && bytes <= 4096) distance_ = 4096 / bytes;
   }
 
   explicit operator bool() const { return bool(blocks_); }

@@ -17,21 +17,26 @@ class VectorEdges {
   explicit VectorEdges(const Forward<R>& p)
       : pattern_(p.pattern), batch_(p.batch), in_(p.in), out_(p.out), size_(p.in * p.out), x_pitch_(p.pattern.sources * p.in),
         y_pitch_(p.pattern.sites * p.out), x_(p.x.template as<R>()), weight_(p.weight.template as<R>()), y_(p.y.template as<R>()),
-        streaming_(p.streaming) {}
+        last_edge_(p.pattern.row_ptr[p.pattern.sites] - 1), streaming_(p.streaming) {}
 
  protected:
-  // Calls edge(source, weights) for the edges of site i, with the sources of batch b.
+  // Calls edge(source, weights) for the edges of site i, with the sources of batch b. Asks for weights, which a tie may permute.
   template <class Edge>
   SCISPARSE_INLINE void row(int64_t i, int64_t b, const Edge& edge) const {
+    constexpr int64_t ahead = 64;
     const R* x = x_ + b * x_pitch_;
     const int64_t end = pattern_.row_ptr[i + 1];
-    for (int64_t e = pattern_.row_ptr[i]; e < end; e++) edge(x + at(pattern_.col, e) * in_, weight_ + at(pattern_.tie, e) * size_);
+    for (int64_t e = pattern_.row_ptr[i]; e < end; e++) {
+      if (b == 0) ask_to_read(weight_ + at(pattern_.tie, min_of(e + ahead, last_edge_)) * size_);
+      edge(x + at(pattern_.col, e) * in_, weight_ + at(pattern_.tie, e) * size_);
+    }
   }
 
   const Pattern pattern_;
   int64_t batch_, in_, out_, size_, x_pitch_, y_pitch_;
   const R *x_, *weight_;
   R* y_;
+  int64_t last_edge_;
   bool streaming_;
 };
 
