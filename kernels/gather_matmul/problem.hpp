@@ -24,18 +24,26 @@ SCISPARSE_INLINE int64_t at(const Indices& indices, int64_t e) {
   return indices.bits == 64 ? static_cast<const int64_t*>(indices.data)[e] : e;
 }
 
+// Index values that count up.
+struct Counting {
+  int64_t first;
+  int64_t operator[](int64_t k) const { return first + k; }
+};
+
+// Calls f(values) with the index values from e on, of the type that they have: one test for all of them.
+template <class F>
+SCISPARSE_INLINE auto with_indices(const Indices& indices, int64_t e, const F& f) {
+  if (indices.bits == 32) return f(static_cast<const int32_t*>(indices.data) + e);
+  if (indices.bits == 64) return f(static_cast<const int64_t*>(indices.data) + e);
+  return f(Counting{e});
+}
+
 // to[j] = base + step * indices[e + j] for j < count
 template <class R>
 SCISPARSE_INLINE void point(const R** to, const R* base, int64_t step, const Indices& indices, int64_t e, int count) {
-  if (indices.bits == 32) {
-    const int32_t* index = static_cast<const int32_t*>(indices.data) + e;
+  with_indices(indices, e, [&](const auto& index) {
     for (int j = 0; j < count; j++) to[j] = base + step * index[j];
-  } else if (indices.bits == 64) {
-    const int64_t* index = static_cast<const int64_t*>(indices.data) + e;
-    for (int j = 0; j < count; j++) to[j] = base + step * index[j];
-  } else {
-    for (int j = 0; j < count; j++) to[j] = base + step * (e + j);
-  }
+  });
 }
 
 // Uninitialised memory for numbers, aligned to a cache line.
@@ -176,10 +184,10 @@ struct Outer {
   Numbers<R, const void> x, grad;
 };
 
-// Every edge carries one number, and 32 bits tell the sources apart.
+// Every edge carries one number.
 template <class Problem>
 bool has_single_numbers(const Problem& p) {
-  return p.in == 1 && p.out == 1 && p.pattern.sources < int64_t(1) << 31;
+  return p.in == 1 && p.out == 1;
 }
 
 }  // namespace

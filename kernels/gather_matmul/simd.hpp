@@ -1,7 +1,7 @@
 // Vectors of real numbers for the instruction set that SCISPARSE_ISA names: 1 baseline, 2 AVX2, 3 AVX-512.
 //
 // Arithmetic uses the vector extension of GCC and Clang (`a * b + c` contracts to one fused multiply-add where there is one).
-// The functions here are what the extension lacks: storage types, tails, repeated chunks, shuffles, gathers.
+// The functions here are what the extension lacks: storage types, tails, repeated chunks, shuffles.
 #pragma once
 
 #include <cstdint>
@@ -237,6 +237,16 @@ SCISPARSE_INLINE float widen_one(float v) { return v; }
 SCISPARSE_INLINE float widen_one(Bfloat16 v) { return bit_cast<float>(uint32_t(v.bits) << 16); }
 SCISPARSE_INLINE float widen_one(Float16 v) { return widen_float16(v.bits); }
 
+// A number read by itself: compilers make gathers of neighbouring ones, which are slower than plain loads.
+template <class T>
+SCISPARSE_INLINE Real<T> read_one(const T* p) {
+  Real<T> v = widen_one(*p);
+#if defined(__x86_64__)
+  asm("" : "+x"(v));
+#endif
+  return v;
+}
+
 SCISPARSE_INLINE void narrow_one(double v, double& to) { to = v; }
 SCISPARSE_INLINE void narrow_one(float v, float& to) { to = v; }
 SCISPARSE_INLINE void narrow_one(float v, Bfloat16& to) { to.bits = narrow_bfloat16<4>(splat<Vec<float, 4>>(v))[0]; }
@@ -345,45 +355,6 @@ template <class V, int N>
 SCISPARSE_INLINE V sum_lanes(const V (&t)[N]) {
   static_assert(N <= lanes<V>);
   return add_neighbours<log2_of(lanes<V>)>(t);
-}
-
-// The first n of L index values, -1 in the other lanes.
-template <int L>
-SCISPARSE_INLINE Vec<int32_t, L> first_or_negative(Vec<int32_t, L> v, int n) {
-  Vec<int32_t, L> lane;
-#pragma GCC unroll 16
-  for (int l = 0; l < L; l++) lane[l] = l;
-  return v | (lane >= n);
-}
-
-// ---- gathers -----------------------------------------------------------------------------------
-
-// p[index] in each lane; 0, and nothing read, where the index is negative.
-template <int L, class T>
-SCISPARSE_INLINE Vec<Real<T>, L> gather(const T* p, Vec<int32_t, L> index) {
-  using V = Vec<Real<T>, L>;
-#if SCISPARSE_ISA == 3
-  if constexpr (std::is_same_v<T, float> && L == 16) {
-    auto i = bit_cast<__m512i>(index);
-    return bit_cast<V>(_mm512_mask_i32gather_ps(_mm512_setzero_ps(), _mm512_cmpge_epi32_mask(i, _mm512_setzero_si512()), i, p, 4));
-  }
-  if constexpr (std::is_same_v<T, double> && L == 8) {
-    auto i = bit_cast<__m256i>(index);
-    return bit_cast<V>(_mm512_mask_i32gather_pd(_mm512_setzero_pd(), _mm256_cmpge_epi32_mask(i, _mm256_setzero_si256()), i, p, 8));
-  }
-#elif SCISPARSE_ISA == 2
-  if constexpr (std::is_same_v<T, float> && L == 8) {
-    auto mask = bit_cast<__m256>(~index);
-    return bit_cast<V>(_mm256_mask_i32gather_ps(_mm256_setzero_ps(), p, bit_cast<__m256i>(index), mask, 4));
-  }
-  if constexpr (std::is_same_v<T, double> && L == 4) {
-    auto mask = bit_cast<__m256d>(__builtin_convertvector(~index >> 31, Vec<int64_t, 4>));
-    return bit_cast<V>(_mm256_mask_i32gather_pd(_mm256_setzero_pd(), p, bit_cast<__m128i>(index), mask, 8));
-  }
-#endif
-  V v;
-  for (int l = 0; l < L; l++) v[l] = index[l] < 0 ? Real<T>(0) : widen_one(p[index[l]]);
-  return v;
 }
 
 }  // namespace
