@@ -33,23 +33,37 @@ def _bars(plt: Any, run: dict[str, Any]) -> Any:
         dict.fromkeys(n for c in cases for n, v in c["implementations"].items() if not v["ours"])
     )
     figure, axes = plt.subplots(2, 1, figsize=(10, 7), sharex=True, layout="constrained")
-    width = 0.8 / max(1, len(names))
+    most = max(len(c["implementations"]) - 1 for c in cases)
+    width = 0.8 / max(1, most)
     for axis, stage in zip(axes, STAGES, strict=True):
         for index, name in enumerate(names):
             ratios = [_ratio(case, name, stage) for case in cases]
-            places = [k + (index - (len(names) - 1) / 2) * width for k in range(len(cases))]
+            places = [k + width * _place(case, name) for k, case in enumerate(cases)]
             axis.bar(places, ratios, width, label=name, color=COLOURS[index % len(COLOURS)])
+        for k, case in enumerate(cases):
+            best = case["summary"].get(stage, {}).get("speedup")
+            if best:  # over the best peer, on the group's shortest bar
+                peer = case["summary"][stage]["best_peer"]
+                place = k + width * _place(case, peer)
+                axis.annotate(f"{best:.1f}", (place, best), ha="center", va="bottom", fontsize=7)
         axis.axhline(1, color="black", linewidth=1)
-        axis.axhline(8, color="black", linewidth=0.6, linestyle=":")
+        axis.axhline(8, color="black", linewidth=0.6, linestyle=":", label="8 times")
         axis.set_yscale("log")
         axis.set_ylabel(f"{stage}: time / ours")
         axis.grid(axis="y", alpha=0.3)
-    axes[0].legend(ncols=4, fontsize=8, loc="upper left")
     axes[1].set_xticks(
         range(len(cases)), [c["shape"].replace(", ", "\n") for c in cases], fontsize=7
     )
     figure.suptitle(_title(run), fontsize=10)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=4, fontsize=8, loc="outside lower center")
     return figure
+
+
+def _place(case: dict[str, Any], name: str) -> float:
+    """Where a peer's bar stands in its group, in widths of a bar from the middle."""
+    peers = [n for n, values in case["implementations"].items() if not values["ours"]]
+    return peers.index(name) - (len(peers) - 1) / 2 if name in peers else 0.0
 
 
 def _ratio(case: dict[str, Any], name: str, stage: str) -> float:
