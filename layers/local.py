@@ -122,7 +122,7 @@ class LocallyConnected(PatternLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         _check_channels(in_channels, out_channels, groups)
-        pattern = pattern.to("cpu")
+        pattern = pattern.to("cpu").validate()  # the kernels trust its indices
         tying = tie_edges(pattern, tie)
         super().__init__(pattern, tying, bias)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups

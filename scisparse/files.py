@@ -63,6 +63,9 @@ def write_data(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
         raise DataError(f"{target}: folder {target.parent} does not exist; create it first")
     if target.suffix == _ZARR:
         _require_zarr(target)
+    if target.exists() and target.is_dir() != (target.suffix == _ZARR):
+        kind, other = ("folder", "file") if target.is_dir() else ("file", "Zarr store")
+        raise DataError(f"{target}: is a {kind}, not a {other}; choose another name")
     try:
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     except OSError as error:
@@ -79,6 +82,11 @@ def write_data(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
             compressed = {name: {"zlib": True, "complevel": 4} for name in dataset.data_vars}
             dataset.to_netcdf(draft, engine="netcdf4", encoding=compressed)
         draft.replace(target)
+    except OSError as error:
+        raise DataError(
+            f"{target}: cannot be written ({error.strerror or error}); free space or choose "
+            "another folder"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -273,3 +273,11 @@ def test_tensors_and_spec_come_back(tmp_path: Path) -> None:
     for name, tensor in tensors.items():
         assert found[name].dtype == tensor.dtype
         np.testing.assert_array_equal(found[name].numpy(), tensor.numpy())
+
+
+@pytest.mark.parametrize("method", ["emos", "emos_local", "local"])
+def test_a_model_of_one_point_comes_back(method: str, tmp_path: Path) -> None:
+    field, observed = (data.isel(lat=[1], lon=[2]) for data in (FORECAST, OBSERVED))
+    model = fitted(method, field, observed)
+    model.save(tmp_path / "model.safetensors")
+    assert_same(model, PostProcessor.load(tmp_path / "model.safetensors"), field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +67,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
 
     def fail(self: xr.Dataset, path: Path, **kwargs: object) -> None:
         Path(path).write_text("half")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(xr.Dataset, "to_netcdf", fail)
     monkeypatch.setattr(xr.Dataset, "to_zarr", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match=rf"{name}: cannot be written \(disk full\)"):
         write_data(dataset + 1, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert open_data(tmp_path / name).identical(dataset)
+
+
+def test_a_folder_is_not_overwritten_by_a_file_nor_a_file_by_a_store(
+    tmp_path: Path, dataset: xr.Dataset
+) -> None:
+    (tmp_path / "folder.nc").mkdir()
+    (tmp_path / "file.zarr").write_text("something else")
+    with pytest.raises(DataError, match=r"folder\.nc: is a folder, not a file; choose another"):
+        write_data(dataset, tmp_path / "folder.nc")
+    with pytest.raises(DataError, match=r"file\.zarr: is a file, not a Zarr store"):
+        write_data(dataset, tmp_path / "file.zarr")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file.zarr", "folder.nc"]

@@ -101,6 +101,8 @@ def test_index_width_does_not_matter(index: torch.dtype, weights: int | None, ba
     assert_close(d, dense_outer(x, grad, edges, weight.shape[0]), d.abs() + 10)
 
 
+# Of torch itself, in forward mode.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("weights", [None, 3])
 def test_derivatives_of_every_order(weights: int | None, backend: str) -> None:
@@ -120,7 +122,7 @@ def test_derivatives_of_every_order(weights: int | None, backend: str) -> None:
         (lambda x, g: run_edge_outer(x, g, edges, edges_t, num_weights, backend), (x, grad)),
     ]
     for call, arguments in calls:
-        assert torch.autograd.gradcheck(call, arguments)
+        assert torch.autograd.gradcheck(call, arguments, check_forward_ad=True)
         assert torch.autograd.gradgradcheck(call, arguments)
 
 

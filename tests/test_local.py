@@ -334,3 +334,12 @@ def test_order_of_edges_and_of_sites() -> None:
     assert_site_relabelling(
         run, masked_pattern(), randn(2, 24, 2), randn(masked_pattern().num_edges, 2, 4)
     )
+
+
+def test_a_pattern_made_by_hand_is_checked() -> None:
+    """The kernels trust indices, and would read memory that is not theirs."""
+    row_ptr, col = torch.tensor([0, 1]), torch.tensor([7], dtype=torch.int32)
+    with pytest.raises(PatternError, match="7"):
+        LocallyConnected(Pattern(row_ptr, col, 3), 1, 1)
+    with pytest.raises(PatternError, match="row_ptr"):
+        LocallyConnected(Pattern(torch.tensor([0, 2, 1]), col, 8), 1, 1)

@@ -345,3 +345,12 @@ def test_members_and_quantiles() -> None:
     assert text == "`members` and `quantiles` are both given; ask for one of them"
     text = predict_error(FORECAST.isel(member=0), members=True)
     assert "members=True needs a forecast with members; this one has none" in text
+
+
+@pytest.mark.parametrize("dims", [("time", "lat", "lon"), ("lon", "time", "lat")])
+def test_the_truth_under_another_name_is_no_predictor(dims: tuple[str, ...]) -> None:
+    data = FORECAST.to_dataset().assign(analysis=OBSERVED.transpose(*dims))
+    for name in ("t2m", None):
+        text = fit_error(data, OBSERVED.rename(name))
+        assert "variable 'analysis'" in text
+        assert "drop_vars('analysis')" in text

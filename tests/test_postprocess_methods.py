@@ -14,6 +14,7 @@ from postprocess_cases import NOISE, SLOPE, crps_normal, ensemble, fitted, momen
 import scisparse.postprocess.local as local
 import scisparse.postprocess.neural as neural
 from scisparse.arrays import Frame
+from scisparse.errors import MemoryLimitError
 from scisparse.grids import LatLonGrid
 from scisparse.losses import distribution
 from scisparse.models.unet_local import UNetLocal
@@ -382,3 +383,16 @@ def test_emos_has_one_set_of_coefficients() -> None:
     grid = Frame.of(ensemble(3, axes={"lat": [0.0, 9.0], "lon": [0.0, 9.0]})[1]).grid
     assert fit_emos(shared, grid).layer.weight.shape == (1, 3, 1)
     assert fit_emos_local(shared, grid).model.layer.weight.shape == (4, 3, 1)
+
+
+def test_observations_that_are_all_zero_are_predicted() -> None:
+    field, observed = ensemble(12)
+    predicted = fitted("local", field, xr.zeros_like(observed)).predict(field)
+    np.testing.assert_allclose(predicted["t2m_mean"], 0.0, atol=1e-12)
+
+
+def test_local_says_how_much_memory_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    field, observed = ensemble(12)
+    monkeypatch.setattr(local, "available_bytes", lambda device: 1000)
+    with pytest.raises(MemoryLimitError, match=r"'local' needs .* KiB for 12 cases at 24 points"):
+        fitted("local", field, observed)

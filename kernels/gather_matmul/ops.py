@@ -14,10 +14,12 @@ swap a change of order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from scisparse.kernels import _backends
 from scisparse.kernels.gather_matmul import cpu, reference
@@ -102,9 +104,8 @@ def run_gather_matmul(
     backend: str = "auto",
 ) -> Tensor:
     """Call the registered operator; arguments are taken to be valid."""
-    return torch.ops.scisparse.gather_matmul(  # type: ignore[no-any-return]
-        x, weight, *edges, *(edges_t or (None, None, None)), transpose_weight, backend
-    )
+    rest = (*edges, *(edges_t or (None, None, None)), transpose_weight, backend)
+    return _bilinear(lambda a, b: torch.ops.scisparse.gather_matmul(a, b, *rest), x, weight)
 
 
 def run_edge_outer(
@@ -116,9 +117,28 @@ def run_edge_outer(
     backend: str = "auto",
 ) -> Tensor:
     """Call the registered operator; arguments are taken to be valid."""
-    return torch.ops.scisparse.edge_outer(  # type: ignore[no-any-return]
-        x, grad, *edges, *(edges_t or (None, None, None)), num_weights, backend
-    )
+    rest = (*edges, *(edges_t or (None, None, None)), num_weights, backend)
+    return _bilinear(lambda a, b: torch.ops.scisparse.edge_outer(a, b, *rest), x, grad)
+
+
+def _bilinear(run: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Tensor:
+    """Run an operator that is linear in both tensors, with their tangents where they carry any.
+
+    Registered operators know no forward mode, and would drop the tangents without a word.
+    """
+    if torch.compiler.is_compiling():
+        return run(first, second)
+    (a, da), (b, db) = forward_ad.unpack_dual(first), forward_ad.unpack_dual(second)
+    if da is None and db is None:
+        return run(first, second)
+    value = run(a, b)
+    tangent = torch.zeros_like(value)
+    if da is not None:
+        tangent = tangent + run(da, b)
+    if db is not None:
+        tangent = tangent + run(a, db)
+    dual: Tensor = forward_ad.make_dual(value, tangent)
+    return dual
 
 
 @torch.library.impl(_GATHER, "default")

@@ -31,11 +31,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scisparse.errors import MemoryLimitError
 from scisparse.grids import Grid
+from scisparse.layers.memory import available_bytes, readable
 from scisparse.losses import Distribution
 from scisparse.models.regression import EnsembleRegression
 from scisparse.patterns import radius
-from scisparse.postprocess.samples import Forecast
+from scisparse.postprocess.samples import Forecast, cell_areas
 from scisparse.postprocess.standard import Standard
 from scisparse.postprocess.validation import Folds, blocks, choose_spread
 
@@ -68,6 +70,7 @@ def fit_local(
         standard.at(points), forecast.at(points), observed[:, points], weights[points]
     )
     stencils = list(_stencils(grid, weights > 0))
+    _check_fits(len(stencils), *z.shape)
     targets = (z, *(stencil.smooth(z) for stencil in stencils[:_SMOOTHED]))
     fits = [_Fit.of(s, a, targets, weights[points], folds.blocks) for s in stencils]
     scores = [
@@ -92,6 +95,18 @@ def fit_local(
     weight[:, :groups, 0] = mixed[:, None] / groups
     model.set_(weight, *choose_spread(folds, distribution, location))
     return model
+
+
+def _check_fits(lengths: int, cases: int, points: int) -> None:
+    """Say before allocating that the fits of all choices would not fit into memory."""
+    targets = _SMOOTHED + 2
+    needed = lengths * len(_RIDGES) * targets * cases * points * 2 * np.dtype(np.float32).itemsize
+    available = available_bytes(torch.device("cpu"))
+    if available is not None and needed > available:
+        raise MemoryLimitError(
+            f"method 'local' needs {readable(needed)} for {cases} cases at {points} points and "
+            f"{readable(available)} are free; use fewer cases, a coarser grid, or 'emos_local'"
+        )
 
 
 @dataclass(frozen=True)
@@ -162,9 +177,10 @@ class _Ridge(NamedTuple):
 
 
 def _shares(scores: FloatArray, cases: int) -> FloatArray:
-    """Weights in proportion to ``score^-cases``."""
-    log = -cases * np.log(scores / scores.min())
-    share: FloatArray = np.exp(log) / np.exp(log).sum()
+    """Weights in proportion to ``score^-cases``; equal ones among scores of 0."""
+    best = scores.min()
+    likelihood = (scores / best) ** -cases if best > 0 else (scores == best).astype(float)
+    share: FloatArray = likelihood / likelihood.sum()
     return share
 
 
@@ -215,14 +231,15 @@ class _Stencil:
     def __init__(self, grid: Grid, length: float, valid: NDArray[np.bool_]) -> None:
         self.points = np.flatnonzero(valid)
         self.size = grid.size
-        spacing = float(np.sqrt(grid.areas[self.points].mean()))
+        areas = cell_areas(grid)[self.points]
+        spacing = float(np.sqrt(areas.mean()))
         mask = torch.from_numpy(valid.copy())
         pattern = radius(grid, _REACH * length * spacing).restrict(mask, mask, relabel=True)
         self.row_ptr, self.col = pattern.row_ptr.numpy(), pattern.col.numpy()
         self.rows = pattern.rows().numpy()
         distance = np.zeros(0) if pattern.distance is None else pattern.distance.double().numpy()
         taper = np.exp(-0.5 * (distance / (length * spacing)) ** 2)
-        taper *= grid.areas[self.points][self.col]
+        taper *= areas[self.col]
         total = np.bincount(self.rows, taper, minlength=len(self.points))
         self.taper: FloatArray = taper / total[self.rows]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -90,11 +91,13 @@ class Method:
 
 
 def _restore_regression(
-    grid: Grid, features: int, options: Options, tensors: Mapping[str, Tensor]
+    grid: Grid,
+    features: int,
+    options: Options,
+    tensors: Mapping[str, Tensor],
+    tie: str | None = None,
 ) -> EnsembleRegression:
-    edges, weights = tensors["col"], tensors["layer.weight"]
-    tie = "all" if len(weights) == 1 != len(edges) else None
-    model = EnsembleRegression(grid, tensors["row_ptr"], edges, features, tie=tie)
+    model = EnsembleRegression(grid, tensors["row_ptr"], tensors["col"], features, tie=tie)
     model.load_state_dict(tensors)
     return model
 
@@ -111,7 +114,9 @@ def _restore_unet(
 
 
 METHODS: dict[str, Method] = {
-    "emos": Method(lambda t: fit_emos(t.shared(), t.grid), _restore_regression),
+    "emos": Method(
+        lambda t: fit_emos(t.shared(), t.grid), functools.partial(_restore_regression, tie="all")
+    ),
     "emos_local": Method(lambda t: fit_emos_local(t.shared(), t.grid).model, _restore_regression),
     "local": Method(
         lambda t: fit_local(t.forecast, t.observed, t.standard, t.grid, t.weights, t.distribution),

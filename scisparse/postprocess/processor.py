@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import scisparse.arrays as arrays
 from scisparse.errors import CheckpointError, DataError, OptionError
-from scisparse.grids import Grid, grid_from_dict
+from scisparse.grids import grid_from_dict
 from scisparse.losses import distribution as distribution_of
 from scisparse.postprocess.checkpoint import read_checkpoint, write_checkpoint
 from scisparse.postprocess.fitted import Fitted
@@ -24,6 +24,7 @@ from scisparse.postprocess.output import Predicted
 from scisparse.postprocess.samples import (
     Forecast,
     as_field,
+    cell_areas,
     predictor_units,
     read_forecast,
     read_observed,
@@ -147,6 +148,7 @@ class PostProcessor:
         frame = arrays.Frame.of(field, "the forecast")
         frame_seen = arrays.Frame.on(seen, frame.grid, "the observation")
         forecast, seen = align(forecast, field, seen)
+        _refuse_truth(forecast, seen, self.target)
         cases = read_forecast(forecast, self.target, frame, self.groups)
         truth = read_observed(seen, self.target, frame_seen, cases.leading)
         cases, truth = _usable(cases, truth, self.target)
@@ -155,7 +157,7 @@ class PostProcessor:
             observed=truth,
             standard=Standard.of(cases, truth),
             grid=frame.grid,
-            weights=np.where(np.isfinite(truth).any(0), _areas(frame.grid), 0.0),
+            weights=np.where(np.isfinite(truth).any(0), cell_areas(frame.grid), 0.0),
             distribution=self.distribution,
             options=self.options,
             progress=self.progress,
@@ -314,8 +316,18 @@ class PostProcessor:
         return f"PostProcessor({self.method!r}, target={self.target!r}, {state})"
 
 
-def _areas(grid: Grid) -> FloatArray:
-    return grid.areas if grid.size > 1 else np.ones(1)  # the area of a single point is not known
+def _refuse_truth(forecast: xr.Dataset | xr.DataArray, seen: xr.DataArray, target: str) -> None:
+    """Refuse a predictor that is the observation under another name."""
+    if isinstance(forecast, xr.DataArray):
+        return
+    for name, values in forecast.data_vars.items():
+        if name == target or set(values.dims) != set(seen.dims) or values.dtype.kind != "f":
+            continue
+        if np.array_equal(values.transpose(*seen.dims), seen, equal_nan=True):
+            raise DataError(
+                f"variable {name!r} of the forecast has the values of the observation; the truth "
+                f"cannot be a predictor of itself: drop it with forecast.drop_vars({name!r})"
+            )
 
 
 def _is_seed(seed: object) -> bool:

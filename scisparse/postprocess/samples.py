@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from scisparse.arrays import Axes, Frame, check_units, find_axes
 from scisparse.errors import DataError
+from scisparse.grids import Grid
 
 __all__ = [
     "Forecast",
     "as_field",
     "case_dims",
+    "cell_areas",
     "predictor_units",
     "read_forecast",
     "read_observed",
@@ -24,6 +26,11 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 _Object = xr.Dataset | xr.DataArray
+
+
+def cell_areas(grid: Grid) -> FloatArray:
+    """Areas of the cells ``[P]``; 1 for a single point, whose area is not known."""
+    return grid.areas if grid.size > 1 else np.ones(1)
 
 
 @dataclass(frozen=True)
