@@ -51,7 +51,7 @@ def train(
     output: Output = Path("model.safetensors"),
     method: Annotated[
         str, typer.Option(help="emos, emos_local, local or unet_local.")
-    ] = "unet_local",
+    ] = "emos_local",
     distribution: Annotated[
         str, typer.Option(help="normal, truncated_normal or censored_normal.")
     ] = "normal",
@@ -64,8 +64,7 @@ def train(
     from scisparse.files import open_data
     from scisparse.postprocess import PostProcessor
 
-    if not output.parent.is_dir():
-        raise DataError(f"{output}: folder {output.parent} does not exist; create it first")
+    _check_output(output, forecast, observed)
     model = PostProcessor(
         method,
         target=target,
@@ -92,6 +91,7 @@ def predict(
     from scisparse.files import open_data, write_data
     from scisparse.postprocess import PostProcessor
 
+    _check_output(output, model, forecast)
     levels = None if quantiles is None else _numbers(quantiles)
     fitted = PostProcessor.load(model)
     corrected = fitted.predict(open_data(forecast), members=members, quantiles=levels)
@@ -115,6 +115,8 @@ def evaluate(
     from scisparse.files import open_data, write_data
     from scisparse.verification import evaluate as score
 
+    if output is not None:
+        _check_output(output, prediction, observed, *([] if reference is None else [reference]))
     compared = None if reference is None else open_data(reference)
     scores = score(open_data(prediction), open_data(observed), reference=compared, target=target)
     for name, values in scores.data_vars.items():
@@ -133,6 +135,15 @@ def doctor() -> None:
 
     for line in report():
         typer.echo(line)
+
+
+def _check_output(output: Path, *inputs: Path) -> None:
+    """Refuse, before any work, an output without a folder, or one that would replace an input."""
+    if not output.parent.is_dir():
+        raise DataError(f"{output}: folder {output.parent} does not exist; create it first")
+    for path in inputs:
+        if path.resolve() == output.resolve():
+            raise DataError(f"{output}: is read as well, and would be lost; choose another output")
 
 
 def _numbers(text: str) -> list[float]:

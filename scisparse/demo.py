@@ -170,7 +170,7 @@ def run(
     for name in table["forecast"].values:
         row = table.sel(forecast=name)
         say(f"  {name:24s} CRPS {float(row['crps']):8.2f} {units}")
-    say(f"wrote corrected.nc (method {best}), scores.csv and figures to {output}")
+    say(f"wrote corrected.nc (by {best}, the best in this table), scores.csv, figures to {output}")
     return table
 
 
@@ -204,12 +204,14 @@ def _draw(
 
     target = case.target
     raw, corrected = predictions["raw ensemble"], predictions[best]
+    reference = "climatology, ensemble"
     skill = evaluate(
-        corrected, case.tested, reference=predictions["bias removed"], target=target, dims="time"
+        corrected, case.tested, reference=predictions[reference], target=target, dims="time"
     )
     mean = raw[target].mean("member").isel(time=-1).where(case.tested.isel(time=-1).notnull())
+    date = np.datetime_as_string(case.tested["time"].values[-1], "D")
     figures = {
-        "scores": plots.score_table(scores, reference="climatology, ensemble"),
+        "scores": plots.score_table(scores, reference=reference),
         "correction": plots.map_correction(
             mean.assign_attrs(raw[target].attrs), corrected[f"{target}_mean"].isel(time=-1)
         ),
@@ -218,5 +220,8 @@ def _draw(
             {"raw ensemble": scores["raw ensemble"], best: scores[best]}
         ),
     }
+    figures["scores"].suptitle(f"CRPS, and how far it is from {reference}")
+    figures["correction"].suptitle(f"{target} of {date}, corrected by {best}")
+    figures["skill"].suptitle(f"CRPS of {best} against {reference}")
     for name, figure in figures.items():
         figure.savefig(output / f"{name}.png", dpi=150, bbox_inches="tight")

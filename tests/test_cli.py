@@ -124,6 +124,64 @@ def test_every_error_of_the_input_is_one_line_and_code_2(
         assert sorted(files.iterdir()) == before
 
 
+def test_bad_content_is_one_line_and_code_2(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the data may hold: each is refused by name, and leaves nothing behind."""
+    forecast, observed = (xr.load_dataset(files / name) for name in ("forecast.nc", "observed.nc"))
+    field, truth = forecast["t2m"], observed["t2m"]
+    later = observed.assign_coords(time=observed["time"] + np.timedelta64(900, "D"))
+    twice = forecast.isel(time=[0, 0, *range(2, 24)])
+    infinite = forecast.assign(t2m=field.where(field["lon"] > 0, np.inf))
+    bad = {
+        "no time is common": (forecast, later, "no common times"),
+        "one time": (forecast.isel(time=[3]), observed, "times"),
+        "times twice": (twice, observed, "repeats in the forecast"),
+        "infinite": (infinite, observed, "infinite"),
+        "all missing": (forecast, observed.assign(t2m=truth.where(truth < 0)), "NaN everywhere"),
+        "no time": (forecast.isel(time=0, drop=True), observed, "time"),
+        "another grid": (forecast, observed.assign_coords(lat=[11.0, 21.0, 31.0]), "grid"),
+        "no grid": (forecast.drop_vars("lat"), observed, "lat"),
+    }
+    model = files / "model.safetensors"
+    for name, (left, right, message) in bad.items():
+        left.to_netcdf(files / "left.nc")
+        right.to_netcdf(files / "right.nc")
+        before = sorted(files.iterdir())
+        arguments = ["train", files / "left.nc", files / "right.nc", "--target", "t2m", "-o", model]
+        code, out, err = run(monkeypatch, capsys, *arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1), (name, err)
+        assert err.startswith("scisparse: error: "), (name, err)
+        assert message in err, (name, err)
+        assert sorted(files.iterdir()) == before
+    paths = files / "forecast.nc", files / "observed.nc"
+    assert run(monkeypatch, capsys, "train", *paths, "--target", "t2m", "-o", model)[0] == 0
+    forecast.isel(lon=slice(3)).to_netcdf(files / "left.nc")
+    before = sorted(files.iterdir())
+    changed = ["predict", model, files / "left.nc", "-o", files / "out.nc"]
+    code, _, err = run(monkeypatch, capsys, *changed)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "grid" in err
+    assert sorted(files.iterdir()) == before
+
+
+def test_an_output_that_is_an_input_is_refused_before_any_work(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forecast, observed = files / "forecast.nc", files / "observed.nc"
+    before = {path: path.read_bytes() for path in (forecast, observed)}
+    commands = (
+        ["train", forecast, observed, "--target", "t2m", "-o", observed],
+        ["predict", files / "model.safetensors", forecast, "-o", files / "." / "forecast.nc"],
+        ["evaluate", forecast, observed, "-o", forecast],
+    )
+    for arguments in commands:
+        code, _, err = run(monkeypatch, capsys, *arguments)
+        assert code == 2
+        assert "is read as well, and would be lost; choose another output" in err
+        assert {path: path.read_bytes() for path in before} == before
+
+
 @pytest.mark.parametrize("command", ["demo", "train", "predict", "evaluate", "doctor"])
 def test_help_of_every_command_shows_an_example(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -89,7 +89,7 @@ class PostProcessor:
 
     def __init__(
         self,
-        method: str = "unet_local",
+        method: str = "emos_local",
         *,
         target: str,
         distribution: str = "normal",
