@@ -127,6 +127,39 @@ def test_two_grids_in_one_file_are_told_apart_by_variable(data_dir: Path) -> Non
             from_xarray(data)
 
 
+def curvilinear_on_plane(plain: bool) -> Any:
+    """Latitude and longitude on (y, x), with or without numbers for the rows and columns."""
+    lat, lon = np.random.default_rng(0).uniform(0, 80, (2, 3, 4))
+    plane = {"latitude": (("y", "x"), lat), "longitude": (("y", "x"), lon)}
+    data = xr.Dataset({"t": (("time", "y", "x"), np.arange(24.0).reshape(2, 3, 4))}, plane)
+    return data.assign_coords(y=[0, 1, 2], x=[5, 6, 7, 8]) if plain else data
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("index", [False, True])
+def test_curvilinear_grids_are_points_once_stacked(plain: bool, index: bool) -> None:
+    """The remedy of the error, by its own words."""
+    data = curvilinear_on_plane(plain)
+    remedy = r"stack\(cell=\('y', 'x'\), create_index=False\)"
+    with pytest.raises(GridError, match="must be one-dimensional.*" + remedy):
+        from_xarray(data)
+    stacked = data.stack(cell=("y", "x"), create_index=index)
+    grid = from_xarray(stacked)
+    lat, lon = (np.deg2rad(data[name].values.ravel()) for name in ("latitude", "longitude"))
+    assert grid == UnstructuredGrid(lat, lon)
+    assert grid.dims == grid_dims(stacked) == ("cell",)
+    assert from_xarray(stacked["t"]) == grid
+
+
+def test_index_of_a_plane_may_be_projected_once_it_has_units() -> None:
+    data = curvilinear_on_plane(True)
+    with pytest.raises(GridError, match="; set units of 'y' and 'x' if projected"):
+        from_xarray(data)
+    for name in ("y", "x"):
+        data[name].attrs["units"] = "km"
+    assert isinstance(from_xarray(data), ProjectedGrid)
+
+
 def curvilinear() -> Any:
     return xr.DataArray(
         np.zeros((2, 2)),

@@ -82,10 +82,7 @@ def from_xarray(data: xr.Dataset | xr.DataArray) -> Grid:
         if lat.dims == lon.dims:
             return UnstructuredGrid(lat_axis, lon_axis, dims=(str(lat.dims[0]),))
         return LatLonGrid(lat_axis, lon_axis)
-    raise GridError(
-        f"`data`: latitude {lat.name!r} {lat.dims} and longitude {lon.name!r} {lon.dims} must be "
-        "one-dimensional; stack the two dims into one for a curvilinear grid"
-    )
+    raise _curvilinear(lat, lon)
 
 
 def grid_dims(data: xr.Dataset | xr.DataArray) -> tuple[str, ...]:
@@ -109,7 +106,7 @@ def _coordinates(
     """Latitude and longitude; or projection y and x, and the latitude and longitude beside them."""
     found = _Coordinates(data)
     y, x, lat, lon = (found.only(role) for role in ("y", "x", "lat", "lon"))
-    if y is not None and x is not None:
+    if y is not None and x is not None and not _stacked(y, x, lat, lon):
         return y, x, (lat, lon)
     if lat is None or lon is None:
         raise GridError(
@@ -118,6 +115,15 @@ def _coordinates(
             "set standard_name attributes"
         )
     return lat, lon, None
+
+
+def _stacked(
+    y: xr.DataArray, x: xr.DataArray, lat: xr.DataArray | None, lon: xr.DataArray | None
+) -> bool:
+    """Whether these are a plane that was stacked into one dim: points, beside their index."""
+    if lat is None or lon is None or lat.ndim != 1:
+        return False
+    return lat.dims == lon.dims == y.dims == x.dims
 
 
 class _Coordinates:
@@ -233,6 +239,15 @@ def _numbers(coordinate: xr.DataArray) -> FloatArray:
     return np.asarray(coordinate.values, dtype=np.float64)
 
 
+def _curvilinear(lat: xr.DataArray, lon: xr.DataArray, remedy: str = "") -> GridError:
+    dims = tuple(dict.fromkeys((*lat.dims, *lon.dims)))
+    return GridError(
+        f"`data`: latitude {lat.name!r} {lat.dims} and longitude {lon.name!r} {lon.dims} must be "
+        "one-dimensional; stack the two dims into one for a curvilinear grid: "
+        f"data.stack(cell={dims}, create_index=False){remedy}"
+    )
+
+
 def _projected(
     y: xr.DataArray, x: xr.DataArray, lat: xr.DataArray | None, lon: xr.DataArray | None
 ) -> ProjectedGrid:
@@ -244,6 +259,8 @@ def _projected(
     plane = {y.dims[0], x.dims[0]}
     if lat is None or lon is None or set(lat.dims) != plane or set(lon.dims) != plane:
         return ProjectedGrid(_metres(y), _metres(x))
+    if not _units(y) and not _units(x):  # an index, not distances
+        raise _curvilinear(lat, lon, f"; set units of {y.name!r} and {x.name!r} if projected")
     order = (y.dims[0], x.dims[0])
     fields = (_radians(f.transpose(*order)) for f in (lat, lon))
     return ProjectedGrid(_metres(y), _metres(x), None, *fields)
