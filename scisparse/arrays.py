@@ -83,6 +83,9 @@ class Axes:
 def find_dim(obj: _Object, role: str) -> str | None:
     """Find the dim that is the `role`, by CF attributes, then by name.
 
+    The order of the dims does not count: with both, ``time`` is the time and ``init_time`` another
+    dim.
+
     Parameters
     ----------
     obj
@@ -101,19 +104,26 @@ def find_dim(obj: _Object, role: str) -> str | None:
     >>> find_dim(xr.DataArray([[0.0]], dims=("Realization", "valid_time")), "member")
     'Realization'
     """
-    dims = [str(dim) for dim in obj.dims]
-    for dim in dims:
-        attrs = obj.coords[dim].attrs if dim in obj.coords else {}
-        if attrs.get("standard_name") in _STANDARD_NAMES[role]:
-            return dim
-    for dim in dims:
-        attrs = obj.coords[dim].attrs if dim in obj.coords else {}
-        if role in _AXIS and attrs.get("axis") == _AXIS[role]:
-            return dim
-    for dim in dims:
-        if dim.lower() in _NAMES[role]:
-            return dim
-    return None
+    signs = {str(dim): _signs(obj, str(dim), role) for dim in obj.dims}
+    none = _signs(xr.Dataset(), "", role)
+    found = [dim for dim in signs if signs[dim] < none]
+    # Never the order of dims: a transposed field is the same field.
+    return min(found, key=lambda dim: (signs[dim], dim), default=None)
+
+
+def _signs(obj: _Object, dim: str, role: str) -> tuple[int, int, int]:
+    """Places of a dim among the standard names, axes and names of a role; past the end if none."""
+    attrs = obj.coords[dim].attrs if dim in obj.coords else {}
+    axes = (_AXIS[role],) if role in _AXIS else ()
+    return (
+        _place(attrs.get("standard_name"), _STANDARD_NAMES[role]),
+        _place(attrs.get("axis"), axes),
+        _place(dim.lower(), _NAMES[role]),
+    )
+
+
+def _place(value: object, known: tuple[str, ...]) -> int:
+    return next((place for place, name in enumerate(known) if name == value), len(known))
 
 
 def find_axes(obj: _Object) -> Axes:

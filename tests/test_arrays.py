@@ -52,6 +52,29 @@ def test_attributes_beat_names(attrs: dict[str, str], role: str) -> None:
     assert find_dim(data.to_dataset(name="v"), role) == "odd"
 
 
+@pytest.mark.parametrize("dims", [("init_time", "time"), ("time", "init_time")])
+def test_the_order_of_dims_does_not_choose(dims: tuple[str, str]) -> None:
+    data = named(*dims, "x")
+    assert find_dim(data, "time") == "time"
+    assert find_dim(named(*("m" if dim == "time" else "member" for dim in dims)), "member") == (
+        "member"
+    )
+    reference, time = {"standard_name": "forecast_reference_time"}, {"standard_name": "time"}
+    both = named(*(dim.replace("time", "t") for dim in dims))
+    both = both.assign_coords(init_t=("init_t", [0], reference), t=("t", [0], time))
+    assert find_dim(both, "time") == "t"
+    alike = data.assign_coords({dim: (dim, [0], {"axis": "T"}) for dim in dims})
+    assert find_dim(alike, "time") == "time"
+
+
+def test_starts_of_a_forecast_are_not_its_time() -> None:
+    field, _ = ensemble(2)
+    field = field.assign_coords(time=field["time"].variable.values)  # no attributes: names alone
+    expanded = field.expand_dims(init_time=[0, 1])
+    for data in (expanded, expanded.transpose(..., "init_time")):
+        assert find_axes(data) == Axes("time", "member", ("lat", "lon"), ("init_time",))
+
+
 def test_axes_of_a_forecast() -> None:
     field, observed = ensemble(2)
     field = field.expand_dims(step=[1, 2], level=[850.0])
