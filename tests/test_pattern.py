@@ -320,6 +320,8 @@ def test_tensors_are_checked_on_construction(case: str) -> None:
     [
         (torch.zeros(3, 2, dtype=torch.int64), r"`edge_index` \(shape \(3, 2\)"),
         (torch.zeros(2, 2), "must be integers"),
+        (torch.zeros(2, 2, dtype=torch.bool), r"torch.bool\) must be integers"),
+        (torch.zeros(2, 2, dtype=torch.complex64), r"torch.complex64\) must be integers"),
         (torch.tensor([[0, 3], [0, 0]]), r"`edge_index\[0\]` \(=3 at edge 1\) must lie between"),
         (torch.tensor([[0], [2]]), r"`edge_index\[1\]` \(=2 at edge 0\) must lie between 0 and 1"),
         (torch.tensor([[0, 0], [1, 1]]), "source 0 must occur once in row 1"),
@@ -334,6 +336,12 @@ def test_from_edge_index_checks_its_arrays() -> None:
     index = torch.tensor([[0, 1], [0, 1]])
     with pytest.raises(PatternError, match=r"`distance` \(shape \(3,\)\) must have one value"):
         Pattern.from_edge_index(index, 2, 2, distance=torch.ones(3))
+    with pytest.raises(PatternError, match=r"`tap` \(shape \(3,\)\) must have one value"):
+        Pattern.from_edge_index(index, 2, 2, tap=torch.arange(3))
+    for taps in (torch.tensor([0.5, 1.7]), torch.tensor([False, True])):
+        with pytest.raises(PatternError, match=rf"`tap` \({taps.dtype}\) must be integers"):
+            Pattern.from_edge_index(index, 2, 2, tap=taps)
+    assert Pattern.from_edge_index(index, 2, 2, tap=torch.arange(2, dtype=torch.uint8)).num_taps
     with pytest.raises(PatternError, match=r"`dense` .* must be booleans \[M, N\]"):
         Pattern.from_dense(torch.ones(2, 2))
 

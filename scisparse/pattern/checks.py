@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from scisparse.errors import PatternError
@@ -12,7 +14,7 @@ from scisparse.pattern.edges import first_true
 if TYPE_CHECKING:
     from scisparse.pattern.value import Pattern
 
-__all__ = ["check_edge_index", "check_pattern"]
+__all__ = ["check_edge_arrays", "check_edge_index", "check_pattern"]
 
 
 def check_pattern(pattern: Pattern) -> None:
@@ -32,13 +34,31 @@ def check_pattern(pattern: Pattern) -> None:
 
 def check_edge_index(edge_index: Tensor, num_sites: int, num_sources: int) -> None:
     """Raise unless pairs are integers ``[2, E]`` within range."""
-    if edge_index.ndim != 2 or edge_index.shape[0] != 2 or edge_index.is_floating_point():
+    if edge_index.ndim != 2 or edge_index.shape[0] != 2 or not _holds_integers(edge_index):
         raise PatternError(
             f"`edge_index` (shape {tuple(edge_index.shape)}, {edge_index.dtype}) must be integers "
             "[2, E]: row 0 sources, row 1 sites"
         )
     _check_range("edge_index[0]", edge_index[0], num_sources)
     _check_range("edge_index[1]", edge_index[1], num_sites)
+
+
+def check_edge_arrays(arrays: Mapping[str, Tensor | None], num_edges: int) -> None:
+    """Raise unless each array that is given has a value for each edge, and taps are integers."""
+    for name, values in arrays.items():
+        if values is None:
+            continue
+        if values.shape != (num_edges,):
+            raise PatternError(
+                f"`{name}` (shape {tuple(values.shape)}) must have one value for each edge"
+            )
+        if name == "tap" and not _holds_integers(values):
+            raise PatternError(f"`tap` ({values.dtype}) must be integers, places in the stencil")
+
+
+def _holds_integers(values: Tensor) -> bool:
+    dtype = values.dtype
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
 def _check_row_ptr(pattern: Pattern) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scisparse.errors import PatternError
 from scisparse.grids import Grid
-from scisparse.pattern.checks import check_edge_index, check_pattern
+from scisparse.pattern.checks import check_edge_arrays, check_edge_index, check_pattern
 from scisparse.pattern.combine import restrict, union
 from scisparse.pattern.edges import (
     check_tensor,
@@ -247,18 +247,14 @@ class Pattern:
         Raises
         ------
         PatternError
-            If the shape is wrong, an index is out of range, or a pair repeats without a tap of its
-            own.
+            If a shape is wrong, indices or taps are no integers, an index is out of range, or a
+            pair repeats without a tap of its own.
         """
         check_edge_index(edge_index, num_sites, num_sources)
         source, site = edge_index.long()
-        order = edge_order(site, source, tap)
         arrays = {"tap": tap, "distance": distance, "bearing": bearing}
-        for name, values in arrays.items():
-            if values is not None and values.shape != site.shape:
-                raise PatternError(
-                    f"`{name}` (shape {tuple(values.shape)}) must have one value for each edge"
-                )
+        check_edge_arrays(arrays, len(site))
+        order = edge_order(site, source, tap)
         return cls(
             row_ptr=row_ptr_of(site, num_sites),
             col=source[order].to(col_dtype(num_sources)),
