@@ -354,6 +354,11 @@ ERRORS: dict[str, tuple[Any, str]] = {
     "entry": (lambda: grid_from_dict({"kind": "lat_lon"}), "must have an entry 'lat_axis'"),
     "order": (lambda: grids.healpix(2, "spiral"), "`order` .='spiral'. must be 'nested'"),
     "nside": (lambda: grids.healpix(3), "`nside` .=3. must be at least 1, and a power of two"),
+    "float nside": (lambda: grids.healpix(2.0), "`nside` .=2.0. must be an integer"),  # type: ignore[arg-type]
+    "float rows": (lambda: LatLonGrid.regular(4.0, 8), "`nlat` .=4.0. must be an integer"),  # type: ignore[arg-type]
+    "float level": (lambda: grids.icosahedral(1.0), "`level` .=1.0. must be an integer"),  # type: ignore[arg-type]
+    "float row": (lambda: grids.reduced_gaussian([4.5, 4.5]), "`name` .dtype float64. must be"),  # type: ignore[list-item]
+    "no rows": (lambda: grids.reduced_gaussian([]), "must give an even number of rows"),
     "classic": (lambda: grids.reduced_gaussian("N320"), "`name` .='N320'. must be an octahedral"),
     "odd rows": (lambda: grids.reduced_gaussian([4, 4, 4]), "must give an even number of rows"),
     "level": (lambda: grids.icosahedral(-1), "`level` .=-1. must lie between 0 and 10"),
@@ -365,6 +370,13 @@ def test_errors_name_value_rule_and_remedy(case: str) -> None:
     build, message = ERRORS[case]
     with pytest.raises(GridError, match=message):
         build()
+
+
+def test_sizes_are_integers_of_any_kind() -> None:
+    # 12 * 64**2 pixels are more than 16 bits number.
+    assert grids.healpix(np.int16(64)) == grids.healpix(64)  # type: ignore[arg-type]
+    assert grids.icosahedral(np.uint8(2)) == grids.icosahedral(2)  # type: ignore[arg-type]
+    assert LatLonGrid.regular(np.int64(4), np.int8(6)) == LatLonGrid.regular(4, 6)  # type: ignore[arg-type]
 
 
 def test_float32_poles_are_accepted() -> None:

@@ -203,6 +203,12 @@ ERRORS: dict[str, tuple[Any, type[ValueError], str]] = {
     "negative": (lambda: radius(GLOBE, -1), OptionError, "`metres` .=-1. must be finite and not"),
     "nan": (lambda: radius(GLOBE, float("nan")), OptionError, "`metres` .=nan."),
     "fan-in": (lambda: radius(GLOBE, 1, max_fan_in=0), OptionError, "`max_fan_in` .=0. must be"),
+    "float fan-in": (
+        lambda: radius(GLOBE, 1, max_fan_in=2.5),  # type: ignore[arg-type]
+        OptionError,
+        "`max_fan_in` .=2.5. must be an integer",
+    ),
+    "float k": (lambda: nearest(GLOBE, 2.0), OptionError, "`k` .=2.0. must be an integer"),  # type: ignore[arg-type]
     "k": (lambda: nearest(GLOBE, 0), OptionError, "`k` .=0. must lie between 1 and the 12"),
     "k and self": (lambda: nearest(GLOBE, 12, include_self=False), OptionError, "and the 11"),
     "self": (
@@ -223,6 +229,12 @@ def test_errors_name_value_rule_and_remedy(case: str) -> None:
     build, kind, message = ERRORS[case]
     with pytest.raises(kind, match=message):
         build()
+
+
+def test_limits_are_integers_of_any_kind() -> None:
+    assert nearest(GLOBE, np.int64(3)) == nearest(GLOBE, 3)  # type: ignore[arg-type]
+    limited = radius(GLOBE, 5e6, max_fan_in=np.uint8(3))  # type: ignore[arg-type]
+    assert limited == radius(GLOBE, 5e6, max_fan_in=3)
 
 
 def test_an_equal_grid_is_the_same_grid() -> None:

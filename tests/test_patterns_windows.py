@@ -208,6 +208,27 @@ def test_sites_of_a_stride_form_a_coarser_grid() -> None:
     assert beyond.site_grid is None
 
 
+def test_even_kernels_with_a_stride_have_no_sites_on_the_grid() -> None:
+    """Their windows lie between the sources: at 80 to -80, not at 85 to -75 degrees."""
+    grid = LatLonGrid.regular(18, 36, poles=False)
+    pattern = window(grid, 2, stride=2)
+    assert pattern.shape == (9 * 18, 18 * 36)
+    assert pattern.site_grid is None
+    assert window(grid, (3, 2), stride=(1, 2)).site_grid is None
+    assert window(grid, 2).site_grid is grid
+    coarse = window(grid, (3, 2), dilation=(1, 2), stride=2, padding=(1, 0))
+    assert coarse.site_grid == LatLonGrid(grid.lat_axis[::2], grid.lon_axis[1::2][:-1])
+
+
+def test_padding_that_no_tap_reaches_leaves_a_regular_window() -> None:
+    """Pairs of rows: the row that is added at the end would be the first of a further pair."""
+    pattern = window(LatLonGrid.regular(18, 36, poles=False), 2, stride=2).validate()
+    assert pattern.window is not None
+    assert pattern.fan_in.tolist() == [4] * (9 * 18)
+    assert window(LatLonGrid.regular(17, 36, poles=False), 2, stride=2).window is None
+    assert window(LatLonGrid.regular(4, 5), 2, stride=2).num_edges == 2 * 3 * 4
+
+
 def test_sites_of_a_stride_keep_latitude_and_longitude() -> None:
     lat, lon = np.random.default_rng(0).uniform(0, 1, (2, 4, 5))
     pattern = window(ProjectedGrid(range(4), range(5), None, lat, lon), 3, stride=2)
@@ -241,6 +262,15 @@ def test_nothing_is_left_of_a_mask_without_points() -> None:
     assert (pattern.num_edges, pattern.shape, pattern.num_taps) == (0, (16, 16), 9)
 
 
+def test_sizes_are_integers_of_any_kind() -> None:
+    expected = window((4, 6), (3, 2), stride=2, padding=1)
+    given = window(np.array([4, 6]), np.array([3, 2]), stride=np.int32(2), padding=np.uint8(1))  # type: ignore[arg-type]
+    assert given == expected
+    assert given.window == expected.window
+    for spec in (given.window.kernel_size, given.window.stride, given.window.input_size):  # type: ignore[union-attr]
+        assert [type(size) for size in spec] == [int, int]
+
+
 # -- errors ------------------------------------------------------------------------------------
 
 GLOBE = LatLonGrid.regular(4, 6)
@@ -248,6 +278,9 @@ ERRORS: dict[str, tuple[Any, type[ValueError], str]] = {
     "points": (lambda: window(UnstructuredGrid([0], [0]), 3), GridError, "use radius or nearest"),
     "no sizes": (lambda: window((), 3), ShapeError, r"`grid_or_shape` \(=\(\)\) must hold sizes"),
     "zero": (lambda: window((3, 0), 3), ShapeError, r"=\(3, 0\)\) must hold sizes of at least 1"),
+    "no tuple": (lambda: window(5, 3), ShapeError, r"`grid_or_shape` \(=5\) must be a grid, or"),  # type: ignore[arg-type]
+    "float size": (lambda: window((5.5,), 3), ShapeError, r"`grid_or_shape` \(=\(5.5,\)\) must"),  # type: ignore[arg-type]
+    "huge": (lambda: window((2**32, 2**32), 3), ShapeError, r"fewer than 2\*\*31 points"),
     "poles": (lambda: window(GLOBE, 3, poles="wrap"), OptionError, "`poles` .='wrap'. must be"),
     "mode on globe": (lambda: window(GLOBE, 3, padding_mode="zeros"), OptionError, "takes poles="),
     "mode": (lambda: window((4,), 3, padding_mode="wrap"), OptionError, "`padding_mode` .='wrap'"),
@@ -257,6 +290,19 @@ ERRORS: dict[str, tuple[Any, type[ValueError], str]] = {
     "kernel": (lambda: window((4,), 0), OptionError, "`kernel_size` .=0. .* at least 1"),
     "stride": (lambda: window((4, 4), 3, stride=(1, 0)), OptionError, r"`stride` \(=\(1, 0\)\)"),
     "dilation": (lambda: window((4,), 3, dilation=(1, 1)), OptionError, "`dilation` .* 1 axes"),
+    "float kernel": (
+        lambda: window((4, 4), 2.0),  # type: ignore[arg-type]
+        OptionError,
+        r"`kernel_size` \(=2.0\) must be one integer of at least 1, or one for each of 2 axes",
+    ),
+    "float in kernel": (
+        lambda: window((4, 4), (3, 2.5)),  # type: ignore[arg-type]
+        OptionError,
+        r"`kernel_size` \(=\(3, 2.5\)\) must be one integer",
+    ),
+    "no stride": (lambda: window((4,), 3, stride=None), OptionError, "`stride` .=None. must"),  # type: ignore[arg-type]
+    "text": (lambda: window((4,), 3, dilation="2"), OptionError, "`dilation` .='2'. must be one"),  # type: ignore[arg-type]
+    "mode 3": (lambda: window((4,), 3, padding_mode=3), OptionError, "`padding_mode` .=3. must"),  # type: ignore[arg-type]
     "too large": (lambda: window((4,), 5, padding=0), OptionError, "must fit axis 0 of size 4"),
     "circle": (
         lambda: window(LatLonGrid.regular(4, 2), 7, poles="zeros"),

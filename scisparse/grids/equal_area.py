@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from scisparse.errors import GridError
 from scisparse.grids.base import EARTH_RADIUS, FloatArray
+from scisparse.grids.integers import integer
 from scisparse.grids.unstructured import UnstructuredGrid
 
 __all__ = ["healpix"]
@@ -56,6 +57,7 @@ def healpix(nside: int, order: str = "nested") -> UnstructuredGrid:
     """
     if order not in ("nested", "ring"):
         raise GridError(f"`order` (={order!r}) must be 'nested' or 'ring'")
+    nside = integer("nside", nside, GridError)
     if nside < 1 or (order == "nested" and nside & (nside - 1)):
         raise GridError(f"`nside` (={nside}) must be at least 1, and a power of two when nested")
     rings, lon = _nested(nside) if order == "nested" else _ring(nside)

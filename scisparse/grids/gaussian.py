@@ -45,7 +45,10 @@ def reduced_gaussian(name: str | Sequence[int]) -> UnstructuredGrid:
     >>> reduced_gaussian("O96")
     UnstructuredGrid(40320 points, lat -89.2842 to 89.2842)
     """
-    points = _octahedral(name) if isinstance(name, str) else np.asarray(name, dtype=np.int64)
+    points = _octahedral(name) if isinstance(name, str) else np.asarray(name)
+    if points.size and points.dtype.kind not in "iu":
+        raise GridError(f"`name` (dtype {points.dtype}) must be integers, the points of each row")
+    points = points.astype(np.int64)
     if points.ndim != 1 or points.size < 2 or points.size % 2 or points.min() < 1:
         raise GridError(
             f"`name` (points of {points.size} rows) must give an even number of rows, at least one "

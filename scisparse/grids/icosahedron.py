@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from scisparse.errors import GridError
 from scisparse.grids.base import FloatArray, unit_vectors
+from scisparse.grids.integers import integer
 from scisparse.grids.unstructured import UnstructuredGrid
 
 __all__ = ["icosahedral", "icosahedral_faces"]
@@ -73,6 +74,7 @@ def icosahedral_faces(level: int) -> NDArray[np.int64]:
 
 
 def _refined(level: int) -> tuple[FloatArray, NDArray[np.int64]]:
+    level = integer("level", level, GridError)
     if not 0 <= level <= _DEEPEST:
         raise GridError(f"`level` (={level}) must lie between 0 and {_DEEPEST}")
     vertices, faces = _icosahedron()

@@ -19,6 +19,7 @@ from scisparse.grids.base import (
     pack_mask,
     unpack_mask,
 )
+from scisparse.grids.integers import integer
 
 __all__ = ["LatLonGrid"]
 
@@ -101,6 +102,7 @@ class LatLonGrid(Grid):
         >>> LatLonGrid.regular(180, 360, poles=False)
         LatLonGrid(180 x 360, lat 89.5 to -89.5, lon 0 to 359, periodic)
         """
+        nlat, nlon = integer("nlat", nlat, GridError), integer("nlon", nlon, GridError)
         if nlat < 2 or nlon < 2:
             raise GridError(f"`nlat`, `nlon` (={nlat}, {nlon}) must both be at least 2")
         edge = 90.0 if poles else 90.0 - 90.0 / nlat

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scisparse.errors import OptionError
 from scisparse.grids import Grid
 from scisparse.grids.base import FloatArray
+from scisparse.grids.integers import integer
 from scisparse.pattern import Pattern
 from scisparse.patterns.geometry import (
     Cloud,
@@ -88,8 +89,12 @@ def radius(
     """
     if not (np.isfinite(metres) and metres >= 0):
         raise OptionError(f"`metres` (={metres}) must be finite and not negative")
-    if max_fan_in is not None and max_fan_in < 1:
-        raise OptionError(f"`max_fan_in` (={max_fan_in}) must be at least 1, or None for no limit")
+    if max_fan_in is not None:
+        max_fan_in = integer("max_fan_in", max_fan_in, OptionError)
+        if max_fan_in < 1:
+            raise OptionError(
+                f"`max_fan_in` (={max_fan_in}) must be at least 1, or None for no limit"
+            )
     target = _sites(sources_grid, sites, include_self)
     sources, places = clouds(sources_grid, target)
     reach = chord_length(metres * _SLACK + _SLACK_METRES, sources.spherical)
@@ -139,6 +144,7 @@ def nearest(
     >>> nearest(LatLonGrid.regular(18, 36, poles=False), 4, sites=LatLonGrid.regular(10, 20))
     Pattern(200 sites x 648 sources, 800 edges, fan-in 4)
     """
+    k = integer("k", k, OptionError)
     target = _sites(sources_grid, sites, include_self)
     sources, places = clouds(sources_grid, target)
     most = len(sources.index) - (not include_self)

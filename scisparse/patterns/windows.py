@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from scisparse.errors import GridError, OptionError, ShapeError
 from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, UnstructuredGrid
+from scisparse.grids.integers import integers, integers_per_axis
 from scisparse.pattern import Pattern, WindowSpec
 from scisparse.patterns.axes import AxisSources, axis_sources, pole_sources
 
@@ -60,7 +62,10 @@ def window(
     Returns
     -------
     Pattern
-        With taps; with ``window`` set when torch can run it as a convolution.
+        With taps; with ``window`` set when torch can run it as a convolution. Its ``site_grid`` is
+        the grid itself when every point has its window (stride 1, as many sites as sources), else
+        the points in the middle of the windows; ``None`` when these lie between or beyond sources,
+        as those of an even kernel with a stride do.
 
     Raises
     ------
@@ -83,7 +88,7 @@ def window(
     spec = _window_spec(shape, kernel_size, stride, dilation, padding, modes)
     tables = _tables(grid, spec, poles)
     col_MK = _combine(tables, shape)
-    site_grid = None if grid is None else _site_grid(grid, spec, padding)
+    site_grid = None if grid is None else _site_grid(grid, spec)
     regular = tables[0].shifted is None
     if grid is not None and grid.mask is not None:
         regular = False
@@ -109,8 +114,13 @@ def _shape_of(grid_or_shape: Grid | Sequence[int]) -> tuple[int, ...]:
         )
     if isinstance(grid_or_shape, Grid):
         return grid_or_shape.shape
-    shape = tuple(int(n) for n in grid_or_shape)
-    if not shape or min(shape) < 1 or int(np.prod(shape)) >= 2**31:
+    shape = integers(grid_or_shape)
+    if shape is None:
+        raise ShapeError(
+            f"`grid_or_shape` (={grid_or_shape!r}) must be a grid, or integers, one for each axis, "
+            "such as (181, 360)"
+        )
+    if not shape or min(shape) < 1 or math.prod(shape) >= 2**31:
         raise ShapeError(
             f"`grid_or_shape` (={shape}) must hold sizes of at least 1, fewer than 2**31 points"
         )
@@ -133,13 +143,21 @@ def _modes(
             "circular" if grid.periodic[1] else "zeros",
         )
     given = "zeros" if padding_mode is None else padding_mode
-    modes = (given,) * len(shape) if isinstance(given, str) else tuple(given)
+    modes = (given,) * len(shape) if isinstance(given, str) else _tuple(given)
     if len(modes) != len(shape) or any(mode not in _PADDING_MODES for mode in modes):
         raise OptionError(
             f"`padding_mode` (={padding_mode!r}) must be one of {_PADDING_MODES}, or one for each "
             f"of {len(shape)} axes"
         )
     return modes
+
+
+def _tuple(values: Sequence[str]) -> tuple[str, ...]:
+    """Tuple of what may be no sequence at all: empty then."""
+    try:
+        return tuple(values)
+    except TypeError:
+        return ()
 
 
 def _window_spec(
@@ -155,7 +173,7 @@ def _window_spec(
     steps, gaps = _per_axis("stride", stride, axes, 1), _per_axis("dilation", dilation, axes, 1)
     reach = tuple(d * (k - 1) for d, k in zip(gaps, kernel, strict=True))
     pads: tuple[tuple[int, int], ...]
-    if padding is None or padding == "same":
+    if padding is None or (isinstance(padding, str) and padding == "same"):
         pads = tuple((r // 2, r - r // 2) for r in reach)
     elif isinstance(padding, str) and padding != "valid":
         raise OptionError(f"`padding` (={padding!r}) must be 'same', 'valid' or integers")
@@ -190,10 +208,10 @@ def _window_spec(
 
 
 def _per_axis(name: str, value: int | Sequence[int], axes: int, minimum: int) -> tuple[int, ...]:
-    values = (value,) * axes if isinstance(value, int) else tuple(int(v) for v in value)
-    if len(values) != axes or min(values) < minimum:
+    values = integers_per_axis(value, axes)
+    if values is None or min(values) < minimum:
         raise OptionError(
-            f"`{name}` (={value}) must be one integer of at least {minimum}, or one for each of "
+            f"`{name}` (={value!r}) must be one integer of at least {minimum}, or one for each of "
             f"{axes} axes"
         )
     return values
@@ -217,8 +235,11 @@ def _tables(grid: Grid | None, spec: WindowSpec, poles: str) -> list[AxisSources
     tables = [axis_sources(spec, axis) for axis in range(len(spec.input_size))]
     if isinstance(grid, LatLonGrid) and poles == "reflect":
         # A pole that no tap reaches asks nothing of the longitudes.
-        over = [end and pad > 0 for end, pad in zip(grid.pole_ends, spec.padding[0], strict=True)]
-        if any(over):
+        before = spec.padding[0][0]
+        reach = spec.dilation[0] * (spec.kernel_size[0] - 1)
+        last = (spec.output_size[0] - 1) * spec.stride[0] - before + reach
+        beyond = (before > 0, last >= spec.input_size[0])
+        if any(end and over for end, over in zip(grid.pole_ends, beyond, strict=True)):
             _check_reflects(grid)
             tables[0] = pole_sources(spec, grid)
     return tables
@@ -246,16 +267,17 @@ def _combine(tables: list[AxisSources], shape: tuple[int, ...]) -> NDArray[np.in
     return np.ascontiguousarray(col.reshape(sites, -1), dtype=np.int32)
 
 
-def _site_grid(
-    grid: Grid, spec: WindowSpec, padding: int | str | Sequence[int] | None
-) -> Grid | None:
-    """Grid of the centres of the windows; none where they fall between or beyond sources."""
+def _site_grid(grid: Grid, spec: WindowSpec) -> Grid | None:
+    """Grid of the centres of the windows; none where they fall between or beyond sources.
+
+    One window for each point makes the points the sites, where an even kernel has no centre too.
+    """
     if spec.output_size == spec.input_size and set(spec.stride) == {1}:
         return grid
     picks = []
     for axis in range(2):
         reach = spec.dilation[axis] * (spec.kernel_size[axis] - 1)
-        twice = 0 if padding in (None, "same") else reach - 2 * spec.padding[axis][0]
+        twice = reach - 2 * spec.padding[axis][0]
         if twice < 0 or twice % 2:
             return None
         picks.append(twice // 2 + np.arange(spec.output_size[axis]) * spec.stride[axis])

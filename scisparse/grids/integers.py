@@ -1,0 +1,38 @@
+"""Whole numbers as callers write them: Python's, numpy's, one or several."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import SupportsIndex
+
+from scisparse.errors import ScisparseError
+
+__all__ = ["integer", "integers", "integers_per_axis"]
+
+
+def integer(name: str, value: SupportsIndex, error: type[ScisparseError]) -> int:
+    """Give `value` as an ``int``, or raise `error`: a float is not rounded, even a whole one."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise error(f"`{name}` (={value!r}) must be an integer") from None
+
+
+def integers(values: Sequence[SupportsIndex]) -> tuple[int, ...] | None:
+    """Give several integers; ``None`` when these are not several, or not integers."""
+    try:
+        return tuple(operator.index(value) for value in values)
+    except TypeError:
+        return None
+
+
+def integers_per_axis(
+    value: SupportsIndex | Sequence[SupportsIndex], axes: int
+) -> tuple[int, ...] | None:
+    """Give an integer for each axis, from one for all or one each; ``None`` when it is neither."""
+    try:
+        return (operator.index(value),) * axes  # type: ignore[arg-type]
+    except TypeError:
+        values = integers(value)  # type: ignore[arg-type]
+    return values if values is not None and len(values) == axes else None
