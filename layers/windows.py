@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from numbers import Integral
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from scisparse.errors import ShapeError
+from scisparse.errors import OptionError, ShapeError
+from scisparse.grids.integers import integers_per_axis
 from scisparse.layers.local import LocallyConnected
 from scisparse.pattern import Pattern
 from scisparse.patterns import window
@@ -80,6 +80,12 @@ class _Forward(_Windowed):
         input_size: _Size,
         tie: Tie = None,
     ) -> None:
+        strided = set(integers_per_axis(stride, self.axes) or ()) - {1}
+        if isinstance(padding, str) and padding == "same" and strided:
+            raise OptionError(
+                f"`padding` (='same') must come with stride 1, not `stride` (={stride!r}); give "
+                "the padding in integers"
+            )
         pattern = window(
             _sizes("input_size", input_size, self.axes),
             kernel_size,
@@ -180,7 +186,7 @@ class LocallyConnected2d(_Forward):
     Parameters
     ----------
     in_channels, out_channels, kernel_size, stride, padding, dilation, groups, device, dtype
-        As in :class:`torch.nn.Conv2d`.
+        As in :class:`torch.nn.Conv2d`; ``padding="same"`` takes stride 1 alone.
     bias
         ``True``: one for each group of sites that `tie` makes; ``"site"``; ``"shared"``; ``False``.
     padding_mode
@@ -246,6 +252,10 @@ class LocallyConnectedTranspose1d(_Transposed):
     ------
     Input ``[B, C, L]``, output ``[B, O, L']`` with ``L'`` as in :class:`torch.nn.ConvTranspose1d`.
 
+    See Also
+    --------
+    LocallyConnectedTranspose2d : the arguments.
+
     Examples
     --------
     >>> import torch
@@ -259,8 +269,32 @@ class LocallyConnectedTranspose1d(_Transposed):
 class LocallyConnectedTranspose2d(_Transposed):
     """Locally connected :class:`torch.nn.ConvTranspose2d`: its arguments, `input_size` and `tie`.
 
-    Shapes ------ Input ``[B, C, H, W]``, output ``[B, O, H', W']``, sizes as in
+    Its pattern is that of a :class:`LocallyConnected2d` from the output to the input, transposed.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, dilation
+        As in :class:`torch.nn.ConvTranspose2d`.
+    bias, tie
+        As in :class:`LocallyConnected2d`.
+    padding_mode
+        As in :class:`LocallyConnected2d`, of the windows over the output.
+    device, dtype
+        Of the parameters.
+    input_size
+        Size of the fields, ``(H, W)``.
+
+    Shapes
+    ------
+    Input ``[B, C, H, W]``, output ``[B, O, H', W']``, sizes as in
     :class:`torch.nn.ConvTranspose2d`.
+
+    Raises
+    ------
+    ShapeError, OptionError
+        Sizes or options do not fit; as in :func:`scisparse.patterns.window`.
+    MemoryLimitError
+        The weights would not fit in memory.
 
     Examples
     --------
@@ -281,6 +315,10 @@ class LocallyConnectedTranspose3d(_Transposed):
     Input ``[B, C, D, H, W]``, output ``[B, O, D', H', W']``, sizes as in
     :class:`torch.nn.ConvTranspose3d`.
 
+    See Also
+    --------
+    LocallyConnectedTranspose2d : the arguments.
+
     Examples
     --------
     >>> import torch
@@ -293,10 +331,10 @@ class LocallyConnectedTranspose3d(_Transposed):
 
 
 def _sizes(name: str, value: _Size, axes: int) -> tuple[int, ...]:
-    sizes = tuple(value) if isinstance(value, Sequence) else (value,) * axes
-    if len(sizes) != axes or not all(isinstance(size, Integral) for size in sizes):
+    sizes = integers_per_axis(value, axes)
+    if sizes is None:
         raise ShapeError(f"`{name}` (={value!r}) must be one integer, or {axes}")
-    return tuple(int(size) for size in sizes)
+    return sizes
 
 
 def _transposed_size(

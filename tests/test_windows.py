@@ -6,6 +6,7 @@ import copy
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -262,6 +263,18 @@ def test_one_integer_stands_for_all_axes() -> None:
     assert (back.input_size, back.output_size) == ((4, 4, 4), (8, 8, 8))
 
 
+@pytest.mark.parametrize("layer", [LocallyConnected2d, LocallyConnectedTranspose2d])
+def test_numpy_integers_are_integers(layer: Any) -> None:
+    numbers = layer(1, 1, np.int64(3), np.int64(2), np.uint8(1), input_size=np.array([4, 6]))
+    assert numbers.pattern == layer(1, 1, 3, 2, 1, input_size=(4, 6)).pattern
+    assert layer(1, 1, np.array([3, 3]), input_size=(4, 6)).output_size
+
+
+def test_same_padding_takes_stride_1() -> None:
+    layer = LocallyConnected2d(1, 1, 3, (1, 1), "same", input_size=(4, 6))
+    assert layer.output_size == (4, 6)
+
+
 def test_untied_copy_is_a_layer_of_the_same_class() -> None:
     layer = LocallyConnected2d(2, 2, 3, padding=1, input_size=(4, 6), tie="all").eval()
     for tie in ("longitude", None):
@@ -310,6 +323,13 @@ def test_wrong_options_of_a_transposed_layer(
     [
         ({"kernel_size": 7}, r"`kernel_size` \(=7"),
         ({"stride": 0}, r"`stride` \(=0\)"),
+        ({"kernel_size": 2.0}, r"`kernel_size` \(=2.0\) must be one integer"),
+        (
+            {"padding": "same", "stride": 2},
+            r"`padding` \(='same'\) must come with stride 1, not `stride` \(=2\)",
+        ),
+        ({"padding": "same", "stride": (1, 2)}, r"not `stride` \(=\(1, 2\)\)"),
+        ({"padding": "same", "stride": 1.5}, r"`stride` \(=1.5\) must be one integer"),
         ({"padding": "full"}, r"`padding` \(='full'\)"),
         ({"padding": 5, "padding_mode": "circular"}, r"`padding` \(=5 on axis 0\)"),
         ({"padding_mode": ("zeros",)}, r"`padding_mode` \(="),
