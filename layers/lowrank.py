@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError
+from scisparse.grids.integers import integer
 from scisparse.layers.base import PatternLayer
 from scisparse.layers.local import LocallyConnected
+from scisparse.layers.memory import check_fits
 from scisparse.pattern import Pattern
 from scisparse.tying import Tie, tie_edges
 
@@ -43,9 +45,11 @@ class LowRankLocallyConnected(PatternLayer):
     Raises
     ------
     OptionError
-        `rank` is below 1.
+        `rank` is no integer, or below 1.
     PatternError
         The pattern has no taps.
+    MemoryLimitError
+        The weights would not fit in memory; says which `rank` would.
 
     References
     ----------
@@ -73,12 +77,16 @@ class LowRankLocallyConnected(PatternLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        rank = integer("rank", rank, OptionError)
         if rank < 1:
             raise OptionError(f"`rank` (={rank}) must be at least 1")
         pattern = pattern.to("cpu")
         tying = tie_edges(pattern, None)
         super().__init__(pattern, tying, bias)
         self.in_channels, self.out_channels, self.rank = in_channels, out_channels, rank
+        like = torch.empty(0, device=device, dtype=dtype)
+        stencil = pattern.num_taps * in_channels * out_channels
+        _check_memory(rank, stencil + pattern.num_sites, like)
         self.basis = LocallyConnected(
             pattern,
             in_channels,
@@ -88,7 +96,6 @@ class LowRankLocallyConnected(PatternLayer):
             device=device,
             dtype=dtype,
         )
-        like = self.basis.weight
         self.mixing = nn.Parameter(like.new_empty(pattern.num_sites, rank))
         self._finish(tying, like, out_channels)
         self.reset_parameters()
@@ -147,3 +154,13 @@ class LowRankLocallyConnected(PatternLayer):
     def extra_repr(self) -> str:
         """Sizes, for ``print(layer)``."""
         return f"{self.in_channels}, {self.out_channels}, rank={self.rank}, bias={self.bias_mode!r}"
+
+
+def _check_memory(rank: int, numbers: int, like: Tensor) -> None:
+    """Raise unless `rank` times so many numbers fit in memory."""
+    size = numbers * like.element_size()
+
+    def remedies() -> dict[str, int]:
+        return {f"rank={smaller}": smaller * size for smaller in (1, 8, 64) if smaller < rank}
+
+    check_fits(rank * size, like.device, remedies)

@@ -21,8 +21,8 @@ from layer_cases import (
 )
 from torch import Tensor
 
-from scisparse.errors import OptionError, PatternError, ShapeError
-from scisparse.layers import LocallyConnected, LowRankLocallyConnected
+from scisparse.errors import MemoryLimitError, OptionError, PatternError, ShapeError
+from scisparse.layers import LocallyConnected, LowRankLocallyConnected, memory
 from scisparse.patterns import window
 from scisparse.testing import assert_batch_independent, assert_deterministic
 
@@ -160,12 +160,23 @@ def test_untied_copy_keeps_kind() -> None:
     ("rank", "options", "error", "match"),
     [
         (0, {}, OptionError, r"`rank` \(=0\) must be at least 1"),
+        (2.0, {}, OptionError, r"`rank` \(=2.0\) must be an integer"),
+        (10**12, {}, MemoryLimitError, r"need .* bytes .*these would fit: rank=1 \(.*rank=64 \("),
         (1, {"bias": "all"}, OptionError, "`bias` is 'all'; choose True, 'site'"),
     ],
 )
-def test_wrong_options(rank: int, options: Any, error: type[Exception], match: str) -> None:
+def test_wrong_options(rank: Any, options: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         build(index_pattern(), rank, **options)
+
+
+def test_mixing_counts_in_the_check_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tap, one channel: the basis alone would fit a hundred times."""
+    pattern = window((1000,), 1)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 40_000)
+    assert LowRankLocallyConnected(pattern, 1, 1, np.int64(9), bias=False).rank == 9  # type: ignore[arg-type]
+    with pytest.raises(MemoryLimitError, match=r"need 400,400 bytes .*: rank=1 .*, rank=8 "):
+        LowRankLocallyConnected(pattern, 1, 1, 100, bias=False)
 
 
 def test_wrong_use() -> None:
