@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 from postprocess_cases import PLANE, ensemble, fitted, incomplete
+
+from scisparse.errors import OptionError
 
 FORECAST, OBSERVED, DATA = incomplete()
 WIDEST = ("emos_local", "local", "unet_local")  # emos_local starts from emos
@@ -39,11 +42,21 @@ def test_moments_are_a_cf_dataset() -> None:
 
 def test_attributes_of_values_are_not_kept() -> None:
     told = {"comment": "kept", "valid_range": [0, 1], "actual_range": [0, 1], "long_name": "raw"}
-    field = FORECAST.assign_attrs(told)
-    result = fitted("emos", field, OBSERVED).predict(field, members=True)["t2m"]
-    assert {*result.attrs} == {"comment", "units", "standard_name", "cell_methods", "long_name"}
+    field = FORECAST.assign_attrs(told | {"ensemble_members": "equidistant quantiles"})
+    model = fitted("emos", field, OBSERVED)
+    kept = {"comment", "units", "standard_name", "cell_methods", "long_name"}
+    assert {*model.predict(field)["t2m_mean"].attrs} == kept
+    result = model.predict(field, members=True)["t2m"]
+    assert {*result.attrs} == kept | {"ensemble_members"}
     assert result.attrs["cell_methods"] == "time: point"
     assert result.attrs["long_name"] == "corrected t2m"
+
+
+def test_members_tell_that_they_are_quantiles(tmp_path: Path) -> None:
+    result = fitted("emos", FORECAST, OBSERVED).predict(FORECAST, members=True)
+    result.to_netcdf(tmp_path / "members.nc")
+    with xr.open_dataset(tmp_path / "members.nc") as read:
+        assert read["t2m"].attrs["ensemble_members"] == "equidistant quantiles"
 
 
 def test_bounds_and_projection_are_kept(tmp_path: Path) -> None:
@@ -113,7 +126,7 @@ def test_quantiles_rise_and_are_those_of_the_distribution() -> None:
     from scipy.stats import norm
 
     model = fitted("emos", FORECAST, OBSERVED)
-    levels = [0.9, 0.05, 0.5]
+    levels = [0.05, 0.5, 0.9]
     result = model.predict(FORECAST, quantiles=levels)["t2m_quantile"]
     assert result.dims == ("quantile", "time", "lat", "lon")
     np.testing.assert_array_equal(result["quantile"], levels)
@@ -124,6 +137,17 @@ def test_quantiles_rise_and_are_those_of_the_distribution() -> None:
     np.testing.assert_allclose(result, expected.transpose(*result.dims), rtol=1e-6)
     many = model.predict(FORECAST, quantiles=np.linspace(0.01, 0.99, 23))["t2m_quantile"]
     assert (many.dropna("time").diff("quantile") > 0).all()
+
+
+@pytest.mark.parametrize("levels", [[0.9, 0.05, 0.5], [0.05, 0.5, 0.5, 0.9]])
+def test_quantiles_that_do_not_rise_are_refused(levels: list[float]) -> None:
+    """Scores cannot be computed of them."""
+    model = fitted("emos", FORECAST, OBSERVED)
+    message = (
+        rf"`quantiles` \(={re.escape(str(levels))}\) must strictly rise.*; give \[0.05, 0.5, 0.9\]"
+    )
+    with pytest.raises(OptionError, match=message):
+        model.predict(FORECAST, quantiles=levels)
 
 
 @pytest.mark.parametrize("distribution", ["truncated_normal", "censored_normal"])

@@ -200,6 +200,57 @@ def test_a_calibrated_prediction_looks_calibrated() -> None:
     assert float(worse["crps_skill"]) < -0.1
 
 
+def equidistant(normal: xr.Dataset, members: int) -> xr.DataArray:
+    """Quantiles of a normal prediction as members, as the post-processor writes them."""
+    levels = (np.arange(members) + 0.5) / members
+    standard = xr.DataArray(scipy.stats.norm.ppf(levels), dims="member")
+    values = normal["t2m_mean"] + normal["t2m_std"] * standard
+    return values.rename("t2m").assign_attrs(ensemble_members="equidistant quantiles", units="K")
+
+
+@pytest.mark.parametrize("members", [2, 5, 20])
+def test_quantiles_as_members_do_not_beat_the_perfect_forecast(members: int) -> None:
+    """The fair CRPS takes members for draws; equidistant ones would look better than the truth."""
+    perfect = parametric(30, times=200)
+    noise = np.random.default_rng(30).normal(size=perfect["t2m_mean"].shape)
+    observed = (perfect["t2m_mean"] + perfect["t2m_std"] * noise).assign_attrs(units="K")
+    corrected = equidistant(perfect, members)
+    draws = corrected.drop_attrs().assign_attrs(units="K")
+    assert float(evaluate(draws, observed, reference=perfect)["crps_skill"]) > 0.0
+    result = evaluate(corrected, observed, reference=perfect)
+    standard = evaluate(corrected, observed, estimator="standard")
+    assert -0.5 / members < float(result["crps_skill"]) < 0.0
+    assert float(result["crps"]) == float(standard["crps"])
+    with pytest.raises(OptionError, match="those of the prediction are equidistant quantiles"):
+        evaluate(corrected, observed, estimator="fair")
+
+
+def test_each_ensemble_has_the_estimator_of_its_members() -> None:
+    raw, observed = data(31)
+    corrected = equidistant(parametric(31), 5)
+    result = evaluate(corrected, observed, reference=raw)
+    for name, ensemble, estimator in (("", corrected, "standard"), ("_reference", raw, "fair")):
+        alone = evaluate(ensemble, observed, estimator=estimator)
+        assert float(result[f"crps{name}"]) == float(alone["crps"])
+        assert result[f"crps{name}"].attrs["estimator"] == estimator
+    one = corrected.isel(member=[2])  # the fair CRPS needs two
+    error = np.abs(one.isel(member=0) - observed).weighted(area(observed)).mean()
+    assert float(evaluate(one, observed)["crps"]) == pytest.approx(float(error))
+    assert "estimator" not in evaluate(parametric(), observed)["crps"].attrs
+
+
+def test_corrected_members_are_known_to_be_quantiles() -> None:
+    from scisparse.datasets import simulated_ensemble
+    from scisparse.postprocess import PostProcessor
+
+    simulated = simulated_ensemble((4, 8), times=20, members=4)
+    model = PostProcessor("emos", target="temperature").fit(simulated, simulated["observed"])
+    members = model.predict(simulated, members=True)
+    result = evaluate(members, simulated["observed"], reference=simulated, target="temperature")
+    assert result["crps"].attrs["estimator"] == "standard"
+    assert result["crps_reference"].attrs["estimator"] == "fair"
+
+
 # --- reference and missing values ---
 
 

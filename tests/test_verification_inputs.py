@@ -145,7 +145,9 @@ def test_bad_options_are_named() -> None:
         evaluate(ensemble, observed, dims=["time", "level"])
     with pytest.raises(OptionError, match="`weights` is 'cos'; give 'area', a DataArray or None"):
         evaluate(ensemble, observed, weights="cos")
-    with pytest.raises(OptionError, match="`estimator` is 'best'; choose one of fair, standard"):
+    with pytest.raises(
+        OptionError, match="`estimator` is 'best'; choose one of fair, standard, or"
+    ):
         evaluate(ensemble, observed, estimator="best")
     with pytest.raises(OptionError, match=r"`bins` \(=0\) must be at least 1"):
         evaluate(ensemble, observed, bins=0)

@@ -22,9 +22,12 @@ FloatArray = NDArray[np.float64]
 _CONVENTIONS = "CF-1.11"
 # Attributes that tell about the values, and so do not hold for others.
 _OF_VALUES = (
-    "_FillValue", "actual_range", "add_offset", "ancillary_variables", "cell_methods", "long_name",
-    "missing_value", "scale_factor", "valid_max", "valid_min", "valid_range",
+    "_FillValue", "actual_range", "add_offset", "ancillary_variables", "cell_methods",
+    "ensemble_members", "long_name", "missing_value", "scale_factor", "valid_max", "valid_min",
+    "valid_range",
 )  # fmt: skip
+# scisparse.verification reads it: such members are no random draws.
+_MEMBERS_ARE = {"ensemble_members": "equidistant quantiles"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Predicted:
         Raises
         ------
         OptionError
-            There is no level, or one is not strictly between 0 and 1.
+            There is no level, one is not strictly between 0 and 1, or they do not strictly rise.
         """
         try:
             probabilities = np.asarray(levels, dtype=np.float64)
@@ -95,6 +98,11 @@ class Predicted:
                 f"`quantiles` (={given}) must be a list of numbers strictly between 0 and 1, "
                 "such as [0.1, 0.5, 0.9]"
             )
+        if not (np.diff(probabilities) > 0).all():
+            raise OptionError(
+                f"`quantiles` (={probabilities.tolist()}) must strictly rise, as scores need them; "
+                f"give {np.unique(probabilities).tolist()}"
+            )
         array = self._wrap(
             self._quantile(probabilities), ["quantile"], f"quantiles of the corrected {self.target}"
         )
@@ -106,6 +114,10 @@ class Predicted:
 
         Ensemble copula coupling (Schefzik et al. 2013) with equidistant quantiles: members stay
         coherent in space and time. A missing member stays missing.
+
+        The attribute ``ensemble_members`` of the variable, ``"equidistant quantiles"``, tells that
+        the members are not drawn at random: a score such as the fair CRPS, which takes members for
+        random draws, would be too good.
 
         References
         ----------
@@ -129,10 +141,8 @@ class Predicted:
         ranks = np.argsort(np.argsort(raw, axis=0, kind="stable"), axis=0, kind="stable")
         present = np.isfinite(raw)
         levels = np.where(present, (ranks + 0.5) / np.maximum(present.sum(0), 1), np.nan)
-        values = self._quantile(levels)
-        return self._dataset(
-            {self.target: self._wrap(values, [axes.member], f"corrected {self.target}")}
-        )
+        array = self._wrap(self._quantile(levels), [axes.member], f"corrected {self.target}")
+        return self._dataset({self.target: array.assign_attrs(_MEMBERS_ARE)})
 
     def _tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.from_numpy(self.location), torch.from_numpy(self.scale)

@@ -5,12 +5,17 @@ A prediction has one of four forms:
 - a distribution: ``<target>_mean`` and ``<target>_std``, or ``<target>_location`` and
   ``<target>_scale``, with the attribute ``distribution`` (default ``"normal"``) and, for a lower
   bound other than 0, ``distribution_lower``;
-- an ensemble: ``<target>`` with a member dim;
+- an ensemble: ``<target>`` with a member dim, with the attribute ``ensemble_members`` of
+  ``"equidistant quantiles"`` where members are the quantiles (k - 1/2) / R, as of the R corrected
+  members of ``PostProcessor.predict``, and no random draws;
 - quantiles: ``<target>_quantile`` with a dim ``quantile`` that has the levels as its coordinate;
 - one value: ``<target>``.
 
 References
 ----------
+Bröcker, J. (2012). Evaluating raw ensembles with the continuous ranked probability score.
+doi:10.1002/qj.1891
+
 Ferro, C. A. T. (2014). Fair scores for ensemble forecasts. doi:10.1002/qj.2270
 
 Fortin, V., Abaza, M., Anctil, F. and Turcotte, R. (2014). Why should ensemble spread match the RMSE
@@ -27,7 +32,7 @@ import xarray as xr
 from scisparse.arrays import check_units
 from scisparse.errors import DataError, MissingDependencyError, OptionError
 from scisparse.verification.matching import area_weights, match, place_weights
-from scisparse.verification.predictions import Prediction
+from scisparse.verification.predictions import Ensemble, Prediction
 from scisparse.verification.reading import find_target, read_observed, read_prediction
 
 __all__ = ["evaluate"]
@@ -60,7 +65,7 @@ def evaluate(
     target: str | None = None,
     dims: str | Iterable[Hashable] | None = None,
     weights: str | xr.DataArray | None = "area",
-    estimator: str = "fair",
+    estimator: str | None = None,
     bins: int = 10,
 ) -> xr.Dataset:
     """Score a prediction against observations, and against a reference prediction.
@@ -84,7 +89,11 @@ def evaluate(
         ``"area"``: areas of cells (as cos(latitude) on a regular grid), equal where there is no
         grid; a DataArray; ``None``: equal.
     estimator
-        Of the CRPS of ensembles: ``"fair"`` (as if of very many members) or ``"standard"``.
+        Of the CRPS of ensembles: ``"fair"`` (as if of very many members, of which these are random
+        draws; Ferro 2014) or ``"standard"`` (of these members alone). Default for each ensemble the
+        one that suits its members: standard where they are equidistant quantiles, which have the
+        best standard CRPS of all ensembles of their size (Bröcker 2012), and which the fair one
+        would rank above a perfect forecast; else fair.
     bins
         Bins of the PIT histogram.
 
@@ -96,13 +105,14 @@ def evaluate(
         spread / rmse, 1 when calibrated; ``rank_histogram`` or ``pit_histogram``, shares that sum
         to 1; ``count`` of cases. With a reference ``crps_reference``, ``bias_reference``,
         ``rmse_reference`` and ``crps_skill``, ``rmse_skill``: 1 - score / that of the reference.
+        The CRPS of an ensemble tells its ``estimator``. Spread and ranks take members for draws.
 
     Raises
     ------
     DataError
         Units or coordinates do not fit, values are infinite, none is left, or a member is alone.
     OptionError
-        Unknown option, dim or target.
+        Unknown option, dim or target; the fair CRPS of members that are quantiles.
     MissingDependencyError
         The extra ``verify`` is not installed.
 
@@ -130,16 +140,21 @@ def evaluate(
     scores["count"] = truth.notnull().sum(over)
     kind = "equal" if areas is None else "area" if isinstance(weights, str) else "given"
     attrs = {"Conventions": "CF-1.11", "title": f"scores of {target}", "weights": kind}
-    attrs |= {"averaged_over": ", ".join(over) or "nothing", "estimator": estimator}
-    return _described(scores, units).assign_attrs(attrs)
+    attrs |= {"averaged_over": ", ".join(over) or "nothing"}
+    scores = _described(scores, units).assign_attrs(attrs)
+    for name, each in zip(("crps", "crps_reference"), scored, strict=False):
+        if isinstance(each, Ensemble):
+            scores[name].attrs["estimator"] = each.estimator
+    return scores
 
 
-def _require(weights: object, estimator: str, bins: int) -> None:
+def _require(weights: object, estimator: str | None, bins: int) -> None:
     """Raise unless options are known and libraries there."""
     if isinstance(weights, str) and weights != "area":
         raise OptionError(f"`weights` is {weights!r}; give 'area', a DataArray or None")
-    if estimator not in _ESTIMATORS:
-        raise OptionError(f"`estimator` is {estimator!r}; choose one of {', '.join(_ESTIMATORS)}")
+    if estimator is not None and estimator not in _ESTIMATORS:
+        known = ", ".join(_ESTIMATORS)
+        raise OptionError(f"`estimator` is {estimator!r}; choose one of {known}, or None")
     if bins < 1:
         raise OptionError(f"`bins` (={bins}) must be at least 1")
     missing = [name for name in ("scores", "scoringrules") if find_spec(name) is None]

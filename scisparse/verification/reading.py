@@ -21,6 +21,8 @@ __all__ = ["find_target", "read_observed", "read_prediction"]
 
 _Object = xr.DataArray | xr.Dataset
 _QUANTILE = "quantile"
+# scisparse.postprocess writes it beside members that are no random draws.
+_MEMBERS_ARE, _EQUIDISTANT = "ensemble_members", "equidistant quantiles"
 
 
 def find_target(prediction: _Object, observed: _Object) -> str:
@@ -71,13 +73,15 @@ def read_observed(obj: _Object, target: str) -> xr.DataArray:
     return checked(field.to_dataset(name=target), "the observation")[target]
 
 
-def read_prediction(obj: _Object, target: str, estimator: str, what: str) -> Prediction:
+def read_prediction(obj: _Object, target: str, estimator: str | None, what: str) -> Prediction:
     """Recognise the form of a prediction.
 
     Raises
     ------
     DataError
         No form is recognised, or what `checked` finds.
+    OptionError
+        The estimator does not suit the members.
     """
     if isinstance(obj, xr.Dataset):
         for first, second in (("location", "scale"), ("mean", "std")):
@@ -90,7 +94,23 @@ def read_prediction(obj: _Object, target: str, estimator: str, what: str) -> Pre
             raise DataError(f"{what} has a dim {_QUANTILE!r} without levels; assign them to it")
         return Quantiles(data, what, _QUANTILE)
     member = find_dim(data, "member")
-    return Deterministic(data, what) if member is None else Ensemble(data, what, member, estimator)
+    if member is None:
+        return Deterministic(data, what)
+    return Ensemble(data, what, member, _estimator(field, estimator, what))
+
+
+def _estimator(field: xr.DataArray, asked: str | None, what: str) -> str:
+    """Return the estimator of the CRPS that suits the members, or the one asked for."""
+    drawn = field.attrs.get(_MEMBERS_ARE) != _EQUIDISTANT
+    if asked == "fair" and not drawn:
+        raise OptionError(
+            f"`estimator` is 'fair', which takes members for random draws, but those of {what} are "
+            f"{_EQUIDISTANT} (attribute {_MEMBERS_ARE!r}), which it ranks above a perfect "
+            "forecast; use None or 'standard', or drop the attribute to score them as draws"
+        )
+    if asked is None:
+        return "fair" if drawn else "standard"
+    return asked
 
 
 def observed_name(observed: _Object) -> str | None:
