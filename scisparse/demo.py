@@ -217,7 +217,8 @@ def _draw(
         ),
         "skill": plots.map_skill(skill),
         "calibration": plots.rank_histogram(
-            {"raw ensemble": scores["raw ensemble"], best: scores[best]}
+            {"raw ensemble": scores["raw ensemble"], best: scores[best]},
+            independent=case.tested.sizes["time"],  # cells of one time are alike
         ),
     }
     figures["scores"].suptitle(f"CRPS, and how far it is from {reference}")

@@ -285,11 +285,15 @@ def test_wrong_shapes_and_dtypes_are_named() -> None:
             call()
 
 
-@pytest.mark.skipif(isinstance(load(), str), reason="no compiled kernels")
-def test_row_ptr_that_overruns_col_is_caught_before_memory_is_misread() -> None:
-    x, weight, _, (row_ptr, col, _) = inputs(Case(2, 5, 7, 3, 4))
-    with pytest.raises(PatternError, match="must run from 0 to the number of edges"):
-        gather_matmul(x, weight, row_ptr + 1, col, backend="cpu")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_that_are_not_all_edges_are_refused_by_every_backend(backend: str) -> None:
+    x, weight, grad, (row_ptr, col, _) = inputs(Case(2, 5, 7, 3, 4))
+    short = row_ptr.clamp(max=int(row_ptr[-1]) - 1)
+    for rows in (row_ptr + 1, short):
+        with pytest.raises(PatternError, match="must run from 0 to the number of edges"):
+            gather_matmul(x, weight, rows, col, backend=backend)
+        with pytest.raises(PatternError, match="must run from 0 to the number of edges"):
+            edge_outer(x, grad, rows, col, backend=backend)
 
 
 def test_works_without_compiled_kernels_and_says_so_once() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scisparse.errors import BackendError, PatternError
+from scisparse.errors import BackendError
 from scisparse.kernels._native import load
 
 __all__ = ["can_run", "edge_outer", "gather_matmul"]
@@ -94,12 +94,7 @@ def _library() -> ctypes.CDLL:
 def _indices(
     row_ptr: Tensor, col: Tensor, tie: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Contiguous index tensors; the last row must end where `col` does, or memory is misread."""
-    if int(row_ptr[0]) != 0 or int(row_ptr[-1]) != col.numel():
-        raise PatternError(
-            f"`row_ptr` runs from {int(row_ptr[0])} to {int(row_ptr[-1])} but `col` has "
-            f"{col.numel()} edges; it must run from 0 to the number of edges"
-        )
+    """Contiguous index tensors."""
     return row_ptr.contiguous(), col.contiguous(), None if tie is None else tie.contiguous()
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from scisparse.errors import PatternError
 from scisparse.kernels import _backends
 from scisparse.kernels.gather_matmul import cpu, reference
 
@@ -154,6 +155,7 @@ def _gather_matmul(
     transpose_weight: bool,
     backend: str,
 ) -> Tensor:
+    _check_rows(row_ptr, col)
     run = _backends.choose("gather_matmul", GATHER_IMPLEMENTATIONS, backend, x.device, x.dtype).run
     return run(x, weight, row_ptr, col, tie, transpose_weight)
 
@@ -171,8 +173,18 @@ def _edge_outer(
     num_weights: int,
     backend: str,
 ) -> Tensor:
+    _check_rows(row_ptr, col)
     run = _backends.choose("edge_outer", OUTER_IMPLEMENTATIONS, backend, x.device, x.dtype).run
     return run(x, grad, row_ptr, col, tie, num_weights)
+
+
+def _check_rows(row_ptr: Tensor, col: Tensor) -> None:
+    """The last row must end where `col` does, or memory is misread; elsewhere it costs a wait."""
+    if row_ptr.device.type == "cpu" and (int(row_ptr[0]) != 0 or int(row_ptr[-1]) != col.numel()):
+        raise PatternError(
+            f"`row_ptr` runs from {int(row_ptr[0])} to {int(row_ptr[-1])} but `col` has "
+            f"{col.numel()} edges; it must run from 0 to the number of edges"
+        )
 
 
 def _gather_matmul_fake(x: Tensor, weight: Tensor, row_ptr: Tensor, *rest: Any) -> Tensor:
