@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from verification_cases import LAT, LON, data, quantile_prediction
+from verification_cases import LAT, LON, FloatArray, data, quantile_prediction
 
 from scisparse.errors import DataError, MissingDependencyError, OptionError
 from scisparse.verification import evaluate
@@ -75,6 +75,25 @@ def test_without_a_grid_all_count_the_same() -> None:
     assert result.attrs["weights"] == "equal"
 
 
+def test_points_without_known_areas_count_the_same() -> None:
+    """The post-processor works on them too."""
+    ensemble, observed = data(25)
+    stations = {"lat": ("station", LAT[:3]), "lon": ("station", LON[:3])}
+    flat, truth = (each[:, 0, :3].drop_vars(("lat", "lon")) for each in (ensemble, observed))
+    flat, truth = (each.rename(lon="station").assign_coords(stations) for each in (flat, truth))
+    expected = evaluate(flat, truth, weights=None)
+    result = evaluate(flat, truth)
+    assert result.attrs["weights"] == "equal"
+    xr.testing.assert_equal(result, expected)
+    labels = {"station": ["a", "b", "c"]}
+    named, turned = flat.assign_coords(labels), truth.assign_coords(labels)[:, ::-1]
+    xr.testing.assert_allclose(evaluate(named, turned), expected)
+    for point in ({"lat": [2], "lon": [1]}, {"lat": [2], "lon": slice(1, 2)}):
+        one = evaluate(ensemble.isel(point), observed.isel(point))
+        assert one.attrs["weights"] == "equal"
+        assert int(one["count"]) == int(observed[:, 2, 1].notnull().sum())
+
+
 @settings(max_examples=10)
 @given(st.integers(0, 10_000), st.floats(0.1, 10.0), st.floats(-100.0, 100.0))
 def test_scores_follow_units(seed: int, factor: float, offset: float) -> None:
@@ -85,6 +104,149 @@ def test_scores_follow_units(seed: int, factor: float, offset: float) -> None:
         ratio = factor * float(first[score])
         assert float(second[score]) == pytest.approx(ratio, rel=1e-7, abs=1e-9), score
     np.testing.assert_allclose(second["rank_histogram"], first["rank_histogram"], atol=1e-9)
+
+
+def plane(scale: float, units: str) -> xr.DataArray:
+    """A field on axes of metres, written in other units."""
+    axes = {
+        name: (name, np.arange(size) * 2e3 / scale, {"units": units})
+        for name, size in (("y", 4), ("x", 5))
+    }
+    values = np.random.default_rng(26).normal(size=(3, 4, 5))
+    return xr.DataArray(values, {"time": range(3), **axes}, ("time", "y", "x"), "t")
+
+
+def test_projected_axes_are_compared_in_metres() -> None:
+    metres, kilometres = plane(1.0, "m"), plane(1e3, "km")
+    for first, second in ((metres, kilometres), (kilometres, metres)):
+        result = evaluate(first, second, dims="time")
+        assert int(result["count"].sum()) == 60
+        assert float(result["rmse"].max()) == 0.0
+        xr.testing.assert_identical(result["x"], first["x"])
+        part = evaluate(first[:, 1:], second[:, :, :3])
+        assert int(part["count"]) == 3 * 3 * 3
+    weights = xr.ones_like(kilometres[0]).assign_coords(time=0).drop_vars("time")
+    assert int(evaluate(metres, metres, weights=weights)["count"]) == 60
+    shifted = kilometres.assign_coords(x=("x", kilometres["x"].values + 100.0, {"units": "km"}))
+    message = r"'x' is 0.0 to 8000.0 .* and 100000.0 to 108000.0 .* in the observation, with no"
+    with pytest.raises(DataError, match=message):
+        evaluate(metres, shifted)
+
+
+def test_angles_are_compared_in_degrees() -> None:
+    ensemble, observed = data(27)
+    radians = {
+        name: (name, np.deg2rad(values), {"units": "radians", "standard_name": long})
+        for name, values, long in (("lat", LAT, "latitude"), ("lon", LON, "longitude"))
+    }
+    result = evaluate(ensemble, observed.assign_coords(radians))
+    xr.testing.assert_allclose(result, evaluate(ensemble, observed))
+
+
+def fine(values: FloatArray) -> xr.DataArray:
+    """A field with steps of 0.01 degrees in longitude."""
+    axes = {"time": range(2), "lat": [1.0, 1.01], "lon": values}
+    noise = np.random.default_rng(28).normal(size=(2, 2, values.size))
+    return xr.DataArray(noise, axes, ("time", "lat", "lon"), "t")
+
+
+def test_single_precision_loses_no_points_of_fine_grids() -> None:
+    double = fine(np.linspace(300.0, 303.59, 360))
+    single = double.assign_coords(lon=double["lon"].astype(np.float32))
+    for first, second in ((double, single), (single, double)):
+        assert int(evaluate(first, second)["count"]) == 2 * 2 * 360
+
+
+@pytest.mark.parametrize("share", [0.9, 1.1])
+@pytest.mark.parametrize("form", ["degrees", "metres"])
+def test_what_can_be_fitted_can_be_scored(form: str, share: float) -> None:
+    """One tolerance: that of the grids of the post-processor."""
+    from scisparse.arrays import same_points
+    from scisparse.grids import from_xarray
+
+    first = fine(np.array([0.0, 0.01, 0.02])) if form == "degrees" else plane(1.0, "m")
+    dim, tolerance = ("lon", 1.5e-4) if form == "degrees" else ("x", 1.0 + 1e-6 * 8000.0)
+    moved = first[dim].values.copy()
+    moved[-1] += share * tolerance
+    second = first.assign_coords({dim: (dim, moved, first[dim].attrs)})
+    same = same_points(from_xarray(first), from_xarray(second))
+    assert same == (share < 1.0)
+    if same:
+        assert int(evaluate(first, second)["count"]) == first.size
+        return
+    unit = "degrees" if form == "degrees" else "m"
+    message = (
+        f"'{dim}' has the same extent in the prediction and the observation, but 1 of .* values "
+        f"differ, such as .* and .*; they must agree within .* {unit}: bring both to one grid"
+    )
+    with pytest.raises(DataError, match=message):
+        evaluate(first, second)
+
+
+# --- coordinates of one value ---
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        ({"time": 0}, {"time": 1}, r"'time' is 2001-01-01 .* and 2001-01-02 .* in the observation"),
+        ({"time": 0}, {}, r"'time' is 2001-01-01 .* and 2001-01-01 .*\(6 values\) in the obs"),
+        ({}, {"time": 1}, r"'time' is .*\(6 values\) in the prediction and 2001-01-02 .* in the"),
+        (
+            {"lat": 0, "lon": 0},
+            {"lat": 3, "lon": 0},
+            "'lat' is -30.0 in the .* and 35.0 in the obs",
+        ),
+        ({"lon": 1}, {"lon": 2}, "'lon' is 72.0 in the prediction and 144.0 in the observation"),
+        ({"lon": 1}, {}, r"'lon' is 72.0 in the prediction and 0.0 to 288.0 \(5 values\) in the"),
+    ],
+)
+def test_coordinates_of_one_value_must_agree(
+    ours: dict[str, int], theirs: dict[str, int], message: str
+) -> None:
+    ensemble, observed = data(29)
+    ensemble, observed = ensemble.fillna(0.0), observed.fillna(0.0)
+    first, second = ensemble.isel(ours), observed.isel(theirs)
+    with pytest.raises(DataError, match=message):
+        evaluate(first, second)
+    named = second.rename(lat="latitude", lon="longitude", time="valid_time")
+    with pytest.raises(DataError, match=message):
+        evaluate(first, named)
+    with pytest.raises(DataError, match=message.split(" in the obs")[0]):
+        evaluate(first, first.isel(member=0), reference=second)
+    assert int(evaluate(first, observed.isel(ours))["count"]) == observed.isel(ours).size
+
+
+def test_other_forms_of_one_value_agree() -> None:
+    ensemble, observed = data(30)
+    point = {"lat": 1, "lon": 4}
+    first, second = ensemble.isel(point), observed.isel(point)
+    expected = evaluate(first, second)
+    for forms in ({"lon": -72.0}, {"lon": np.float32(288.00002)}):
+        xr.testing.assert_equal(evaluate(first, second.assign_coords(forms)), expected)
+    # Levels, starts and members: of the forecast alone, or not where and when.
+    start = xr.DataArray(0, attrs={"standard_name": "forecast_reference_time"})
+    valid = xr.DataArray(1, attrs={"standard_name": "time"})
+    for ours, theirs in (
+        ({"height": 2.0}, {}),
+        ({"start": start}, {"start": valid}),
+        ({"height": 0.1}, {"height": np.float32(0.1)}),
+        ({"crs": xr.DataArray(0, attrs={"grid_mapping_name": "x"})}, {"crs": 1}),
+        ({"quantile": 0.5}, {"quantile": 0.1}),
+    ):
+        result = evaluate(first.assign_coords(ours), second.assign_coords(theirs))
+        assert float(result["crps"]) == float(expected["crps"])
+    member = ensemble.isel(member=0)
+    assert float(evaluate(ensemble[..., 1:], member)["count"]) == member.size
+    with pytest.raises(DataError, match=r"'height' is 2.0 .* 10.0 .*\.drop_vars\('height'\)"):
+        evaluate(first.assign_coords(height=2.0), second.assign_coords(height=10.0))
+
+
+def test_a_point_is_not_matched_with_points() -> None:
+    lat, lon = ("cell", [1.0, 2.0]), ("cell", [3.0, 4.0])
+    cells = xr.DataArray([[1.0, 2.0]], {"lat": lat, "lon": lon}, ("time", "cell"), "t")
+    with pytest.raises(DataError, match=r"the observation is on .* but the prediction on"):
+        evaluate(cells.isel(cell=0), cells)
 
 
 # --- bad input ---

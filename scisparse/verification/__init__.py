@@ -70,8 +70,9 @@ def evaluate(
 ) -> xr.Dataset:
     """Score a prediction against observations, and against a reference prediction.
 
-    All are matched by coordinates, in any order of dims. A case in which any of them is missing
-    (NaN) is left out of every score alike.
+    All are matched by coordinates, in any order of dims. A coordinate of one value without a dim,
+    as ``.isel(time=0)`` leaves it, must be the same in all that have it. A case in which any of
+    them is missing (NaN) is left out of every score alike.
 
     Parameters
     ----------
@@ -86,8 +87,8 @@ def evaluate(
     dims
         Dims to average over; default all. ``()`` scores each case.
     weights
-        ``"area"``: areas of cells (as cos(latitude) on a regular grid), equal where there is no
-        grid; a DataArray; ``None``: equal.
+        ``"area"``: areas of cells (as cos(latitude) on a regular grid), equal where these are not
+        known (no grid, one point, stations); a DataArray; ``None``: equal.
     estimator
         Of the CRPS of ensembles: ``"fair"`` (as if of very many members, of which these are random
         draws; Ferro 2014) or ``"standard"`` (of these members alone). Default for each ensemble the

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from scisparse.arrays import find_dim, same_points
 from scisparse.errors import DataError, GridError, OptionError
-from scisparse.grids import Grid, LatLonGrid, from_xarray
 from scisparse.grids.discovery import grid_dims
+from scisparse.verification.axes import axes_of, grid_of, other_grid, snapped
+from scisparse.verification.scalars import check_scalars, described
 
 __all__ = ["area_weights", "match", "place_weights"]
-
-FloatArray = NDArray[np.float64]
 
 
 def match(
@@ -37,8 +35,10 @@ def match(
     Raises
     ------
     DataError
-        Coordinates have nothing in common, or grids without axes differ; both are named.
+        Coordinates have nothing in common, grids without axes or coordinates of one value differ;
+        both are named.
     """
+    check_scalars([base, *others], names, own)
     placed = [
         _onto(base, other, names[0], name) for other, name in zip(others, names[1:], strict=True)
     ]
@@ -54,12 +54,19 @@ def match(
 
 
 def area_weights(data: xr.Dataset) -> xr.DataArray | None:
-    """Areas of the grid's cells, of mean 1; ``None`` when there is no grid."""
-    grid = _grid(data)
+    """Areas of the grid's cells, of mean 1; ``None`` when they are not known.
+
+    There may be no grid, one point, or points such as stations that do not cover the sphere.
+    """
+    grid = grid_of(data)
     if grid is None:
         return None
+    try:
+        areas = grid.areas
+    except GridError:
+        return None
     dims = grid_dims(data)
-    areas = grid.areas.reshape([data.sizes[dim] for dim in dims])
+    areas = areas.reshape([data.sizes[dim] for dim in dims])
     coords = {dim: data.coords[dim] for dim in dims if dim in data.indexes}
     return xr.DataArray(areas / areas.mean(), dims=dims, coords=coords)
 
@@ -94,37 +101,28 @@ def place_weights(weights: xr.DataArray, base: xr.Dataset) -> xr.DataArray:
 def _onto(base: xr.Dataset, other: xr.Dataset, base_name: str, name: str) -> xr.Dataset:
     """Give `other` the names of dims of `base`, and its coordinates where they differ by rounding.
 
-    Longitudes count as equal when they differ by whole turns.
+    Coordinates of grids count as equal when they are so in units of the grid, longitudes also when
+    they differ by whole turns; what differs comes in the units of `base`.
     """
-    grids = _grid(base), _grid(other)
+    grid, their_grid = grid_of(base), grid_of(other)
     pairs = [(find_dim(other, "time"), find_dim(base, "time"))]
-    if grids[0] is not None and grids[1] is not None:
-        pairs += list(zip(grid_dims(other), grid_dims(base), strict=False))
+    if grid is not None and their_grid is not None:
+        if type(grid) is not type(their_grid):
+            raise other_grid(grid, their_grid, base_name, name)
+        pairs += list(zip(grid_dims(other), grid_dims(base), strict=True))
     other = other.rename({old: new for old, new in pairs if old and new and old != new})
-    if grids[0] is None or grids[1] is None:
+    if grid is None or their_grid is None:
         return other
-    for axis, dim in enumerate(grid_dims(base)):
+    axes = list(zip(axes_of(grid), axes_of(their_grid), strict=True))
+    for number, dim in enumerate(grid_dims(base)):
         if dim in base.indexes and dim in other.indexes:
-            turn = 360.0 if isinstance(grids[0], LatLonGrid) and axis == 1 else None
-            values = _snapped(other[dim].values, base[dim].values, turn)
-            other = other.assign_coords({dim: (dim, values, other[dim].attrs)})
-        elif base.sizes[dim] != other.sizes[dim] or not same_points(grids[0], grids[1]):
-            raise DataError(
-                f"{name} is on {grids[1]!r} but {base_name} on {grids[0]!r}; bring both to one grid"
-            )
+            if axes:  # points with an index are known by it
+                names = (dim, base_name, name)
+                values = snapped(base[dim].values, *axes[number], names)
+                other = other.assign_coords({dim: (dim, values, base[dim].attrs)})
+        elif base.sizes[dim] != other.sizes[dim] or not same_points(grid, their_grid):
+            raise other_grid(grid, their_grid, base_name, name)
     return other
-
-
-def _snapped(values: FloatArray, base: FloatArray, turn: float | None) -> FloatArray:
-    """Replace values by those of `base` within a thousandth of its spacing."""
-    values, base = values.astype(np.float64), base.astype(np.float64)
-    distance = values[:, None] - base
-    if turn is not None:
-        distance = (distance + 0.5 * turn) % turn - 0.5 * turn
-    nearest = np.abs(distance).argmin(1)
-    spacing = np.abs(np.diff(base)).min() if base.size > 1 else 0.1
-    close = np.abs(distance[np.arange(values.size), nearest]) <= 1e-3 * spacing
-    return np.where(close, base[nearest], values)
 
 
 def _check_overlap(
@@ -139,15 +137,8 @@ def _check_overlap(
         return
     indexes = base.indexes[dim], other.indexes[dim]
     if not indexes[0].isin(indexes[1]).any():
-        ranges = [f"{index[0]} to {index[-1]} ({index.size} values)" for index in indexes]
+        ranges = [described(index) for index in indexes]
         raise DataError(
             f"{dim!r} is {ranges[0]} in {base_name} and {ranges[1]} in {name}, with no value in "
             "common; select or shift one of them"
         )
-
-
-def _grid(data: xr.Dataset) -> Grid | None:
-    try:
-        return from_xarray(data)
-    except GridError:  # stations, series, means over the grid: no grid is nothing wrong
-        return None

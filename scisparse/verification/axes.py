@@ -1,0 +1,111 @@
+"""Axes of grids, compared in units of the grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from scisparse.errors import DataError, GridError
+from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, from_xarray
+
+__all__ = ["Axis", "axes_of", "grid_of", "other_grid", "snapped"]
+
+FloatArray = NDArray[np.float64]
+
+# As of `scisparse.arrays.same_points`, whose rule a test compares.
+_DEGREES = 1.5e-4
+_METRES, _SHARE = 1.0, 1e-6
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values along an axis of a grid, and how near two count as equal.
+
+    Attributes
+    ----------
+    values
+        In degrees or metres.
+    unit
+        Of `values`.
+    turn
+        After how much a value is the same again, if it is.
+    """
+
+    values: FloatArray
+    unit: str
+    turn: float | None = None
+
+    def distances(self, other: Axis) -> FloatArray:
+        """Signed distance from each value of `other` to each of these, ``[other, these]``."""
+        found = other.values[:, None] - self.values
+        if self.turn is None:
+            return found
+        return np.asarray((found + 0.5 * self.turn) % self.turn - 0.5 * self.turn)
+
+    def tolerance(self, other: Axis) -> FloatArray:
+        """How far from each value one of `other` may lie to count as equal.
+
+        As of `scisparse.arrays.same_points`, so that what can be fitted can be scored, but less
+        than half a step, lest two values become one.
+        """
+        rounding = _DEGREES if self.unit == "degrees" else _METRES + _SHARE * np.abs(self.values)
+        half = 0.499 * min(self.step(), other.step())
+        return np.broadcast_to(np.minimum(rounding, half), self.values.shape)
+
+    def step(self) -> float:
+        """Return the smallest step."""
+        return float(np.abs(np.diff(self.values)).min()) if self.values.size > 1 else np.inf
+
+
+def axes_of(grid: Grid) -> list[Axis]:
+    """Return the axes of a grid that has such."""
+    if isinstance(grid, LatLonGrid):
+        lat, lon = np.rad2deg(grid.lat_axis), np.rad2deg(grid.lon_axis)
+        return [Axis(lat, "degrees"), Axis(lon, "degrees", 360.0)]
+    if isinstance(grid, ProjectedGrid):
+        return [Axis(grid.y_axis, "m"), Axis(grid.x_axis, "m")]
+    return []
+
+
+def snapped(
+    written: NDArray[Any], base: Axis, other: Axis, names: tuple[str, str, str]
+) -> FloatArray:
+    """Values of `other` as `base` has `written` them: the same ones where they count as equal."""
+    distances = np.abs(base.distances(other))
+    nearest = distances.argmin(1)
+    close = distances.min(1) <= base.tolerance(other)[nearest]
+    half = 0.5 * base.step()
+    same_extent = base.values.size == other.values.size and all(
+        distances[end].min() < half and distances[:, end].min() < half for end in (0, -1)
+    )
+    if same_extent and close.any() and not close.all():
+        dim, base_name, name = names
+        place = int(np.argmin(close))
+        allowed = base.tolerance(other)[nearest[place]]
+        raise DataError(
+            f"{dim!r} has the same extent in {base_name} and {name}, but {(~close).sum()} of "
+            f"{close.size} values differ, such as {base.values[nearest[place]]:.9g} and "
+            f"{other.values[place]:.9g}; they must agree within {allowed:.3g} {base.unit}: bring "
+            "both to one grid, for example with .interp_like"
+        )
+    written = np.asarray(written, dtype=np.float64)
+    largest = int(np.abs(base.values).argmax())
+    unit = written[largest] / base.values[largest] if base.values[largest] != 0 else 1.0
+    return np.where(close, written[nearest], other.values * unit)
+
+
+def grid_of(data: xr.Dataset) -> Grid | None:
+    """Return the grid, if there is one."""
+    try:
+        return from_xarray(data)
+    except GridError:  # stations, series, means over the grid: no grid is nothing wrong
+        return None
+
+
+def other_grid(grid: Grid, other: Grid, base_name: str, name: str) -> DataError:
+    """Error of two grids that cannot be matched."""
+    return DataError(f"{name} is on {other!r} but {base_name} on {grid!r}; bring both to one grid")
