@@ -56,9 +56,10 @@ def test_a_pattern_without_other_ties_names_none(monkeypatch: pytest.MonkeyPatch
         LocallyConnected(no_taps(), 1, 1)
 
 
-def test_low_rank_basis_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda device: 9 * 2 * 3 * 4 * 4 - 1)
-    with pytest.raises(MemoryLimitError, match="the weights need 864 bytes"):
+def test_low_rank_basis_and_mixing_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = 9 * 2 * 3 * 4 * 4 + 24 * 4 * 4
+    monkeypatch.setattr(memory, "available_bytes", lambda device: needed - 1)
+    with pytest.raises(MemoryLimitError, match="the weights need 1,248 bytes"):
         LowRankLocallyConnected(window((4, 6), 3), 2, 3, 4)
 
 

@@ -192,9 +192,10 @@ class PostProcessor:
             longitude may start elsewhere.
         members
             Return as many corrected members as the forecast has, with its rank order (ensemble
-            copula coupling).
+            copula coupling). They are equidistant quantiles, not random draws, and their attribute
+            ``ensemble_members`` says so.
         quantiles
-            Return these quantiles.
+            Return these quantiles: rising numbers between 0 and 1.
 
         Returns
         -------
