@@ -18,7 +18,8 @@ class Columns {
 
   SCISPARSE_INLINE void operator()(const Piece<R>& piece, R* y, bool add) const {
     int64_t b = 0;
-    for (; b + 8 <= batch_; b += 8) batches<8>(piece, b, y + b * y_pitch_, add);
+    if (SCISPARSE_ISA == 3 || out_ < 2 * L)
+      for (; b + 8 <= batch_; b += 8) batches<8>(piece, b, y + b * y_pitch_, add);
     for (; b + 4 <= batch_; b += 4) batches<4>(piece, b, y + b * y_pitch_, add);
     for (; b < batch_; b++) batches<1>(piece, b, y + b * y_pitch_, add);
   }
@@ -30,6 +31,8 @@ class Columns {
     int64_t o = 0;
     if constexpr (NO > 1 && L == width<R>)
       for (; o + NO * L <= out_; o += NO * L) tile<true, NB, NO>(piece, b0, o, L, y, add);
+    if constexpr (NO > 2 && L == width<R>)
+      for (; o + 2 * L <= out_; o += 2 * L) tile<true, NB, 2>(piece, b0, o, L, y, add);
     for (; o + L <= out_; o += L) tile<true, NB, 1>(piece, b0, o, L, y, add);
     if (o < out_) tile<false, NB, 1>(piece, b0, o, int(out_ - o), y, add);
   }
@@ -41,7 +44,7 @@ class Columns {
     constexpr int SETS = NB * NO >= 8 ? 1 : NB * NO >= 4 ? 2 : 4;
     V sum[SETS][NB][NO] = {};
     for (int j = 0; j < piece.count; j++) {
-      if (b0 == 0 && o0 == 0) weights_.ask(piece, j);
+      if (o0 == 0) weights_.ask(piece, j, {b0 / NB, ceil_div(batch_, NB)});
       const R* x = piece.x[j] + b0 * x_pitch_;
       const R* w = piece.w[j] + o0;
       int64_t c = 0;

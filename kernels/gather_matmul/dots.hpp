@@ -40,7 +40,7 @@ class Dots {
     constexpr int N = NB * NO, GROUP = N < L ? N : L;
     V sum[N / GROUP][GROUP] = {};
     for (int j = 0; j < piece.count; j++) {
-      if (b0 == 0 && o0 == 0) weights_.ask(piece, j);
+      if (o0 == 0) weights_.ask(piece, j, {b0 / NB, ceil_div(batch_, NB)});
       const R* x = piece.x[j] + b0 * x_pitch_;
       const R* w = piece.w[j] + o0 * in_;
       int64_t c = 0;

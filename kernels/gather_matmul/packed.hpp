@@ -65,21 +65,21 @@ class Packed {
     const int64_t units = ceil_div(columns_, FOLD), count = ceil_div(units, most / FOLD);
     for (int64_t t = 0; t < count; t++) {
       const int64_t o = units * t / count * FOLD, end = min_of(units * (t + 1) / count * FOLD, columns_);
-      tile_of<NV, most>(end - o, g, o, results_.get() + g * results_pitch_ + (row + o) * G * UNIT);
+      tile_of<NV, most>(end - o, {t, count}, g, o, results_.get() + g * results_pitch_ + (row + o) * G * UNIT);
     }
   }
 
   template <int NV, int NO>
-  SCISPARSE_INLINE void tile_of(int64_t size, int64_t g, int64_t o, R* to) {
+  SCISPARSE_INLINE void tile_of(int64_t size, Share share, int64_t g, int64_t o, R* to) {
     if constexpr (NO > 1)
-      if (size < NO) return tile_of<NV, NO - 1>(size, g, o, to);
-    tile<NV, NO>(g, o, to);
+      if (size < NO) return tile_of<NV, NO - 1>(size, share, g, o, to);
+    tile<NV, NO>(share, g, o, to);
   }
 
   // NV groups from g on and NO columns from o0 on. Where the sums are too few to hide the latency of the multiply-add, several sets
   // of them run side by side.
   template <int NV, int NO>
-  __attribute__((noinline)) void tile(int64_t g, int64_t o0, R* to) {
+  __attribute__((noinline)) void tile(Share share, int64_t g, int64_t o0, R* to) {
     const int64_t across = TRANSPOSED ? p_.in : Q, down = TRANSPOSED ? Q : p_.out, steps = TRANSPOSED ? p_.in / Q : p_.in;
     const int64_t pitch = cache_.group_pitch();
     constexpr int SETS = NV * NO >= 8 ? 1 : NV * NO >= 3 ? 2 : 4;
@@ -96,7 +96,7 @@ class Packed {
       });
     };
     for (int j = 0; j < piece_.count; j++) {
-      if (g == 0 && o0 == 0) weights_.ask(piece_, j);
+      if (g == 0) weights_.ask(piece_, j, share);
       const R* x = piece_.x[j] + g * pitch;
       const R* w = piece_.w[j] + o0 * across;
       int64_t k = 0;

@@ -15,6 +15,11 @@ struct Piece {
   const R *x[most], *w[most], *later[most];
 };
 
+// Part `part` of `parts`.
+struct Share {
+  int64_t part, parts;
+};
+
 // The weights of edges. Blocks of a few cache lines are too short for the hardware to see where the next one is when a tie
 // permutes them, and even in order they come sooner when asked for.
 template <class R>
@@ -38,9 +43,11 @@ class Weights {
     if (piece.asks) point(piece.later, weight_.template as<R>(), size_, tie_, e + distance_, piece.count);
   }
 
-  SCISPARSE_INLINE void ask(const Piece<R>& piece, int j) const {
+  // Tiles that go over the same weights ask for a share each: all at once, they would wait for memory and then leave it idle.
+  SCISPARSE_INLINE void ask(const Piece<R>& piece, int j, Share share) const {
+    constexpr int64_t line = 64 / int64_t(sizeof(R));
     if (!piece.asks) return;
-    for (int64_t k = 0; k < size_; k += 64 / int64_t(sizeof(R))) __builtin_prefetch(piece.later[j] + k);
+    for (int64_t k = share.part * line; k < size_; k += share.parts * line) ask_to_read(piece.later[j] + k);
   }
 
  private:

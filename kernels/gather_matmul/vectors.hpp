@@ -32,6 +32,16 @@ class VectorEdges {
     }
   }
 
+  // Asks for sources of sites to come, which on a grid lie behind the last one that site i reads.
+  template <int NB>
+  SCISPARSE_INLINE void ask_for_sources(int64_t i, int64_t b0) const {
+    constexpr int64_t ahead = 16;
+    const int64_t end = pattern_.row_ptr[i + 1];
+    if (end == pattern_.row_ptr[i]) return;
+    const R* x = x_ + min_of(at(pattern_.col, end - 1) + ahead, pattern_.sources - 1) * in_;
+    unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { ask_to_read(x + (b0 + b) * x_pitch_); });
+  }
+
   const Pattern pattern_;
   int64_t batch_, in_, out_, size_, x_pitch_, y_pitch_;
   const R *x_, *weight_;
@@ -88,6 +98,7 @@ class ToOne : VectorEdges<R, L> {
   template <int NB, bool ONE_VECTOR>
   SCISPARSE_INLINE void site(int64_t i, int64_t b0, V (&sum)[NB]) const {
     const int64_t pitch = this->x_pitch_, in = this->in_;
+    this->template ask_for_sources<NB>(i, b0);
     this->row(i, b0, [&](const R* x, const R* w) SCISPARSE_INLINE_LAMBDA {
       int64_t c = 0;
       for (; ONE_VECTOR ? c == 0 : c + L <= in; c += L) {
@@ -134,6 +145,7 @@ class FromOne : VectorEdges<R, L> {
   SCISPARSE_INLINE void columns(int64_t i, int64_t b0, int64_t o, int count) {
     const int64_t pitch = this->x_pitch_;
     V sum[NB] = {};
+    if (o == 0) this->template ask_for_sources<NB>(i, b0);
     this->row(i, b0, [&](const R* x, const R* w) SCISPARSE_INLINE_LAMBDA {
       const V weight = WHOLE ? load<L>(w + o) : load<L>(w + o, count);
       unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { sum[b] += splat<V>(x[b * pitch]) * weight; });
