@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    # Before anything imports Triton: without a GPU its kernels run in Python, on the CPU.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 DATA_VARIABLE = "SCISPARSE_DATA_DIR"
 NO_DATA = f"real data are missing: set {DATA_VARIABLE} to their folder"
 

@@ -5,10 +5,28 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
 
-from scisparse.kernels.gather_matmul import Edges, transpose_edges
+from scisparse.kernels._native import load
+from scisparse.kernels.gather_matmul import Edges, transpose_edges, triton
+
+# Triton's kernels run on the GPU if there is one, else in its interpreter; the others on the CPU.
+GPU = "cuda" if torch.cuda.is_available() else "cpu"
+_NO_TRITON = triton.can_run(torch.device(GPU), torch.float32)
+BACKENDS = [
+    "reference",
+    pytest.param(
+        "cpu", marks=pytest.mark.skipif(isinstance(load(), str), reason="no compiled kernels")
+    ),
+    pytest.param("triton", marks=pytest.mark.skipif(bool(_NO_TRITON), reason=str(_NO_TRITON))),
+]
+
+
+def device_of(backend: str) -> str:
+    return GPU if backend == "triton" else "cpu"
+
 
 # Relative to the largest term of a sum; never loosened in one test. SCISPARSE_TEST_SEED tells noise
 # from a fault.
@@ -56,6 +74,27 @@ class Case:
     def transposed(self, edges: Edges) -> Edges:
         return transpose_edges(edges.row_ptr, edges.col, self.sources, edges.tie)
 
+    def tensors(
+        self,
+        dtype: torch.dtype = torch.float64,
+        index: torch.dtype = torch.int32,
+        seed: int = 0,
+        backend: str = "reference",
+    ) -> tuple[Tensor, Tensor, Tensor, Edges]:
+        """Random `x`, `weight`, `grad` and edges, on the device of `backend`."""
+        gen, device = generator(seed), device_of(backend)
+        edges = self.edges(gen, index)
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=gen).to(device, dtype)
+
+        return (
+            random(self.batch, self.sources, self.channels_in),
+            random(self.num_weights(edges), self.channels_in, self.channels_out),
+            random(self.batch, self.sites, self.channels_out),
+            edges.to(device),
+        )
+
 
 CASES = [
     Case(2, 5, 7, 3, 4),  # odd widths
@@ -86,7 +125,7 @@ CASES = [
 def assert_close(actual: Tensor, expected: Tensor, magnitude: Tensor) -> None:
     """Compare with a float64 truth; the bound scales with the sum of absolute terms."""
     bound = TOLERANCE[actual.dtype] * magnitude.abs() + 1e-30
-    error = (actual.double() - expected).abs()
+    error = (actual.detach().cpu().double() - expected).abs()
     assert actual.shape == expected.shape
     worst = (error / bound).max().item() if error.numel() else 0.0
     assert worst <= 1, f"error is {worst:.2f} times the tolerance for {actual.dtype}"

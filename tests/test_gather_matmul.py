@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import CASES, TOLERANCE, Case, assert_close, generator
+from kernel_cases import BACKENDS, CASES, TOLERANCE, Case, assert_close, device_of
 from torch import Tensor
 
 from scisparse.errors import BackendError, OptionError, PatternError, ShapeError
 from scisparse.kernels import current_backend, edge_outer, gather_matmul, use_backend
 from scisparse.kernels._backends import choose
-from scisparse.kernels._native import load
 from scisparse.kernels.gather_matmul import Edges
 from scisparse.kernels.gather_matmul.ops import (
     GATHER_IMPLEMENTATIONS,
@@ -23,17 +22,12 @@ from scisparse.kernels.gather_matmul.ops import (
     run_gather_matmul,
 )
 
-BACKENDS = [
-    "reference",
-    pytest.param(
-        "cpu", marks=pytest.mark.skipif(isinstance(load(), str), reason="no compiled kernels")
-    ),
-]
 DTYPES = list(TOLERANCE)
 
 
 def dense(x: Tensor, weight: Tensor, edges: Edges, transpose_weight: bool = False) -> Tensor:
     """Independent truth: one dense float64 matrix from all sources to all sites."""
+    x, weight, edges = x.cpu(), weight.cpu(), edges.to("cpu")
     (_, sources, channels_in), sites = x.shape, edges.row_ptr.numel() - 1
     channels_out = weight.shape[1 if transpose_weight else 2]
     matrix = torch.zeros(sites, sources, channels_in, channels_out, dtype=torch.float64)
@@ -45,6 +39,7 @@ def dense(x: Tensor, weight: Tensor, edges: Edges, transpose_weight: bool = Fals
 
 
 def dense_outer(x: Tensor, grad: Tensor, edges: Edges, num_weights: int) -> Tensor:
+    x, grad, edges = x.cpu(), grad.cpu(), edges.to("cpu")
     out = torch.zeros(num_weights, x.shape[2], grad.shape[2], dtype=torch.float64)
     for site in range(edges.row_ptr.numel() - 1):
         for edge in range(int(edges.row_ptr[site]), int(edges.row_ptr[site + 1])):
@@ -54,24 +49,11 @@ def dense_outer(x: Tensor, grad: Tensor, edges: Edges, num_weights: int) -> Tens
     return out
 
 
-def inputs(
-    case: Case, dtype: torch.dtype = torch.float64, index: torch.dtype = torch.int32, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor, Edges]:
-    gen = generator(seed)
-    edges = case.edges(gen, index)
-    x = torch.randn(case.batch, case.sources, case.channels_in, generator=gen).to(dtype)
-    weight = torch.randn(
-        case.num_weights(edges), case.channels_in, case.channels_out, generator=gen
-    ).to(dtype)
-    grad = torch.randn(case.batch, case.sites, case.channels_out, generator=gen).to(dtype)
-    return x, weight, grad, edges
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_output_and_all_gradients_equal_dense(case: Case, dtype: torch.dtype, backend: str) -> None:
-    x, weight, grad, edges = inputs(case, dtype)
+    x, weight, grad, edges = case.tensors(dtype, backend=backend)
     x.requires_grad_()
     weight.requires_grad_()
     y = gather_matmul(x, weight, *edges, backend=backend)
@@ -93,12 +75,12 @@ def test_output_and_all_gradients_equal_dense(case: Case, dtype: torch.dtype, ba
 @pytest.mark.parametrize("weights", [None, 3])
 def test_index_width_does_not_matter(index: torch.dtype, weights: int | None, backend: str) -> None:
     case = Case(2, 9, 8, 3, 4, weights=weights)
-    x, weight, grad, edges = inputs(case, index=index)
+    x, weight, grad, edges = case.tensors(index=index, backend=backend)
     with use_backend(backend):
         y = gather_matmul(x, weight, *edges)
         d = edge_outer(x, grad, *edges, num_weights=weight.shape[0])
-    assert_close(y, dense(x, weight, edges), y.abs() + 10)
-    assert_close(d, dense_outer(x, grad, edges, weight.shape[0]), d.abs() + 10)
+    assert_close(y, dense(x, weight, edges), torch.tensor(10.0))
+    assert_close(d, dense_outer(x, grad, edges, weight.shape[0]), torch.tensor(10.0))
 
 
 # Of torch itself, in forward mode.
@@ -107,7 +89,7 @@ def test_index_width_does_not_matter(index: torch.dtype, weights: int | None, ba
 @pytest.mark.parametrize("weights", [None, 3])
 def test_derivatives_of_every_order(weights: int | None, backend: str) -> None:
     case = Case(2, 3, 4, 2, 3, fan_in=2, weights=weights)
-    x, weight, grad, edges = inputs(case)
+    x, weight, grad, edges = case.tensors(backend=backend)
     num_weights = weight.shape[0]
     for tensor in (x, weight, grad):
         tensor.requires_grad_()
@@ -121,16 +103,17 @@ def test_derivatives_of_every_order(weights: int | None, backend: str) -> None:
         ),
         (lambda x, g: run_edge_outer(x, g, edges, edges_t, num_weights, backend), (x, grad)),
     ]
+    fast = backend == "triton"  # random projections: its interpreter takes minutes for all entries
     for call, arguments in calls:
-        assert torch.autograd.gradcheck(call, arguments, check_forward_ad=True)
-        assert torch.autograd.gradgradcheck(call, arguments)
+        assert torch.autograd.gradcheck(call, arguments, check_forward_ad=True, fast_mode=fast)
+        assert torch.autograd.gradgradcheck(call, arguments, fast_mode=fast)
 
 
 @pytest.mark.parametrize("weights", [None, 3])
 @pytest.mark.parametrize("given", [False, True], ids=["transpose made", "transpose given"])
 def test_operators_are_registered_properly(weights: int | None, given: bool) -> None:
     case = Case(2, 5, 6, 2, 3, weights=weights)
-    x, weight, grad, edges = inputs(case)
+    x, weight, grad, edges = case.tensors()
     edges_t = case.transposed(edges) if given else (None,) * 3
     x.requires_grad_()
     weight.requires_grad_()
@@ -148,7 +131,7 @@ def test_operators_are_registered_properly(weights: int | None, given: bool) -> 
 @pytest.mark.parametrize("weights", [None, 2])
 def test_repeats_and_thread_counts_give_the_same_bits(weights: int | None, backend: str) -> None:
     case = Case(3, 600, 500, 8, 8, weights=weights)
-    x, weight, grad, edges = inputs(case, torch.float32)
+    x, weight, grad, edges = case.tensors(torch.float32, backend=backend)
     x.requires_grad_()
     weight.requires_grad_()
 
@@ -170,7 +153,7 @@ def test_repeats_and_thread_counts_give_the_same_bits(weights: int | None, backe
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_nan_reaches_the_sites_that_read_it_and_no_other(backend: str) -> None:
     case = Case(1, 12, 10, 3, 2)
-    x, weight, _, edges = inputs(case)
+    x, weight, _, edges = case.tensors(backend=backend)
     x[:, 4] = torch.nan
     y = gather_matmul(x, weight, *edges, backend=backend)
     reads = torch.tensor(
@@ -181,13 +164,13 @@ def test_a_nan_reaches_the_sites_that_read_it_and_no_other(backend: str) -> None
     )
     assert reads.any()
     assert not reads.all()
-    assert torch.equal(y.isnan().any(2)[0], reads)
+    assert torch.equal(y.isnan().any(2)[0].cpu(), reads)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_strided_inputs_equal_contiguous_ones(backend: str) -> None:
     case = Case(3, 9, 8, 4, 5)
-    x, weight, _, edges = inputs(case)
+    x, weight, _, edges = case.tensors(backend=backend)
     x_strided = x.permute(2, 0, 1).contiguous().permute(1, 2, 0)
     weight_strided = weight.mT.contiguous().mT
     assert not x_strided.is_contiguous()
@@ -198,7 +181,7 @@ def test_strided_inputs_equal_contiguous_ones(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiles_without_graph_breaks_forward_and_backward(backend: str) -> None:
     case = Case(2, 9, 8, 3, 4)
-    x, weight, _, edges = inputs(case)
+    x, weight, _, edges = case.tensors(backend=backend)
 
     def loss(x: Tensor, weight: Tensor) -> Tensor:
         return gather_matmul(x.sin(), weight, *edges, backend=backend).square().sum()
@@ -212,8 +195,8 @@ def test_compiles_without_graph_breaks_forward_and_backward(backend: str) -> Non
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_autocast_computes_in_bfloat16_and_leaves_float64_alone(backend: str) -> None:
     case = Case(2, 9, 8, 3, 4)
-    x, weight, grad, edges = inputs(case, torch.float32)
-    with torch.autocast("cpu", torch.bfloat16), use_backend(backend):
+    x, weight, grad, edges = case.tensors(torch.float32, backend=backend)
+    with torch.autocast(device_of(backend), torch.bfloat16), use_backend(backend):
         y = gather_matmul(x.requires_grad_(), weight, *edges)
         assert y.dtype == torch.bfloat16
         assert gather_matmul(x.double(), weight.double(), *edges).dtype == torch.float64
@@ -236,8 +219,10 @@ def test_use_backend_holds_inside_the_block_only() -> None:
 
 
 def test_unknown_backend_names_the_known_ones() -> None:
-    x, weight, _, edges = inputs(CASES[0])
-    with pytest.raises(OptionError, match="'gpu' is unknown; choose 'auto', 'cpu', 'reference'"):
+    x, weight, _, edges = CASES[0].tensors()
+    with pytest.raises(
+        OptionError, match="'gpu' is unknown; choose 'auto', 'cpu', 'triton', 'reference'"
+    ):
         gather_matmul(x, weight, *edges, backend="gpu")
 
 
@@ -254,14 +239,14 @@ def test_explicit_backend_that_cannot_run_says_why() -> None:
 
 
 def test_shapes_are_known_without_data() -> None:
-    x, weight, grad, edges = inputs(Case(2, 5, 7, 3, 4))
+    x, weight, grad, edges = Case(2, 5, 7, 3, 4).tensors()
     x, weight, grad, row_ptr, col = (t.to("meta") for t in (x, weight, grad, *edges[:2]))
     assert gather_matmul(x, weight, row_ptr, col).shape == (2, 5, 4)
     assert edge_outer(x, grad, row_ptr, col).shape == weight.shape
 
 
 def test_wrong_shapes_and_dtypes_are_named() -> None:
-    x, weight, grad, (row_ptr, col, _) = inputs(Case(2, 5, 7, 3, 4))
+    x, weight, grad, (row_ptr, col, _) = Case(2, 5, 7, 3, 4).tensors()
     cases: list[tuple[Callable[[], Tensor], str]] = [
         (lambda: gather_matmul(x[0], weight, row_ptr, col), r"`x` has shape \[7, 3\]"),
         (lambda: gather_matmul(x, weight[:, :2], row_ptr, col), "takes 2 channels but `x`"),
@@ -287,7 +272,7 @@ def test_wrong_shapes_and_dtypes_are_named() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_that_are_not_all_edges_are_refused_by_every_backend(backend: str) -> None:
-    x, weight, grad, (row_ptr, col, _) = inputs(Case(2, 5, 7, 3, 4))
+    x, weight, grad, (row_ptr, col, _) = Case(2, 5, 7, 3, 4).tensors(backend=backend)
     short = row_ptr.clamp(max=int(row_ptr[-1]) - 1)
     for rows in (row_ptr + 1, short):
         with pytest.raises(PatternError, match="must run from 0 to the number of edges"):

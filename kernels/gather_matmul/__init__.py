@@ -65,7 +65,7 @@ def gather_matmul(
     transpose
         :func:`transpose_edges` of the same edges; computed in each backward pass when not given.
     backend
-        ``"auto"``, ``"cpu"`` or ``"reference"``.
+        ``"auto"``, ``"cpu"``, ``"triton"`` or ``"reference"``.
 
     Returns
     -------

@@ -23,7 +23,7 @@ from torch.autograd import forward_ad
 
 from scisparse.errors import PatternError
 from scisparse.kernels import _backends
-from scisparse.kernels.gather_matmul import cpu, reference
+from scisparse.kernels.gather_matmul import cpu, reference, triton
 
 __all__ = [
     "GATHER_IMPLEMENTATIONS",
@@ -47,6 +47,11 @@ class Edges(NamedTuple):
     row_ptr: Tensor
     col: Tensor
     tie: Tensor | None
+
+    def to(self, device: torch.device | str) -> Edges:
+        """Return the same edges on `device`."""
+        tie = None if self.tie is None else self.tie.to(device)
+        return Edges(self.row_ptr.to(device), self.col.to(device), tie)
 
 
 def transpose_edges(
@@ -88,10 +93,12 @@ torch.library.define(
 
 GATHER_IMPLEMENTATIONS = (
     _backends.Implementation("cpu", cpu.can_run, cpu.gather_matmul),
+    _backends.Implementation("triton", triton.can_run, triton.gather_matmul),
     _backends.Implementation("reference", lambda device, dtype: None, reference.gather_matmul),
 )
 OUTER_IMPLEMENTATIONS = (
     _backends.Implementation("cpu", cpu.can_run, cpu.edge_outer),
+    _backends.Implementation("triton", triton.can_run, triton.edge_outer),
     _backends.Implementation("reference", lambda device, dtype: None, reference.edge_outer),
 )
 

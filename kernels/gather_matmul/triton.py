@@ -1,0 +1,270 @@
+"""Binding of the Triton kernels: which one runs, on which grid.
+
+``TRITON_INTERPRET=1``, set before Triton is imported, runs them on the CPU, slowly: how they are
+tested without a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from scisparse.kernels.gather_matmul.plans import THREADS, Shape, plan_gather, plan_outer, plan_ties
+from scisparse.kernels.gather_matmul.reference import site_of_edge
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = [
+    "Call",
+    "can_run",
+    "edge_outer",
+    "gather_call",
+    "gather_matmul",
+    "outer_call",
+    "ties_call",
+]
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_OLDEST = (8, 0)  # compute capability
+_INT32 = 2**31 - 1
+
+
+def can_run(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return ``None`` when the Triton kernels can run, else the reason."""
+    if dtype not in _DTYPES:
+        return f"{dtype} is not one of float64, float32, bfloat16, float16"
+    if device.type != "cuda" and not (device.type == "cpu" and is_interpreted()):
+        return "it runs on CUDA devices alone (on the CPU only with TRITON_INTERPRET=1)"
+    if not _is_installed():
+        return 'Triton is not installed; install it with: pip install "scisparse[gpu]"'
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability < _OLDEST:
+            found, needed = (".".join(map(str, c)) for c in (capability, _OLDEST))
+            return f"the device has compute capability {found}; {needed} or newer is needed"
+    return None
+
+
+@functools.cache
+def _is_installed() -> bool:
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def is_interpreted() -> bool:
+    """Whether Triton runs its kernels in Python, on the CPU."""
+    if not _is_installed():
+        return False
+    from triton import knobs
+
+    return bool(knobs.runtime.interpret)
+
+
+def _threads() -> int:
+    """Threads of a program; the interpreter takes as long for a large tile as for a small one."""
+    return 16 * THREADS if is_interpreted() else THREADS
+
+
+def _kernels() -> ModuleType:
+    from scisparse.kernels.gather_matmul import triton_kernels
+
+    return triton_kernels
+
+
+@dataclass(frozen=True)
+class Call:
+    """A kernel with all that it is launched with; tensors on the meta device serve to compile it.
+
+    Parameters
+    ----------
+    kernel
+        Its name in ``triton_kernels.py``.
+    programs
+        Size of the grid.
+    arguments, constants
+        Values of its parameters in their order, then its compile-time constants by name.
+    warps
+        Warps of 32 threads in each program.
+    """
+
+    kernel: str
+    programs: int
+    arguments: tuple[Tensor | int, ...]
+    constants: dict[str, Any]
+    warps: int
+
+    def options(self) -> dict[str, Any]:
+        """Options of the compiler."""
+        return {"num_warps": self.warps, "enable_fp_fusion": True}
+
+    def run(self, device: torch.device) -> None:
+        """Launch it on the current stream of `device`."""
+        kernel = getattr(_kernels(), self.kernel)
+        with torch.cuda.device(device if device.type == "cuda" else -1):
+            kernel[(self.programs,)](*self.arguments, **self.constants, **self.options())
+
+
+def gather_matmul(
+    x_BNC: Tensor,
+    weight_TCO: Tensor,
+    row_ptr_M1: Tensor,
+    col_E: Tensor,
+    tie_E: Tensor | None,
+    transpose_weight: bool,
+) -> Tensor:
+    """Run a Triton kernel; contract in :mod:`scisparse.kernels.gather_matmul`."""
+    channels_out = weight_TCO.shape[1 if transpose_weight else 2]
+    y = x_BNC.new_empty(x_BNC.shape[0], row_ptr_M1.numel() - 1, channels_out)
+    if y.numel() == 0 or col_E.numel() == 0 or x_BNC.shape[2] == 0:
+        return y.zero_()
+    edges = (row_ptr_M1.contiguous(), col_E.contiguous(), _contiguous(tie_E))
+    gather_call(x_BNC.contiguous(), weight_TCO.contiguous(), *edges, y, transpose_weight).run(
+        y.device
+    )
+    return y
+
+
+def gather_call(
+    x: Tensor,
+    weight: Tensor,
+    row_ptr: Tensor,
+    col: Tensor,
+    tie: Tensor | None,
+    y: Tensor,
+    transpose_weight: bool,
+) -> Call:
+    """Return the call that fills `y`; nothing is empty."""
+    (batch, sources, channels_in), (sites, channels_out) = x.shape, y.shape[1:]
+    plan = plan_gather(_shape(x, y, col, transpose_weight), _threads())
+    groups, blocks = _ceil(batch, plan.batches), _ceil(channels_out, plan.outputs)
+    tensors = (x, weight, row_ptr, col, col if tie is None else tie, y)
+    sizes: tuple[int, ...] = (sites, sources, batch, groups, blocks)
+    constants: dict[str, Any] = {"TIED": tie is not None, "WIDE": _is_wide(*tensors)}
+    if plan.kernel in ("singles", "vectors"):
+        sizes = sizes[:-1]
+    else:
+        constants |= {"O": channels_out, "TRANSPOSED": transpose_weight, "BO": plan.outputs}
+    if plan.kernel != "singles":
+        constants |= {"C": channels_in, "R": plan.rows}
+    if plan.kernel == "dots":
+        constants |= {"OPERAND": _operand(x.dtype), "BB": plan.batches}
+    else:
+        constants |= {"ACC": _accumulator(x.dtype), "S": plan.sites, "NB": plan.batches}
+    if plan.kernel in ("tiles", "vectors"):
+        constants |= {"UNROLL": plan.unroll}
+    programs = _ceil(sites, plan.sites) * groups * blocks
+    return Call(f"gather_{plan.kernel}", programs, (*tensors, *sizes), constants, plan.warps)
+
+
+def edge_outer(
+    x_BNC: Tensor,
+    grad_BMO: Tensor,
+    row_ptr_M1: Tensor,
+    col_E: Tensor,
+    tie_E: Tensor | None,
+    num_weights: int,
+) -> Tensor:
+    """Run a Triton kernel; contract in :mod:`scisparse.kernels.gather_matmul`."""
+    x, grad = x_BNC.contiguous(), grad_BMO.contiguous()
+    out = x.new_empty(num_weights, x.shape[2], grad.shape[2])
+    if out.numel() == 0 or col_E.numel() == 0 or x.shape[0] == 0:
+        return out.zero_()
+    row_ptr, col = row_ptr_M1.contiguous(), col_E.contiguous()
+    if tie_E is None:
+        outer_call(x, grad, row_ptr, col, out).run(x.device)
+        return out
+    call, parts = ties_call(x, grad, *_sorted_by_tie(row_ptr, col, tie_E, num_weights), out)
+    call.run(x.device)
+    return out.copy_(parts.sum(0))
+
+
+def outer_call(x: Tensor, grad: Tensor, row_ptr: Tensor, col: Tensor, out: Tensor) -> Call:
+    """Return the call that fills `out` where every edge has its own weight; nothing is empty."""
+    (batch, sources, channels_in), (sites, channels_out) = x.shape, grad.shape[1:]
+    plan = plan_outer(_shape(x, grad, col), _threads())
+    blocks = _ceil(channels_out, plan.outputs)
+    tensors = (x, grad, row_ptr, col, out)
+    constants = {"C": channels_in, "O": channels_out, "ACC": _accumulator(x.dtype)}
+    constants |= {"WIDE": _is_wide(*tensors), "S": plan.sites, "R": plan.rows, "BO": plan.outputs}
+    arguments = (*tensors, sites, sources, batch, blocks)
+    programs = _ceil(sites, plan.sites) * blocks
+    return Call("outer_tiles", programs, arguments, constants, plan.warps)
+
+
+def ties_call(
+    x: Tensor, grad: Tensor, tie_ptr: Tensor, col: Tensor, site: Tensor, out: Tensor
+) -> tuple[Call, Tensor]:
+    """Return a call, and the tensor ``[parts, T, C, O]`` that it fills; nothing is empty.
+
+    `col` and `site` are those of the edges sorted by tie; `tie_ptr` is where each tie begins.
+    """
+    (batch, sources, channels_in), (sites, channels_out) = x.shape, grad.shape[1:]
+    weights = out.shape[0]
+    plan = plan_ties(_shape(x, grad, col), col.numel(), weights)
+    accumulator = torch.float64 if x.dtype == torch.float64 else torch.float32
+    parts = x.new_empty(plan.parts, *out.shape, dtype=accumulator)
+    blocks = (_ceil(channels_in, plan.inputs), _ceil(channels_out, plan.outputs))
+    tensors = (x, grad, tie_ptr, col, site, parts)
+    constants = {"C": channels_in, "O": channels_out, "ACC": _accumulator(x.dtype)}
+    constants |= {"WIDE": _is_wide(*tensors)}
+    constants |= {"K": plan.edges, "BC": plan.inputs, "BO": plan.outputs}
+    arguments = (*tensors, sites, sources, batch, weights, plan.parts, *blocks)
+    programs = weights * plan.parts * blocks[0] * blocks[1]
+    return Call("outer_ties", programs, arguments, constants, plan.warps), parts
+
+
+def _sorted_by_tie(
+    row_ptr: Tensor, col: Tensor, tie: Tensor, weights: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where each tie begins among the edges sorted by tie, and the source and site of these."""
+    sorted_tie, order = torch.sort(tie, stable=True)
+    bounds = torch.arange(weights + 1, device=tie.device, dtype=tie.dtype)
+    site = site_of_edge(row_ptr, col.numel()).to(col.dtype)
+    return torch.searchsorted(sorted_tie, bounds), col[order], site[order]
+
+
+def _shape(x: Tensor, y: Tensor, col: Tensor, transposed: bool = False) -> Shape:
+    return Shape(
+        batch=x.shape[0],
+        channels_in=x.shape[2],
+        channels_out=y.shape[2],
+        fan_in=col.numel() / y.shape[1],
+        itemsize=x.element_size(),
+        transposed=transposed,
+    )
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def _accumulator(dtype: torch.dtype) -> Any:
+    import triton.language as tl
+
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def _operand(dtype: torch.dtype) -> Any:
+    """Type in which tensor cores multiply; the interpreter knows no 16-bit arithmetic."""
+    import triton.language as tl
+
+    if is_interpreted() or dtype == torch.float32:
+        return tl.float32
+    return tl.bfloat16 if dtype == torch.bfloat16 else tl.float16
+
+
+def _is_wide(*tensors: Tensor) -> bool:
+    """Whether offsets, with those of a tile's masked numbers, may pass 32 bits."""
+    return max(t.numel() for t in tensors) > _INT32 - 2**24
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
