@@ -10,7 +10,7 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
-from scisparse.kernels.gather_matmul import ops, reference
+from scisparse.kernels.gather_matmul import edge_outer, gather_matmul, ops, reference
 
 __all__ = ["largest_errors", "report"]
 
@@ -86,11 +86,10 @@ def _run(
     device: torch.device,
 ) -> Tensor:
     x, weight, grad, row_ptr, col = (t.to(device) for t in (*inputs, row_ptr, col))
-    edges = ops.Edges(row_ptr, col, None)
     if backend == "reference" and device.type == "cpu":
         if kernel == "gather_matmul":
-            return reference.gather_matmul(x, weight, *edges, False)
-        return reference.edge_outer(x, grad, *edges, len(col))
+            return reference.gather_matmul(x, weight, row_ptr, col, None, False)
+        return reference.edge_outer(x, grad, row_ptr, col, None, len(col))
     if kernel == "gather_matmul":
-        return ops.run_gather_matmul(x, weight, edges, None, False, backend).cpu()
-    return ops.run_edge_outer(x, grad, edges, None, len(col), backend).cpu()
+        return gather_matmul(x, weight, row_ptr, col, backend=backend).cpu()
+    return edge_outer(x, grad, row_ptr, col, backend=backend).cpu()

@@ -16,11 +16,8 @@ from scisparse.errors import BackendError, OptionError, PatternError, ShapeError
 from scisparse.kernels import current_backend, edge_outer, gather_matmul, use_backend
 from scisparse.kernels._backends import choose
 from scisparse.kernels.gather_matmul import Edges
-from scisparse.kernels.gather_matmul.ops import (
-    GATHER_IMPLEMENTATIONS,
-    run_edge_outer,
-    run_gather_matmul,
-)
+from scisparse.kernels.gather_matmul.calculus import run_edge_outer, run_gather_matmul
+from scisparse.kernels.gather_matmul.ops import GATHER_IMPLEMENTATIONS
 
 DTYPES = list(TOLERANCE)
 

@@ -1,0 +1,215 @@
+"""Derivatives of the two operators, and what ``torch.func`` does with them.
+
+``gather_matmul`` and ``edge_outer`` are each other's derivatives, over the pattern or over the
+transposed pattern, so that every order of derivative exists and none of them scatters.  With ``P``
+the edges and ``P'`` the transposed edges::
+
+    y = G(x, W; P)         dx = G'(dy, W; P')      dW = D(x, dy; P)
+    y = G'(x, W; P)        dx = G(dy, W; P')       dW = D(dy, x; P')
+    D = D(x, g; P)         dx = G'(g, dD; P')      dg = G(x, dD; P)
+
+where ``G'`` reads its weights transposed.  Both operators carry both edge lists, which makes the
+swap a change of order.  Both are linear in each tensor, which is all that forward mode needs.
+Under ``vmap`` the mapped dimension joins the batch or, where weights are mapped too, there are as
+many copies of the pattern side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from scisparse.errors import ShapeError
+from scisparse.kernels.gather_matmul.edges import Edges, side_by_side, transpose_edges
+
+__all__ = [
+    "edge_outer_backward",
+    "gather_matmul_backward",
+    "run_edge_outer",
+    "run_gather_matmul",
+    "save",
+]
+
+
+def run_gather_matmul(
+    x: Tensor,
+    weight: Tensor,
+    edges: Edges,
+    edges_t: Edges | None,
+    transpose_weight: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """Call the registered operator; arguments are taken to be valid."""
+    rest = (*edges, *(edges_t or (None, None, None)), transpose_weight, backend)
+    run = _GatherMatmul.apply if _is_transformed() else torch.ops.scisparse.gather_matmul
+    y: Tensor = run(x, weight, *rest)
+    return y
+
+
+def run_edge_outer(
+    x: Tensor,
+    grad: Tensor,
+    edges: Edges,
+    edges_t: Edges | None,
+    num_weights: int,
+    backend: str = "auto",
+) -> Tensor:
+    """Call the registered operator; arguments are taken to be valid."""
+    rest = (*edges, *(edges_t or (None, None, None)), num_weights, backend)
+    run = _EdgeOuter.apply if _is_transformed() else torch.ops.scisparse.edge_outer
+    out: Tensor = run(x, grad, *rest)
+    return out
+
+
+def _is_transformed() -> bool:
+    """Whether forward mode or ``torch.func`` is at work, which registered operators do not know."""
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Save both tensors and both edge lists; the two operators have the same arguments."""
+    ctx.save_for_backward(*inputs[:8])
+    ctx.option, ctx.backend = inputs[8:]
+
+
+def _saved(ctx: Any, num_sources: int) -> tuple[Edges, Edges]:
+    """Edges and transposed edges of a call; the latter are made here when they were not given."""
+    edges, edges_t = Edges(*ctx.saved_tensors[2:5]), ctx.saved_tensors[5:8]
+    if edges_t[0] is None:
+        return edges, transpose_edges(edges.row_ptr, edges.col, num_sources, edges.tie)
+    return edges, Edges(*edges_t)
+
+
+def gather_matmul_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of all arguments of ``gather_matmul``."""
+    x, weight = ctx.saved_tensors[:2]
+    transpose_weight = ctx.option
+    edges, edges_t = _saved(ctx, x.shape[1])
+    grad_x = grad_weight = None
+    if ctx.needs_input_grad[0]:
+        grad_x = run_gather_matmul(grad, weight, edges_t, edges, not transpose_weight, ctx.backend)
+    if ctx.needs_input_grad[1]:
+        read, write, forth, back = (
+            (grad, x, edges_t, edges) if transpose_weight else (x, grad, edges, edges_t)
+        )
+        grad_weight = run_edge_outer(read, write, forth, back, weight.shape[0], ctx.backend)
+    return grad_x, grad_weight, *(None,) * 8
+
+
+def edge_outer_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of all arguments of ``edge_outer``."""
+    x, grad = ctx.saved_tensors[:2]
+    edges, edges_t = _saved(ctx, x.shape[1])
+    grad_x = grad_grad = None
+    if ctx.needs_input_grad[0]:
+        grad_x = run_gather_matmul(grad, grad_out, edges_t, edges, True, ctx.backend)
+    if ctx.needs_input_grad[1]:
+        grad_grad = run_gather_matmul(x, grad_out, edges, edges_t, False, ctx.backend)
+    return grad_x, grad_grad, *(None,) * 8
+
+
+class _Transformed(torch.autograd.Function):
+    """An operator as ``torch.func`` and forward mode need it."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        save(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:8])
+
+
+def _tangent(ctx: Any, run: Callable[..., Tensor], d_first: Any, d_second: Any) -> Tensor:
+    """Derivative of an operator that is linear in both tensors."""
+    first, second, *saved = ctx.saved_tensors
+    edges, edges_t = Edges(*saved[:3]), None if saved[3] is None else Edges(*saved[3:])
+
+    def at(first: Tensor, second: Tensor) -> Tensor:
+        return run(first, second, edges, edges_t, ctx.option, ctx.backend)
+
+    if d_first is None or d_second is None:
+        return at(first, d_second) if d_second is not None else at(d_first, second)
+    return at(d_first, second) + at(first, d_second)
+
+
+class _GatherMatmul(_Transformed):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        y: Tensor = torch.ops.scisparse.gather_matmul(*inputs)
+        return y
+
+    backward = staticmethod(gather_matmul_backward)
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor | None, dweight: Tensor | None, *_: Any) -> Tensor:
+        return _tangent(ctx, run_gather_matmul, dx, dweight)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        x, weight, *rest = inputs
+        edges, edges_t, transpose_weight, backend = _split(in_dims, rest)
+        copies, x_dim, weight_dim = info.batch_size, *in_dims[:2]
+        if weight_dim is None:
+            x = x.movedim(x_dim, 0)
+            y = run_gather_matmul(
+                x.flatten(0, 1), weight, edges, edges_t, transpose_weight, backend
+            )
+            return y.unflatten(0, x.shape[:2]), 0
+        weight = weight.movedim(weight_dim, 0)
+        num_weights, sites = weight.shape[1], edges.row_ptr.numel() - 1
+        x, edges, edges_t = _copied(x, x_dim, edges, edges_t, copies, num_weights)
+        y = run_gather_matmul(x, weight.flatten(0, 1), edges, edges_t, transpose_weight, backend)
+        return y.unflatten(1, (copies, sites)), 1
+
+
+class _EdgeOuter(_Transformed):
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        out: Tensor = torch.ops.scisparse.edge_outer(*inputs)
+        return out
+
+    backward = staticmethod(edge_outer_backward)
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor | None, dgrad: Tensor | None, *_: Any) -> Tensor:
+        return _tangent(ctx, run_edge_outer, dx, dgrad)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        x, grad, *rest = inputs
+        edges, edges_t, num_weights, backend = _split(in_dims, rest)
+        copies, x_dim, grad_dim = info.batch_size, *in_dims[:2]
+        if grad_dim is None:
+            grad = grad[None].expand(copies, *grad.shape)
+        else:
+            grad = grad.movedim(grad_dim, 0)
+        x, edges, edges_t = _copied(x, x_dim, edges, edges_t, copies, num_weights)
+        grad = grad.transpose(0, 1).flatten(1, 2)
+        out = run_edge_outer(x, grad, edges, edges_t, copies * num_weights, backend)
+        return out.unflatten(0, (copies, num_weights)), 0
+
+
+def _split(
+    in_dims: tuple[int | None, ...], rest: list[Any]
+) -> tuple[Edges, Edges | None, Any, str]:
+    """Edges, transposed edges and options of a call whose edges must not be mapped."""
+    if any(dim is not None for dim in in_dims[2:8]):
+        raise ShapeError("vmap maps over `row_ptr`, `col` or `tie`; map over values alone")
+    edges_t = None if rest[3] is None else Edges(*rest[3:6])
+    return Edges(*rest[:3]), edges_t, *rest[6:]
+
+
+def _copied(
+    x: Tensor, dim: int | None, edges: Edges, edges_t: Edges | None, copies: int, weights: int
+) -> tuple[Tensor, Edges, Edges | None]:
+    """Copies of the pattern side by side, with sources ``[B, copies * N, C]`` or shared ones."""
+    if dim is None:
+        return x, side_by_side(edges, copies, 0, weights), None
+    x = x.movedim(dim, 1)
+    if edges_t is not None:
+        edges_t = side_by_side(edges_t, copies, edges.row_ptr.numel() - 1, weights)
+    return x.flatten(1, 2), side_by_side(edges, copies, x.shape[2], weights), edges_t

@@ -1,0 +1,80 @@
+"""Edges as the operators take them: two directions of a pattern, and copies side by side."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scisparse.kernels.gather_matmul.reference import site_of_edge
+
+__all__ = ["Edges", "side_by_side", "transpose_edges"]
+
+_INT32_EDGES = 2**31
+
+
+class Edges(NamedTuple):
+    """One direction of a pattern: ``row_ptr [M + 1]``, ``col [E]`` and ``tie [E]``, edge to weight.
+
+    ``tie=None`` means that edge ``e`` has weight ``e``.
+    """
+
+    row_ptr: Tensor
+    col: Tensor
+    tie: Tensor | None
+
+    def to(self, device: torch.device | str) -> Edges:
+        """Return the same edges on `device`."""
+        tie = None if self.tie is None else self.tie.to(device)
+        return Edges(self.row_ptr.to(device), self.col.to(device), tie)
+
+
+def transpose_edges(
+    row_ptr: Tensor, col: Tensor, num_sources: int, tie: Tensor | None = None
+) -> Edges:
+    """Return the same edges seen from the sources: row `j` lists the sites that read source `j`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> row_ptr, col = torch.tensor([0, 2, 3]), torch.tensor([0, 2, 2])
+    >>> edges = transpose_edges(row_ptr, col, num_sources=3)
+    >>> edges.row_ptr.tolist(), edges.col.tolist(), edges.tie.tolist()
+    ([0, 1, 1, 3], [0, 0, 1], [0, 1, 2])
+    """
+    site = site_of_edge(row_ptr, col.numel())
+    col_sorted, order = torch.sort(col.long(), stable=True)
+    bounds = torch.arange(num_sources + 1, device=col.device)
+    if tie is None:
+        tie_t = order.to(torch.int32) if col.numel() < _INT32_EDGES else order
+    else:
+        tie_t = tie[order]
+    return Edges(torch.searchsorted(col_sorted, bounds), site[order].to(col.dtype), tie_t)
+
+
+def side_by_side(edges: Edges, copies: int, sources: int, weights: int) -> Edges:
+    """Return `copies` of the same edges, each with sites, sources and weights of its own.
+
+    `sources` and `weights` are how many of them a copy has; 0 `sources` where all share them.
+
+    Examples
+    --------
+    >>> edges = Edges(torch.tensor([0, 2, 3]), torch.tensor([0, 2, 2]), None)
+    >>> twice = side_by_side(edges, 2, sources=3, weights=3)
+    >>> twice.row_ptr.tolist(), twice.col.tolist(), twice.tie
+    ([0, 2, 3, 5, 6], [0, 2, 2, 3, 5, 5], None)
+    """
+    count = edges.col.numel()
+    copy = torch.arange(copies, device=edges.col.device)[:, None]
+    row_ptr = torch.cat([edges.row_ptr[:1], (edges.row_ptr[1:] + copy * count).flatten()])
+    col = _shifted(edges.col, copy * sources, copies * sources)
+    tie = edges.tie
+    return Edges(
+        row_ptr, col, tie if tie is None else _shifted(tie, copy * weights, copies * weights)
+    )
+
+
+def _shifted(index: Tensor, by: Tensor, end: int) -> Tensor:
+    wide = index.dtype == torch.int64 or end >= _INT32_EDGES
+    return (index.long() + by).flatten().to(torch.int64 if wide else torch.int32)
