@@ -6,6 +6,7 @@ with torch, has a readable reference, and is differentiable to any order.
 
 from scisparse.kernels._backends import current_backend as current_backend
 from scisparse.kernels._backends import use_backend as use_backend
+from scisparse.kernels._debug import debug_mode as debug_mode
 from scisparse.kernels.gather_matmul import Edges as Edges
 from scisparse.kernels.gather_matmul import edge_outer as edge_outer
 from scisparse.kernels.gather_matmul import gather_matmul as gather_matmul

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scisparse.kernels.gather_matmul.reference import site_of_edge
 
-__all__ = ["Edges", "side_by_side", "transpose_edges"]
+__all__ = ["Edges", "is_transpose", "side_by_side", "transpose_edges"]
 
 _INT32_EDGES = 2**31
 
@@ -51,6 +51,15 @@ def transpose_edges(
     else:
         tie_t = tie[order]
     return Edges(torch.searchsorted(col_sorted, bounds), site[order].to(col.dtype), tie_t)
+
+
+def is_transpose(edges_t: Edges, edges: Edges, num_sources: int) -> bool:
+    """Whether `edges_t` are `edges` seen from the sources."""
+    expected = transpose_edges(edges.row_ptr, edges.col, num_sources, edges.tie)
+    count = torch.arange(edges.col.numel(), device=edges.col.device)
+    pairs = zip(edges_t[:2], expected[:2], strict=True)
+    ties = [count if e.tie is None else e.tie.long() for e in (edges_t, expected)]
+    return all(torch.equal(a.long(), b.long()) for a, b in pairs) and torch.equal(*ties)
 
 
 def side_by_side(edges: Edges, copies: int, sources: int, weights: int) -> Edges:

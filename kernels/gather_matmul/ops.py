@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import PatternError
-from scisparse.kernels import _backends
+from scisparse.kernels import _backends, _debug
 from scisparse.kernels.gather_matmul import calculus, cpu, reference, triton
+from scisparse.kernels.gather_matmul.edges import Edges, is_transpose
 
 __all__ = ["GATHER_IMPLEMENTATIONS", "OUTER_IMPLEMENTATIONS"]
 
@@ -48,12 +49,13 @@ def _gather_matmul(
     col: Tensor,
     tie: Tensor | None,
     row_ptr_t: Tensor | None,
-    col_t: Tensor | None,
+    col_t: Tensor,  # there when `row_ptr_t` is
     tie_t: Tensor | None,
     transpose_weight: bool,
     backend: str,
 ) -> Tensor:
-    _check_rows(row_ptr, col)
+    edges_t = None if row_ptr_t is None else Edges(row_ptr_t, col_t, tie_t)
+    _check(Edges(row_ptr, col, tie), edges_t, x.shape[1], weight.shape[0])
     run = _backends.choose("gather_matmul", GATHER_IMPLEMENTATIONS, backend, x.device, x.dtype).run
     return run(x, weight, row_ptr, col, tie, transpose_weight)
 
@@ -66,18 +68,30 @@ def _edge_outer(
     col: Tensor,
     tie: Tensor | None,
     row_ptr_t: Tensor | None,
-    col_t: Tensor | None,
+    col_t: Tensor,  # there when `row_ptr_t` is
     tie_t: Tensor | None,
     num_weights: int,
     backend: str,
 ) -> Tensor:
-    _check_rows(row_ptr, col)
+    edges_t = None if row_ptr_t is None else Edges(row_ptr_t, col_t, tie_t)
+    _check(Edges(row_ptr, col, tie), edges_t, x.shape[1], num_weights)
     run = _backends.choose("edge_outer", OUTER_IMPLEMENTATIONS, backend, x.device, x.dtype).run
     return run(x, grad, row_ptr, col, tie, num_weights)
 
 
-def _check_rows(row_ptr: Tensor, col: Tensor) -> None:
-    """The last row must end where `col` does, or memory is misread; elsewhere it costs a wait."""
+def _check(edges: Edges, edges_t: Edges | None, num_sources: int, num_weights: int) -> None:
+    """Check every index in debug mode.
+
+    Else, and not on a GPU, where it would be a wait, check only that the last row ends where `col`
+    does, as memory is misread without.
+    """
+    row_ptr, col = edges.row_ptr, edges.col
+    if _debug.is_debugging():
+        _debug.check_edges(*edges, num_sources, num_weights)
+        if edges_t is not None and not is_transpose(edges_t, edges, num_sources):
+            raise PatternError(
+                "`transpose` is not the transpose of the edges; make it with transpose_edges()"
+            )
     if row_ptr.device.type == "cpu" and (int(row_ptr[0]) != 0 or int(row_ptr[-1]) != col.numel()):
         raise PatternError(
             f"`row_ptr` runs from {int(row_ptr[0])} to {int(row_ptr[-1])} but `col` has "
