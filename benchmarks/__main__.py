@@ -1,10 +1,11 @@
-"""Command line: ``run``, ``compare``, ``plot``."""
+"""Command line: ``run``, ``gpu``, ``compare``, ``plot``."""
 
 from __future__ import annotations
 
 import argparse
 import gc
 import json
+import math
 import os
 import sys
 import time
@@ -15,7 +16,8 @@ import torch
 
 import benchmarks.cases  # noqa: F401 (registers the cases)
 from benchmarks.compare import compare
-from benchmarks.measure import in_turns, read_bandwidth
+from benchmarks.gpu import add_command
+from benchmarks.measure import bandwidth, in_turns
 from benchmarks.memory import extra_memory, measure_here
 from benchmarks.plot import plot
 from benchmarks.registry import Case, select
@@ -53,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     memory.add_argument("--peers", action="store_true")
     memory.add_argument("--threads", type=int, default=0)
     memory.set_defaults(command=_memory)
+    add_command(commands, run_cases)
     comparison = commands.add_parser("compare", help="compare two runs; exit status 1 if slower")
     comparison.add_argument("base", type=Path)
     comparison.add_argument("new", type=Path, nargs="?", default=FOLDER / "cpu.json")
@@ -73,43 +76,60 @@ def _run(options: argparse.Namespace) -> int:
         os.execve(sys.executable, arguments, os.environ | _KEEP_MEMORY)
     if options.threads:
         torch.set_num_threads(options.threads)
-    cases = select(options.suite, options.filter)
+    words = f" --filter {' '.join(options.filter)}" if options.filter else ""
+    words += f" --threads {options.threads}" if options.threads else ""
+    words += " --keep-memory" if options.keep_memory else ""
+    run_cases(
+        select(options.suite, options.filter),
+        options.out or FOLDER / f"{options.suite}.json",
+        f"python -m benchmarks run --suite {options.suite}{words}",
+        options.seconds,
+        memory=not options.no_memory,
+    )
+    return 0
+
+
+def run_cases(
+    cases: list[Case],
+    path: Path,
+    command: str,
+    seconds: float,
+    *,
+    memory: bool = True,
+    deadline: float = math.inf,
+) -> None:
+    """Measure cases of one suite and write the results; `command` is how a reader repeats it."""
     described = []
     for case in cases:
         start = time.perf_counter()
-        described.append(_measure(case, options.seconds, not options.no_memory))
+        described.append(_measure(case, seconds, memory, deadline))
         summary = described[-1]["summary"]
         ratios = ", ".join(
             f"{s} {p['ours_ms']:.3g} ms x{p.get('speedup', 0):.1f}" for s, p in summary.items()
         )
         print(f"{case.shape}: {ratios} ({time.perf_counter() - start:.0f} s)", flush=True)
-    bandwidth = max(case["read_bandwidth_GB_s"] for case in described)
-    words = f" --filter {' '.join(options.filter)}" if options.filter else ""
-    words += f" --threads {options.threads}" if options.threads else ""
-    words += " --keep-memory" if options.keep_memory else ""
+    most = max(case["bandwidth_GB_s"] for case in described)
     run: dict[str, Any] = {
-        "suite": options.suite,
-        "command": f"python -m benchmarks run --suite {options.suite}{words}",
-        "machine": describe_machine(bandwidth * 1e9),
+        "suite": cases[0].suite,
+        "command": command,
+        "machine": describe_machine(most * 1e9, cases[0].device),
         "cases": described,
     }
-    path = options.out or FOLDER / f"{options.suite}.json"
     write(run, path)
     print(f"wrote {path} and {path.with_suffix('.md').name}")
-    return 0
 
 
-def _measure(case: Case, seconds: float, memory: bool) -> dict[str, Any]:
+def _measure(case: Case, seconds: float, memory: bool, deadline: float) -> dict[str, Any]:
     """Time a case between two measurements of the bandwidth, then its memory."""
-    before = read_bandwidth()
+    before = bandwidth(case.device)
     work = case.make()
-    results = in_turns(work, seconds)
+    results = in_turns(work, seconds, deadline)
     cost = work.cost
     del work
     gc.collect()
-    bandwidth = (before + read_bandwidth()) / 2
+    between = (before + bandwidth(case.device)) / 2
     extra = extra_memory(case, peers=False) if memory else {}
-    return describe_case(case, cost, results, extra, bandwidth)
+    return describe_case(case, cost, results, extra, between)
 
 
 def _memory(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -11,11 +12,11 @@ from torch import Tensor
 
 from benchmarks.registry import Implementation, Samples, Work
 
-__all__ = ["STAGES", "Result", "fault", "in_turns", "read_bandwidth", "step"]
+__all__ = ["STAGES", "Result", "bandwidth", "fault", "in_turns", "step"]
 
 STAGES = ("forward", "backward", "full")
 LONG = 2.0  # seconds; a step that takes longer counts although it was the one to warm up
-TOLERANCE = 1e-4  # of the largest value
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of the largest value
 
 
 @dataclass
@@ -44,38 +45,60 @@ def step(implementation: Implementation) -> tuple[tuple[float, float, float], li
     """
     x = implementation.x.detach().requires_grad_()
     weight = implementation.weight.detach().requires_grad_()
-    start = time.perf_counter()
+    tick = _cuda_tick if x.is_cuda else time.perf_counter
+    start = tick()
     with torch.no_grad():
         implementation.run(x, weight)
-    forward = time.perf_counter() - start
-    begin = time.perf_counter()
+    forward = tick() - start
+    begin = tick()
     output = implementation.run(x, weight)
-    middle = time.perf_counter()
+    middle = tick()
     gradients = torch.autograd.grad(output, (x, weight), implementation.grad)
-    end = time.perf_counter()
+    end = tick()
     return (forward, end - middle, end - begin), [output.detach(), *gradients]
+
+
+def _cuda_tick() -> float:
+    """Seconds once all that was launched is done."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def fault(got: Samples, expected: Samples) -> str | None:
     """Say what differs from float64 by more than rounding, or ``None``."""
     for name, want in vars(expected).items():
-        values = getattr(got, name).double()
-        error = float((values - want).abs().max() / want.abs().max().clamp_min(1e-30))
-        if not error <= TOLERANCE:
+        values = getattr(got, name)
+        error = float(
+            (values.cpu().double() - want).abs().max() / want.abs().max().clamp_min(1e-30)
+        )
+        if not error <= TOLERANCE[values.dtype]:
             return f"wrong: {name} differs from float64 by {error:.1e} of its largest value"
     return None
 
 
-def in_turns(work: Work, budget: float) -> dict[str, Result]:
+def in_turns(work: Work, budget: float, deadline: float = math.inf) -> dict[str, Result]:
     """Run all implementations of `work` in turns, for about `budget` seconds each.
 
-    The first step of each warms up and is checked; what fails the check is not timed.
+    The first step of each warms up and is checked; what fails the check is not timed, nor is a peer
+    that is to begin after the `deadline` of ``time.monotonic``.
     """
     results: dict[str, Result] = {}
     turns: list[tuple[Implementation, int]] = []
     for make in work.makers:
         implementation = make()
-        timed, outputs = step(implementation)
+        if not implementation.ours and time.monotonic() > deadline:
+            results[implementation.name] = Result(False, not_run="the time for all cases was up")
+            continue
+        try:
+            timed, outputs = step(implementation)
+            if implementation.x.is_cuda:  # the first one also compiles
+                timed, outputs = step(implementation)
+        except torch.OutOfMemoryError as error:
+            if implementation.ours:
+                raise
+            reason = str(error).partition(". ")[0]
+            results[implementation.name] = Result(False, not_run=f"out of memory: {reason}")
+            continue
         result = results[implementation.name] = Result(implementation.ours)
         result.not_run = fault(implementation.samples(*outputs), work.expected)
         del outputs
@@ -94,8 +117,25 @@ def in_turns(work: Work, budget: float) -> dict[str, Result]:
     return results
 
 
+def bandwidth(device: str) -> float:
+    """Bytes a second that can be read or, on a GPU, copied: each byte read and written."""
+    return copy_bandwidth() if device == "cuda" else read_bandwidth()
+
+
+def copy_bandwidth(repeats: int = 9) -> float:
+    """Bytes read and written a second when 1 GB is copied on the GPU, at the median."""
+    values = torch.empty(1 << 28, device="cuda")
+    target = torch.empty_like(values)
+    seconds = []
+    for _ in range(repeats):
+        start = _cuda_tick()
+        target.copy_(values)
+        seconds.append(_cuda_tick() - start)
+    return 2 * values.numel() * values.element_size() / statistics.median(seconds)
+
+
 def read_bandwidth(repeats: int = 5) -> float:
-    """Bytes a second at which torch's threads sum 256 MB of float32, at the best of `repeats`."""
+    """Bytes a second at which torch's threads sum 256 MB of float32, at the median."""
     values = torch.ones(1 << 26)
     seconds = []
     for _ in range(repeats):

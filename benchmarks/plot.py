@@ -75,10 +75,13 @@ def _ratio(case: dict[str, Any], name: str, stage: str) -> float:
 def _roofline(plt: Any, run: dict[str, Any]) -> Any:
     """Operations a second over operations a byte, below the bandwidth measured in the run."""
     figure, axis = plt.subplots(figsize=(8, 5.5), layout="constrained")
-    bandwidth = run["machine"]["read_bandwidth_GB_s"]
+    bandwidth = run["machine"]["bandwidth_GB_s"]
     reach = [0.1, 30.0]
     axis.plot(
-        reach, [bandwidth * r for r in reach], color="black", label=f"read at {bandwidth:.0f} GB/s"
+        reach,
+        [bandwidth * r for r in reach],
+        color="black",
+        label=f"{run['machine']['bandwidth']} at {bandwidth:.0f} GB/s",
     )
     axis.plot(
         reach, [0.8 * bandwidth * r for r in reach], color="black", linestyle=":", label="80 %"

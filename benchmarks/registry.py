@@ -67,6 +67,11 @@ class Case:
     shape: str
     make: Callable[[], Work]
 
+    @property
+    def device(self) -> str:
+        """Where its tensors are."""
+        return "cuda" if self.suite == "gpu" else "cpu"
+
 
 _CASES: dict[str, Case] = {}
 

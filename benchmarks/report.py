@@ -20,16 +20,20 @@ FOLDER = Path(__file__).parent / "results"
 Json = dict[str, Any]
 
 
-def describe_machine(bandwidth: float) -> Json:
-    """Processor, threads, versions and the read bandwidth measured in this run."""
-    return {
-        "processor": _processor(),
+def describe_machine(bandwidth: float, device: str) -> Json:
+    """Processor or GPU, threads, versions and the bandwidth measured in this run."""
+    if device == "cuda":
+        part = {"processor": torch.cuda.get_device_name(), "bandwidth": "copy"}
+        part["instructions"] = "sm_{}{}".format(*torch.cuda.get_device_capability())
+    else:
+        part = {"processor": _processor(), "bandwidth": "read"}
+        part["instructions"] = torch.backends.cpu.get_cpu_capability()
+    return part | {
         "threads": torch.get_num_threads(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),
-        "read_bandwidth_GB_s": bandwidth / 1e9,
+        "bandwidth_GB_s": bandwidth / 1e9,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
 
@@ -66,7 +70,7 @@ def describe_case(
         "op": case.op,
         "shape": case.shape,
         "cost": vars(cost),
-        "read_bandwidth_GB_s": bandwidth / 1e9,
+        "bandwidth_GB_s": bandwidth / 1e9,
         "implementations": implementations,
     }
     return described | {"summary": _summary(described)}
@@ -90,7 +94,7 @@ def _summary(case: Json) -> Json:
         if stage != "full":
             moved = case["cost"][f"{stage}_bytes"]
             part["GB_s"] = moved / part["ours_ms"] / 1e6
-            part["bandwidth_fraction"] = part["GB_s"] / case["read_bandwidth_GB_s"]
+            part["bandwidth_fraction"] = part["GB_s"] / case["bandwidth_GB_s"]
             part["GFLOP_s"] = case["cost"][f"{stage}_flops"] / part["ours_ms"] / 1e6
         parts[stage] = part
     return parts
@@ -120,11 +124,15 @@ def markdown(run: Json) -> str:
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']} "
         f"({machine['instructions']}), {machine['date']}; made with `{run['command']}`.",
         "",
-        "Median milliseconds of float32; backward makes both gradients. Ratio: best peer / ours, "
-        "in the same run, in turns. Bandwidth: bytes that must move once, as a fraction of the "
-        "read bandwidth measured beside each case. Memory: peak beyond inputs, outputs and "
-        "gradients, as a fraction of these (high-water mark of resident memory, in a process "
-        "of its own).",
+        "Median milliseconds, of float32 where no type is named; backward makes both gradients. "
+        "Ratio: best peer / ours, in the same run, in turns. Bandwidth: bytes that must move once, "
+        f"as a fraction of the {machine['bandwidth']} bandwidth measured beside each case. Memory: "
+        "peak beyond inputs, outputs and gradients, as a fraction of these ("
+        + (
+            "what torch has allocated)."
+            if machine["bandwidth"] == "copy"
+            else "high-water mark of resident memory, in a process of its own)."
+        ),
         "",
         "| case | forward | best peer | ratio | bandwidth | backward | best peer | ratio "
         "| bandwidth | memory forward, backward |",

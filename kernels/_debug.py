@@ -1,4 +1,4 @@
-"""Checks of index values before a kernel runs: each is a pass over them, so off unless asked for."""
+"""Checks of index values before a kernel runs; off unless asked for: each is a pass over them."""
 
 from __future__ import annotations
 

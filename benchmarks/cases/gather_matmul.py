@@ -34,20 +34,33 @@ class Problem:
 
     @classmethod
     def random(
-        cls, row_ptr: Tensor, col: Tensor, num_sources: int, batch: int, channels: tuple[int, int]
+        cls,
+        row_ptr: Tensor,
+        col: Tensor,
+        num_sources: int,
+        batch: int,
+        channels: tuple[int, int],
+        dtype: torch.dtype = torch.float32,
     ) -> Problem:
-        """Random values; the same for the same shapes."""
+        """Random values on the device of `col`; the same for the same shapes."""
         torch.manual_seed(0)
         num_sites = row_ptr.numel() - 1
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(*shape, device=col.device).to(dtype)
+
+        def places(count: int) -> Tensor:
+            return torch.randint(count, (SAMPLED,), device=col.device)
+
         return cls(
-            x=torch.randn(batch, num_sources, channels[0]),
-            weight=torch.randn(col.numel(), *channels),
-            grad=torch.randn(batch, num_sites, channels[1]),
+            x=random(batch, num_sources, channels[0]),
+            weight=random(col.numel(), *channels),
+            grad=random(batch, num_sites, channels[1]),
             row_ptr=row_ptr,
             col=col,
-            sites=torch.randint(num_sites, (SAMPLED,)),
-            sources=torch.randint(num_sources, (SAMPLED,)),
-            edges=torch.randint(col.numel(), (SAMPLED,)),
+            sites=places(num_sites),
+            sources=places(num_sources),
+            edges=places(col.numel()),
         )
 
     def samples(self, output: Tensor, grad_x: Tensor, grad_weight: Tensor) -> Samples:
@@ -56,21 +69,23 @@ class Problem:
 
     def expected(self) -> Samples:
         """Compute the samples by the definition, in float64."""
-        site = torch.repeat_interleave(
-            torch.arange(self.row_ptr.numel() - 1), self.row_ptr.diff(), output_size=len(self.col)
-        )
-        x, grad = self.x.double(), self.grad.double()
+        sites = torch.arange(self.row_ptr.numel() - 1, device=self.col.device)
+        site = torch.repeat_interleave(sites, self.row_ptr.diff(), output_size=len(self.col))
+
+        def exact(values: Tensor) -> Tensor:
+            return values.double().cpu()
+
         output, grad_x = [], []
         for i in self.sites.tolist():
             row = slice(int(self.row_ptr[i]), int(self.row_ptr[i + 1]))
-            weight = self.weight[row].double()
-            output.append(torch.einsum("bec,eco->bo", x[:, self.col[row]], weight))
+            read = exact(self.x[:, self.col[row]])
+            output.append(torch.einsum("bec,eco->bo", read, exact(self.weight[row])))
         for j in self.sources.tolist():
-            read = (self.col == j).nonzero().flatten()
-            weight = self.weight[read].double()
-            grad_x.append(torch.einsum("beo,eco->bc", grad[:, site[read]], weight))
-        source = self.col[self.edges]
-        grad_weight = torch.einsum("bec,beo->eco", x[:, source], grad[:, site[self.edges]])
+            edges = (self.col == j).nonzero().flatten()
+            read = exact(self.grad[:, site[edges]])
+            grad_x.append(torch.einsum("beo,eco->bc", read, exact(self.weight[edges])))
+        x, grad = exact(self.x[:, self.col[self.edges]]), exact(self.grad[:, site[self.edges]])
+        grad_weight = torch.einsum("bec,beo->eco", x, grad)
         return Samples(torch.stack(output, 1), torch.stack(grad_x, 1), grad_weight)
 
     def cost(self) -> Cost:
@@ -101,25 +116,31 @@ def ours(problem: Problem) -> Implementation:
     )
 
 
-def stencil_work(batch: int, channels: tuple[int, int], grid: Stencil) -> Work:
-    """Own weights on every edge of `grid`, beside torch's four formulations."""
+def stencil_work(
+    batch: int, channels: tuple[int, int], grid: Stencil, dtype: torch.dtype = torch.float32
+) -> Work:
+    """Own weights on every edge of `grid`, beside torch's four formulations.
+
+    On a GPU also as compiled by torch; on the CPU that does not help.
+    """
     row_ptr, col, place = grid.edges
-    problem = Problem.random(row_ptr, col, grid.sites, batch, channels)
+    problem = Problem.random(row_ptr, col, grid.sites, batch, channels, dtype)
 
     @cache  # formulations share it where it suits them
     def matrices() -> Tensor:
         weight = problem.weight.new_zeros(grid.sites * TAPS, *channels)
         return weight.index_copy_(0, place, problem.weight).view(grid.sites, TAPS, *channels)
 
-    def peer(formulation: Formulation) -> Implementation:
+    def peer(formulation: Formulation, compiled: bool = False) -> Implementation:
         site, tap = place[problem.edges] // TAPS, place[problem.edges] % TAPS
+        run = partial(formulation.run, grid)
         return Implementation(
-            name=formulation.name,
+            name=formulation.name + (", compiled" if compiled else ""),
             ours=False,
             x=formulation.x.lay(grid, problem.x),
             weight=formulation.weight.lay(grid, matrices()),
             grad=formulation.output.lay(grid, problem.grad),
-            run=partial(formulation.run, grid),
+            run=torch.compile(run, dynamic=False) if compiled else run,
             samples=lambda output, grad_x, grad_weight: Samples(
                 formulation.output.view(grid, output)[:, problem.sites],
                 formulation.x.view(grid, grad_x)[:, problem.sources],
@@ -131,6 +152,8 @@ def stencil_work(batch: int, channels: tuple[int, int], grid: Stencil) -> Work:
         partial(ours, problem),
         *(partial(peer, each) for each in FORMULATIONS),
     ]
+    if grid.device != "cpu":
+        makers += [partial(peer, each, compiled=True) for each in FORMULATIONS]
     return Work(makers=makers, expected=problem.expected(), cost=problem.cost())
 
 
@@ -188,16 +211,26 @@ def linear_work(batch: int, sources: int, sites: int, fan_in: int) -> Work:
     return Work(makers=makers, expected=problem.expected(), cost=problem.cost())
 
 
-def register_stencil(batch: int, channels_in: int, channels_out: int, grid: Stencil) -> None:
+def register_stencil(
+    batch: int,
+    channels_in: int,
+    channels_out: int,
+    grid: Stencil,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Register one row of the table."""
     size = f"{grid.rows}x{grid.columns}"
+    kind = "" if dtype == torch.float32 else str(dtype).removeprefix("torch.")
+    suite = "cpu" if grid.device == "cpu" else "gpu"
+    name = f"stencil-{channels_in}to{channels_out}-{size}-b{batch}{kind and '-'}{kind}"
+    shape = f"3x3 untied, {channels_in} -> {channels_out}, {size}, B {batch}"
     register(
         Case(
-            name=f"stencil-{channels_in}to{channels_out}-{size}-b{batch}",
+            name=name if suite == "cpu" else f"{suite}-{name}",
             op=OP,
-            suite="cpu",
-            shape=f"3x3 untied, {channels_in} -> {channels_out}, {size}, B {batch}",
-            make=partial(stencil_work, batch, (channels_in, channels_out), grid),
+            suite=suite,
+            shape=f"{shape}{kind and ', '}{kind}",
+            make=partial(stencil_work, batch, (channels_in, channels_out), grid, dtype),
         )
     )
 
@@ -218,3 +251,11 @@ register(
         make=partial(linear_work, 1, 768, 3072, 77),
     )
 )
+for kind in (torch.float32, torch.bfloat16):
+    register_stencil(1, 8, 8, Stencil(721, 1440, "cuda"), kind)
+    register_stencil(4, 8, 8, Stencil(721, 1440, "cuda"), kind)
+    register_stencil(8, 16, 16, Stencil(361, 720, "cuda"), kind)
+register_stencil(8, 22, 8, Stencil(361, 720, "cuda"))
+register_stencil(8, 8, 1, Stencil(721, 1440, "cuda"))
+register_stencil(16, 1, 1, Stencil(721, 1440, "cuda"))
+register_stencil(32, 4, 4, Stencil(121, 240, "cuda"))

@@ -21,6 +21,7 @@ class Stencil:
 
     rows: int
     columns: int
+    device: str = "cpu"
 
     @property
     def sites(self) -> int:
@@ -29,9 +30,9 @@ class Stencil:
     @cached_property
     def taps(self) -> tuple[Tensor, Tensor]:
         """Source of each tap ``[M, K]``, cell 0 where there is none, and whether there is one."""
-        site = torch.arange(self.sites)[:, None]
-        down = torch.arange(-1, 2).repeat_interleave(3)
-        right = torch.arange(-1, 2).repeat(3)
+        site = torch.arange(self.sites, device=self.device)[:, None]
+        down = torch.arange(-1, 2, device=self.device).repeat_interleave(3)
+        right = torch.arange(-1, 2, device=self.device).repeat(3)
         row = site // self.columns + down
         source = row * self.columns + (site % self.columns + right) % self.columns
         exists = (row >= 0) & (row < self.rows)
@@ -42,8 +43,9 @@ class Stencil:
         """``row_ptr``, ``col`` sorted in each row, and the place of each edge in ``[M, K]``."""
         source, exists = self.taps
         order = source.where(exists, self.sites).argsort(dim=1, stable=True)
-        place = (torch.arange(self.sites)[:, None] * TAPS + order)[exists.gather(1, order)]
-        row_ptr = torch.cat([torch.zeros(1, dtype=torch.int64), exists.sum(1).cumsum(0)])
+        site = torch.arange(self.sites, device=self.device)[:, None]
+        place = (site * TAPS + order)[exists.gather(1, order)]
+        row_ptr = F.pad(exists.sum(1).cumsum(0), (1, 0))
         return row_ptr, source.flatten()[place].to(torch.int32), place
 
     def pad(self, x_BCHW: Tensor) -> Tensor:

@@ -1,0 +1,85 @@
+"""``python -m benchmarks gpu``: kernel tests, then all timings, on a machine with a GPU.
+
+Needs torch, triton, numpy and pytest, and takes less than 8 minutes: peers that would begin later
+are listed as not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.registry import select
+from benchmarks.report import FOLDER
+
+__all__ = ["add_command"]
+
+TESTS = ("test_triton.py", "test_debug.py", "test_calculus.py", "test_gather_matmul.py")
+SHARDS = ("float64", "float32", "bfloat16", "float16")  # of the longest file, side by side
+
+
+def add_command(commands: Any, run_cases: Callable[..., None]) -> None:
+    """Add the command to the parsers of ``python -m benchmarks``."""
+    parser = commands.add_parser("gpu", help="kernel tests and timings on this machine's GPU")
+    parser.add_argument("--filter", nargs="*", default=[], help="only cases that contain a word")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each implementation")
+    parser.add_argument("--minutes", type=float, default=7.0, help="no peer begins after these")
+    parser.add_argument("--no-tests", action="store_true", help="leave the kernel tests out")
+    parser.add_argument("--out", type=Path, help="JSON file; the table is written beside it")
+    parser.set_defaults(command=lambda options: _run(options, run_cases))
+
+
+def _run(options: argparse.Namespace, run_cases: Callable[..., None]) -> int:
+    if not torch.cuda.is_available():
+        raise ValueError("torch finds no CUDA device; run this on a machine with an NVIDIA GPU")
+    deadline = time.monotonic() + 60 * options.minutes
+    if not options.no_tests and not _tests_pass():
+        return 1
+    name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+    words = f" --filter {' '.join(options.filter)}" if options.filter else ""
+    run_cases(
+        select("gpu", options.filter),
+        options.out or FOLDER / f"gpu-{name}.json",
+        f"python -m benchmarks gpu{words}",
+        options.seconds,
+        deadline=deadline,
+    )
+    return 0
+
+
+def _tests_pass() -> bool:
+    """Run the kernel tests on the GPU, in several processes, and print what they say."""
+    start = time.monotonic()
+    folder = Path(__file__).parent.parent / "tests"
+    *others, longest = (str(folder / name) for name in TESTS)
+    rest = " and ".join(f"not {word}" for word in SHARDS)
+    selections = [others, [longest, "-k", rest]]
+    selections += [[longest, "-k", _exactly(word)] for word in SHARDS]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    running = [
+        subprocess.Popen(
+            [*command, *each], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for each in selections
+    ]
+    passed = True
+    for each, process in zip(selections, running, strict=True):
+        said = process.communicate()[0]
+        passed = passed and process.returncode == 0
+        shown = said if process.returncode else (said.strip().splitlines() or [""])[-1]
+        print(f"tests {' '.join(Path(word).name for word in each)}: {shown}", flush=True)
+    print(f"tests took {time.monotonic() - start:.0f} s", flush=True)
+    return passed
+
+
+def _exactly(word: str) -> str:
+    """Select tests of this type alone: ``float16`` is also in ``bfloat16``."""
+    return f"{word} and not bfloat16" if word == "float16" else word
