@@ -25,7 +25,7 @@ def wheel_problems(wheel: Path) -> list[str]:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     expected = {"scisparse/py.typed", "scisparse/kernels/_cpu.abi3.so"}
     for package, folder in settings["tool"]["setuptools"]["package-dir"].items():
-        for path in (ROOT / folder).rglob("*.py"):
+        for path in (path for kind in ("*.py", "*.cu") for path in (ROOT / folder).rglob(kind)):
             inside = path.relative_to(ROOT / folder).as_posix()
             expected.add(f"{package.replace('.', '/')}/{inside}")
     with zipfile.ZipFile(wheel) as opened:
@@ -35,7 +35,14 @@ def wheel_problems(wheel: Path) -> list[str]:
 
 def archive_problems(archive: Path) -> list[str]:
     """Sources that the archive lacks."""
-    kinds = ("kernels/**/*.[ch]pp", "scisparse/**/*.py", "kernels/**/*.py", "layers/**/*.py")
+    kinds = (
+        "kernels/**/*.[ch]pp",
+        "kernels/**/*.cu",
+        "tests/**/*.cpp",
+        "scisparse/**/*.py",
+        "kernels/**/*.py",
+        "layers/**/*.py",
+    )
     others = ("tests/**/*.py", "examples/**/*.py", "setup.py", "constraints.txt", ".ci/*.py")
     files = [path for kind in (*kinds, *others) for path in ROOT.glob(kind)]
     expected = {path.relative_to(ROOT).as_posix() for path in files}

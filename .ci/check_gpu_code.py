@@ -13,12 +13,14 @@ import argparse
 import collections
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,7 +28,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from scisparse.kernels.gather_matmul import triton as binding
+from scisparse.kernels.gather_matmul import cuda as cuda_binding
+from scisparse.kernels.gather_matmul import triton as triton_binding
 from scisparse.kernels.gather_matmul import triton_kernels
 
 BUDGETS = Path(__file__).with_name("gpu_budgets.json")
@@ -53,32 +56,41 @@ class Code:
     wide_reads: int  # of 16 bytes
 
 
-def read_code(built: Any) -> Code:
-    """Read registers, memory and instructions of a compiled kernel."""
+def read_code(binary: bytes, kernel: str, shared: int | None = None) -> Code:
+    """Read registers, memory and instructions of `kernel` from compiled code.
+
+    `shared` is the memory that the launch asks for, where the code does not tell.
+    """
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(built.asm["cubin"])
+        file.write(binary)
         file.flush()
         run = [str(tools / "cuobjdump"), file.name]
-        usage = _run([*run, "--dump-resource-usage"])
-        listing = _run([*run, "--dump-sass"])
-    numbers = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", usage)}
+        usage = _of_kernel(_run([*run, "--dump-resource-usage"]), kernel)
+        listing = _of_kernel(_run([*run, "--dump-sass"]), kernel)
+    numbers = {key: int(value) for key, value in re.findall(r"([A-Z]\w+):(\d+)", usage)}
     pattern = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)"
     found = collections.Counter(re.findall(pattern, listing, re.MULTILINE))
     if not found or "REG" not in numbers:
-        raise RuntimeError("cuobjdump shows no machine code; is it of the Triton that compiled it?")
+        raise RuntimeError(f"cuobjdump shows no machine code of {kernel}")
 
     def count(expression: str) -> int:
         return sum(n for name, n in found.items() if re.match(expression, name))
 
     return Code(
         registers=numbers["REG"],
-        shared=built.metadata.shared,
+        shared=numbers["SHARED"] if shared is None else shared,
         spills=numbers["STACK"] + numbers["LOCAL"] + count(r"(LDL|STL)\b"),
         atomics=count(r"(ATOM|ATOMG|ATOMS|RED|REDG|REDS)\b"),
         barriers=count(r"BAR\b"),
         wide_reads=count(r"(LDG|LDGSTS)\..*128"),
     )
+
+
+def _of_kernel(text: str, kernel: str) -> str:
+    """The part of a listing of several functions that is about one."""
+    parts = re.split(r"^\s*Function ?:? ?(\w+):?$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True)).get(kernel, "")
 
 
 def _run(command: list[str]) -> str:
@@ -88,7 +100,7 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-def compile_call(call: binding.Call, target: int, kernel: Any = None) -> Any:
+def compile_triton(call: triton_binding.Call, target: int, kernel: Any = None) -> Code:
     """Compile a call for compute capability `target`, from its meta tensors alone."""
     kernel = kernel or getattr(triton_kernels, call.kernel)
     signature, attributes = {}, {}
@@ -100,46 +112,101 @@ def compile_call(call: binding.Call, target: int, kernel: Any = None) -> Any:
             signature[name] = "i32" if value < 2**31 else "i64"
     signature |= dict.fromkeys(call.constants, "constexpr")
     source = ASTSource(kernel, signature, call.constants, attributes)
-    return triton.compile(source, GPUTarget("cuda", target, 32), call.options())
+    built = triton.compile(source, GPUTarget("cuda", target, 32), call.options())
+    return read_code(built.asm["cubin"], call.kernel, built.metadata.shared)
 
 
-def calls() -> Iterator[tuple[str, binding.Call, bool]]:
-    """Name, call, and whether it must read 16 bytes at once: one of every kind of plan."""
-    sites = 721 * 1440
-    for batch, c, o, dtype, tied in (
-        (1, 8, 8, torch.float32, False),
-        (4, 8, 8, torch.float32, False),
-        (4, 8, 8, torch.bfloat16, False),
-        (8, 16, 16, torch.float32, False),
-        (8, 16, 16, torch.bfloat16, False),
-        (8, 16, 16, torch.float16, True),
-        (8, 22, 8, torch.float32, False),
-        (8, 8, 1, torch.float32, False),
-        (16, 1, 1, torch.float32, False),
-        (32, 64, 64, torch.float32, False),
-        (4, 3, 5, torch.float64, True),
-    ):
-        edges, weights = 9 * sites, 12 if tied else 9 * sites
+def compile_cuda(call: cuda_binding.Call, target: int) -> Code:
+    """Compile the source of a call with nvcc, or with NVRTC where there is no nvcc."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        return read_code(cuda_binding.compiled(call.macros, f"sm_{target}"), call.kernel)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.cubin"
+        defined = [f"-D{name}={value}" for name, value in call.macros]
+        command = [nvcc, "-std=c++17", f"-arch=sm_{target}", "-cubin", *defined]
+        _run([*command, str(cuda_binding.SOURCE), "-o", str(path)])
+        return read_code(path.read_bytes(), call.kernel)
 
-        def tensor(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+
+@dataclass(frozen=True)
+class Work:
+    """Meta tensors of a layer on a stencil of 9 taps."""
+
+    batch: int
+    channels_in: int
+    channels_out: int
+    dtype: torch.dtype
+    tied: bool = False
+    cuda: bool = False  # compiled from CUDA C++ too
+
+    def __str__(self) -> str:
+        kind = str(self.dtype).removeprefix("torch.")
+        tied = " tied" if self.tied else ""
+        return f"{self.channels_in}->{self.channels_out} B{self.batch} {kind}{tied}"
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether weights must be read in vectors of 16 bytes by the Triton kernels."""
+        return (
+            self.channels_in % 8 == 0 and self.channels_out % (2 * 16 // self.dtype.itemsize) == 0
+        )
+
+    def calls(self, binding: ModuleType) -> Iterator[tuple[str, Any]]:
+        """Forward pass, and both gradients."""
+        sites = 721 * 1440
+        edges, weights = 9 * sites, 12 if self.tied else 9 * sites
+
+        def tensor(*shape: int, dtype: torch.dtype = self.dtype) -> torch.Tensor:
             return torch.empty(shape, dtype=dtype, device="meta")
 
-        row_ptr = tensor(sites + 1, dtype=torch.int64)
+        row_ptr, tie_ptr = (tensor(n + 1, dtype=torch.int64) for n in (sites, weights))
         col = tensor(edges, dtype=torch.int32)
-        tie = col if tied else None
-        x, y = tensor(batch, sites, c), tensor(batch, sites, o)
-        weight = tensor(weights, c, o)
-        name = f"{c}->{o} B{batch} {str(dtype).removeprefix('torch.')}{' tied' if tied else ''}"
-        wide = c % 8 == 0 and o % (2 * 16 // dtype.itemsize) == 0
-        yield f"forward {name}", binding.gather_call(x, weight, row_ptr, col, tie, y, False), wide
+        tie = col if self.tied else None
+        x, y = (tensor(self.batch, sites, c) for c in (self.channels_in, self.channels_out))
+        weight = tensor(weights, self.channels_in, self.channels_out)
+        yield "forward", binding.gather_call(x, weight, row_ptr, col, tie, y, False)
         # Transposed edges read the weights in another order, by a tie.
-        back = binding.gather_call(y, weight, row_ptr, col, col, x, True)
-        yield f"backward {name}", back, wide
-        if tied:
-            tie_ptr = tensor(weights + 1, dtype=torch.int64)
-            yield f"outer {name}", binding.ties_call(x, y, tie_ptr, col, col, weight)[0], False
+        yield "backward", binding.gather_call(y, weight, row_ptr, col, col, x, True)
+        if self.tied:
+            yield "outer", binding.ties_call(x, y, tie_ptr, col, col, weight)[0]
         else:
-            yield f"outer {name}", binding.outer_call(x, y, row_ptr, col, weight), False
+            yield "outer", binding.outer_call(x, y, row_ptr, col, weight)
+
+
+WORK = (  # one of every kind of plan
+    Work(1, 8, 8, torch.float32, cuda=True),
+    Work(4, 8, 8, torch.float32, cuda=True),
+    Work(4, 8, 8, torch.bfloat16, cuda=True),
+    Work(8, 16, 16, torch.float32, cuda=True),
+    Work(8, 16, 16, torch.bfloat16),
+    Work(8, 16, 16, torch.float16, tied=True),
+    Work(8, 22, 8, torch.float32),
+    Work(8, 8, 1, torch.float32),
+    Work(16, 1, 1, torch.float32),
+    Work(32, 64, 64, torch.float32),
+    Work(4, 3, 5, torch.float64, tied=True, cuda=True),
+)
+
+
+def compiled(targets: list[int]) -> Iterator[tuple[str, str, bool, Code]]:
+    """Name, kernel, whether it must read 16 bytes at once, and machine code of every call."""
+    for work in WORK:
+        for stage, call in work.calls(triton_binding):
+            for target in targets:
+                wide = work.is_wide and stage != "outer"
+                code = compile_triton(call, target)
+                yield f"{stage} {work} triton sm_{target}", call.kernel, wide, code
+    if shutil.which("nvcc") is None and not cuda_binding.is_installed():
+        print("CUDA C++ was not compiled: there is neither nvcc nor cuda-core")
+        return
+    for work in WORK:
+        if work.cuda:
+            for stage, call in work.calls(cuda_binding):
+                for target in targets:
+                    wide = work.is_wide or (work.channels_in, work.channels_out) == (8, 8)
+                    code = compile_cuda(call, target)
+                    yield f"{stage} {work} cuda sm_{target}", call.kernel, wide, code
 
 
 def faults(code: Code, budget: dict[str, int] | None, wide: bool) -> list[str]:
@@ -167,20 +234,18 @@ def main() -> int:
     parser.add_argument("--target", type=int, nargs="*", default=list(TARGETS))
     options = parser.parse_args()
     budgets = json.loads(BUDGETS.read_text()) if BUDGETS.exists() else {}
-    wrong = 0
-    for name, call, wide in calls():
-        for target in options.target:
-            code = read_code(compile_call(call, target))
-            key = f"{name} sm_{target}"
-            if options.renew:
-                budgets[key] = {"kernel": call.kernel, **asdict(code)}
-            for fault in faults(code, budgets.get(key), wide):
-                print(f"{key} ({call.kernel}): {fault}")
-                wrong += 1
+    wrong = count = 0
+    for key, kernel, wide, code in compiled(options.target):
+        count += 1
+        if options.renew:
+            budgets[key] = {"kernel": kernel, **asdict(code)}
+        for fault in faults(code, budgets.get(key), wide):
+            print(f"{key} ({kernel}): {fault}")
+            wrong += 1
     if options.renew:
         lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in budgets.items())
         BUDGETS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    print(f"Triton {triton.__version__}: {len(budgets)} kernels, {wrong} faults")
+    print(f"Triton {triton.__version__}: {count} kernels, {wrong} faults")
     return int(wrong > 0)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.registry import Implementation, Samples, Work
+from scisparse.errors import BackendError
 
 __all__ = ["STAGES", "Result", "bandwidth", "fault", "in_turns", "step"]
 
@@ -93,11 +94,9 @@ def in_turns(work: Work, budget: float, deadline: float = math.inf) -> dict[str,
             timed, outputs = step(implementation)
             if implementation.x.is_cuda:  # the first one also compiles
                 timed, outputs = step(implementation)
-        except torch.OutOfMemoryError as error:
-            if implementation.ours:
-                raise
+        except (torch.OutOfMemoryError, BackendError) as error:
             reason = str(error).partition(". ")[0]
-            results[implementation.name] = Result(False, not_run=f"out of memory: {reason}")
+            results[implementation.name] = Result(implementation.ours, not_run=reason)
             continue
         result = results[implementation.name] = Result(implementation.ours)
         result.not_run = fault(implementation.samples(*outputs), work.expected)

@@ -19,6 +19,7 @@ _EXTRAS = {
     "plot": "matplotlib",
     "big": "zarr",
     "bias": "xsdba",
+    "cuda": "cuda",
     "gpu": "triton",
 }
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

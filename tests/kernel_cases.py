@@ -10,22 +10,24 @@ import torch
 from torch import Tensor
 
 from scisparse.kernels._native import load
-from scisparse.kernels.gather_matmul import Edges, transpose_edges, triton
+from scisparse.kernels.gather_matmul import Edges, cuda, transpose_edges, triton
 
-# Triton's kernels run on the GPU if there is one, else in its interpreter; the others on the CPU.
+# Triton's kernels run on the GPU if there is one, else in its interpreter; CUDA's need one.
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 _NO_TRITON = triton.can_run(torch.device(GPU), torch.float32)
+_NO_CUDA = cuda.can_run(torch.device(GPU), torch.float32)
 BACKENDS = [
     "reference",
     pytest.param(
         "cpu", marks=pytest.mark.skipif(isinstance(load(), str), reason="no compiled kernels")
     ),
     pytest.param("triton", marks=pytest.mark.skipif(bool(_NO_TRITON), reason=str(_NO_TRITON))),
+    *([] if _NO_CUDA else ["cuda"]),  # test_cuda.py has what can be tested without a GPU
 ]
 
 
 def device_of(backend: str) -> str:
-    return GPU if backend == "triton" else "cpu"
+    return GPU if backend in ("cuda", "triton") else "cpu"
 
 
 # Relative to the largest term of a sum; never loosened in one test. SCISPARSE_TEST_SEED tells noise

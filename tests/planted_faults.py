@@ -58,8 +58,7 @@ GENEROUS = {"registers": 255, "shared": 10**6, "barriers": 10**6}
 def say(kernel: triton.JITFunction, budget: dict[str, int] | None, wide: bool) -> list[str]:
     x = torch.empty(128 * 128, device="meta")
     call = Call(kernel.__name__, 1, (x, x), {"N": 128}, warps=1)
-    code = check.read_code(check.compile_call(call, 90, kernel))
-    found: list[str] = check.faults(code, budget, wide)
+    found: list[str] = check.faults(check.compile_triton(call, 90, kernel), budget, wide)
     return found
 
 

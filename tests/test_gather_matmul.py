@@ -218,7 +218,7 @@ def test_use_backend_holds_inside_the_block_only() -> None:
 def test_unknown_backend_names_the_known_ones() -> None:
     x, weight, _, edges = CASES[0].tensors()
     with pytest.raises(
-        OptionError, match="'gpu' is unknown; choose 'auto', 'cpu', 'triton', 'reference'"
+        OptionError, match="'gpu' is unknown; choose 'auto', 'cpu', 'triton', 'reference', 'cuda'"
     ):
         gather_matmul(x, weight, *edges, backend="gpu")
 

@@ -103,7 +103,7 @@ def requirements() -> list[Requirement]:
     """Every requirement of the package and its extras, but those that need a GPU."""
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    names = [name for name in extras if name != "gpu"]
+    names = [name for name in extras if name not in ("cuda", "gpu")]
     texts = [*project["dependencies"], *(text for name in names for text in extras[name])]
     return [r for r in map(Requirement, texts) if r.name != "scisparse"]
 
@@ -117,10 +117,10 @@ def test_torch_is_pinned_without_a_build_suffix() -> None:
     assert pins()["torch"] == "2.13.0"
 
 
-def test_all_holds_every_extra_but_gpu() -> None:
+def test_all_holds_every_extra_but_those_for_gpus() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     (everything,) = map(Requirement, extras["all"])
-    assert everything.extras == extras.keys() - {"all", "gpu"}
+    assert everything.extras == extras.keys() - {"all", "cuda", "gpu"}
 
 
 def test_public_names() -> None:

@@ -102,16 +102,18 @@ class Problem:
         )
 
 
-def ours(problem: Problem) -> Implementation:
-    """Return the kernel, with the transposed edges made beforehand as a pattern does."""
+def ours(problem: Problem, backend: str = "auto") -> Implementation:
+    """Return a kernel, with the transposed edges made beforehand as a pattern does."""
     transpose = transpose_edges(problem.row_ptr, problem.col, problem.x.shape[1])
     return Implementation(
-        name="scisparse",
+        name="scisparse" if backend == "auto" else f"scisparse, {backend}",
         ours=True,
         x=problem.x,
         weight=problem.weight,
         grad=problem.grad,
-        run=lambda x, w: gather_matmul(x, w, problem.row_ptr, problem.col, transpose=transpose),
+        run=lambda x, w: gather_matmul(
+            x, w, problem.row_ptr, problem.col, transpose=transpose, backend=backend
+        ),
         samples=problem.samples,
     )
 
@@ -153,6 +155,7 @@ def stencil_work(
         *(partial(peer, each) for each in FORMULATIONS),
     ]
     if grid.device != "cpu":
+        makers.insert(1, partial(ours, problem, "cuda"))
         makers += [partial(peer, each, compiled=True) for each in FORMULATIONS]
     return Work(makers=makers, expected=problem.expected(), cost=problem.cost())
 

@@ -62,7 +62,7 @@ def gather_matmul(
     transpose
         :func:`transpose_edges` of the same edges; computed in each backward pass when not given.
     backend
-        ``"auto"``, ``"cpu"``, ``"triton"`` or ``"reference"``.
+        ``"auto"``, ``"cpu"``, ``"triton"``, ``"cuda"`` or ``"reference"``.
 
     Returns
     -------

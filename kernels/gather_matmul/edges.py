@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scisparse.kernels.gather_matmul.reference import site_of_edge
 
-__all__ = ["Edges", "is_transpose", "side_by_side", "transpose_edges"]
+__all__ = ["Edges", "is_transpose", "side_by_side", "sort_by_tie", "transpose_edges"]
 
 _INT32_EDGES = 2**31
 
@@ -60,6 +60,19 @@ def is_transpose(edges_t: Edges, edges: Edges, num_sources: int) -> bool:
     pairs = zip(edges_t[:2], expected[:2], strict=True)
     ties = [count if e.tie is None else e.tie.long() for e in (edges_t, expected)]
     return all(torch.equal(a.long(), b.long()) for a, b in pairs) and torch.equal(*ties)
+
+
+def sort_by_tie(
+    row_ptr: Tensor, col: Tensor, tie: Tensor, num_weights: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sort edges by tie: where each tie begins, and the source and the site of the sorted edges.
+
+    The sum over the edges of a weight is then one over neighbours, in the order of the edges.
+    """
+    sorted_tie, order = torch.sort(tie, stable=True)
+    bounds = torch.arange(num_weights + 1, device=tie.device, dtype=tie.dtype)
+    site = site_of_edge(row_ptr, col.numel()).to(col.dtype)
+    return torch.searchsorted(sorted_tie, bounds), col[order], site[order]
 
 
 def side_by_side(edges: Edges, copies: int, sources: int, weights: int) -> Edges:

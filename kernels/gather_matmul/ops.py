@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scisparse.errors import PatternError
 from scisparse.kernels import _backends, _debug
-from scisparse.kernels.gather_matmul import calculus, cpu, reference, triton
+from scisparse.kernels.gather_matmul import calculus, cpu, cuda, reference, triton
 from scisparse.kernels.gather_matmul.edges import Edges, is_transpose
 
 __all__ = ["GATHER_IMPLEMENTATIONS", "OUTER_IMPLEMENTATIONS"]
@@ -29,15 +29,18 @@ torch.library.define(
     f"(Tensor x, Tensor grad, {_EDGES}, {_EDGES_T}, SymInt num_weights, str backend) -> Tensor",
 )
 
+# Best first; "cuda" comes after what can always run, so that it must be named.
 GATHER_IMPLEMENTATIONS = (
     _backends.Implementation("cpu", cpu.can_run, cpu.gather_matmul),
     _backends.Implementation("triton", triton.can_run, triton.gather_matmul),
     _backends.Implementation("reference", lambda device, dtype: None, reference.gather_matmul),
+    _backends.Implementation("cuda", cuda.can_run, cuda.gather_matmul),
 )
 OUTER_IMPLEMENTATIONS = (
     _backends.Implementation("cpu", cpu.can_run, cpu.edge_outer),
     _backends.Implementation("triton", triton.can_run, triton.edge_outer),
     _backends.Implementation("reference", lambda device, dtype: None, reference.edge_outer),
+    _backends.Implementation("cuda", cuda.can_run, cuda.edge_outer),
 )
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from scisparse.kernels.gather_matmul.edges import sort_by_tie
 from scisparse.kernels.gather_matmul.plans import THREADS, Shape, plan_gather, plan_outer, plan_ties
-from scisparse.kernels.gather_matmul.reference import site_of_edge
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -181,7 +181,7 @@ def edge_outer(
     if tie_E is None:
         outer_call(x, grad, row_ptr, col, out).run(x.device)
         return out
-    call, parts = ties_call(x, grad, *_sorted_by_tie(row_ptr, col, tie_E, num_weights), out)
+    call, parts = ties_call(x, grad, *sort_by_tie(row_ptr, col, tie_E, num_weights), out)
     call.run(x.device)
     return out.copy_(parts.sum(0))
 
@@ -219,16 +219,6 @@ def ties_call(
     arguments = (*tensors, sites, sources, batch, weights, plan.parts, *blocks)
     programs = weights * plan.parts * blocks[0] * blocks[1]
     return Call("outer_ties", programs, arguments, constants, plan.warps), parts
-
-
-def _sorted_by_tie(
-    row_ptr: Tensor, col: Tensor, tie: Tensor, weights: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Where each tie begins among the edges sorted by tie, and the source and site of these."""
-    sorted_tie, order = torch.sort(tie, stable=True)
-    bounds = torch.arange(weights + 1, device=tie.device, dtype=tie.dtype)
-    site = site_of_edge(row_ptr, col.numel()).to(col.dtype)
-    return torch.searchsorted(sorted_tie, bounds), col[order], site[order]
 
 
 def _shape(x: Tensor, y: Tensor, col: Tensor, transposed: bool = False) -> Shape:
