@@ -19,7 +19,18 @@ import torch
 
 from scisparse.errors import BackendError, OptionError
 
-__all__ = ["Implementation", "choose", "current_backend", "use_backend"]
+__all__ = [
+    "DTYPES",
+    "Implementation",
+    "choose",
+    "current_backend",
+    "use_backend",
+    "why_not_capability",
+    "why_not_dtype",
+]
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_OLDEST = (8, 0)  # compute capability
 
 logger = logging.getLogger("scisparse.kernels")
 
@@ -44,6 +55,22 @@ class Implementation:
     name: str
     can_run: Callable[[torch.device, torch.dtype], str | None]
     run: Callable[..., torch.Tensor]
+
+
+def why_not_dtype(dtype: torch.dtype) -> str | None:
+    """Return ``None`` for the types that all compiled kernels take, else the reason."""
+    if dtype in DTYPES:
+        return None
+    return f"{dtype} is not one of float64, float32, bfloat16, float16"
+
+
+def why_not_capability(device: torch.device) -> str | None:
+    """Return ``None`` for GPUs that the kernels are made for, else the reason."""
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= _OLDEST:
+        return None
+    found, needed = (".".join(map(str, c)) for c in (capability, _OLDEST))
+    return f"the device has compute capability {found}; {needed} or newer is needed"
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import BackendError
+from scisparse.kernels._backends import why_not_dtype
 from scisparse.kernels._native import load
 
 __all__ = ["can_run", "edge_outer", "gather_matmul"]
@@ -22,8 +23,8 @@ def can_run(device: torch.device, dtype: torch.dtype) -> str | None:
     """Return ``None`` when the C++ kernels can run, else the reason."""
     if device.type != "cpu":
         return "it runs on the CPU alone"
-    if dtype not in _DTYPES:
-        return f"{dtype} is not one of float64, float32, bfloat16, float16"
+    if (reason := why_not_dtype(dtype)) is not None:
+        return reason
     library = load()
     return library if isinstance(library, str) else None
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scisparse.kernels._backends import why_not_capability, why_not_dtype
 from scisparse.kernels.gather_matmul.edges import sort_by_tie
 
 __all__ = [
@@ -35,22 +36,17 @@ SOURCE = Path(__file__).with_name("cuda.cu")
 THREADS = 128  # of a block
 MOST_BATCHES = 4  # of a thread; each costs as many registers as it has outputs
 _NUMBERS = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
-_OLDEST = (8, 0)  # compute capability
 
 
 def can_run(device: torch.device, dtype: torch.dtype) -> str | None:
     """Return ``None`` when the CUDA kernels can run, else the reason."""
-    if dtype not in _NUMBERS:
-        return f"{dtype} is not one of float64, float32, bfloat16, float16"
+    if (reason := why_not_dtype(dtype)) is not None:
+        return reason
     if device.type != "cuda":
         return "it runs on CUDA devices alone"
     if not is_installed():
         return 'cuda-core is not installed; install it with: pip install "scisparse[cuda]"'
-    capability = torch.cuda.get_device_capability(device)
-    if capability < _OLDEST:
-        found, needed = (".".join(map(str, c)) for c in (capability, _OLDEST))
-        return f"the device has compute capability {found}; {needed} or newer is needed"
-    return None
+    return why_not_capability(device)
 
 
 @functools.cache

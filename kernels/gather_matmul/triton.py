@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from scisparse.kernels._backends import why_not_capability, why_not_dtype
 from scisparse.kernels.gather_matmul.edges import sort_by_tie
 from scisparse.kernels.gather_matmul.plans import THREADS, Shape, plan_gather, plan_outer, plan_ties
 
@@ -29,25 +30,18 @@ __all__ = [
     "ties_call",
 ]
 
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_OLDEST = (8, 0)  # compute capability
 _INT32 = 2**31 - 1
 
 
 def can_run(device: torch.device, dtype: torch.dtype) -> str | None:
     """Return ``None`` when the Triton kernels can run, else the reason."""
-    if dtype not in _DTYPES:
-        return f"{dtype} is not one of float64, float32, bfloat16, float16"
+    if (reason := why_not_dtype(dtype)) is not None:
+        return reason
     if device.type != "cuda" and not (device.type == "cpu" and is_interpreted()):
         return "it runs on CUDA devices alone (on the CPU only with TRITON_INTERPRET=1)"
     if not _is_installed():
         return 'Triton is not installed; install it with: pip install "scisparse[gpu]"'
-    if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        if capability < _OLDEST:
-            found, needed = (".".join(map(str, c)) for c in (capability, _OLDEST))
-            return f"the device has compute capability {found}; {needed} or newer is needed"
-    return None
+    return why_not_capability(device) if device.type == "cuda" else None
 
 
 @functools.cache
