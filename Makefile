@@ -7,6 +7,7 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 2
 CPP := $(wildcard kernels/*.[ch]pp kernels/*/*.[ch]pp)
 
 # Real data beside the checkout is used unless the caller names other data.
@@ -39,8 +40,8 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(CPP)
 demo: $(STAMP) ## correct a real rainfall ensemble, score it, draw it (about 3 minutes)
 	$(BIN)/scisparse demo
 
-test: $(STAMP) ## all tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## all tests, in JOBS=2 processes
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(STAMP) ## ruff, with the formatter's check
 	$(BIN)/ruff check .
