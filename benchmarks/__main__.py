@@ -108,14 +108,14 @@ def run_cases(
             f"{s} {p['ours_ms']:.3g} ms x{p.get('speedup', 0):.1f}" for s, p in summary.items()
         )
         print(f"{case.shape}: {ratios} ({time.perf_counter() - start:.0f} s)", flush=True)
-    most = max(case["bandwidth_GB_s"] for case in described)
-    run: dict[str, Any] = {
-        "suite": cases[0].suite,
-        "command": command,
-        "machine": describe_machine(most * 1e9, cases[0].device),
-        "cases": described,
-    }
-    write(run, path)
+        most = max(case["bandwidth_GB_s"] for case in described)
+        run: dict[str, Any] = {
+            "suite": case.suite,
+            "command": command,
+            "machine": describe_machine(most * 1e9, case.device),
+            "cases": described,
+        }
+        write(run, path)  # after each, so that what comes later can lose nothing
     print(f"wrote {path} and {path.with_suffix('.md').name}")
 
 

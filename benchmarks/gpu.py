@@ -23,6 +23,7 @@ from benchmarks.report import FOLDER
 __all__ = ["add_command"]
 
 TESTS = ("test_triton.py", "test_debug.py", "test_calculus.py", "test_gather_matmul.py")
+LIMIT = 300  # seconds for all tests
 SHARDS = ("float64", "float32", "bfloat16", "float16")  # of the longest file, side by side
 
 
@@ -72,7 +73,11 @@ def _tests_pass() -> bool:
     ]
     passed = True
     for each, process in zip(selections, running, strict=True):
-        said = process.communicate()[0]
+        try:
+            said = process.communicate(timeout=max(1, LIMIT - (time.monotonic() - start)))[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said = process.communicate()[0] + f"\nstopped after {LIMIT} s"
         passed = passed and process.returncode == 0
         shown = said if process.returncode else (said.strip().splitlines() or [""])[-1]
         print(f"tests {' '.join(Path(word).name for word in each)}: {shown}", flush=True)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.registry import Implementation, Samples, Work
-from scisparse.errors import BackendError
 
 __all__ = ["STAGES", "Result", "bandwidth", "fault", "in_turns", "step"]
 
@@ -85,35 +84,52 @@ def in_turns(work: Work, budget: float, deadline: float = math.inf) -> dict[str,
     """
     results: dict[str, Result] = {}
     turns: list[tuple[Implementation, int]] = []
-    for make in work.makers:
-        implementation = make()
-        if not implementation.ours and time.monotonic() > deadline:
-            results[implementation.name] = Result(False, not_run="the time for all cases was up")
-            continue
+    torch.compiler.reset()  # else a later case may be taken for a variant of an earlier one
+    for place, make in enumerate(work.makers):
+        implementation = None
         try:
-            timed, outputs = step(implementation)
-            if implementation.x.is_cuda:  # the first one also compiles
-                timed, outputs = step(implementation)
-        except (torch.OutOfMemoryError, BackendError) as error:
-            reason = str(error).partition(". ")[0]
-            results[implementation.name] = Result(implementation.ours, not_run=reason)
-            continue
-        result = results[implementation.name] = Result(implementation.ours)
-        result.not_run = fault(implementation.samples(*outputs), work.expected)
-        del outputs
-        if result.not_run is not None:
-            continue
-        took = timed[0] + timed[2]
-        if took > LONG:
-            result.add(timed)
-        rounds = int(budget / took) if took > LONG else max(5, int(budget / took))
-        if rounds:
-            turns.append((implementation, min(rounds, 200)))
+            implementation = make()
+            rounds = _first_step(implementation, work, results, budget, deadline)
+            if rounds:
+                turns.append((implementation, min(rounds, 200)))
+        except Exception as error:  # a peer that fails is listed with its reason
+            if place == 0:
+                raise
+            name = implementation.name if implementation else f"implementation {place}"
+            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            results[name] = Result(bool(implementation and implementation.ours), not_run=reason)
     for turn in range(max((rounds for _, rounds in turns), default=0)):
         for implementation, rounds in turns:
             if turn < rounds:
                 results[implementation.name].add(step(implementation)[0])
     return results
+
+
+def _first_step(
+    implementation: Implementation,
+    work: Work,
+    results: dict[str, Result],
+    budget: float,
+    deadline: float,
+) -> int:
+    """Warm up and check; return how many steps to time."""
+    result = Result(implementation.ours)
+    if not implementation.ours and time.monotonic() > deadline:
+        result.not_run = "the time for all cases was up"
+        results[implementation.name] = result
+        return 0
+    timed, outputs = step(implementation)
+    if implementation.x.is_cuda:  # the first one also compiles
+        timed, outputs = step(implementation)
+    result.not_run = fault(implementation.samples(*outputs), work.expected)
+    results[implementation.name] = result
+    if result.not_run is not None:
+        return 0
+    took = timed[0] + timed[2]
+    if took > LONG:
+        result.add(timed)
+        return int(budget / took)
+    return max(5, int(budget / took))
 
 
 def bandwidth(device: str) -> float:

@@ -44,11 +44,12 @@ def extra_memory(case: Case, peers: bool) -> dict[str, dict[str, float]]:
 def measure_here(case: Case, peers: bool) -> dict[str, dict[str, float]]:
     """Measure in this process; it should have done nothing else."""
     measured = {}
-    for make in case.make().makers:
+    for make in case.make().makers:  # ours come first
         implementation = make()
-        if implementation.ours or peers:
-            with suppress(BackendError):  # listed as not run
-                measured[implementation.name] = _measure(implementation)
+        if not (implementation.ours or peers):
+            break
+        with suppress(BackendError):  # listed as not run
+            measured[implementation.name] = _measure(implementation)
     return measured
 
 

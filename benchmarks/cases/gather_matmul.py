@@ -135,14 +135,14 @@ def stencil_work(
 
     def peer(formulation: Formulation, compiled: bool = False) -> Implementation:
         site, tap = place[problem.edges] // TAPS, place[problem.edges] % TAPS
-        run = partial(formulation.run, grid)
+        run = torch.compile(formulation.run, dynamic=False) if compiled else formulation.run
         return Implementation(
             name=formulation.name + (", compiled" if compiled else ""),
             ours=False,
             x=formulation.x.lay(grid, problem.x),
             weight=formulation.weight.lay(grid, matrices()),
             grad=formulation.output.lay(grid, problem.grad),
-            run=torch.compile(run, dynamic=False) if compiled else run,
+            run=partial(run, grid),
             samples=lambda output, grad_x, grad_weight: Samples(
                 formulation.output.view(grid, output)[:, problem.sites],
                 formulation.x.view(grid, grad_x)[:, problem.sources],

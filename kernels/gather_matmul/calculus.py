@@ -78,19 +78,24 @@ def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.option, ctx.backend = inputs[8:]
 
 
-def _saved(ctx: Any, num_sources: int) -> tuple[Edges, Edges]:
-    """Edges and transposed edges of a call; the latter are made here when they were not given."""
-    edges, edges_t = Edges(*ctx.saved_tensors[2:5]), ctx.saved_tensors[5:8]
-    if edges_t[0] is None:
-        return edges, transpose_edges(edges.row_ptr, edges.col, num_sources, edges.tie)
-    return edges, Edges(*edges_t)
+def _saved(ctx: Any, num_sources: int, both: bool) -> tuple[Edges, Any]:
+    """Edges and transposed edges of a call.
+
+    The latter are made here if they were not given and `both` are needed.
+    """
+    edges, given = Edges(*ctx.saved_tensors[2:5]), ctx.saved_tensors[5:8]
+    if given[0] is not None:
+        return edges, Edges(*given)
+    if not both:
+        return edges, None
+    return edges, transpose_edges(edges.row_ptr, edges.col, num_sources, edges.tie)
 
 
 def gather_matmul_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of all arguments of ``gather_matmul``."""
     x, weight = ctx.saved_tensors[:2]
     transpose_weight = ctx.option
-    edges, edges_t = _saved(ctx, x.shape[1])
+    edges, edges_t = _saved(ctx, x.shape[1], ctx.needs_input_grad[0] or transpose_weight)
     grad_x = grad_weight = None
     if ctx.needs_input_grad[0]:
         grad_x = run_gather_matmul(grad, weight, edges_t, edges, not transpose_weight, ctx.backend)
@@ -105,7 +110,7 @@ def gather_matmul_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 def edge_outer_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of all arguments of ``edge_outer``."""
     x, grad = ctx.saved_tensors[:2]
-    edges, edges_t = _saved(ctx, x.shape[1])
+    edges, edges_t = _saved(ctx, x.shape[1], ctx.needs_input_grad[0])
     grad_x = grad_grad = None
     if ctx.needs_input_grad[0]:
         grad_x = run_gather_matmul(grad, grad_out, edges_t, edges, True, ctx.backend)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
+import logging
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ __all__ = [
     "ties_call",
 ]
 
+logger = logging.getLogger("scisparse.kernels")
+
 SOURCE = Path(__file__).with_name("cuda.cu")
 THREADS = 128  # of a block
 MOST_BATCHES = 4  # of a thread; each costs as many registers as it has outputs
@@ -53,9 +56,10 @@ def can_run(device: torch.device, dtype: torch.dtype) -> str | None:
 def is_installed() -> bool:
     """Whether there is cuda-core, which compiles and launches."""
     try:
-        return importlib.util.find_spec("cuda.core") is not None
-    except ModuleNotFoundError:
+        from cuda.core import Device, LaunchConfig, ObjectCode, Program, Stream, launch  # noqa: F401
+    except ImportError:  # also of versions before 1.0
         return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -131,10 +135,13 @@ def compiled(macros: tuple[tuple[str, str], ...], arch: str) -> bytes:
         return path.read_bytes()
     options = ProgramOptions(std="c++17", arch=arch, define_macro=list(macros))
     code = bytes(Program(source, "c++", options).compile("cubin").code)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_bytes(code)
-    part.replace(path)  # whole or not at all
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+            part.write(code)
+        Path(part.name).replace(path)  # whole or not at all
+    except OSError as error:
+        logger.info("compiled code is not kept: %s", error)
     return code
 
 
@@ -264,9 +271,9 @@ def _divisor(count: int, most: int) -> int:
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """Contiguous, and where vectors of 16 bytes can be read: a view may begin anywhere."""
+    """Contiguous, and on 16 bytes as wide reads need it: views and foreign memory may not be."""
     tensor = tensor.contiguous()
-    return tensor.clone() if tensor.storage_offset() * tensor.element_size() % 16 else tensor
+    return tensor.clone() if tensor.data_ptr() % 16 else tensor
 
 
 def _alike(col: Tensor, tie: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -26,6 +26,20 @@ __all__ = [
     "outer_tiles",
 ]
 
+# Sizes that take part in no offset of neighbours: a value of 1 or a multiple of 16 needs no code of
+# its own, and the machine code that is checked ahead of time is the code that runs.
+SIZES = [
+    "batch",
+    "blocks",
+    "blocks_c",
+    "blocks_o",
+    "groups",
+    "parts",
+    "sites",
+    "sources",
+    "weights",
+]
+
 
 @triton.jit
 def _weights_at(t, c, C: tl.constexpr, O: tl.constexpr, TRANSPOSED: tl.constexpr):
@@ -33,7 +47,7 @@ def _weights_at(t, c, C: tl.constexpr, O: tl.constexpr, TRANSPOSED: tl.constexpr
     return t * (C * O) + c if TRANSPOSED else (t * C + c) * O
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gather_tiles(
     x, weight, row_ptr, col, tie, y, sites, sources, batch, groups, blocks,
     C: tl.constexpr, O: tl.constexpr, TIED: tl.constexpr, TRANSPOSED: tl.constexpr,
@@ -87,7 +101,7 @@ def gather_tiles(
         tl.store(y + at_y, tl.sum(sums[b], 0).to(y.dtype.element_ty), is_result)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gather_dots(
     x, weight, row_ptr, col, tie, y, sites, sources, batch, groups, blocks,
     C: tl.constexpr, O: tl.constexpr, TIED: tl.constexpr, TRANSPOSED: tl.constexpr,
@@ -126,7 +140,7 @@ def gather_dots(
     tl.store(y + at_y, total.to(y.dtype.element_ty), is_batch[:, None] & is_output[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gather_vectors(
     x, weight, row_ptr, col, tie, y, sites, sources, batch, groups,
     C: tl.constexpr, TIED: tl.constexpr, ACC: tl.constexpr, WIDE: tl.constexpr,
@@ -167,7 +181,7 @@ def gather_vectors(
         tl.store(y + at_y, tl.sum(sums[b], 1).to(y.dtype.element_ty), is_result)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gather_singles(
     x, weight, row_ptr, col, tie, y, sites, sources, batch, groups,
     TIED: tl.constexpr, ACC: tl.constexpr, WIDE: tl.constexpr,
@@ -204,7 +218,7 @@ def gather_singles(
         tl.store(y + at_y, sums[b].to(y.dtype.element_ty), is_result)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def outer_tiles(
     x, grad, row_ptr, col, out, sites, sources, batch, blocks,
     C: tl.constexpr, O: tl.constexpr, ACC: tl.constexpr, WIDE: tl.constexpr,
@@ -239,7 +253,7 @@ def outer_tiles(
         tl.store(out + at, total.to(out.dtype.element_ty), is_result)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def outer_ties(
     x, grad, tie_ptr, col, site, out, sites, sources, batch,
     weights, parts, blocks_c, blocks_o,
