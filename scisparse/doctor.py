@@ -19,7 +19,7 @@ _EXTRAS = {
     "plot": "matplotlib",
     "big": "zarr",
     "bias": "xsdba",
-    "cuda": "cuda",
+    "cuda": "cuda.core",
     "gpu": "triton",
 }
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -37,10 +37,8 @@ def report() -> Iterator[str]:
     else:
         yield "cuda: none found"
     for extra, module in _EXTRAS.items():
-        found = importlib.util.find_spec(module) is not None
-        yield f"extra {extra}: " + (
-            "installed" if found else f'off, pip install "scisparse[{extra}]"'
-        )
+        remedy = f'off, pip install "scisparse[{extra}]"'
+        yield f"extra {extra}: " + ("installed" if _is_installed(module) else remedy)
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for device in map(torch.device, devices):
         for kernel, implementations in _KERNELS.items():
@@ -53,6 +51,13 @@ def report() -> Iterator[str]:
                 errors = largest_errors(kernel, implementation.name, device)
                 shown = ", ".join(f"{d} {e:.1e}" for d, e in errors.items())
                 yield f"{name}: largest relative error against float64: {shown}"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent is missing
+        return False
 
 
 def largest_errors(kernel: str, backend: str, device: torch.device) -> dict[str, float]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from kernel_cases import TOLERANCE
 
+from scisparse import doctor
 from scisparse.doctor import largest_errors, report
 from scisparse.kernels.gather_matmul import reference
 
@@ -37,3 +38,17 @@ def test_report_names_what_is_off() -> None:
     lines = list(report())
     assert any(line.startswith("scisparse ") and "torch" in line for line in lines)
     assert any("extra verify" in line for line in lines)
+
+
+def test_an_extra_is_off_where_its_package_or_the_parent_of_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    modules = {"there": "json.decoder", "half": "json.nothing", "none": "nothing.core"}
+    monkeypatch.setattr(doctor, "_EXTRAS", modules)
+    monkeypatch.setattr(doctor, "_KERNELS", {})
+    lines = [line for line in doctor.report() if line.startswith("extra ")]
+    assert lines == [
+        "extra there: installed",
+        'extra half: off, pip install "scisparse[half]"',
+        'extra none: off, pip install "scisparse[none]"',
+    ]
