@@ -22,7 +22,13 @@ from benchmarks.report import FOLDER
 
 __all__ = ["add_command"]
 
-TESTS = ("test_triton.py", "test_debug.py", "test_calculus.py", "test_gather_matmul.py")
+TESTS = (
+    "test_triton.py",
+    "test_streams.py",
+    "test_debug.py",
+    "test_calculus.py",
+    "test_gather_matmul.py",
+)
 LIMIT = 300  # seconds for all tests
 SHARDS = ("float64", "float32", "bfloat16", "float16")  # of the longest file, side by side
 
