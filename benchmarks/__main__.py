@@ -135,7 +135,7 @@ def _measure(case: Case, seconds: float, memory: bool, deadline: float) -> dict[
 def _memory(options: argparse.Namespace) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
-    for suite in ("cpu", "gpu"):
+    for suite in ("cpu", "linear", "gpu"):
         try:
             (case,) = [c for c in select(suite, [options.case]) if c.name == options.case]
         except ValueError:

@@ -17,6 +17,7 @@ from scisparse.kernels.gather_matmul import gather_matmul, transpose_edges
 
 OP = "gather_matmul"
 SAMPLED = 64  # sites, sources and edges that are held against float64
+MOST_GATHERED = 2**24  # numbers that a formulation may gather into a tensor of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,7 @@ def stencil_work(
 
 
 def linear_work(batch: int, sources: int, sites: int, fan_in: int) -> Work:
-    """One weight an edge and the same fan-in everywhere, beside three ways of torch."""
+    """One weight an edge and the same fan-in everywhere, beside up to three ways of torch."""
     torch.manual_seed(0)
     col = torch.rand(sites, sources).argsort(1)[:, :fan_in].sort(1).values
     row_ptr = torch.arange(sites + 1) * fan_in
@@ -203,14 +204,17 @@ def linear_work(batch: int, sources: int, sites: int, fan_in: int) -> Work:
         partial(ours, problem),
         partial(peer, "dense linear", F.linear, dense, lambda g: g[sampled]),
         partial(peer, "CSR (MKL)", sparse, values, lambda g: g[problem.edges]),
-        partial(
-            peer,
-            "gather + sum",
-            lambda x, w: (x[:, col] * w).sum(-1),
-            values.view(sites, fan_in),
-            lambda g: g.flatten()[problem.edges],
-        ),
     ]
+    if batch * col.numel() <= MOST_GATHERED:
+        makers.append(
+            partial(
+                peer,
+                "gather + sum",
+                lambda x, w: (x[:, col] * w).sum(-1),
+                values.view(sites, fan_in),
+                lambda g: g.flatten()[problem.edges],
+            )
+        )
     return Work(makers=makers, expected=problem.expected(), cost=problem.cost())
 
 
@@ -238,6 +242,23 @@ def register_stencil(
     )
 
 
+def register_linear(
+    batch: int, sources: int, sites: int, sparsity: int, suite: str = "linear"
+) -> None:
+    """Register a sparse linear layer; `sparsity` in per cent."""
+    fan_in = round(sources * (100 - sparsity) / 100)
+    kind = "" if suite == "cpu" else f"-{sparsity}"
+    register(
+        Case(
+            name=f"linear-{sources}to{sites}{kind}-b{batch}",
+            op=OP,
+            suite=suite,
+            shape=f"linear {sources} -> {sites}, {sparsity} % sparse, B {batch}",
+            make=partial(linear_work, batch, sources, sites, fan_in),
+        )
+    )
+
+
 register_stencil(1, 8, 1, Stencil(181, 360))
 register_stencil(8, 8, 1, Stencil(181, 360))
 register_stencil(8, 16, 16, Stencil(121, 240))
@@ -245,15 +266,15 @@ register_stencil(32, 4, 4, Stencil(121, 240))
 register_stencil(1, 16, 16, Stencil(121, 240))
 register_stencil(8, 22, 8, Stencil(361, 720))
 register_stencil(16, 1, 1, Stencil(721, 1440))
-register(
-    Case(
-        name="linear-768to3072-b1",
-        op=OP,
-        suite="cpu",
-        shape="linear 768 -> 3072, 90 % sparse, B 1",
-        make=partial(linear_work, 1, 768, 3072, 77),
-    )
-)
+register_linear(1, 768, 3072, 90, suite="cpu")
+for size in (1, 32, 256, 2048):
+    register_linear(size, 768, 3072, 95)
+for size in (32, 2048):
+    register_linear(size, 3072, 768, 95)
+for size in (1, 256):
+    register_linear(size, 4096, 4096, 95)
+for size in (1, 32, 256):
+    register_linear(size, 768, 3072, 90)
 for kind in (torch.float32, torch.bfloat16):
     register_stencil(1, 8, 8, Stencil(721, 1440, "cuda"), kind)
     register_stencil(4, 8, 8, Stencil(721, 1440, "cuda"), kind)

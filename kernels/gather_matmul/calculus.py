@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from scisparse.errors import ShapeError
+from scisparse.kernels.gather_matmul import direct
 from scisparse.kernels.gather_matmul.edges import Edges, side_by_side, transpose_edges
 
 __all__ = [
@@ -45,8 +46,13 @@ def run_gather_matmul(
 ) -> Tensor:
     """Call the registered operator; arguments are taken to be valid."""
     rest = (*edges, *(edges_t or (None, None, None)), transpose_weight, backend)
-    run = _GatherMatmul.apply if _is_transformed() else torch.ops.scisparse.gather_matmul
-    y: Tensor = run(x, weight, *rest)
+    y: Tensor
+    if _is_transformed():
+        y = _GatherMatmul.apply(x, weight, *rest)
+    elif direct.is_plain(x, weight, *rest[:6]):
+        y = direct.gather_matmul(x, weight, *rest)
+    else:
+        y = torch.ops.scisparse.gather_matmul(x, weight, *rest)
     return y
 
 
@@ -60,8 +66,13 @@ def run_edge_outer(
 ) -> Tensor:
     """Call the registered operator; arguments are taken to be valid."""
     rest = (*edges, *(edges_t or (None, None, None)), num_weights, backend)
-    run = _EdgeOuter.apply if _is_transformed() else torch.ops.scisparse.edge_outer
-    out: Tensor = run(x, grad, *rest)
+    out: Tensor
+    if _is_transformed():
+        out = _EdgeOuter.apply(x, grad, *rest)
+    elif direct.is_plain(x, grad, *rest[:6]):
+        out = direct.edge_outer(x, grad, *rest)
+    else:
+        out = torch.ops.scisparse.edge_outer(x, grad, *rest)
     return out
 
 

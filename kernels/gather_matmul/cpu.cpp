@@ -2,13 +2,12 @@
 // AVX-512 are in units of their own.
 #include "cpu.hpp"
 
-#include <sys/mman.h>
-
 #include <cstdlib>
 #include <cstring>
 
 #define SCISPARSE_ISA 1
 #define SCISPARSE_NAMESPACE scisparse_baseline
+#include "panel_tasks.hpp"
 #include "unit.hpp"
 
 namespace scisparse {
@@ -37,8 +36,6 @@ const Kernels* kernels_for(int isa) {
 
 int best_isa() { return kernels_for(3) ? 3 : kernels_for(2) ? 2 : 1; }
 
-int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
-
 bool larger_than_caches(int64_t bytes) { return bytes > int64_t(16) << 20; }
 
 // Memory for packed sources in each thread: little beside the tensors, and no more than a few rows of a large grid need. It must
@@ -46,65 +43,6 @@ bool larger_than_caches(int64_t bytes) { return bytes > int64_t(16) << 20; }
 int64_t cache_bytes_for(int64_t bytes) {
   constexpr int64_t least = 256 << 10, most = 4 << 20;
   return bytes / 64 < least ? least : bytes / 64 < most ? bytes / 64 : most;
-}
-
-int64_t edges_of(const Pattern& pattern) {
-  return pattern.sites == 0 ? 0 : pattern.row_ptr[pattern.sites] - pattern.row_ptr[0];
-}
-
-// The first site of part `part` of `parts` with nearly equal numbers of edges and sites; a multiple of site_block.
-int64_t first_site(const Pattern& pattern, int64_t part, int64_t parts) {
-  if (part >= parts) return pattern.sites;
-  const int64_t* row_ptr = pattern.row_ptr;
-  const auto work = [&](int64_t i) { return row_ptr[i] - row_ptr[0] + i; };
-  const int64_t goal = work(pattern.sites) / parts * part;
-  int64_t low = 0, high = pattern.sites;
-  while (low < high) {
-    const int64_t middle = low + (high - low) / 2;
-    if (work(middle) < goal)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low / site_block * site_block;
-}
-
-// Threads for `work` multiply-adds or numbers moved: as many as pay for their start.
-int64_t threads_for(int64_t work, int threads) {
-  constexpr int64_t least = 1 << 16;
-  const int64_t useful = work / least;
-  return useful < 1 || threads < 1 ? 1 : useful < threads ? useful : threads;
-}
-
-// Runs task(part) for each of `parts` on as many threads; the largest status.
-template <class Task>
-Status in_parallel(int64_t parts, int64_t threads, const Task& task) {
-  int worst = ok;
-  if (threads <= 1) {
-    for (int64_t part = 0; part < parts; part++) {
-      const int status = task(part);
-      worst = status > worst ? status : worst;
-    }
-    return Status(worst);
-  }
-#pragma omp parallel for num_threads(int(threads)) schedule(dynamic, 1) reduction(max : worst)
-  for (int64_t part = 0; part < parts; part++) {
-    const int status = task(part);
-    worst = status > worst ? status : worst;
-  }
-  return Status(worst);
-}
-
-// Fresh memory of a large output costs one page fault for 2 MB in place of 512.
-void ask_for_huge_pages(void* data, int64_t bytes) {
-#if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t page = uintptr_t(2) << 20;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + uintptr_t(bytes)) / page * page;
-  if (end > begin + 4 * page) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)data, (void)bytes;
-#endif
 }
 
 Status gather_matmul(const GatherMatmul& p, const Kernels& kernels, int threads) {
@@ -116,7 +54,10 @@ Status gather_matmul(const GatherMatmul& p, const Kernels& kernels, int threads)
     std::memset(p.y, 0, size_t(outputs * size_of(p.dtype)));
     return ok;
   }
-  const int64_t parts = threads_for(edges * p.channels_in * p.channels_out * p.batch + outputs, threads);
+  if (const int64_t lanes = p.scattered && p.batch >= 2 ? panel_lanes(kernels, p.dtype, p.pattern, p.batch) : 0)
+    return gather_in_panels(p, kernels, lanes, threads);
+  const int64_t work = edges * p.channels_in * p.channels_out * p.batch + outputs;
+  const int64_t parts = threads_for(work, threads, p.scattered ? least_scattered : least_work);
   return in_parallel(parts, parts, [&](int64_t part) {
     return kernels.gather_matmul(p, first_site(p.pattern, part, parts), first_site(p.pattern, part + 1, parts));
   });
@@ -125,9 +66,9 @@ Status gather_matmul(const GatherMatmul& p, const Kernels& kernels, int threads)
 // Few weights: parts of the sites add to sums of their own, which are added in order. The parts depend on the sizes alone.
 Status edge_outer_by_sites(const EdgeOuter& p, const Kernels& kernels, int64_t parts, int64_t threads) {
   const int64_t count = p.num_weights * p.channels_in * p.channels_out;
-  void* sums = std::calloc(size_t(parts * count), p.dtype == DType::float64 ? 8 : 4);
+  void* sums = std::calloc(size_t(parts * count), size_of_real(p.dtype));
   if (!sums) return no_memory;
-  const int64_t real = p.dtype == DType::float64 ? 8 : 4;
+  const int64_t real = size_of_real(p.dtype);
   Status status = in_parallel(parts, threads, [&](int64_t part) {
     return kernels.edge_outer_sums(p, first_site(p.pattern, part, parts), first_site(p.pattern, part + 1, parts), 0,
                                    p.num_weights, static_cast<char*>(sums) + part * count * real);
@@ -143,7 +84,7 @@ Status edge_outer_by_sites(const EdgeOuter& p, const Kernels& kernels, int64_t p
 
 // Many weights: each thread goes through all edges and takes those of its own ties.
 Status edge_outer_by_ties(const EdgeOuter& p, const Kernels& kernels, int64_t threads) {
-  const int64_t real = p.dtype == DType::float64 ? 8 : 4, block = p.channels_in * p.channels_out;
+  const int64_t real = size_of_real(p.dtype), block = p.channels_in * p.channels_out;
   const int64_t bytes = p.num_weights * block * real;
   const bool in_place = size_of(p.dtype) == real;
   char* sums = static_cast<char*>(in_place ? p.out : std::malloc(size_t(bytes)));
@@ -168,6 +109,8 @@ Status edge_outer(const EdgeOuter& p, const Kernels& kernels, int threads) {
     std::memset(p.out, 0, size_t(numbers * size_of(p.dtype)));
     return ok;
   }
+  if (p.pattern.tie.bits == 0 && block == 1 && p.batch >= 4 && is_scattered(p.pattern))
+    if (const int64_t lanes = panel_lanes(kernels, p.dtype, p.pattern, p.batch)) return outer_in_panels(p, kernels, lanes, threads);
   const int64_t useful = threads_for(edges * block * p.batch + numbers, threads);
   if (p.pattern.tie.bits == 0)
     return in_parallel(useful, useful, [&](int64_t part) {
@@ -203,6 +146,7 @@ extern "C" int scisparse_gather_matmul(int dtype, int isa, int64_t batch, int64_
   const int64_t x_bytes = batch * sources * channels_in * size_of(p.dtype);
   p.streaming = larger_than_caches(y_bytes);
   p.cache_bytes = cache_bytes_for(x_bytes + y_bytes + edges_of(p.pattern) * channels_in * channels_out * size_of(p.dtype));
+  p.scattered = channels_in == 1 && channels_out == 1 && is_scattered(p.pattern);
   return gather_matmul(p, *kernels, threads);
 }
 

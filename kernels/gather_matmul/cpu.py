@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from typing import Any
 
 import torch
@@ -41,17 +42,16 @@ def gather_matmul(
     x, weight = x_BNC.contiguous(), weight_TCO.contiguous()
     batch, sources, channels_in = x.shape
     channels_out = weight.shape[1 if transpose_weight else 2]
-    row_ptr, col, tie = _indices(row_ptr_M1, col_E, tie_E)
-    sites = row_ptr.numel() - 1
+    edges = _contiguous(row_ptr_M1, col_E, tie_E)
+    sites = row_ptr_M1.shape[0] - 1
     y = x.new_empty(batch, sites, channels_out)
     status = _library().scisparse_gather_matmul(
         _DTYPES[x.dtype],
         _ISA_AUTO,
-        *_sizes(batch, sites, sources, channels_in, channels_out),
-        *_pointers(x, weight),
-        *_edges(row_ptr, col, tie),
-        ctypes.c_int(transpose_weight),
-        *_pointers(y),
+        *(batch, sites, sources, channels_in, channels_out),
+        *(x.data_ptr(), weight.data_ptr()),
+        *_edges(*edges),
+        *(transpose_weight, y.data_ptr()),
         torch.get_num_threads(),
     )
     _raise_for(status)
@@ -70,49 +70,53 @@ def edge_outer(
     x, grad = x_BNC.contiguous(), grad_BMO.contiguous()
     batch, sources, channels_in = x.shape
     sites, channels_out = grad.shape[1:]
-    row_ptr, col, tie = _indices(row_ptr_M1, col_E, tie_E)
+    edges = _contiguous(row_ptr_M1, col_E, tie_E)
     out = x.new_empty(num_weights, channels_in, channels_out)
     status = _library().scisparse_edge_outer(
         _DTYPES[x.dtype],
         _ISA_AUTO,
-        *_sizes(batch, sites, sources, channels_in, channels_out, num_weights),
-        *_pointers(x, grad),
-        *_edges(row_ptr, col, tie),
-        *_pointers(out),
+        *(batch, sites, sources, channels_in, channels_out, num_weights),
+        *(x.data_ptr(), grad.data_ptr()),
+        *_edges(*edges),
+        out.data_ptr(),
         torch.get_num_threads(),
     )
     _raise_for(status)
     return out
 
 
+@functools.cache
 def _library() -> ctypes.CDLL:
     library = load()
     if isinstance(library, str):
         raise BackendError(f"backend 'cpu' cannot run: {library}")
+    return declare(library)
+
+
+def declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Name the types of the arguments, so that plain numbers can be passed."""
+    kind, size, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+    edges: list[Any] = [pointer, pointer, kind, pointer, kind]
+    tensors: list[Any] = [pointer, pointer]
+    library.scisparse_gather_matmul.argtypes = (
+        [kind, kind] + 5 * [size] + tensors + edges + [kind, pointer, kind]
+    )
+    library.scisparse_edge_outer.argtypes = (
+        [kind, kind] + 6 * [size] + tensors + edges + [pointer, kind]
+    )
     return library
 
 
-def _indices(
+def _edges(row_ptr: Tensor, col: Tensor, tie: Tensor | None) -> tuple[int | None, ...]:
+    """Addresses and widths of contiguous index tensors."""
+    ties = (None, 0) if tie is None else (tie.data_ptr(), 8 * tie.element_size())
+    return row_ptr.data_ptr(), col.data_ptr(), 8 * col.element_size(), *ties
+
+
+def _contiguous(
     row_ptr: Tensor, col: Tensor, tie: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Contiguous index tensors."""
     return row_ptr.contiguous(), col.contiguous(), None if tie is None else tie.contiguous()
-
-
-def _sizes(*sizes: int) -> list[ctypes.c_int64]:
-    return [ctypes.c_int64(size) for size in sizes]
-
-
-def _pointers(*tensors: Tensor | None) -> list[ctypes.c_void_p]:
-    return [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]
-
-
-def _edges(row_ptr: Tensor, col: Tensor, tie: Tensor | None) -> list[Any]:
-    return [*_pointers(row_ptr, col), _bits(col), *_pointers(tie), _bits(tie)]
-
-
-def _bits(index: Tensor | None) -> int:
-    return 0 if index is None else 8 * index.element_size()
 
 
 def _raise_for(status: int) -> None:

@@ -160,7 +160,7 @@ template <class R>
 struct Forward {
   explicit Forward(const scisparse::GatherMatmul& p)
       : pattern(p.pattern), batch(p.batch), in(p.channels_in), out(p.channels_out), x{p.x, p.dtype},
-        weight{p.weight, p.dtype}, y{p.y, p.dtype}, transposed(p.transposed), streaming(p.streaming), cache_bytes(p.cache_bytes) {
+        weight{p.weight, p.dtype}, y{p.y, p.dtype}, transposed(p.transposed), streaming(p.streaming), scattered(p.scattered), cache_bytes(p.cache_bytes) {
     if (in == 1) transposed = false;            // [T, O, 1] is [T, 1, O] in memory
     if (out == 1 && in > 1) transposed = true;  // [T, C, 1] is [T, 1, C]
   }
@@ -169,7 +169,7 @@ struct Forward {
   int64_t batch, in, out;
   Numbers<R, const void> x, weight;
   Numbers<R, void> y;
-  bool transposed, streaming;
+  bool transposed, streaming, scattered;
   int64_t cache_bytes;
 };
 

@@ -304,10 +304,10 @@ template <int PARITY>
 struct Alternate {  // every other lane
   static constexpr int at(int l) { return 2 * l + PARITY; }
 };
-template <int L, int UNIT, int HALF>
-struct Interleave {  // units of a and b in turn, from their low or high half
+template <int L, int UNIT, int HALF, int BLOCK = L>
+struct Interleave {  // units of a and b in turn, from the low or high half of each block
   static constexpr int at(int l) {
-    return l / UNIT % 2 * L + HALF * L / 2 + l / UNIT / 2 * UNIT + l % UNIT;
+    return l / UNIT % 2 * L + l / BLOCK * BLOCK + HALF * BLOCK / 2 + l % BLOCK / UNIT / 2 * UNIT + l % UNIT;
   }
 };
 template <int L, int ROWS>
@@ -316,19 +316,42 @@ struct Transposed {  // [ROWS, L / ROWS] to [L / ROWS, ROWS]
 };
 
 // Lanes of t, as a matrix [2^STEPS, rest] of units of UNIT lanes, become its transpose. Interleaving the halves of t moves the
-// top bit of a unit's place to the bottom; STEPS times gives the transpose.
-template <int STEPS, int UNIT, class V, int N>
+// top bit of a unit's place to the bottom; STEPS times gives the transpose. With BLOCK lanes in a block, each block by itself.
+template <int STEPS, int UNIT, int BLOCK = 0, class V, int N>
 SCISPARSE_INLINE void transpose(V (&t)[N]) {
   if constexpr (STEPS > 0) {
-    constexpr int L = lanes<V>;
+    constexpr int L = lanes<V>, B = BLOCK ? BLOCK : L;
     V next[N];
     unrolled<N / 2>([&](auto k) SCISPARSE_INLINE_LAMBDA {
-      next[2 * k] = pick<Interleave<L, UNIT, 0>>(t[k], t[k + N / 2]);
-      next[2 * k + 1] = pick<Interleave<L, UNIT, 1>>(t[k], t[k + N / 2]);
+      next[2 * k] = pick<Interleave<L, UNIT, 0, B>>(t[k], t[k + N / 2]);
+      next[2 * k + 1] = pick<Interleave<L, UNIT, 1, B>>(t[k], t[k + N / 2]);
     });
     unrolled<N>([&](auto k) SCISPARSE_INLINE_LAMBDA { t[k] = next[k]; });
-    transpose<STEPS - 1, UNIT>(t);
+    transpose<STEPS - 1, UNIT, B>(t);
   }
+}
+
+// Lanes of 128 bits, inside which shuffles are cheapest.
+template <class V>
+constexpr int block_lanes = 16 / int(sizeof(Lane<V>));
+
+// The transpose of as many vectors as each has lanes.
+template <class V, int N>
+SCISPARSE_INLINE void transpose_square(V (&t)[N]) {
+  static_assert(N == lanes<V>);
+  constexpr int BLOCK = block_lanes<V>, BLOCKS = N / BLOCK;
+  unrolled<BLOCKS>([&](auto b) SCISPARSE_INLINE_LAMBDA {
+    V rows[BLOCK];
+    unrolled<BLOCK>([&](auto k) SCISPARSE_INLINE_LAMBDA { rows[k] = t[b * BLOCK + k]; });
+    transpose<log2_of(BLOCK), 1, BLOCK>(rows);
+    unrolled<BLOCK>([&](auto k) SCISPARSE_INLINE_LAMBDA { t[b * BLOCK + k] = rows[k]; });
+  });
+  unrolled<BLOCK>([&](auto k) SCISPARSE_INLINE_LAMBDA {
+    V rows[BLOCKS];
+    unrolled<BLOCKS>([&](auto b) SCISPARSE_INLINE_LAMBDA { rows[b] = t[b * BLOCK + k]; });
+    transpose<log2_of(BLOCKS), BLOCK>(rows);
+    unrolled<BLOCKS>([&](auto b) SCISPARSE_INLINE_LAMBDA { t[b * BLOCK + k] = rows[b]; });
+  });
 }
 
 // Sums of neighbouring lanes, of a then of b.
@@ -355,6 +378,22 @@ template <class V, int N>
 SCISPARSE_INLINE V sum_lanes(const V (&t)[N]) {
   static_assert(N <= lanes<V>);
   return add_neighbours<log2_of(lanes<V>)>(t);
+}
+
+// The same for as many vectors as each has lanes, adding halves in place of neighbours, which takes fewer shuffles.
+template <int UNIT = 1, class V, int N>
+SCISPARSE_INLINE V sum_square(const V (&t)[N]) {
+  if constexpr (N == 1) {
+    return t[0];
+  } else {
+    constexpr int L = lanes<V>, BLOCK = UNIT < block_lanes<V> ? block_lanes<V> : L;
+    V next[N / 2];
+    unrolled<N / 2>([&](auto k) SCISPARSE_INLINE_LAMBDA {
+      next[k] = pick<Interleave<L, UNIT, 0, BLOCK>>(t[2 * k], t[2 * k + 1]) +
+                pick<Interleave<L, UNIT, 1, BLOCK>>(t[2 * k], t[2 * k + 1]);
+    });
+    return sum_square<2 * UNIT>(next);
+  }
 }
 
 }  // namespace

@@ -23,7 +23,7 @@ class Singles {
   explicit operator bool() const { return bool(weights_); }
 
   // Sites [i, i + W), or false, with nothing done, where they do not read neighbouring sources.
-  bool sites(int64_t i) {
+  SCISPARSE_INLINE bool sites(int64_t i) {
     if (!group_.take(pattern_, i)) return false;
     take_weights();
     int64_t b = 0;
@@ -33,7 +33,7 @@ class Singles {
   }
 
   // A site of any kind.
-  void site(int64_t i) {
+  SCISPARSE_INLINE void site(int64_t i) const {
     const int64_t first = pattern_.row_ptr[i], count = pattern_.row_ptr[i + 1] - first;
     with_indices(pattern_.col, first, [&](const auto& col) {
       with_indices(pattern_.tie, first, [&](const auto& tie) {
@@ -43,17 +43,20 @@ class Singles {
   }
 
  private:
-  void take_weights() {
+  SCISPARSE_INLINE void take_weights() {
     if (pattern_.tie.bits == 0) return group_.by_tap(weight_, weights_.get());
-    with_indices(pattern_.tie, group_.first_edge, [&](const auto& tie) {
+    R* to = weights_.get();
+    const T* weight = weight_;
+    const int64_t taps = group_.taps;
+    with_indices(pattern_.tie, group_.first_edge, [=](const auto& tie) {
       for (int64_t s = 0; s < W; s++)
-        for (int64_t k = 0; k < group_.taps; k++) weights_.get()[k * W + s] = read_one(weight_ + tie[s * group_.taps + k]);
+        for (int64_t k = 0; k < taps; k++) to[k * W + s] = read_one(weight + tie[s * taps + k]);
     });
   }
 
   // Lanes over sites.
   template <int NB>
-  void along_runs(int64_t i, int64_t b0) {
+  SCISPARSE_INLINE void along_runs(int64_t i, int64_t b0) {
     const T* x = x_ + b0 * pattern_.sources;
     T* y = y_ + b0 * pattern_.sites + i;
     const int64_t x_pitch = pattern_.sources, y_pitch = pattern_.sites;
@@ -89,24 +92,28 @@ class Singles {
   Buffer<R> weights_;
 };
 
+// Groups of W sites along runs of sources where there are any; others(i, end) does the rest.
+template <class T, class F>
+SCISPARSE_INLINE Status singles_with(const Forward<Real<T>>& p, Singles<T>& kernel, int64_t first, int64_t last, const F& others) {
+  constexpr int W = width<Real<T>>;
+  for (int64_t i = first; i < last; i += W)
+    if (p.scattered || !kernel.sites(i)) others(i, min_of(i + W, last));
+  finish_streams();
+  return Status::ok;
+}
+
 template <class T>
 Status singles_of(const Forward<Real<T>>& p, int64_t first, int64_t last) {
   constexpr int W = width<Real<T>>;
-  const bool by_batch = p.batch >= max_of(W / 4, 2);
   Singles<T> kernel(p);
-  Packed<Real<T>, false, 1> packed(p);
-  if (!kernel || !packed) return Status::no_memory;
-  for (int64_t i = first; i < last; i += W) {
-    if (kernel.sites(i)) continue;
-    const int64_t end = min_of(i + W, last);
-    if (by_batch) {
-      packed.sites(i, end);
-    } else {
+  if (!kernel) return Status::no_memory;
+  if (p.batch < max_of(W / 4, 2))
+    return singles_with<T>(p, kernel, first, last, [&](int64_t i, int64_t end) {
       for (int64_t s = i; s < end; s++) kernel.site(s);
-    }
-  }
-  finish_streams();
-  return Status::ok;
+    });
+  Packed<Real<T>, false, 1> packed(p);
+  if (!packed) return Status::no_memory;
+  return singles_with<T>(p, kernel, first, last, [&](int64_t i, int64_t end) { packed.sites(i, end); });
 }
 
 template <class R>

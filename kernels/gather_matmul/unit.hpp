@@ -5,8 +5,10 @@
 #include "columns.hpp"
 #include "dots.hpp"
 #include "outer.hpp"
+#include "outer_panels.hpp"
 #include "outer_singles.hpp"
 #include "packed.hpp"
+#include "panels.hpp"
 #include "singles.hpp"
 #include "vectors.hpp"
 
@@ -95,7 +97,28 @@ void any_add_sums(DType dtype, int64_t parts, int64_t count, const void* sums, v
                                  : add_sums<float>(dtype, parts, count, sums, out, first, last);
 }
 
-constexpr scisparse::Kernels kernels = {any_gather_matmul, any_edge_outer, any_edge_outer_sums, any_add_sums};
+void any_fill_panel(const Table& table, const Panel& panel, int64_t first, int64_t last) {
+  return table.dtype == DType::float64 ? fill_panel<double>(table, panel, first, last)
+                                       : fill_panel<float>(table, panel, first, last);
+}
+
+void any_gather_weights(const scisparse::GatherMatmul& p, int64_t first, int64_t last, void* weights) {
+  return p.dtype == DType::float64 ? gather_weights<double>(p, first, last, weights)
+                                   : gather_weights<float>(p, first, last, weights);
+}
+
+Status any_gather_panel(const scisparse::GatherMatmul& p, const Panel& x, int64_t first, int64_t last) {
+  return p.dtype == DType::float64 ? gather_panel<double>(p, x, first, last) : gather_panel<float>(p, x, first, last);
+}
+
+Status any_outer_panel(const scisparse::EdgeOuter& p, const Panel& x, int64_t first, int64_t last, bool add, void* sums) {
+  return p.dtype == DType::float64 ? outer_panel<double>(p, x, first, last, add, sums)
+                                   : outer_panel<float>(p, x, first, last, add, sums);
+}
+
+constexpr scisparse::Kernels kernels = {simd_bytes,
+  any_gather_matmul, any_edge_outer,     any_edge_outer_sums, any_add_sums,
+                                        any_fill_panel,    any_gather_weights, any_gather_panel,    any_outer_panel};
 
 }  // namespace
 }  // namespace SCISPARSE_NAMESPACE
