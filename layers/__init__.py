@@ -1,5 +1,6 @@
 """Layers: torch modules that put values on the edges of a pattern."""
 
+from scisparse.layers.linear import SparseLinear as SparseLinear
 from scisparse.layers.local import LocallyConnected as LocallyConnected
 from scisparse.layers.lowrank import LowRankLocallyConnected as LowRankLocallyConnected
 from scisparse.layers.windows import LocallyConnected1d as LocallyConnected1d

@@ -60,7 +60,10 @@ class PatternLayer(nn.Module):
         group = self._site_groups(tying)
         self._bias_fits = self.bias is not None and _broadcasts(group, self.bias.shape[0])
         for name, index in ({"site_group": group} | self._indices(tying)).items():
-            self.register_buffer(name, None if index is None else index.to(device), False)
+            self._put_buffer(name, index, device)
+
+    def _put_buffer(self, name: str, index: Tensor | None, device: torch.device) -> None:
+        self.register_buffer(name, None if index is None else index.to(device), False)
 
     def _indices(self, tying: Tying) -> dict[str, Tensor | None]:
         """Further index buffers, by name."""

@@ -15,6 +15,7 @@ from scisparse.kernels.gather_matmul import Edges, gather_matmul
 from scisparse.layers.base import PatternLayer, draw_uniform, group_mean
 from scisparse.layers.convolution import convolve, is_convolution
 from scisparse.layers.memory import check_fits
+from scisparse.layers.rewiring import Rewirable, pack_edges
 from scisparse.layers.smoothness import WeightPairs, roughness, weight_pairs
 from scisparse.pattern import Pattern
 from scisparse.tying import (
@@ -33,7 +34,7 @@ __all__ = ["LocallyConnected"]
 _INT32 = 2**31
 
 
-class LocallyConnected(PatternLayer):
+class LocallyConnected(Rewirable, PatternLayer):
     """Locally connected layer over any pattern: sites have own stencils, or share them by `tie`.
 
     ``y[b,i,o] = bias[group(i),o] + sum_{e in row i} sum_c x[b,col[e],c] * weight[tie[e],c,o]``
@@ -149,6 +150,23 @@ class LocallyConnected(PatternLayer):
             "tie_index_t": (order if edge is None else edge[order]).to(dtype),
         }
 
+    def _site_groups(self, tying: Tying) -> Tensor:
+        # Sites that a rewiring leaves without edges go on with their bias.
+        if not self.rewired:
+            self._built_groups = super()._site_groups(tying)
+        return self._built_groups
+
+    def check_rewirable(self) -> None:
+        """Raise unless every edge has a weight of its own."""
+        if self.tie is not None or self.groups != 1:
+            raise PatternError(
+                f"a layer with tie={tie_name(self.tie)} and groups={self.groups} cannot be "
+                "rewired; its edges need weights of their own: build it with tie=None and groups=1"
+            )
+
+    def _write_edges(self) -> None:
+        self._write_indices(tie_edges(self.pattern, self.tie), self.weight.device)
+
     def reset_parameters(self) -> None:
         """Draw weights and biases uniformly within ``+-1 / sqrt(C * fan-in)``, as torch does.
 
@@ -185,7 +203,7 @@ class LocallyConnected(PatternLayer):
         batch, sources, _ = x.shape
         y = gather_matmul(
             x.reshape(batch, sources * self.groups, self.weight.shape[1]),
-            self.weight,
+            self.edge_weight if self.rewired else self.weight,
             self.row_ptr,
             self.col,
             self.tie_index,
@@ -296,19 +314,26 @@ class LocallyConnected(PatternLayer):
         return roughness(self.weight, self._pairs) / max(1, self.pattern.num_sites)
 
     def get_extra_state(self) -> Tensor:
-        """Fingerprints of pattern and tie, so that weights never load onto others, ``[64]``."""
+        """Fingerprints of pattern and tie, so that weights never load onto others, ``[64]``.
+
+        The edges of a rewired layer follow, packed into bytes.
+        """
         digests = bytes.fromhex(self.pattern.fingerprint) + _tie_digest(self.tie)
-        return torch.tensor(list(digests), dtype=torch.uint8, device="cpu")
+        state = torch.tensor(list(digests), dtype=torch.uint8, device="cpu")
+        return torch.cat([state, pack_edges(self.pattern)]) if self.rewired else state
+
+    def _saved_edges(self, extra_state: Tensor) -> Tensor | None:
+        return extra_state[64:] if extra_state.numel() > 64 else None
 
     def set_extra_state(self, state: Any) -> None:
         """Check the fingerprints of the pattern and the tie that the weights were trained with."""
-        digests = bytes(state.tolist())
+        digests = bytes(state[:64].tolist())
         if digests[:32].hex() != self.pattern.fingerprint:
             raise PatternError(
                 f"the saved weights belong to another pattern than this layer's {self.pattern!r}; "
                 "build the layer on the pattern (grid, mask, stencil) it was trained on"
             )
-        if digests[32:] != _tie_digest(self.tie):
+        if digests[32:64] != _tie_digest(self.tie):
             raise PatternError(
                 f"the saved weights are tied otherwise than this layer's, {tie_name(self.tie)}; "
                 "build the layer with the `tie` (word or labels) it was trained with"

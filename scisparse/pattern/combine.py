@@ -14,7 +14,7 @@ from scisparse.pattern.edges import col_dtype, edge_order, join, kept, row_ptr_o
 if TYPE_CHECKING:
     from scisparse.pattern.value import Pattern
 
-__all__ = ["restrict", "union"]
+__all__ = ["restrict", "select", "union"]
 
 
 def union(first: Pattern, second: Pattern) -> Pattern:
@@ -69,6 +69,34 @@ def restrict(
         site_grid=None if relabel and site_mask is not None else pattern.site_grid,
         source_grid=None if relabel and source_mask is not None else pattern.source_grid,
         window=pattern.window if whole else None,
+        tap_count=None if pattern.tap is None else pattern.num_taps,
+    )
+
+
+def select(pattern: Pattern, edges: Tensor) -> Pattern:
+    """Keep chosen edges; see ``Pattern.select``."""
+    if edges.dtype == torch.bool:
+        edges = kept("edges", edges, pattern.num_edges, pattern.device).nonzero().squeeze(1)
+    elif edges.ndim != 1 or edges.dtype != torch.int64:
+        raise PatternError(
+            f"`edges` (shape {tuple(edges.shape)}, {edges.dtype}) must be booleans "
+            f"[{pattern.num_edges}] or int64 numbers of edges"
+        )
+    edges = edges.to(pattern.device)
+    out_of_range = edges.numel() and (int(edges[0]) < 0 or int(edges[-1]) >= pattern.num_edges)
+    if out_of_range or bool((edges.diff() <= 0).any()):
+        raise PatternError(
+            f"`edges` must rise from at least 0 to below the {pattern.num_edges} edges: sort them "
+            "and name each once"
+        )
+    return replace(
+        pattern,
+        row_ptr=torch.searchsorted(edges, pattern.row_ptr),
+        col=pattern.col[edges],
+        tap=_pick(pattern.tap, edges),
+        distance=_pick(pattern.distance, edges),
+        bearing=_pick(pattern.bearing, edges),
+        window=pattern.window if edges.numel() == pattern.num_edges else None,
         tap_count=None if pattern.tap is None else pattern.num_taps,
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from scisparse.errors import PatternError
 from scisparse.grids import Grid
 from scisparse.pattern.checks import check_edge_arrays, check_edge_index, check_pattern
-from scisparse.pattern.combine import restrict, union
+from scisparse.pattern.combine import restrict, select, union
 from scisparse.pattern.edges import (
     check_tensor,
     col_dtype,
@@ -337,6 +337,18 @@ class Pattern:
             If sizes differ, grids differ, or only one of the two has taps.
         """
         return union(self, other)
+
+    def select(self, edges: Tensor) -> Pattern:
+        """Keep chosen edges, given as booleans ``[E]`` or as rising int64 numbers of edges.
+
+        Examples
+        --------
+        >>> import torch
+        >>> pattern = Pattern.from_dense(torch.tensor([[True, True], [False, True]]))
+        >>> pattern.select(torch.tensor([False, True, True])).col.tolist()
+        [1, 1]
+        """
+        return select(self, edges)
 
     def restrict(
         self,

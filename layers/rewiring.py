@@ -1,0 +1,216 @@
+"""Layers whose edges can move: new pattern, same parameters."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scisparse.errors import PatternError, ShapeError
+from scisparse.pattern import Pattern
+
+__all__ = ["Rewirable", "match_edges", "move_rows", "pack_edges", "unpack_edges"]
+
+
+class Rewirable(nn.Module):
+    """Module with own weights on every edge of a pattern, which may be given another pattern.
+
+    Subclasses hold ``pattern`` and ``weight [E, ...]`` in the order of its edges, and write their
+    index buffers in ``_write_edges``, in place where sizes have not changed: so optimizers,
+    compiled graphs and distributed training go on with the same tensors. ``weight`` may have spare
+    rows, of zeros, past the last edge.
+    """
+
+    pattern: Pattern
+    weight: nn.Parameter
+    rewired = False  #: whether the pattern is another than the one the layer was built on
+
+    @property
+    def edge_weight(self) -> Tensor:
+        """Weights of the edges, without spare rows, ``[E, ...]``."""
+        edges = self.pattern.num_edges
+        return self.weight if self.weight.shape[0] == edges else self.weight[:edges]
+
+    def rewire(
+        self, pattern: Pattern, kept: Tensor | None = None, *, spare: bool = False
+    ) -> Tensor:
+        """Move the weights to the edges of another pattern over the same sites and sources.
+
+        Edges that both patterns have keep their weights, new ones start at 0. With as many edges
+        as before all tensors stay where they are; else ``weight.data`` has another size, which an
+        optimizer with state, compiled code and distributed training do not take well.
+
+        Parameters
+        ----------
+        pattern
+            M sites and N sources as before; E' edges.
+        kept
+            int64 ``[E']``: old number of each new edge, -1 for a new one. Found by site, source
+            and tap where not given.
+        spare
+            Keep the rows of `weight` that fewer edges than before leave unused, as training needs
+            that has begun; else they are removed.
+
+        Returns
+        -------
+        Tensor
+            int64: old row of each row of `weight`, -1 for one of zeros.
+
+        Raises
+        ------
+        PatternError
+            Another number of sites or sources, or weights that edges share.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from scisparse.layers import SparseLinear
+        >>> from scisparse.pattern import Pattern
+        >>> layer = SparseLinear(3, 1, pattern=Pattern.from_dense(torch.tensor([[1, 1, 0]]).bool()))
+        >>> layer.rewire(Pattern.from_dense(torch.tensor([[0, 1, 1]]).bool())).tolist()
+        [1, -1]
+        """
+        self.check_rewirable()
+        pattern = replace(pattern.to("cpu"), window=None).validate()
+        if pattern.shape != self.pattern.shape:
+            raise PatternError(
+                f"`pattern` (sites x sources {pattern.shape}) must have this layer's "
+                f"{self.pattern.shape}"
+            )
+        if kept is None:
+            kept = match_edges(self.pattern, pattern)
+        elif kept.shape != (pattern.num_edges,) or kept.dtype != torch.int64:
+            raise ShapeError(
+                f"`kept` ({kept.dtype} {list(kept.shape)}) must be int64 [{pattern.num_edges}]"
+            )
+        rows = self.weight.shape[0]
+        if spare and kept.numel() < rows:
+            kept = torch.cat([kept, kept.new_full((rows - kept.numel(),), -1)])
+        moved = move_rows(self.weight.detach(), kept)
+        grad = self.weight.grad
+        with torch.no_grad():
+            if moved.shape == self.weight.shape:
+                self.weight.copy_(moved)
+            else:
+                self.weight.data = moved
+            self.weight.grad = None if grad is None else move_rows(grad, kept)
+        self.pattern, self.rewired = pattern, True
+        self._write_edges()
+        return kept
+
+    def check_rewirable(self) -> None:
+        """Raise unless every edge has a weight of its own."""
+
+    def _write_edges(self) -> None:
+        """Write the index buffers that follow from the pattern."""
+        raise NotImplementedError
+
+    def _put_buffer(self, name: str, index: Tensor | None, device: torch.device) -> None:
+        """Write an index buffer: in place if the layer has one of this size that is its own."""
+        old = self._buffers.get(name)
+        if index is None:
+            self.register_buffer(name, None, False)
+        elif not self.rewired:
+            self.register_buffer(name, index.to(device), False)
+        elif old is not None and name in self._own and _alike(old, index, device):
+            old.copy_(index)
+        else:
+            # A pattern is frozen, and layers built on one share its tensors.
+            self.register_buffer(name, index.to(device, copy=True), False)
+            self._own.add(name)
+
+    @property
+    def _own(self) -> set[str]:
+        """Names of buffers that this layer alone writes."""
+        own: set[str] = self.__dict__.setdefault("_own_buffers", set())
+        return own
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any
+    ) -> None:
+        """Take over the edges of saved weights before the weights."""
+        saved = state_dict.get(prefix + "_extra_state")
+        edges = None if saved is None else self._saved_edges(saved)
+        if edges is not None:
+            pattern = unpack_edges(edges, self.pattern)
+            if pattern.fingerprint != self.pattern.fingerprint:
+                self.rewire(pattern)
+            rows = len(state_dict.get(prefix + "weight", self.weight))
+            if rows > pattern.num_edges:
+                spares = self.weight.new_zeros(rows - pattern.num_edges, *self.weight.shape[1:])
+                self.weight.data = torch.cat([self.edge_weight.detach(), spares])
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
+
+    def _saved_edges(self, extra_state: Tensor) -> Tensor | None:
+        """Edges in a saved extra state, packed, if it has any."""
+        return extra_state
+
+
+def _alike(old: Tensor, new: Tensor, device: torch.device) -> bool:
+    return old.shape == new.shape and old.dtype == new.dtype and old.device == device
+
+
+def match_edges(old: Pattern, new: Pattern) -> Tensor:
+    """Number in `old` of each edge of `new`, int64 ``[E']``; -1 where `old` has no such edge."""
+    taps = old.tap is not None and new.tap is not None
+    span = max(old.num_taps, new.num_taps, 1) if taps else 1
+
+    def keys(pattern: Pattern) -> Tensor:
+        key = pattern.rows() * pattern.num_sources + pattern.col.long()
+        return key * span + pattern.tap.long() if taps and pattern.tap is not None else key
+
+    known, wanted = keys(old), keys(new)
+    place = torch.searchsorted(known, wanted).clamp(max=max(0, known.numel() - 1))
+    if not known.numel():
+        return torch.full_like(wanted, -1)
+    return torch.where(known[place] == wanted, place, -1)
+
+
+def move_rows(values: Tensor, kept: Tensor) -> Tensor:
+    """Rows of `values` in another order, ``[len(kept), ...]``; zeros where `kept` is -1."""
+    kept = kept.to(values.device)
+    if not values.shape[0]:
+        return values.new_zeros(kept.numel(), *values.shape[1:])
+    moved = values.index_select(0, kept.clamp(min=0))
+    moved[kept < 0] = 0
+    return moved
+
+
+def pack_edges(pattern: Pattern) -> Tensor:
+    """Edges and their arrays as bytes, uint8."""
+    arrays = {
+        name: values.numpy()
+        for name in ("row_ptr", "col", "tap", "distance", "bearing")
+        if (values := getattr(pattern, name)) is not None
+    }
+    stream = io.BytesIO()
+    np.savez(stream, num_sources=pattern.num_sources, num_taps=pattern.num_taps, **arrays)
+    return torch.frombuffer(bytearray(stream.getbuffer()), dtype=torch.uint8)
+
+
+def unpack_edges(packed: Tensor, like: Pattern) -> Pattern:
+    """Pattern with the edges in `packed` and the grids of `like`.
+
+    Raises
+    ------
+    PatternError
+        Sites or sources are not as many as those of `like`.
+    """
+    with np.load(io.BytesIO(packed.cpu().numpy().tobytes()), allow_pickle=False) as saved:
+        arrays = {name: saved[name] for name in saved.files}
+    num_sources, num_taps = int(arrays.pop("num_sources")), int(arrays.pop("num_taps"))
+    tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
+    shape = (tensors["row_ptr"].numel() - 1, num_sources)
+    if shape != like.shape:
+        raise PatternError(
+            f"the saved weights belong to a pattern of sites x sources {shape}, this layer's has "
+            f"{like.shape}; build the layer with the sizes it was trained with"
+        )
+    blank: dict[str, Any] = dict.fromkeys(("tap", "distance", "bearing", "window"))
+    return replace(
+        like, **(blank | tensors), tap_count=num_taps if "tap" in tensors else None
+    ).validate()

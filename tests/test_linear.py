@@ -1,0 +1,140 @@
+"""SparseLinear against dense products, its edges in files, and patterns drawn at random."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from kernel_cases import generator
+from torch import nn
+
+from scisparse.errors import OptionError, PatternError, ShapeError
+from scisparse.layers import SparseLinear
+from scisparse.layers.rewiring import match_edges
+from scisparse.pattern import Pattern
+from scisparse.patterns import constant_fan_in, window
+
+
+def random_pattern(sites: int, sources: int, density: float, seed: int = 0) -> Pattern:
+    dense = torch.rand(sites, sources, generator=generator(seed)) < density
+    dense[0] = False  # an output that reads nothing
+    return Pattern.from_dense(dense)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (7, 5), (2, 3, 5), (0, 5)])
+def test_equals_the_dense_layer(shape: tuple[int, ...], bias: bool) -> None:
+    layer = SparseLinear(5, 9, pattern=random_pattern(9, 5, 0.5), bias=bias, dtype=torch.float64)
+    dense = layer.to_dense()
+    x = torch.randn(shape, dtype=torch.float64, generator=generator(1), requires_grad=True)
+    y = layer(x)
+    torch.testing.assert_close(y, dense(x))
+    assert y.shape == (*shape[:-1], 9)
+    seen = torch.randn(y.shape, dtype=torch.float64, generator=generator(2))
+    got = torch.autograd.grad((y * seen).sum(), [x, *layer.parameters()])
+    expected = torch.autograd.grad((dense(x) * seen).sum(), [x, *dense.parameters()])
+    keep = layer.pattern.to_dense()
+    for mine, theirs in zip(got, [expected[0], expected[1][keep], *expected[2:]], strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_round_trip_with_dense() -> None:
+    dense = nn.Linear(6, 4).eval()
+    keep = torch.rand(4, 6, generator=generator(3)) < 0.5
+    layer = SparseLinear.from_dense(dense, keep)
+    assert not layer.training
+    assert torch.equal(layer.to_dense().weight, dense.weight.masked_fill(~keep, 0))
+    assert torch.equal(layer.pattern.to_dense(), keep)
+    with pytest.raises(ShapeError, match=r"`keep` .* must be booleans \[4, 6\]"):
+        SparseLinear.from_dense(dense, keep[:2])
+
+
+def test_initial_scale_is_that_of_the_fan_in() -> None:
+    layer = SparseLinear(400, 2000, 16)
+    assert layer.weight.abs().max().item() <= 0.25
+    assert layer.weight.std().item() == pytest.approx(0.25 / 3**0.5, rel=0.05)
+    assert layer(torch.randn(8, 400)).shape == (8, 2000)
+
+
+def test_files_hold_the_edges() -> None:
+    first, second = (SparseLinear(12, 8, fan_in) for fan_in in (3, 5))
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    x = torch.randn(4, 12, generator=generator(4))
+    assert torch.equal(first(x), second(x))
+    assert second.pattern == first.pattern
+    with pytest.raises(PatternError, match="build the layer with the sizes"):
+        SparseLinear(12, 9, 3).load_state_dict(first.state_dict())
+
+
+def test_moves_and_types() -> None:
+    layer = SparseLinear(12, 8, 3)
+    x = torch.randn(4, 12, generator=generator(4))
+    expected = layer(x)
+    torch.testing.assert_close(copy.deepcopy(layer).double()(x.double()).float(), expected)
+    meta = SparseLinear(12, 8, 3, device="meta").to_empty(device="cpu")
+    meta.load_state_dict(layer.state_dict())
+    assert torch.equal(meta(x), expected)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), expected)
+    assert "15 edges" not in repr(layer)
+    assert "24 edges" in repr(layer)
+
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({}, OptionError, "give one of the two"),
+    ({"fan_in": 2, "pattern": random_pattern(4, 6, 0.5)}, OptionError, "give one of the two"),
+    ({"fan_in": 7}, PatternError, r"`fan_in` \(=7\) must lie between 0 and `num_sources` \(=6\)"),
+    ({"fan_in": -1}, PatternError, "must lie between"),
+    ({"pattern": random_pattern(6, 4, 0.5)}, PatternError, r"must have `out_features` sites"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), BAD, ids=[m for _, _, m in BAD])
+def test_bad_arguments(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        SparseLinear(6, 4, **options)
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ShapeError, match=r"shape \[3, 5\]; it must be \[..., 6 features\]"):
+        SparseLinear(6, 4, 2)(torch.zeros(3, 5))
+
+
+@pytest.mark.parametrize(
+    ("sites", "sources", "fan_in"), [(50, 9, 4), (3, 3, 3), (4, 5, 0), (0, 5, 2)]
+)
+def test_constant_fan_in(sites: int, sources: int, fan_in: int) -> None:
+    pattern = constant_fan_in(sites, sources, fan_in, generator=generator(5))
+    assert pattern.fan_in.tolist() == [fan_in] * sites
+    assert pattern == constant_fan_in(sites, sources, fan_in, generator=generator(5))
+
+
+def test_constant_fan_in_draws_evenly() -> None:
+    pattern = constant_fan_in(6000, 10, 3, generator=generator(6))
+    counts = torch.bincount(pattern.col.long(), minlength=10) / 6000
+    assert float((counts - 0.3).abs().max()) < 0.03
+
+
+def test_match_edges_by_tap() -> None:
+    """Padding that repeats a source gives several edges with the same ends."""
+    pattern = window((3, 3), 3, padding=1, padding_mode=("replicate", "replicate"))
+    keep = torch.rand(pattern.num_edges, generator=generator(7)) < 0.4
+    part = pattern.select(keep)
+    assert torch.equal(match_edges(pattern, part), keep.nonzero().squeeze(1))
+    back = match_edges(part, pattern)
+    assert torch.equal(back >= 0, keep)
+    assert torch.equal(back[keep], torch.arange(int(keep.sum())))
+
+
+def test_select_edges() -> None:
+    pattern = random_pattern(6, 7, 0.5)
+    numbers = torch.tensor([0, 3, 4])
+    part = pattern.select(numbers)
+    assert torch.equal(part.rows(), pattern.rows()[numbers])
+    assert torch.equal(part.col, pattern.col[numbers])
+    assert pattern.select(numbers[:0]).num_edges == 0
+    for wrong in (numbers.flip(0), numbers.float(), torch.tensor([0, 99]), torch.ones(3).bool()):
+        with pytest.raises(PatternError, match="`edges`"):
+            pattern.select(wrong)
