@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from scisparse import models as models
     from scisparse import patterns as patterns
     from scisparse import plots as plots
+    from scisparse import sparsity as sparsity
     from scisparse import testing as testing
     from scisparse.pattern import Pattern as Pattern
     from scisparse.postprocess import PostProcessor as PostProcessor
+    from scisparse.sparsity import Recipe as Recipe
+    from scisparse.sparsity import Sparsifier as Sparsifier
     from scisparse.verification import evaluate as evaluate
 
 __version__ = version("scisparse")
@@ -40,12 +43,15 @@ _MODULES = frozenset(
         "models",
         "patterns",
         "plots",
+        "sparsity",
         "testing",
     }
 )
 _NAMES = {
     "Pattern": "scisparse.pattern",
     "PostProcessor": "scisparse.postprocess",
+    "Recipe": "scisparse.sparsity",
+    "Sparsifier": "scisparse.sparsity",
     "evaluate": "scisparse.verification",
 }
 __all__ = sorted([*_MODULES, *_NAMES])

@@ -45,6 +45,7 @@ BARE = (
     "scisparse.layers",
     "scisparse.pattern",
     "scisparse.patterns",
+    "scisparse.sparsity",
     "scisparse.testing",
     "scisparse.tying",
 )

@@ -28,6 +28,8 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 PUBLIC = {
     "Pattern",
     "PostProcessor",
+    "Recipe",
+    "Sparsifier",
     "arrays",
     "datasets",
     "errors",
@@ -39,6 +41,7 @@ PUBLIC = {
     "models",
     "patterns",
     "plots",
+    "sparsity",
     "testing",
 }
 

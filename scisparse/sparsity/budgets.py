@@ -1,0 +1,253 @@
+"""How many weights each layer keeps, and each region of a layer.
+
+A budget turns one sparsity into numbers of weights. They add up exactly: what rounding leaves goes
+to the layers with the largest remainders.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from scisparse.errors import OptionError
+
+__all__ = [
+    "AreaWeighted",
+    "Budget",
+    "Regions",
+    "erdos_renyi",
+    "global_magnitude",
+    "share",
+    "uniform",
+]
+
+
+def uniform(shapes: Sequence[Sequence[int]], density: float) -> list[int]:
+    """Keep the same fraction of every layer.
+
+    Parameters
+    ----------
+    shapes
+        Shapes of the weights.
+    density
+        Fraction kept, ``1 - sparsity``.
+
+    Returns
+    -------
+    list of int
+        Weights kept of each layer; their sum is ``round(density * all)``.
+
+    Examples
+    --------
+    >>> uniform([(10, 10), (10, 5)], 0.1)
+    [10, 5]
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    return share([density * size for size in sizes], sizes, round(density * sum(sizes)))
+
+
+def erdos_renyi(
+    shapes: Sequence[Sequence[int]], density: float, sizes: Sequence[int] | None = None
+) -> list[int]:
+    """Keep more of small layers: density in proportion to the sum of sizes over their product.
+
+    ``density of a layer = eps * (O + C + K_1 + K_2 ...) / (O * C * K_1 * K_2 ...)``, at most 1; the
+    kernel sizes ``K`` count as in RigL (Erdos-Renyi kernel).
+
+    Parameters
+    ----------
+    shapes
+        Shapes of the weights.
+    density
+        Fraction kept of all layers together.
+    sizes
+        Weights of each layer, where they are not the product of its shape.
+
+    Returns
+    -------
+    list of int
+        Weights kept of each layer; their sum is ``round(density * all)``.
+
+    References
+    ----------
+    Mocanu, D. C., et al. (2018). Scalable training of artificial neural networks with adaptive
+    sparse connectivity inspired by network science. https://doi.org/10.1038/s41467-018-04316-3
+
+    Evci, U., et al. (2020). Rigging the lottery: making all tickets winners.
+    https://doi.org/10.48550/arXiv.1911.11134
+
+    Examples
+    --------
+    >>> erdos_renyi([(100, 100), (10, 10)], 0.2)  # the small one stays dense
+    [1920, 100]
+    """
+    sizes = [math.prod(shape) for shape in shapes] if sizes is None else list(sizes)
+    wanted = [float(sum(shape)) for shape in shapes]
+    goal = round(density * sum(sizes))
+    full: set[int] = set()
+    while True:
+        rest = goal - sum(sizes[i] for i in full)
+        weight = sum(w for i, w in enumerate(wanted) if i not in full)
+        factor = rest / weight if weight else 0.0
+        over = {i for i, w in enumerate(wanted) if i not in full and w * factor > sizes[i]}
+        if not over:
+            break
+        full |= over
+    counts = [float(sizes[i]) if i in full else w * factor for i, w in enumerate(wanted)]
+    return share(counts, sizes, goal)
+
+
+def global_magnitude(scores: Sequence[Tensor], density: float) -> list[int]:
+    """Keep the highest scores of all layers together, whichever layer they are in.
+
+    Parameters
+    ----------
+    scores
+        Scores of the weights of each layer.
+    density
+        Fraction kept of all layers together.
+
+    Examples
+    --------
+    >>> import torch
+    >>> global_magnitude([torch.tensor([1.0, 5.0]), torch.tensor([4.0, 6.0])], 0.5)
+    [1, 1]
+    """
+    flat = torch.cat([score.detach().float().flatten().cpu() for score in scores])
+    goal = round(density * flat.numel())
+    if not goal:
+        return [0] * len(scores)
+    bound = torch.kthvalue(flat, flat.numel() - goal + 1).values
+    above = [int((part > bound).sum()) for part in flat.split([s.numel() for s in scores])]
+    equal = [int((part == bound).sum()) for part in flat.split([s.numel() for s in scores])]
+    left = goal - sum(above)
+    for i, count in enumerate(equal):
+        taken = min(count, left)
+        above[i], left = above[i] + taken, left - taken
+    return above
+
+
+def share(wanted: Sequence[float], limits: Sequence[int], total: int) -> list[int]:
+    """Round so that the sum is `total` and none passes its limit: largest remainders first.
+
+    Examples
+    --------
+    >>> share([0.5, 0.5, 1.0], [1, 1, 1], 2)
+    [1, 0, 1]
+    """
+    counts = [min(math.floor(w + 1e-9), limit) for w, limit in zip(wanted, limits, strict=True)]
+    order = sorted(range(len(counts)), key=lambda i: counts[i] - wanted[i])
+    left = min(total, sum(limits)) - sum(counts)
+    while left > 0:
+        for i in order:
+            if left > 0 and counts[i] < limits[i]:
+                counts[i] += 1
+                left -= 1
+    return counts
+
+
+@dataclass(frozen=True)
+class Regions:
+    """A sparsity for each region of the sites of a layer.
+
+    Parameters
+    ----------
+    labels
+        Region of each site, an array or a DataArray of M values in the order of the sites.
+    sparsity
+        Sparsity of each label; labels that are missing take the sparsity of the layer.
+
+    Examples
+    --------
+    >>> budget = Regions(labels=["sea", "land", "sea"], sparsity={"land": 0.5})
+    """
+
+    labels: object
+    sparsity: Mapping[object, float]
+
+    def __post_init__(self) -> None:
+        for label, value in self.sparsity.items():
+            if not 0 <= value < 1:
+                raise OptionError(f"`sparsity` of {label!r} (={value}) must lie in [0, 1)")
+        unknown = sorted(str(key) for key in self.sparsity if key not in set(self._flat()))
+        if unknown:
+            known = ", ".join(sorted({str(label) for label in self._flat()})[:10])
+            raise OptionError(f"`sparsity` names {', '.join(unknown)}; the labels are {known}")
+
+    def _flat(self) -> list[object]:
+        import numpy as np
+
+        flat: list[object] = np.asarray(self.labels).ravel().tolist()
+        return flat
+
+    def groups(self, fan_in: Tensor, sparsity: float) -> tuple[Tensor, Tensor]:
+        """Return the region of each site, int64 ``[M]``, and the edges each region keeps, ``[G]``.
+
+        Parameters
+        ----------
+        fan_in
+            Edges of each site before pruning, ``[M]``.
+        sparsity
+            Of the regions that :attr:`sparsity` does not name.
+        """
+        flat = self._flat()
+        if len(flat) != fan_in.numel():
+            raise OptionError(
+                f"`labels` has {len(flat)} values; the layer has {fan_in.numel()} sites"
+            )
+        names = list(dict.fromkeys(flat))
+        place = {name: i for i, name in enumerate(names)}
+        group = torch.tensor([place[name] for name in flat], dtype=torch.int64)
+        edges = torch.zeros(len(names), dtype=torch.int64).index_add_(0, group, fan_in.cpu())
+        kept = [
+            round((1 - self.sparsity.get(name, sparsity)) * int(count))
+            for name, count in zip(names, edges, strict=True)
+        ]
+        return group, torch.tensor(kept)
+
+
+@dataclass(frozen=True)
+class AreaWeighted:
+    """Edges of each site in proportion to the area of its cell, at most its fan-in before pruning.
+
+    On a latitude-longitude grid the many small cells near the poles then keep few edges.
+
+    Parameters
+    ----------
+    areas
+        Area of each site, ``[M]``, in any unit; of the layer's grid where not given.
+    """
+
+    areas: Tensor | None = None
+
+    def groups(
+        self, fan_in: Tensor, sparsity: float, areas: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the group of each site, itself, and the edges that each keeps, int64 ``[M]``."""
+        area = self.areas if self.areas is not None else areas
+        if area is None or area.numel() != fan_in.numel():
+            raise OptionError(
+                f"the budget needs the areas of {fan_in.numel()} sites; give "
+                "AreaWeighted(areas=...) or build the pattern on a grid"
+            )
+        limits = fan_in.cpu().tolist()
+        goal = round((1 - sparsity) * sum(limits))
+        weight = area.double().cpu() * (fan_in.cpu() > 0)
+        counts = torch.zeros_like(weight)
+        for _ in range(64):  # sites at their limit leave the rest to others
+            free = counts < fan_in.cpu()
+            left = goal - counts.sum()
+            if left < 0.5 or not bool((weight * free).sum() > 0):
+                break
+            counts += weight * free * (left / (weight * free).sum())
+            counts = counts.minimum(fan_in.cpu())
+        kept = share(counts.tolist(), limits, goal)
+        return torch.arange(fan_in.numel()), torch.tensor(kept)
+
+
+Budget: TypeAlias = str | Mapping[str, float] | Regions | AreaWeighted

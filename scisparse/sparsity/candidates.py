@@ -1,0 +1,194 @@
+"""Edges that may be grown: those of a pattern, or all pairs, in chunks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scisparse.errors import PatternError
+from scisparse.kernels.gather_matmul import edge_outer
+from scisparse.layers.rewiring import match_edges
+from scisparse.pattern import Pattern
+from scisparse.sparsity.select import best_of_groups
+
+__all__ = ["AllPairs", "CandidateEdges", "Chunk", "Listed", "Pass"]
+
+_NUMBERS_AT_ONCE = 1 << 22
+
+
+class Pass(NamedTuple):
+    """Sources ``[B, N, C]`` and gradient at the sites ``[B, M, O]`` of one backward pass."""
+
+    x: Tensor
+    grad: Tensor
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Candidates `first` to `last` - 1: all those of sites `first_site` to `last_site` - 1."""
+
+    first_site: int
+    last_site: int
+    first: int
+    last: int
+
+    @property
+    def count(self) -> int:
+        """Number of candidates."""
+        return self.last - self.first
+
+    def places(self, numbers: Tensor) -> Tensor:
+        """Places in the chunk of those of rising candidate `numbers` that lie in it."""
+        first, last = torch.searchsorted(numbers, torch.tensor([self.first, self.last])).tolist()
+        return numbers[first:last] - self.first
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The edges of a pattern; an edge's number is its place."""
+
+    pattern: Pattern
+
+    @property
+    def size(self) -> int:
+        """Number of candidates."""
+        return self.pattern.num_edges
+
+    @property
+    def fan_in(self) -> Tensor:
+        """Candidates of each site, int64 ``[M]``."""
+        return self.pattern.fan_in
+
+    def numbers(self, pattern: Pattern) -> Tensor:
+        """Numbers of the edges of `pattern`, rising, int64 ``[E]``."""
+        numbers = match_edges(self.pattern, pattern)
+        if numbers.numel() and int(numbers.min()) < 0:
+            count = int((numbers < 0).sum())
+            raise PatternError(
+                f"`candidates` lack {count} of the layer's {pattern.num_edges} edges; join them: "
+                "layer.pattern.union(wider)"
+            )
+        return numbers
+
+    def ends(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Site and source of candidates, int64 ``[n]``."""
+        site = torch.searchsorted(self.pattern.row_ptr, numbers, right=True) - 1
+        return site, self.pattern.col[numbers].long()
+
+    def select(self, numbers: Tensor) -> Pattern:
+        """Pattern of some candidates, given by rising numbers."""
+        return self.pattern.select(numbers)
+
+    def chunks(self, block: int) -> Iterator[Chunk]:
+        """All candidates, whole rows at a time; `block` numbers are needed for each."""
+        row_ptr = self.pattern.row_ptr
+        step = max(1, _NUMBERS_AT_ONCE // max(1, block))
+        first, sites = 0, self.pattern.num_sites
+        while first < sites:
+            last = int(torch.searchsorted(row_ptr, row_ptr[first] + step, right=True)) - 1
+            last = min(max(last, first + 1), sites)
+            yield Chunk(first, last, int(row_ptr[first]), int(row_ptr[last]))
+            first = last
+
+    def gradients(self, chunk: Chunk, passes: list[Pass]) -> Tensor:
+        """Gradient with respect to the weight of each candidate, ``[n, C, O]``."""
+        row_ptr = self.pattern.row_ptr[chunk.first_site : chunk.last_site + 1] - chunk.first
+        device = passes[0].x.device
+        row_ptr = row_ptr.to(device)
+        col = self.pattern.col[chunk.first : chunk.last].to(device)
+        sites = slice(chunk.first_site, chunk.last_site)
+        parts = [edge_outer(p.x, p.grad[:, sites].contiguous(), row_ptr, col) for p in passes]
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+    def distance(self, chunk: Chunk) -> Tensor | None:
+        """Metres between the ends of each candidate, where known."""
+        distance = self.pattern.distance
+        return None if distance is None else distance[chunk.first : chunk.last]
+
+    def best_of_sites(self, chunk: Chunk, score: Tensor, quota: Tensor) -> Tensor:
+        """Places of the ``quota[i]`` highest scores of each site of the chunk, rising."""
+        site = self.ends(torch.arange(chunk.first, chunk.last))[0] - chunk.first_site
+        return best_of_groups(score, site, quota).nonzero().squeeze(1)
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """Every source for every site, never written out; a pair's number is ``site * N + source``."""
+
+    like: Pattern
+
+    @property
+    def size(self) -> int:
+        """Number of candidates."""
+        return self.like.num_sites * self.like.num_sources
+
+    @property
+    def fan_in(self) -> Tensor:
+        """Candidates of each site, int64 ``[M]``."""
+        return torch.full((self.like.num_sites,), self.like.num_sources)
+
+    def numbers(self, pattern: Pattern) -> Tensor:
+        """Numbers of the edges of `pattern`, rising, int64 ``[E]``."""
+        numbers = pattern.rows() * self.like.num_sources + pattern.col.long()
+        if bool((numbers.diff() == 0).any()):
+            raise PatternError(
+                "the layer reads a source twice at one site (padding repeats it), so its edges "
+                "cannot be told apart by their ends; give `candidates` as a Pattern with taps"
+            )
+        return numbers
+
+    def ends(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Site and source of candidates, int64 ``[n]``."""
+        sources = max(1, self.like.num_sources)
+        return numbers // sources, numbers % sources
+
+    def select(self, numbers: Tensor) -> Pattern:
+        """Pattern of some candidates, given by rising numbers."""
+        sites, sources = self.like.shape
+        return replace(
+            self.like,
+            row_ptr=torch.searchsorted(numbers, torch.arange(sites + 1) * sources),
+            col=self.ends(numbers)[1].to(self.like.col.dtype),
+            tap=None,
+            distance=None,
+            bearing=None,
+            window=None,
+            tap_count=None,
+        )
+
+    def chunks(self, block: int) -> Iterator[Chunk]:
+        """All candidates, whole rows at a time; `block` numbers are needed for each."""
+        sites, sources = self.like.shape
+        step = max(1, _NUMBERS_AT_ONCE // max(1, sources * block))
+        for first in range(0, sites, step):
+            last = min(first + step, sites)
+            yield Chunk(first, last, first * sources, last * sources)
+
+    def gradients(self, chunk: Chunk, passes: list[Pass]) -> Tensor:
+        """Gradient with respect to the weight of each candidate, ``[n, C, O]``."""
+        sites = slice(chunk.first_site, chunk.last_site)
+        total = torch.zeros(0)
+        for k, p in enumerate(passes):
+            part = torch.einsum("bmo,bnc->mnco", p.grad[:, sites], p.x).flatten(0, 1)
+            total = part if k == 0 else total + part
+        return total
+
+    def distance(self, chunk: Chunk) -> Tensor | None:
+        """Not known: all pairs have no arrays."""
+        return None
+
+    def best_of_sites(self, chunk: Chunk, score: Tensor, quota: Tensor) -> Tensor:
+        """Places of the ``quota[i]`` highest scores of each site of the chunk, rising."""
+        matrix = score.reshape(-1, self.like.num_sources)
+        most = min(int(quota.max()) if quota.numel() else 0, matrix.shape[1])
+        top = matrix.topk(most, dim=1)
+        wanted = (torch.arange(most) < quota[:, None]) & (top.values > -torch.inf)
+        start = torch.arange(len(matrix))[:, None] * matrix.shape[1]
+        return (start + top.indices)[wanted].sort().values
+
+
+CandidateEdges = Listed | AllPairs

@@ -1,0 +1,221 @@
+"""Which weights of a model a sparsifier works on, and how."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scisparse.errors import OptionError, PatternError
+from scisparse.pattern import Pattern
+from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
+from scisparse.sparsity.candidates import AllPairs, CandidateEdges, Listed
+from scisparse.sparsity.far import FarSlots
+from scisparse.sparsity.masked import MaskedTarget
+from scisparse.sparsity.names import choice
+from scisparse.sparsity.rewired import RewiredTarget
+from scisparse.sparsity.structures import ConstantFanIn, Rows, Structure, Unstructured
+from scisparse.sparsity.target import Target
+
+__all__ = ["Found", "find", "masked_target", "rewired_target"]
+
+_DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A weight of a model.
+
+    Parameters
+    ----------
+    name
+        Of the parameter in the model.
+    module, attribute
+        Which holds it, under which name.
+    edges
+        Whether it lies on the edges of a pattern that may change.
+    """
+
+    name: str
+    module: nn.Module
+    attribute: str
+    edges: bool
+
+
+def find(model: nn.Module, params: Sequence[str] | None) -> list[Found]:
+    """Return the weights to work on, in the order of the model.
+
+    Parameters
+    ----------
+    model
+        Any module.
+    params
+        Names of parameters or modules, with ``*`` and ``?``; ``None``: all weights of linear,
+        convolution, attention and pattern layers.
+
+    Raises
+    ------
+    OptionError
+        A name matches nothing, or there is no weight at all.
+    """
+    known = list(_weights(model))
+    if params is None:
+        if not known:
+            raise OptionError(
+                "the model has no weight that can be sparse: no linear, convolution, attention or "
+                "pattern layer; name others in `params`"
+            )
+        return known
+    if isinstance(params, str):
+        params = [params]
+    every = {found.name: found for found in known} | _others(model, known)
+    chosen: dict[str, Found] = {}
+    for word in params:
+        matched = {
+            name: found
+            for name, found in every.items()
+            if fnmatch.fnmatchcase(name, word)
+            or any(fnmatch.fnmatchcase(part, word) for part in _parents(name))
+        }
+        # A module's name stands for its weights, not for its biases and norms.
+        matched = {n: f for n, f in matched.items() if n in {k.name for k in known} or n == word}
+        if not matched:
+            raise OptionError(choice("params", word, every))
+        chosen |= matched
+    return [found for name, found in every.items() if name in chosen]
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def _weights(model: nn.Module) -> Iterator[Found]:
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for attribute in ("weight", "in_proj_weight"):
+            weight = module._parameters.get(attribute)
+            if weight is None or id(weight) in seen:
+                continue
+            edges = _moves_edges(module)
+            dense = isinstance(module, (*_DENSE, nn.MultiheadAttention))
+            if edges or dense or hasattr(module, "pattern"):
+                seen.add(id(weight))
+                yield Found(f"{path}.{attribute}" if path else attribute, module, attribute, edges)
+
+
+def _others(model: nn.Module, known: list[Found]) -> dict[str, Found]:
+    """Every other parameter with at least 2 dimensions, for users who name it."""
+    names = {found.name for found in known}
+    found = {}
+    for name, parameter in model.named_parameters():
+        if name not in names and parameter.dim() >= 2:
+            path, _, attribute = name.rpartition(".")
+            found[name] = Found(name, model.get_submodule(path), attribute, False)
+    return found
+
+
+def _moves_edges(module: Any) -> bool:
+    if not hasattr(module, "rewire"):
+        return False
+    try:
+        module.check_rewirable()
+    except PatternError:
+        return False
+    return True
+
+
+def masked_target(found: Found, structure: Structure) -> Target:
+    """Put a mask over a weight; a pattern layer loses and keeps whole edges."""
+    if found.edges and isinstance(structure, Unstructured | ConstantFanIn):
+        structure = Rows()
+    return MaskedTarget(found.name, found.module, found.attribute, structure)
+
+
+def rewired_target(
+    found: Found,
+    structure: Structure,
+    budget: Budget,
+    candidates: Pattern | Mapping[str, Pattern] | None,
+    teleconnections: int = 0,
+) -> Target:
+    """Let the edges of a pattern layer move, or those alone that fill its far slots."""
+    layer: Any = found.module
+    edges = _candidates(found, candidates, teleconnections > 0)
+    if isinstance(edges, AllPairs):
+        size, reference = edges.size, edges.fan_in
+    else:
+        size, reference = layer.pattern.num_edges, layer.pattern.fan_in
+    groups = _row_groups(structure, budget, edges, reference, layer.pattern)
+    block = layer.weight[:1].numel() if layer.weight.numel() else 1
+    far = None
+    if teleconnections:
+        far = FarSlots(edges, layer.pattern, teleconnections)
+        size, groups = int(far.quota().sum()), far.row_groups
+    return RewiredTarget(found.name, layer, edges, size * block, groups, far)
+
+
+def _candidates(
+    found: Found, candidates: Pattern | Mapping[str, Pattern] | None, far: bool
+) -> CandidateEdges:
+    layer: Any = found.module
+    given = candidates
+    if isinstance(candidates, Mapping):
+        path = found.name.rpartition(".")[0]
+        given = candidates.get(path, candidates.get(found.name))
+    if given is not None:
+        if not isinstance(given, Pattern) or given.shape != layer.pattern.shape:
+            raise OptionError(
+                f"`candidates` of {found.name} is {given!r}; give a Pattern of "
+                f"{layer.pattern.shape} sites x sources, or a dict of layer name to Pattern"
+            )
+        return Listed(given.to("cpu"))
+    if far or layer.weight.dim() == 1:  # of a linear layer any pair may be an edge
+        return AllPairs(layer.pattern)
+    return Listed(layer.pattern)
+
+
+def _row_groups(
+    structure: Structure,
+    budget: Budget,
+    edges: CandidateEdges,
+    fan_in: Tensor,
+    pattern: Pattern,
+) -> Any:
+    limit = edges.fan_in
+    if isinstance(budget, Regions | AreaWeighted):
+        return _by_budget(budget, limit, fan_in, pattern)
+    if isinstance(structure, ConstantFanIn):
+
+        def constant(count: int) -> tuple[Tensor, Tensor]:
+            sites = max(1, int((limit > 0).sum()))
+            return torch.arange(len(limit)), limit.clamp(max=max(1, round(count / sites)))
+
+        return constant
+    if not isinstance(structure, Unstructured):
+        raise OptionError(
+            f"{structure!r} does not fit the edges of a pattern that move; choose 'unstructured' "
+            "or 'constant_fan_in', or a method that only prunes"
+        )
+    return lambda count: (None, torch.tensor([count]))
+
+
+def _by_budget(
+    budget: Regions | AreaWeighted, limit: Tensor, fan_in: Tensor, pattern: Pattern
+) -> Any:
+    total = int(fan_in.sum())
+
+    def groups(count: int) -> tuple[Tensor, Tensor]:
+        sparsity = 1 - count / max(1, total)
+        if isinstance(budget, Regions):
+            return budget.groups(fan_in, sparsity)
+        grid = pattern.site_grid
+        areas = None if grid is None else torch.as_tensor(grid.areas).reshape(-1)
+        group, quota = budget.groups(fan_in, sparsity, areas)
+        return group, quota.minimum(limit)
+
+    return groups

@@ -1,0 +1,165 @@
+"""Far slots ("teleconnections"): free edges beside the local ones, and the test that empties them.
+
+Growth fills every slot, also where there is nothing to find. At the end an *audit* tells the two
+apart: for some steps all far weights are held at 0, and for each the gradient at 0 is compared with
+its own spread over samples (Rao's score test with the empirical Fisher information). With ``S``
+samples ``u = x[source] * dL/dy[site]``, ``z = sum(u) / sqrt(sum(u^2))`` is close to a standard
+normal where the weight has no effect, whatever the scale of the loss; with several channels the sum
+of squares of their z is close to a chi-square. A slot that fails may still take a candidate whose
+gradient stands out from those of all other candidates of its site, and is emptied else.
+
+The tests look at one edge at a time: a source that goes along with a true one passes as well.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scisparse.pattern import Pattern
+from scisparse.sparsity.candidates import CandidateEdges, Chunk, Pass
+from scisparse.sparsity.growth import Candidates, Growth
+
+__all__ = ["Audit", "FarSlots", "outstanding"]
+
+_EDGES_AT_ONCE = 1 << 14
+
+
+class FarSlots:
+    """Which candidates are far, and which of them may be grown.
+
+    Parameters
+    ----------
+    candidates
+        All edges that may be.
+    local
+        Edges that stay; sites and sources without one, such as land, get no far edge.
+    slots
+        Far edges of a site.
+    """
+
+    def __init__(self, candidates: CandidateEdges, local: Pattern, slots: int) -> None:
+        self.candidates, self.local, self.slots = candidates, local, slots
+        self._numbers = candidates.numbers(local)
+        self._sites = local.fan_in > 0
+        self._sources = torch.zeros(local.num_sources, dtype=torch.bool)
+        self._sources[local.col.long()] = True
+
+    def fixed(self, active: Tensor) -> Tensor:
+        """Mark those of some candidates, given by their numbers, that stay."""
+        fixed: Tensor = torch.isin(active, self._numbers, assume_unique=True)
+        return fixed
+
+    def may_grow(self, chunk: Chunk) -> Tensor:
+        """Mark the candidates in a chunk that a slot may hold."""
+        sites, sources = self._sites, self._sources
+        if chunk.count == (chunk.last_site - chunk.first_site) * len(sources):  # all pairs
+            may = (sites[chunk.first_site : chunk.last_site, None] & sources).reshape(-1)
+        else:
+            site, source = self.candidates.ends(torch.arange(chunk.first, chunk.last))
+            may = sites[site] & sources[source]
+        may[chunk.places(self._numbers)] = False
+        return may
+
+    def quota(self) -> Tensor:
+        """Edges of each site, local and far, int64 ``[M]``."""
+        fan_in = self.local.fan_in
+        return fan_in + torch.where(self._sites, self.slots, 0)
+
+    def row_groups(self, count: int) -> tuple[Tensor, Tensor]:
+        """Group of each site, itself, and its edges; however many edges there are altogether."""
+        return torch.arange(self.local.num_sites), self.quota()
+
+
+class Audit:
+    """A running test of some edges of a layer.
+
+    Parameters
+    ----------
+    weight
+        Weights ``[E, ...]`` of the layer.
+    rows
+        Edges under test, int64 ``[n]``.
+    site, source
+        Their ends, int64 ``[n]``.
+    """
+
+    def __init__(self, weight: nn.Parameter, rows: Tensor, site: Tensor, source: Tensor) -> None:
+        self.rows, self.site, self.source = rows, site, source
+        self.values = weight.detach()[rows.to(weight.device)].clone()
+        shape = (rows.numel(), math.prod(weight.shape[1:]))
+        self.total, self.squares = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
+        self.hold(weight)
+
+    @torch.no_grad()
+    def hold(self, weight: nn.Parameter) -> None:
+        """Set the weights under test to 0."""
+        weight[self.rows.to(weight.device)] = 0
+
+    @torch.no_grad()
+    def restore(self, weight: nn.Parameter) -> None:
+        """Set them back."""
+        weight[self.rows.to(weight.device)] = self.values.to(weight.device)
+
+    def add(self, passes: list[Pass]) -> None:
+        """Add the samples of one step."""
+        for x, grad in passes:
+            for first in range(0, self.rows.numel(), _EDGES_AT_ONCE):
+                part = slice(first, first + _EDGES_AT_ONCE)
+                u = x[:, self.source[part].to(x.device)].double()
+                g = grad[:, self.site[part].to(grad.device)].double()
+                self.total[part] += torch.einsum("bec,beo->eco", u, g).flatten(1).cpu()
+                squares = torch.einsum("bec,beo->eco", u.square(), g.square())
+                self.squares[part] += squares.flatten(1).cpu()
+
+    def passed(self, significance: float) -> Tensor:
+        """Mark the edges whose effect is significant, booleans ``[n]``."""
+        statistic = (self.total.square() / self.squares.clamp(min=1e-300)).sum(1)
+        log_p = torch.full_like(statistic, math.log(significance))
+        return statistic > _chi_square_bound(self.total.shape[1], log_p)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Audit:
+        """Go on where :meth:`state_dict` was taken."""
+        audit = cls.__new__(cls)
+        vars(audit).update(state)
+        return audit
+
+
+def outstanding(significance: float) -> Growth:
+    """Growth by gradient where it stands out from those of all other candidates of the site.
+
+    Parameters
+    ----------
+    significance
+        Chance that a site without any effect gets an edge, if gradients were normal.
+    """
+
+    def score(candidates: Candidates) -> Tensor:
+        size, site = candidates.gradient, candidates.site
+        assert size is not None
+        assert site is not None
+        sites = int(site[-1]) + 1 if site.numel() else 0
+        count = torch.bincount(site, minlength=sites)
+        squares = torch.zeros(sites).index_add_(0, site, size.square())
+        variance = squares / (count * candidates.block).clamp(min=1)
+        bound = _chi_square_bound(candidates.block, math.log(significance) - count.log())
+        return torch.where(size.square() > (variance * bound)[site], size, -torch.inf)
+
+    return Growth("outstanding", score, needs_gradient=True, needs_sites=True)
+
+
+def _chi_square_bound(dof: int, log_p: Tensor) -> Tensor:
+    """Bound that a chi-square passes with at most the probability ``exp(log_p)``.
+
+    Laurent, B., Massart, P. (2000). Adaptive estimation of a quadratic functional by model
+    selection. https://doi.org/10.1214/aos/1015957395
+    """
+    return dof + 2 * (-dof * log_p).sqrt() - 2 * log_p

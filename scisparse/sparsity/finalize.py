@@ -1,0 +1,174 @@
+"""What training leaves behind: layers without what was pruned, in the form that runs fastest."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scisparse.errors import BackendError, OptionError
+from scisparse.layers.linear import SparseLinear
+from scisparse.sparsity.masked import MaskedTarget
+from scisparse.sparsity.names import choice
+from scisparse.sparsity.rewired import RewiredTarget
+from scisparse.sparsity.target import Target
+
+__all__ = ["FORMS", "Form", "finalize_layers"]
+
+#: What a pruned linear layer may become; ``"auto"`` measures and takes the fastest.
+FORMS = ("auto", "condensed", "dense", "csr", "bsr", "2:4")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What became of a layer.
+
+    Parameters
+    ----------
+    name
+        Of the weight in the model.
+    form
+        ``"condensed"``: its edges alone; ``"dense"``: zeros stay; ``"csr"``, ``"bsr"``, ``"2:4"``.
+    milliseconds
+        Of a forward pass, by form, where it was measured.
+    """
+
+    name: str
+    form: str
+    milliseconds: dict[str, float]
+
+    def __str__(self) -> str:
+        times = ", ".join(f"{form} {ms:.3g} ms" for form, ms in self.milliseconds.items())
+        return f"{self.name}: {self.form}" + (f" ({times})" if times else "")
+
+
+def finalize_layers(
+    model: nn.Module, targets: Sequence[Target], to: str, batch: int
+) -> tuple[nn.Module, list[Form]]:
+    """Give every layer its last form.
+
+    Parameters
+    ----------
+    model
+        Changed in place, but for a model that is itself a linear layer.
+    targets
+        The layers, and what of them is active.
+    to
+        One of :data:`FORMS`, for linear layers; pattern layers lose their pruned edges in any case,
+        and convolutions keep zeros.
+    batch
+        Rows of the input that is timed.
+
+    Returns
+    -------
+    tuple
+        The model and what became of each layer.
+    """
+    if to not in FORMS:
+        raise OptionError(choice("to", to, FORMS))
+    forms = []
+    for target in targets:
+        path = target.name.rpartition(".")[0]
+        if isinstance(target, RewiredTarget):
+            target.layer.rewire(target.layer.pattern)
+            forms.append(Form(target.name, "condensed", {}))
+        elif isinstance(target, MaskedTarget) and hasattr(target.module, "rewire"):
+            forms.append(_drop_edges(target))
+        elif isinstance(target, MaskedTarget) and type(target.module) is nn.Linear:
+            module, form = _linear(target, to, batch)
+            model = _replace(model, path, module)
+            forms.append(form)
+        else:
+            forms.append(Form(target.name, "dense", {}))
+    return model, forms
+
+
+def _drop_edges(target: MaskedTarget) -> Form:
+    """Remove the edges of a pattern layer whose weights are all pruned."""
+    layer: Any = target.module
+    keep = target.mask.flatten(1).any(1).cpu()
+    if layer.tie is not None or keep.numel() != layer.pattern.num_edges:
+        return Form(target.name, "dense", {})
+    layer.rewire(layer.pattern.select(keep), keep.nonzero().squeeze(1))
+    return Form(target.name, "condensed", {})
+
+
+def _linear(target: MaskedTarget, to: str, batch: int) -> tuple[nn.Module, Form]:
+    linear: Any = target.module
+    if to != "auto":
+        return _as(linear, target.mask, to), Form(target.name, to, {})
+    forms = {"dense": linear, "condensed": _as(linear, target.mask, "condensed")}
+    x = torch.randn(batch, linear.in_features, device=linear.weight.device).to(linear.weight)
+    times = _side_by_side({form: _run(module, x) for form, module in forms.items()})
+    best = min(times, key=lambda form: times[form])
+    return forms[best], Form(target.name, best, times)
+
+
+def _as(linear: nn.Linear, mask: Tensor, form: str) -> nn.Module:
+    """Return a linear layer in another form."""
+    if form == "dense":
+        return linear
+    if form == "condensed":
+        return SparseLinear.from_dense(linear, mask)
+    weight = linear.weight.detach()
+    if form == "2:4":
+        if not weight.is_cuda:
+            raise BackendError(
+                "2:4 sparse weights run on NVIDIA GPUs alone; move the model there, or take "
+                "to='condensed'"
+            )
+        sparse: Tensor = torch.sparse.to_sparse_semi_structured(weight)
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse (CSR|BSR) tensor support")
+            sparse = weight.to_sparse_csr() if form == "csr" else weight.to_sparse_bsr(_block(mask))
+    linear.weight = nn.Parameter(sparse, requires_grad=False)
+    return linear
+
+
+def _block(mask: Tensor) -> tuple[int, int]:
+    """Largest square block of a power of two, up to 32, that is all active or all pruned."""
+    for size in (32, 16, 8, 4, 2):
+        if mask.shape[0] % size or mask.shape[1] % size:
+            continue
+        blocks = mask.unfold(0, size, size).unfold(1, size, size).float().mean((2, 3))
+        if bool(((blocks == 0) | (blocks == 1)).all()):
+            return size, size
+    return 1, 1
+
+
+def _run(module: nn.Module, x: Tensor) -> Callable[[], object]:
+    def run() -> object:
+        with torch.no_grad():
+            out = module(x)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        return out
+
+    return run
+
+
+def _side_by_side(runs: dict[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
+    """Median milliseconds of each, taken in turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for k in range(rounds + 2):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if k >= 2:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
+    if not path:
+        return module
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+    return model

@@ -1,0 +1,203 @@
+"""Where new connections go: scores of candidates, larger = sooner.
+
+A rule gets what is known of some candidates and returns one score each. It never sees more than a
+chunk of rows at a time, so that no rule needs memory for all pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scisparse.errors import OptionError
+
+__all__ = [
+    "Candidates",
+    "Growth",
+    "distance_prior",
+    "gradient",
+    "momentum",
+    "named",
+    "never_active_first",
+    "preferential_attachment",
+    "random",
+]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a rule may look at; all ``[n]``.
+
+    Parameters
+    ----------
+    gradient
+        Size of the loss's gradient with respect to the candidate's weight, which is 0 now;
+        ``None`` for rules that do not need it.
+    momentum
+        Size of the running mean of that gradient, for rules that need it.
+    distance
+        Metres between site and source, where the layer's pattern says so.
+    seen
+        Whether the candidate has been active before, for rules that need it.
+    site_degree, source_degree
+        Edges that its site and its source have now, for rules that need them.
+    site
+        Number of the candidate's site, from 0 on, for rules that need it.
+    block
+        Numbers on an edge, of which `gradient` is the root of the sum of squares.
+    count
+        How many candidates there are, n.
+    generator
+        Of random numbers, on the CPU.
+    """
+
+    count: int
+    generator: torch.Generator
+    gradient: Tensor | None = None
+    momentum: Tensor | None = None
+    distance: Tensor | None = None
+    seen: Tensor | None = None
+    site_degree: Tensor | None = None
+    source_degree: Tensor | None = None
+    site: Tensor | None = None
+    block: int = 1
+
+
+def _random(candidates: Candidates) -> Tensor:
+    return torch.rand(candidates.count, generator=candidates.generator)
+
+
+def _need(values: Tensor | None, what: str) -> Tensor:
+    if values is None:
+        raise OptionError(f"this growth needs {what}, which the layer does not have")
+    return values
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A rule and what it needs.
+
+    Examples
+    --------
+    >>> named("gradient").needs_gradient, named("random").needs_gradient
+    (True, False)
+    """
+
+    name: str
+    score: Callable[[Candidates], Tensor]
+    needs_gradient: bool = False
+    needs_momentum: bool = False
+    needs_seen: bool = False
+    needs_degrees: bool = False
+    needs_sites: bool = False
+
+
+def random() -> Growth:
+    """Anywhere (SET).
+
+    References
+    ----------
+    Mocanu, D. C., et al. (2018). https://doi.org/10.1038/s41467-018-04316-3
+    """
+    return Growth("random", _random)
+
+
+def gradient() -> Growth:
+    """Where the loss would fall fastest: ``|dL/dw|`` (RigL).
+
+    References
+    ----------
+    Evci, U., et al. (2020). https://doi.org/10.48550/arXiv.1911.11134
+    """
+    return Growth("gradient", lambda c: _need(c.gradient, "gradients"), needs_gradient=True)
+
+
+def momentum() -> Growth:
+    """Where the running mean of the gradient is largest (SNFS).
+
+    References
+    ----------
+    Dettmers, T., Zettlemoyer, L. (2019). https://doi.org/10.48550/arXiv.1907.04840
+    """
+    return Growth("momentum", lambda c: _need(c.momentum, "a running mean"), needs_momentum=True)
+
+
+def never_active_first() -> Growth:
+    """Where no connection has ever been, by gradient; then the others (ITOP).
+
+    References
+    ----------
+    Liu, S., et al. (2021). Do we actually need dense over-parameterization? In-time
+    over-parameterization in sparse training. https://doi.org/10.48550/arXiv.2102.02887
+    """
+
+    def score(candidates: Candidates) -> Tensor:
+        size = _need(candidates.gradient, "gradients")
+        fraction = size / (1 + size)  # below 1, in the same order
+        return fraction + (~_need(candidates.seen, "a record")).to(size.dtype)
+
+    return Growth("never_active_first", score, needs_gradient=True, needs_seen=True)
+
+
+def preferential_attachment() -> Growth:
+    """Where connections are already: ``(site's edges + 1) * (source's edges + 1)``, times chance.
+
+    Drawn without repetition with these probabilities (Efraimidis & Spirakis keys).
+
+    References
+    ----------
+    Barabasi, A.-L., Albert, R. (1999). Emergence of scaling in random networks.
+    https://doi.org/10.1126/science.286.5439.509
+
+    Efraimidis, P. S., Spirakis, P. G. (2006). Weighted random sampling with a reservoir.
+    https://doi.org/10.1016/j.ipl.2005.11.003
+    """
+
+    def score(candidates: Candidates) -> Tensor:
+        site = _need(candidates.site_degree, "degrees")
+        weight = (site + 1.0) * (_need(candidates.source_degree, "degrees") + 1.0)
+        return _random(candidates).to(weight.device).log() / weight
+
+    return Growth("preferential_attachment", score, needs_degrees=True)
+
+
+def distance_prior(scale: float) -> Growth:
+    """By gradient, near candidates first: ``|dL/dw| * exp(-distance / scale)``.
+
+    Parameters
+    ----------
+    scale
+        Metres over which the prior falls by a factor of e.
+    """
+    if scale <= 0:
+        raise OptionError(f"`scale` (={scale}) must be positive, in metres")
+
+    def score(candidates: Candidates) -> Tensor:
+        distance = _need(candidates.distance, "distances (build the pattern on a grid)")
+        size = _need(candidates.gradient, "gradients")
+        return size * torch.exp(-distance / scale)
+
+    return Growth("distance_prior", score, needs_gradient=True)
+
+
+BY_NAME: dict[str, Callable[[], Growth]] = {
+    "random": random,
+    "gradient": gradient,
+    "momentum": momentum,
+    "never_active_first": never_active_first,
+    "preferential_attachment": preferential_attachment,
+}
+
+
+def named(growth: str | Growth) -> Growth:
+    """Return the growth of a name."""
+    if isinstance(growth, Growth):
+        return growth
+    if growth not in BY_NAME:
+        from scisparse.sparsity.names import choice
+
+        raise OptionError(choice("growth", growth, [*BY_NAME, "distance_prior(scale)"]))
+    return BY_NAME[growth]()

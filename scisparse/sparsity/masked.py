@@ -1,0 +1,224 @@
+"""Dense weights under a mask."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scisparse.errors import OptionError
+from scisparse.sparsity import optimizer_state
+from scisparse.sparsity.growth import Candidates
+from scisparse.sparsity.ranks import agree, average
+from scisparse.sparsity.select import next_active
+from scisparse.sparsity.structures import ConstantFanIn, Structure
+from scisparse.sparsity.target import Move, Rules, Target
+
+__all__ = ["MaskedTarget"]
+
+
+class MaskedTarget(Target):
+    """Weight ``[O, C, ...]`` of any module, 0 where its mask is false.
+
+    The forward pass is untouched. Gradients are masked as they are made, so that clipping and
+    momenta see active weights alone; what the optimizer moves all the same (weight decay, noise) is
+    set back after its step.
+    """
+
+    def __init__(self, name: str, module: nn.Module, attribute: str, structure: Structure) -> None:
+        self.name, self.module, self.structure = name, module, structure
+        self._attribute = attribute
+        weight = self.parameter
+        self.size = weight.numel()
+        self.mask = torch.ones_like(weight, dtype=torch.bool)
+        self._ever = self.mask.clone()
+        self._sum: Tensor | None = None
+        self._momentum: Tensor | None = None
+        self._gradient: Tensor | None = None
+        self._listening = False
+        self._copies: list[nn.Parameter] = []
+        self._fan_in: Tensor | None = None  # of ablated structures
+        self._hook = weight.register_hook(self._on_gradient)
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The weights."""
+        parameter: nn.Parameter = getattr(self.module, self._attribute)
+        return parameter
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weights."""
+        return tuple(self.parameter.shape)
+
+    @property
+    def count(self) -> int:
+        """Weights that are active."""
+        return int(self.mask.sum())
+
+    @property
+    def seen(self) -> int:
+        """Weights that have been active at some time since the model became sparse."""
+        return int(self._ever.sum())
+
+    # -- gradients -----------------------------------------------------------------------------
+
+    def _on_gradient(self, grad: Tensor) -> Tensor:
+        if self._listening:
+            detached = grad.detach()
+            self._gradient = detached if self._gradient is None else self._gradient + detached
+        if self.mask.device != grad.device:
+            self.mask = self.mask.to(grad.device)
+        return grad.masked_fill(~self.mask, 0)
+
+    def listen(self, gradients: bool) -> None:
+        """Begin or end to keep dense gradients; they are summed over backward passes."""
+        self._listening, self._gradient = gradients, None
+
+    def finite(self) -> bool:
+        """Whether the gradients are."""
+        return all(
+            g is None or bool(torch.isfinite(g).all())
+            for g in (self._gradient, self.parameter.grad)
+        )
+
+    def gather(self, rules: Rules) -> None:
+        """Sum scores and running means of gradients."""
+        grad = self.parameter.grad
+        if rules.importance.sums and grad is not None:
+            step = rules.importance.score(self.parameter.detach(), grad)
+            self._sum = step if self._sum is None else self._sum + step
+        if rules.growth is not None and rules.growth.needs_momentum and self._gradient is not None:
+            if self._momentum is None:
+                self._momentum = torch.zeros_like(self._gradient)
+            self._momentum.lerp_(average(self._gradient.clone()), 0.1)
+
+    # -- changes -------------------------------------------------------------------------------
+
+    def sparsify(self, count: int, rules: Rules) -> None:
+        """Keep `count` weights at random."""
+        drawn = torch.rand(self.mask.shape, generator=rules.generator).to(self.mask.device)
+        chosen = self.structure.choose(drawn, count)
+        self._set(agree(chosen.to(torch.uint8)).bool(), rules)
+        self._ever = self.mask.clone()
+
+    def change(self, count: int, drop: float, rules: Rules) -> Move:
+        """Drop a fraction of what is active, then grow or drop until `count` are active."""
+        keep = self.importance(rules)
+        if drop == 0 or rules.growth is None:
+            count = min(count, self.count)
+            chosen = self.structure.choose(torch.where(self.mask, keep, -torch.inf), count)
+        else:
+            chosen = self._rewired(keep, count, drop, rules)
+        return self._set(agree(chosen.to(torch.uint8)).bool(), rules)
+
+    def importance(self, rules: Rules) -> Tensor:
+        """Scores of all weights, of the shape of the weight."""
+        if rules.importance.sums:
+            if self._sum is None:
+                raise OptionError(
+                    f"the score {rules.importance.name!r} is summed over steps and there are none; "
+                    "give `optimizer` and train before the first change"
+                )
+            return average(self._sum.clone())
+        weight, grad = self.parameter.detach(), self.parameter.grad
+        return average(rules.importance.score(weight, grad).float())
+
+    def _rewired(self, keep: Tensor, count: int, drop: float, rules: Rules) -> Tensor:
+        structure, shape = self.structure, self.shape
+        if type(structure).choose is not Structure.choose:
+            raise OptionError(f"{structure!r} cannot grow; use a method that only prunes")
+        active = structure.pool(self.mask.float()) > 0
+        keep, grow = structure.pool(keep), structure.pool(self._growth(rules))
+        group, quota = structure.groups_on(self.mask), structure.quota(shape, count)
+        drops = math.floor(drop * int(active.sum()))
+        quota = quota.to(keep.device)
+        if isinstance(structure, ConstantFanIn) and structure.ablation:
+            before = quota if self._fan_in is None else self._fan_in
+            salient = next_active(active, keep, grow, None, before.sum().reshape(1), drops)
+            quota = self._fan_in = structure.ablated(salient.reshape(shape), before)
+        return structure.expand(next_active(active, keep, grow, group, quota, drops), shape)
+
+    def _growth(self, rules: Rules) -> Tensor:
+        assert rules.growth is not None
+        gradient = None if self._gradient is None else average(self._gradient.clone()).abs()
+        if rules.growth.needs_gradient and gradient is None:
+            raise OptionError(
+                f"{self.name} had no gradient before a change; call sparsifier.step() once after "
+                "each optimizer step, and loss.backward() before"
+            )
+        matrix = self.mask.reshape(self.shape[0], -1)
+        degrees = [matrix.sum(axis, keepdim=True).expand_as(matrix).reshape(-1) for axis in (1, 0)]
+        found = Candidates(
+            count=self.size,
+            site_degree=degrees[0],
+            source_degree=degrees[1],
+            generator=rules.generator,
+            gradient=None if gradient is None else gradient.reshape(-1),
+            momentum=None if self._momentum is None else self._momentum.abs().reshape(-1),
+            seen=self._ever.reshape(-1),
+        )
+        return rules.growth.score(found).reshape(self.shape).to(self.mask.device)
+
+    @torch.no_grad()
+    def _set(self, mask: Tensor, rules: Rules) -> Move:
+        """Take over a mask: what it adds starts at 0, with a clean state of the optimizer."""
+        grown, dropped = mask & ~self.mask, self.mask & ~mask
+        self.mask, self._ever = mask, self._ever | mask
+        changed = grown | dropped
+        optimizer_state.clear(rules.optimizer, self.parameter, changed)
+        for weight in (self.parameter, *self._copies):
+            weight.masked_fill_(changed.to(weight.device), 0)
+        for values in (self._sum, self.parameter.grad):
+            if values is not None:
+                values.masked_fill_(changed, 0)
+        return Move(int(dropped.sum()), int(grown.sum()))
+
+    @torch.no_grad()
+    def enforce(self) -> None:
+        """Set what is not active to 0."""
+        self.parameter.masked_fill_(~self.mask.to(self.parameter.device), 0)
+
+    def release(self) -> None:
+        """Take the hook off."""
+        self._hook.remove()
+
+    def follow(self, copy: nn.Module) -> None:
+        """Zero the same weights of a copy."""
+        self._copies.append(copy.get_parameter(self.name))
+        with torch.no_grad():
+            self._copies[-1].masked_fill_(~self.mask, 0)
+
+    def refresh(self, model: nn.Module) -> None:
+        """Take over the weight of this name, and what of it is not 0 as active."""
+        module = model.get_submodule(self.name.rpartition(".")[0])
+        if module is not self.module:
+            self.module = module
+            self.mask = self.parameter.detach() != 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Mask, record of what was active, sums."""
+        return {
+            "mask": self.mask.cpu(),
+            "ever": self._ever.cpu(),
+            "sum": self._sum,
+            "momentum": self._momentum,
+            "fan_in": self._fan_in,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        device = self.parameter.device
+        if state["mask"].shape != self.mask.shape:
+            raise OptionError(
+                f"the saved mask of {self.name} has shape {list(state['mask'].shape)}, the weight "
+                f"{list(self.mask.shape)}; build the same model before loading"
+            )
+        self.mask, self._ever = state["mask"].to(device), state["ever"].to(device)
+        self._sum, self._momentum = (
+            None if state[key] is None else state[key].to(device) for key in ("sum", "momentum")
+        )
+        self._fan_in = None if state["fan_in"] is None else state["fan_in"].to(device)
+        self.enforce()

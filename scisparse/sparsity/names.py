@@ -1,0 +1,24 @@
+"""Words of users against the words we know."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["choice"]
+
+
+def choice(argument: str, given: object, known: Iterable[str]) -> str:
+    """Write an error for a word that is not known, with the nearest one that is.
+
+    Examples
+    --------
+    >>> choice("method", "rigel", ["set", "rigl"])
+    "`method` is 'rigel'; did you mean 'rigl'? The choices are 'set', 'rigl'"
+    """
+    words = list(known)
+    near = difflib.get_close_matches(str(given), words, n=1, cutoff=0.5)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    start = f"`{argument}` is {given!r};{hint}"
+    listed = ", ".join(map(repr, words)) if words else "none"
+    return f"{start} {'The' if hint else 'the'} choices are {listed}"

@@ -1,0 +1,76 @@
+"""State of an optimizer, moved with the weights it belongs to.
+
+Every tensor that an optimizer keeps for a parameter in its shape has one number for each weight:
+momenta, squared gradients, their maxima, copies in higher precision. A weight that is new must not
+inherit any from the weight that had its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from scisparse.layers.rewiring import move_rows
+
+__all__ = ["clear", "move"]
+
+
+def _entries(
+    optimizer: Optimizer | None, parameter: nn.Parameter
+) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
+    if optimizer is None:
+        return
+    state = optimizer.state.get(parameter, {})
+    for key, value in list(state.items()):
+        if isinstance(value, Tensor) and value.dim():
+            yield state, key, value
+
+
+@torch.no_grad()
+def clear(optimizer: Optimizer | None, parameter: nn.Parameter, where: Tensor) -> None:
+    """Zero the state of some weights.
+
+    Parameters
+    ----------
+    optimizer
+        Any optimizer, or ``None``.
+    parameter
+        The weights.
+    where
+        Booleans of its shape.
+    """
+    for _, _, value in _entries(optimizer, parameter):
+        if value.shape == parameter.shape:
+            value.masked_fill_(where.to(value.device), 0)
+
+
+@torch.no_grad()
+def move(
+    optimizer: Optimizer | None, parameter: nn.Parameter, kept: Tensor, rows_before: int
+) -> None:
+    """Move the state of rows as the rows of the weights have moved; new rows start at 0.
+
+    Parameters
+    ----------
+    optimizer
+        Any optimizer, or ``None``.
+    parameter
+        Weights ``[E', ...]``, moved already.
+    kept
+        int64 ``[E']``: old row of each new one, -1 for a new one.
+    rows_before
+        Number of rows before.
+    """
+    for state, key, value in _entries(optimizer, parameter):
+        # A factored state (Adafactor's) has the rows but not the shape.
+        if value.shape[0] != rows_before or (value.dim() == 1 and parameter.dim() > 1):
+            continue
+        moved = move_rows(value, kept)
+        if moved.shape == value.shape:
+            value.copy_(moved)
+        else:
+            state[key] = moved

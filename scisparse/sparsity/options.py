@@ -1,0 +1,119 @@
+"""Options of a sparsifier: checked, and filled in where left out."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from scisparse.errors import OptionError
+from scisparse.sparsity import methods
+from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
+from scisparse.sparsity.growth import Growth
+from scisparse.sparsity.importance import Importance
+from scisparse.sparsity.names import choice
+from scisparse.sparsity.schedules import Schedule
+from scisparse.sparsity.structures import Structure
+from scisparse.sparsity.target import Target
+
+__all__ = [
+    "Parts",
+    "check_budget",
+    "check_budget_names",
+    "check_optimizer",
+    "check_sparsity",
+    "check_teleconnections",
+    "choose_schedule",
+]
+
+_BUDGETS = ("uniform", "erdos_renyi", "global")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts of a method that a user replaced; see :class:`Sparsifier`."""
+
+    structure: str | Structure | None = None
+    budget: Budget | None = None
+    schedule: Schedule | None = None
+    score: str | Importance | Callable[[Tensor, Tensor | None], Tensor] | None = None
+    growth: str | Growth | None = None
+
+
+def check_sparsity(sparsity: float | None) -> float | None:
+    """Return it, or raise unless it lies in [0, 1)."""
+    if sparsity is not None and not 0 <= sparsity < 1:
+        raise OptionError(
+            f"`sparsity` (={sparsity}) must lie in [0, 1): it is the fraction of weights that are "
+            "pruned"
+        )
+    return sparsity
+
+
+def check_teleconnections(slots: int, method: methods.Method, sparsity: float | None) -> int:
+    """Return the number of far slots, or raise unless the rest fits."""
+    if slots < 0:
+        raise OptionError(f"`teleconnections` (={slots}) must not be negative")
+    if slots and not method.sparse_start:
+        raise OptionError(f"`teleconnections` need a method that regrows, not {method.name!r}")
+    if slots and sparsity is not None:
+        raise OptionError(
+            f"`teleconnections` (={slots}) and `sparsity` (={sparsity}) are both given; far slots "
+            "are rewired while local edges stay: prune those with a second sparsifier afterwards"
+        )
+    return slots
+
+
+def check_budget(budget: Budget) -> Budget:
+    """Return it by its full name, or raise."""
+    if isinstance(budget, str):
+        budget = "erdos_renyi" if budget == "erk" else budget
+        if budget not in _BUDGETS:
+            raise OptionError(choice("budget", budget, _BUDGETS))
+    elif isinstance(budget, Mapping):
+        for value in budget.values():
+            check_sparsity(value)
+    elif not isinstance(budget, Regions | AreaWeighted):
+        raise OptionError(f"`budget` is {budget!r}; give a name, a dict or one of sparsity.budgets")
+    return budget
+
+
+def choose_schedule(
+    method: methods.Method, schedule: Schedule | None, total_steps: int | None
+) -> Schedule:
+    """Return the schedule that was given, or the method's own for so many steps."""
+    if schedule is not None:
+        return schedule
+    if total_steps is None:
+        if method.name in ("static", "magnitude"):
+            return method.schedule(1)
+        raise OptionError(f"method {method.name!r} needs `total_steps`, the steps of the training")
+    if total_steps < 1:
+        raise OptionError(f"`total_steps` (={total_steps}) must be at least 1")
+    return method.schedule(total_steps)
+
+
+def check_budget_names(budget: Budget, targets: list[Target]) -> None:
+    """Raise unless every name in a budget by names matches a weight or its module."""
+    if not isinstance(budget, Mapping):
+        return
+    names = [name for t in targets for name in (t.name, t.name.rpartition(".")[0])]
+    for word in budget:
+        if not fnmatch.filter(names, word):
+            raise OptionError(choice("budget", word, [t.name for t in targets]))
+
+
+def check_optimizer(optimizer: Optimizer | None, targets: list[Target]) -> None:
+    """Raise unless the optimizer, if there is one, holds every weight."""
+    if optimizer is None:
+        return
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for target in targets:
+        if target.parameter.requires_grad and id(target.parameter) not in held:
+            raise OptionError(
+                f"`optimizer` does not hold {target.name}; build it from this model's parameters, "
+                "or name the weights to make sparse in `params`"
+            )

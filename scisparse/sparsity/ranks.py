@@ -1,0 +1,29 @@
+"""The same topology on every rank: scores are averaged, choices are those of rank 0."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["agree", "average"]
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def average(values: Tensor) -> Tensor:
+    """Mean over the ranks, where there are several."""
+    if _together():
+        values = values.contiguous()
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return values
+
+
+def agree(values: Tensor) -> Tensor:
+    """Values of rank 0, where there are several ranks."""
+    if _together():
+        values = values.contiguous()
+        dist.broadcast(values, src=0)
+    return values

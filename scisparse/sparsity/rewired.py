@@ -1,0 +1,378 @@
+"""Layers with weights on the edges of a pattern, stored compactly while edges move."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from scisparse.errors import OptionError
+from scisparse.kernels._watch import Watch, watch
+from scisparse.pattern import Pattern
+from scisparse.sparsity import optimizer_state
+from scisparse.sparsity.candidates import CandidateEdges, Chunk, Pass
+from scisparse.sparsity.far import Audit, FarSlots, outstanding
+from scisparse.sparsity.growth import Candidates, Growth
+from scisparse.sparsity.ranks import agree, average
+from scisparse.sparsity.select import best, best_of_groups, count_of_groups
+from scisparse.sparsity.target import Move, Rules, Target
+
+__all__ = ["EdgeLayer", "RewiredTarget", "RowGroups"]
+
+
+class EdgeLayer(Protocol):
+    """What a layer must have, whose edges a sparsifier moves: see ``layers.rewiring.Rewirable``."""
+
+    pattern: Pattern
+    weight: nn.Parameter
+    col: Tensor
+    col_t: Tensor
+
+    def rewire(
+        self, pattern: Pattern, kept: Tensor | None = None, *, spare: bool = False
+    ) -> Tensor:
+        """Move the weights to another pattern."""
+
+
+class RowGroups(Protocol):
+    """Says which sites share a number of edges, and how many each group of them keeps."""
+
+    def __call__(self, count: int) -> tuple[Tensor | None, Tensor]:
+        """Group of each site (``None``: one group) and edges of each group, for `count` edges."""
+
+
+class RewiredTarget(Target):
+    """Layer with weights ``[E, ...]`` in the order of its pattern's edges.
+
+    Active edges are the layer's own; everything else are numbers of candidates. A change with as
+    many edges as before leaves every tensor in its place.
+
+    Parameters
+    ----------
+    name, layer
+        Name of the weight in the model, and the layer.
+    candidates
+        Edges that it may have; they include those that it has.
+    size
+        Edges that sparsity is a fraction of.
+    row_groups
+        Structure or budget by sites.
+    far
+        Far slots, which alone move then.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layer: EdgeLayer,
+        candidates: CandidateEdges,
+        size: int,
+        row_groups: RowGroups,
+        far: FarSlots | None = None,
+    ) -> None:
+        assert isinstance(layer, nn.Module)
+        self.name, self.module, self.layer = name, layer, layer
+        self.candidates, self.size, self._row_groups = candidates, size, row_groups
+        self.far = far
+        self.active = candidates.numbers(layer.pattern)
+        self._ever = self.active
+        self._passes: list[Pass] = []
+        self._watches: list[Watch] = []
+        self._started = False  # before, weights may change their size
+        self._momentum: Tensor | None = None
+        self._copies: list[EdgeLayer] = []
+        self._audit: Audit | None = None
+        # From now on the layer's buffers are its own, and known by their place in memory.
+        layer.rewire(candidates.select(self.active), torch.arange(self.active.numel()))
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The weights."""
+        return self.layer.weight
+
+    @property
+    def block(self) -> int:
+        """Numbers on an edge."""
+        return math.prod(self.parameter.shape[1:])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sites and edges of a site, in the mean, times the numbers on an edge."""
+        sites = max(1, self.layer.pattern.num_sites)
+        return (sites, max(1, round(self.size / sites)))
+
+    @property
+    def count(self) -> int:
+        """Weights that are active."""
+        return self.active.numel() * self.block
+
+    @property
+    def seen(self) -> int:
+        """Weights that have been active at some time."""
+        return self._ever.numel() * self.block
+
+    # -- gradients -----------------------------------------------------------------------------
+
+    def listen(self, gradients: bool) -> None:
+        """Begin or end to keep sources and gradients at the sites; an audit keeps those before."""
+        if self._audit is None:
+            self._passes.clear()
+        held = [w.col for w in self._watches]
+        if gradients and not (held and held[0] is self.layer.col and held[1] is self.layer.col_t):
+            self.release()
+            passes = self._passes
+
+            def seen(x: Tensor, grad: Tensor) -> None:
+                passes.append(Pass(x.detach(), grad.detach()))
+
+            def seen_back(grad: Tensor, x: Tensor) -> None:
+                seen(x, grad)
+
+            self._watches = [watch(self.layer.col, seen), watch(self.layer.col_t, seen_back)]
+        elif not gradients:
+            self.release()
+
+    def release(self) -> None:
+        """End all watches."""
+        for one in self._watches:
+            one.stop()
+        self._watches = []
+
+    def finite(self) -> bool:
+        """Whether gradients of weights and at sites are."""
+        tensors = [t for p in self._passes for t in p]
+        if self.parameter.grad is not None:
+            tensors.append(self.parameter.grad)
+        return all(bool(torch.isfinite(t).all()) for t in tensors)
+
+    def gather(self, rules: Rules) -> None:
+        """Keep the running mean of the gradients of all candidates."""
+        if rules.growth is None or not rules.growth.needs_momentum or not self._passes:
+            return
+        chunks = self.candidates.chunks(self.block)
+        parts = [self.candidates.gradients(chunk, self._passes).cpu() for chunk in chunks]
+        now = average(torch.cat(parts) if parts else torch.empty(0))
+        self._momentum = now if self._momentum is None else self._momentum.lerp(now, 0.1)
+
+    def enforce(self) -> None:
+        """Hold edges under audit at 0; what is not active is not stored."""
+        if self._audit is not None:
+            self._audit.hold(self.parameter)
+
+    def _gradient(self, chunk: Chunk) -> Tensor:
+        """Size of the gradient of each candidate in a chunk, on the CPU."""
+        return _size(average(self.candidates.gradients(chunk, self._passes))).cpu()
+
+    # -- changes -------------------------------------------------------------------------------
+
+    def sparsify(self, count: int, rules: Rules) -> None:
+        """Keep edges at random, at first of those that the layer has."""
+        drawn = torch.rand(self.active.numel(), generator=rules.generator)
+        group, quota = self._row_groups(round(count / self.block))
+        of_edge = None if group is None else group[self.candidates.ends(self.active)[0]]
+        kept = best_of_groups(drawn, of_edge, quota)
+        left = quota - count_of_groups(kept, of_edge, quota)
+        active = self.active[kept]
+        if int(left.sum()):
+            more = self._grow(active, group, left, rules, _random_growth)
+            active = torch.cat([active, more]).sort().values
+        self._set(agree(active), rules)
+        self._ever, self._started = self.active, True
+
+    def change(self, count: int, drop: float, rules: Rules) -> Move:
+        """Drop a fraction of the edges that may move, then grow until there are `count` weights."""
+        self._started = True
+        score = average(self._importance(rules))
+        if self.far is not None:
+            score[self.far.fixed(self.active)] = torch.inf
+        may_go = int((score < torch.inf).sum())
+        drops = math.floor(drop * may_go) if rules.growth is not None else 0
+        group, quota = self._row_groups(round(count / self.block))
+        of_edge = None if group is None else group[self.candidates.ends(self.active)[0]]
+        kept = best(score, score.numel() - drops)
+        kept = best_of_groups(torch.where(kept, score, -torch.inf), of_edge, quota)
+        left = quota - count_of_groups(kept, of_edge, quota)
+        active = self.active[kept]
+        if rules.growth is not None and int(left.sum()):
+            grown = self._grow(active, group, left, rules, None)
+            active = torch.cat([active, grown]).sort().values
+        return self._set(agree(active), rules)
+
+    def _importance(self, rules: Rules) -> Tensor:
+        if rules.importance.sums:
+            raise OptionError(
+                f"the score {rules.importance.name!r} is summed over steps, for which edges must "
+                "stay where they are; choose a score of the step, or a method that only prunes"
+            )
+        weight = self.parameter.detach()
+        score = rules.importance.score(weight, self.parameter.grad)[: self.active.numel()]
+        return score.float().reshape(score.shape[0], -1).sum(1).cpu()
+
+    def _grow(
+        self, active: Tensor, group: Tensor | None, left: Tensor, rules: Rules, score: Any
+    ) -> Tensor:
+        """Numbers of the best candidates that are not in `active`, as many as are `left`."""
+        growth = rules.growth
+        if score is None and growth is not None and growth.needs_gradient and not self._passes:
+            raise OptionError(
+                f"{self.name} had no gradient before a change; call sparsifier.step() once after "
+                "each optimizer step, and loss.backward() before"
+            )
+        by_site = group is not None and torch.equal(group, torch.arange(group.numel()))
+        found, found_score = torch.empty(0, dtype=torch.int64), torch.empty(0)
+        for chunk in self.candidates.chunks(self.block):
+            sites = slice(chunk.first_site, chunk.last_site)
+            if by_site and not bool(left[sites].any()):
+                continue
+            values = self._grow_score(chunk, active, rules, score)
+            if by_site:  # a chunk holds all candidates of its sites
+                places = self.candidates.best_of_sites(chunk, values, left[sites])
+                found = torch.cat([found, places + chunk.first])
+                continue
+            found = torch.cat([found, torch.arange(chunk.first, chunk.last)])
+            found_score = torch.cat([found_score, values])
+            of_candidate = None if group is None else group[self.candidates.ends(found)[0]]
+            chosen = best_of_groups(found_score, of_candidate, left)
+            found, found_score = found[chosen], found_score[chosen]
+        return found
+
+    def _grow_score(self, chunk: Chunk, active: Tensor, rules: Rules, score: Any) -> Tensor:
+        """Scores of the candidates in a chunk, minus infinity where nothing may grow."""
+        growth = rules.growth
+        if score is None:
+            assert growth is not None
+            found = self._describe(chunk, active, growth, rules.generator)
+            values = growth.score(found).to(torch.float32, copy=True)  # it may be the layer's own
+        else:
+            values = score(Candidates(chunk.count, rules.generator))
+        values[chunk.places(active)] = -torch.inf
+        if self.far is not None:
+            values[~self.far.may_grow(chunk)] = -torch.inf
+        return values
+
+    def _describe(
+        self, chunk: Chunk, active: Tensor, growth: Growth, generator: torch.Generator
+    ) -> Candidates:
+        seen = degrees = None
+        if growth.needs_seen:
+            seen = torch.zeros(chunk.count, dtype=torch.bool)
+            seen[chunk.places(self._ever)] = True
+        if growth.needs_degrees:
+            pattern = self.candidates.select(active)
+            ends = self.candidates.ends(torch.arange(chunk.first, chunk.last))
+            sources = torch.bincount(pattern.col.long(), minlength=pattern.num_sources)
+            degrees = (pattern.fan_in[ends[0]], sources[ends[1]])
+        momentum = self._momentum
+        if momentum is not None:
+            momentum = _size(momentum[chunk.first : chunk.last])
+        site = None
+        if growth.needs_sites:
+            site = self.candidates.ends(torch.arange(chunk.first, chunk.last))[0]
+            site -= chunk.first_site
+        return Candidates(
+            count=chunk.count,
+            site=site,
+            block=self.block,
+            generator=generator,
+            gradient=self._gradient(chunk) if growth.needs_gradient else None,
+            momentum=momentum,
+            distance=self.candidates.distance(chunk),
+            seen=seen,
+            site_degree=None if degrees is None else degrees[0],
+            source_degree=None if degrees is None else degrees[1],
+        )
+
+    def _set(self, active: Tensor, rules: Rules) -> Move:
+        """Rewire the layer, the state of the optimizer and all copies."""
+        before = self.active
+        place = torch.searchsorted(before, active).clamp(max=max(0, before.numel() - 1))
+        kept = place if before.numel() else torch.full_like(active, -1)
+        if before.numel():
+            kept = torch.where(before[place] == active, place, -1)
+        grown = int((kept < 0).sum())
+        dropped = before.numel() - (active.numel() - grown)
+        if not grown and not dropped:
+            return Move(0, 0)
+        pattern = self.candidates.select(active)
+        rows = self.parameter.shape[0]
+        for layer in (self.layer, *self._copies):
+            rows_kept = layer.rewire(pattern, kept, spare=self._started)
+        optimizer_state.move(rules.optimizer, self.parameter, rows_kept, rows)
+        self.active = active
+        self._ever = torch.cat([self._ever, active]).unique()
+        return Move(dropped * self.block, grown * self.block)
+
+    # -- audit of far slots --------------------------------------------------------------------
+
+    def begin_audit(self) -> None:
+        """Hold all far weights at 0 from now on."""
+        assert self.far is not None
+        rows = (~self.far.fixed(self.active)).nonzero().squeeze(1)
+        self._audit = Audit(self.parameter, rows, *self.candidates.ends(self.active[rows]))
+
+    def end_audit(self, significance: float, rules: Rules) -> Move:
+        """Give back the weights that have an effect, and empty the other slots."""
+        audit, far = self._audit, self.far
+        assert audit is not None
+        assert far is not None
+        audit.add(self._passes)
+        audit.total, audit.squares = average(audit.total), average(audit.squares)
+        self._audit = None
+        audit.restore(self.parameter)
+        stays = torch.ones_like(self.active, dtype=torch.bool)
+        stays[audit.rows] = agree(audit.passed(significance).to(torch.uint8)).bool()
+        active = self.active[stays]
+        left = far.quota() - self.candidates.select(active).fan_in
+        if rules.growth is not None:
+            last = replace(rules, growth=outstanding(significance))
+            grown = self._grow(active, torch.arange(left.numel()), left, last, None)
+            active = agree(torch.cat([active, grown]).sort().values)
+        return self._set(active, rules)
+
+    def follow(self, copy: nn.Module) -> None:
+        """Rewire the same layer of a copy from now on."""
+        layer: Any = copy.get_submodule(self.name.rpartition(".")[0])
+        if layer.pattern != self.layer.pattern:
+            layer.rewire(self.layer.pattern)
+        self._copies.append(layer)
+
+    def refresh(self, model: nn.Module) -> None:
+        """Nothing: pattern layers are not replaced."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers of active and of once active candidates, running means."""
+        return {
+            "active": self.active,
+            "ever": self._ever,
+            "momentum": self._momentum,
+            "audit": None if self._audit is None else self._audit.state_dict(),
+            "passes": [] if self._audit is None else [tuple(p) for p in self._passes],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave; weights stay with their edges."""
+        active = state["active"]
+        if active.numel() and int(active[-1]) >= self.candidates.size:
+            raise OptionError(
+                f"the saved edges of {self.name} go beyond its {self.candidates.size} candidates; "
+                "give the sparsifier the same `candidates` as before"
+            )
+        pattern = self.candidates.select(active)
+        if pattern.fingerprint != self.layer.pattern.fingerprint:
+            self.layer.rewire(pattern)
+        self.active, self._ever, self._momentum = active, state["ever"], state["momentum"]
+        self._audit = None if state["audit"] is None else Audit.from_state(state["audit"])
+        self._passes[:] = [Pass(*pair) for pair in state["passes"]]
+
+
+def _size(blocks: Tensor) -> Tensor:
+    """Root of the sum of squares of each block ``[n, C, O]``, float32 ``[n]``."""
+    size: Tensor = blocks.float().flatten(1).norm(dim=1)
+    return size
+
+
+def _random_growth(candidates: Candidates) -> Tensor:
+    return torch.rand(candidates.count, generator=candidates.generator)

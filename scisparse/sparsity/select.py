@@ -1,0 +1,108 @@
+"""Choose the best of many, deterministically: equal scores go by their place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["best", "best_of_groups", "next_active"]
+
+_NONE = -torch.inf
+
+
+def best(score: Tensor, count: int) -> Tensor:
+    """Mark the `count` highest of ``[n]`` as booleans ``[n]``; scores of minus infinity never.
+
+    Examples
+    --------
+    >>> import torch
+    >>> best(torch.tensor([1.0, 3.0, 3.0, 2.0]), 1).tolist()
+    [False, True, False, False]
+    """
+    count = min(count, score.numel())
+    if count <= 0:
+        return torch.zeros_like(score, dtype=torch.bool)
+    bound = torch.kthvalue(score, score.numel() - count + 1).values
+    chosen = score > bound
+    equal = (score == bound).nonzero().squeeze(1)
+    chosen[equal[: count - int(chosen.sum())]] = True
+    return chosen & (score > _NONE)
+
+
+def best_of_groups(score: Tensor, group: Tensor | None, quota: Tensor) -> Tensor:
+    """Mark the ``quota[g]`` highest scores of every group.
+
+    Parameters
+    ----------
+    score
+        ``[n]``; minus infinity is never chosen.
+    group
+        int64 ``[n]``; ``None``: all are in group 0.
+    quota
+        int64 ``[G]``.
+
+    Returns
+    -------
+    Tensor
+        Booleans ``[n]``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> score, group = torch.tensor([1.0, 2.0, 9.0, 8.0]), torch.tensor([0, 0, 1, 1])
+    >>> best_of_groups(score, group, torch.tensor([1, 2])).tolist()
+    [False, True, True, True]
+    """
+    if group is None or quota.numel() == 1:
+        return best(score, int(quota[0]))
+    order = torch.argsort(score, descending=True, stable=True)
+    order = order[torch.argsort(group[order], stable=True)]
+    start = torch.searchsorted(group[order], torch.arange(quota.numel(), device=group.device))
+    rank = torch.arange(order.numel(), device=group.device) - start[group[order]]
+    chosen = torch.zeros_like(score, dtype=torch.bool)
+    chosen[order] = rank < quota[group[order]]
+    return chosen & (score > _NONE)
+
+
+def next_active(
+    active: Tensor,
+    keep_score: Tensor,
+    grow_score: Tensor,
+    group: Tensor | None,
+    quota: Tensor,
+    drops: int,
+) -> Tensor:
+    """Drop the `drops` lowest of what is active, then fill each group's quota with the best others.
+
+    What was dropped is among the others and may come back.
+
+    Parameters
+    ----------
+    active
+        Booleans ``[n]``.
+    keep_score, grow_score
+        ``[n]``; the first counts where active, the second elsewhere and where dropped.
+    group, quota
+        As in :func:`best_of_groups`.
+    drops
+        How many to drop over all groups.
+
+    Returns
+    -------
+    Tensor
+        Booleans ``[n]``.
+    """
+    keep_score = torch.where(active, keep_score, _NONE)
+    kept = best(keep_score, int(active.sum()) - drops)
+    kept = best_of_groups(torch.where(kept, keep_score, _NONE), group, quota)
+    grown = best_of_groups(
+        torch.where(kept, _NONE, grow_score), group, quota - count_of_groups(kept, group, quota)
+    )
+    return kept | grown
+
+
+def count_of_groups(chosen: Tensor, group: Tensor | None, quota: Tensor) -> Tensor:
+    """How many of each group are chosen, int64 ``[G]``."""
+    if group is None or quota.numel() == 1:
+        return chosen.sum().reshape(1)
+    return torch.bincount(group[chosen], minlength=quota.numel())

@@ -1,0 +1,401 @@
+"""The controller: prunes and regrows connections while a model trains."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from scisparse.errors import CheckpointError, OptionError
+from scisparse.pattern import Pattern
+from scisparse.sparsity import growth, importance, methods, structures
+from scisparse.sparsity.ablation import remove_neurons
+from scisparse.sparsity.allotment import allot
+from scisparse.sparsity.budgets import Budget
+from scisparse.sparsity.discovery import find, masked_target, rewired_target
+from scisparse.sparsity.finalize import Form, finalize_layers
+from scisparse.sparsity.growth import Growth
+from scisparse.sparsity.importance import Importance
+from scisparse.sparsity.names import choice
+from scisparse.sparsity.options import (
+    Parts,
+    check_budget,
+    check_budget_names,
+    check_optimizer,
+    check_sparsity,
+    check_teleconnections,
+    choose_schedule,
+)
+from scisparse.sparsity.report import LayerReport, Report
+from scisparse.sparsity.rewired import RewiredTarget
+from scisparse.sparsity.schedules import Change, Schedule
+from scisparse.sparsity.structures import Structure
+from scisparse.sparsity.target import Move, Rules, Target
+
+__all__ = ["Sparsifier"]
+
+logger = logging.getLogger("scisparse.sparsity")
+
+#: Steps for which far weights are held at 0 to see which have an effect, and how sure that must be.
+AUDIT_STEPS = 8
+SIGNIFICANCE = 1e-3
+
+
+class Sparsifier:
+    """Prune and regrow the connections of a model during training.
+
+    Call :meth:`step` after each step of the optimizer; nothing else in the training loop changes.
+    Weights of dense layers are held at 0 under a mask. Layers over patterns store the weights of
+    their edges alone, and methods that regrow move edges among candidates. Parameters keep their
+    identity and, once training has begun, their shapes.
+
+    Parameters
+    ----------
+    model
+        The model; build the sparsifier before compiling it or wrapping it for several devices.
+    optimizer
+        Which trains it: the state of a connection goes with it, and new ones start clean.
+    method
+        ``"static"``, ``"set"``, ``"rigl"``, ``"srigl"``, ``"mest"``, ``"sparse_momentum"``,
+        ``"magnitude"``, ``"gmp"``, ``"movement"`` or ``"lottery"``.
+    sparsity
+        Fraction of weights that are pruned at the end, in [0, 1); of all weights of a dense layer,
+        of the edges of a pattern layer as it was built, of all pairs for ``SparseLinear``. ``None``
+        for methods that regrow: as many edges as pattern layers have now.
+    total_steps
+        Steps of the whole training; needed by schedules that are not given.
+    structure
+        What is pruned together: a name, such as ``"constant_fan_in"`` or ``"2:4"``, or one of
+        :mod:`scisparse.sparsity.structures`.
+    budget
+        How sparsity is shared out: ``"uniform"``, ``"erdos_renyi"``, ``"global"``, a sparsity for
+        each name, or one of :mod:`scisparse.sparsity.budgets`.
+    schedule
+        When connections change: one of :mod:`scisparse.sparsity.schedules`.
+    score
+        Which connections go: a name or a function of weights and gradients.
+    growth
+        Where they come: a name or one of :mod:`scisparse.sparsity.growth`.
+    params
+        Names of weights or modules, with ``*``; default: all that can be sparse.
+    candidates
+        Edges that pattern layers may grow: a Pattern, or one for each layer name. By default those
+        that they have, and any pair for ``SparseLinear`` and far slots.
+    teleconnections
+        Far slots that each site of a pattern layer gets, without `sparsity`: they alone are
+        rewired. When rewiring ends, slots without a significant effect are emptied: see
+        :mod:`scisparse.sparsity.far`.
+    seed
+        Of all random choices.
+
+    Raises
+    ------
+    OptionError
+        A word, name or number is not allowed; names the nearest that is.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+    >>> optimizer = torch.optim.Adam(model.parameters())
+    >>> sparsifier = Sparsifier(model, optimizer, method="rigl", sparsity=0.75, total_steps=100)
+    >>> for _ in range(3):
+    ...     loss = model(torch.randn(4, 8)).square().mean()
+    ...     optimizer.zero_grad()
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     sparsifier.step()
+    >>> sparsifier.report().sparsity
+    0.75
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        method: str = "rigl",
+        *,
+        sparsity: float | None = None,
+        total_steps: int | None = None,
+        structure: str | Structure | None = None,
+        budget: Budget | None = None,
+        schedule: Schedule | None = None,
+        score: str | Importance | Callable[[Tensor, Tensor | None], Tensor] | None = None,
+        growth: str | Growth | None = None,
+        params: Sequence[str] | None = None,
+        candidates: Pattern | Mapping[str, Pattern] | None = None,
+        teleconnections: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.method = methods.named(method)
+        self.sparsity, self.steps = check_sparsity(sparsity), 0
+        parts = Parts(structure, budget, schedule, score, growth)
+        self.structure = structures.named(parts.structure or self.method.structure)
+        self.budget = check_budget(self.method.budget if parts.budget is None else parts.budget)
+        self.schedule = choose_schedule(self.method, parts.schedule, total_steps)
+        self.rules = self._rules(parts, seed)
+        if candidates is not None and not self._moves:
+            raise OptionError(
+                f"`candidates` are for methods that regrow and {method!r} only prunes; choose "
+                "method='rigl' or leave them out"
+            )
+        self.far = check_teleconnections(teleconnections, self.method, sparsity)
+        self.targets = self._find(params, candidates)
+        check_optimizer(optimizer, self.targets)
+        check_budget_names(self.budget, self.targets)
+        self._pending: Change | None = None
+        self.forms: list[Form] = []  #: what became of each layer, after :meth:`finalize`
+        self._moved: dict[str, Move] = {}
+        self._rewind: dict[str, Tensor] = {}
+        grows = self.rules.growth
+        gathers = self.rules.importance.sums or bool(grows and grows.needs_momentum)
+        self._gather = _before_each_step(self) if gathers else None
+        self._start()
+
+    # -- set-up --------------------------------------------------------------------------------
+
+    def _rules(self, parts: Parts, seed: int) -> Rules:
+        grows = self.method.growth if parts.growth is None else parts.growth
+        generator = torch.Generator().manual_seed(seed)
+        return Rules(
+            importance.named(self.method.score if parts.score is None else parts.score),
+            None if grows is None else growth.named(grows),
+            generator,
+            self.optimizer,
+        )
+
+    @property
+    def _moves(self) -> bool:
+        """Whether edges of pattern layers are stored compactly from the start."""
+        return self.method.sparse_start
+
+    def _find(
+        self, params: Sequence[str] | None, candidates: Pattern | Mapping[str, Pattern] | None
+    ) -> list[Target]:
+        found = find(self.model, params)
+        if isinstance(candidates, Mapping):
+            layers = [f.name.rpartition(".")[0] for f in found if f.edges]
+            for name in candidates:
+                if name not in layers and name not in {f.name for f in found}:
+                    raise OptionError(choice("candidates", name, layers))
+        if self.sparsity is None:
+            found = [f for f in found if f.edges and self._moves]
+            if not found:
+                raise OptionError(
+                    "`sparsity` is None; give it, in [0, 1), or use a method that regrows on a "
+                    "model with pattern layers"
+                )
+        return [
+            rewired_target(f, self.structure, self.budget, candidates, self.far)
+            if f.edges and self._moves
+            else masked_target(f, self.structure)
+            for f in found
+        ]
+
+    def _start(self) -> None:
+        """Make the model as sparse as the schedule has it before the first step."""
+        if self.far:
+            for target in self.targets:
+                target.sparsify(target.size, self.rules)
+        elif self.sparsity is not None:
+            first = self.schedule.start(self.sparsity)
+            counts = self._allot(first) if first or self._moves else []
+            for target, count in zip(self.targets, counts, strict=False):
+                if self._moves:
+                    target.sparsify(count, self.rules)
+                else:
+                    target.change(count, 0.0, self.rules)
+        self._remember_weights()
+        self._listen()
+
+    def _allot(self, sparsity: float) -> list[int]:
+        """Weights that each target keeps at a sparsity of all."""
+        return allot(self.targets, self.budget, sparsity, self.sparsity or 0.0, self.rules)
+
+    # -- training ------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Do what is due; call it once after every step of the optimizer.
+
+        A change on a step whose gradients are not finite waits for the next that is.
+        """
+        self.steps += 1
+        change = self._due(self.steps) or self._pending
+        self._pending = None
+        if change is not None and not all(target.finite() for target in self.targets):
+            change, self._pending = None, change
+        if change is not None:
+            self._change(change)
+        self._audit()
+        for target in self.targets:
+            target.enforce()
+        self._remember_weights()
+        self._listen()
+
+    def _audit(self) -> None:
+        """Test what the far slots hold, once rewiring has ended."""
+        begin = getattr(self.schedule, "end", None)
+        if not self.far or begin is None:
+            return
+        for target in self.targets:
+            assert isinstance(target, RewiredTarget)
+            if self.steps == begin:
+                target.begin_audit()
+            elif self.steps == begin + AUDIT_STEPS:
+                self._moved[target.name] = target.end_audit(SIGNIFICANCE, self.rules)
+
+    @property
+    def _audits(self) -> bool:
+        begin = getattr(self.schedule, "end", None)
+        return bool(self.far) and begin is not None and 0 <= self.steps - begin < AUDIT_STEPS
+
+    def _due(self, step: int) -> Change | None:
+        if self.sparsity is None:
+            change = self.schedule.at(step, 0.0)
+            return None if change is None or not change.drop else change
+        return self.schedule.at(step, self.sparsity)
+
+    def _change(self, change: Change) -> None:
+        counts = [target.count for target in self.targets]
+        if self.sparsity is not None and not self._moves:
+            counts = self._allot(change.sparsity)
+        for target, count in zip(self.targets, counts, strict=True):
+            self._moved[target.name] = target.change(count, change.drop, self.rules)
+        if change.rewind:
+            self._go_back()
+
+    def _listen(self) -> None:
+        """Keep gradients of the next step, if a change after it needs them."""
+        grows = self.rules.growth
+        due = self._pending is not None or self._due(self.steps + 1) is not None
+        wanted = grows is not None and (grows.needs_momentum or (grows.needs_gradient and due))
+        wanted = wanted or self._audits
+        for target in self.targets:
+            target.listen(wanted)
+
+    @torch.no_grad()
+    def _remember_weights(self) -> None:
+        if getattr(self.schedule, "rewind_to", None) != self.steps:
+            return
+        self._rewind = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+
+    @torch.no_grad()
+    def _go_back(self) -> None:
+        """Set all weights back, and the state of the optimizer; pruned ones stay pruned."""
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(self._rewind[name])
+            if self.optimizer is not None:
+                self.optimizer.state.pop(parameter, None)
+
+    # -- results -------------------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """Return sizes, sparsity, exploration and churn of every weight."""
+        rows = []
+        for t in self.targets:
+            move = self._moved.get(t.name, Move(0, 0))
+            stored = t.parameter.numel() * t.parameter.element_size()
+            churn = move.grown / max(1, t.count)
+            rows.append(LayerReport(t.name, t.size, t.count, t.seen, churn, stored))
+        return Report(self.steps, tuple(rows))
+
+    def follow(self, copy: nn.Module) -> None:
+        """Let a copy of the model, such as a moving average, take part in every change from now on.
+
+        Parameters
+        ----------
+        copy
+            Module with the same names; of ``AveragedModel`` give ``.module``.
+        """
+        for target in self.targets:
+            target.follow(copy)
+
+    def finalize(self, to: str = "auto", *, batch: int = 32) -> nn.Module:
+        """End training: remove hooks, idle neurons and pruned weights, and return the model.
+
+        Linear layers become ``SparseLinear`` where that is faster than the dense layer, measured
+        now; convolutions keep zeros; layers over patterns lose pruned edges. :attr:`forms` says
+        what became of each.
+
+        Parameters
+        ----------
+        to
+            ``"auto"``, or for all linear layers ``"condensed"``, ``"dense"``, ``"csr"``, ``"bsr"``
+            or ``"2:4"``; the last three cannot be trained further.
+        batch
+            Rows of the input that is timed.
+        """
+        self.release()
+        for target in self.targets:
+            target.enforce()
+        removed = remove_neurons(self.model)
+        for target in self.targets if removed else []:
+            target.refresh(self.model)
+        logger.info("removed %d idle neurons", removed)
+        model, self.forms = finalize_layers(self.model, self.targets, to, batch)
+        for form in self.forms:
+            logger.info("%s", form)
+        return model
+
+    def release(self) -> None:
+        """Take all hooks off; the model stays as sparse as it is."""
+        for target in self.targets:
+            target.release()
+        if self._gather is not None:
+            self._gather.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return topology, progress and random state: all that a later step depends on."""
+        return {
+            "method": self.method.name,
+            "steps": self.steps,
+            "pending": None if self._pending is None else vars(self._pending),
+            "moved": {name: (m.dropped, m.grown) for name, m in self._moved.items()},
+            "generator": self.rules.generator.get_state(),
+            "rewind": self._rewind,
+            "targets": {target.name: target.state_dict() for target in self.targets},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state; the model and the optimizer load theirs, before or after.
+
+        Raises
+        ------
+        CheckpointError
+            The state belongs to another method or other weights.
+        """
+        names = [target.name for target in self.targets]
+        if state["method"] != self.method.name or sorted(state["targets"]) != sorted(names):
+            raise CheckpointError(
+                f"the saved state is of method {state['method']!r} on "
+                f"{', '.join(state['targets'])}; this sparsifier is of {self.method.name!r} on "
+                f"{', '.join(names)}: build it with the same arguments"
+            )
+        self.steps = state["steps"]
+        self._pending = None if state["pending"] is None else Change(**state["pending"])
+        self._moved = {name: Move(*pair) for name, pair in state["moved"].items()}
+        self.rules.generator.set_state(state["generator"])
+        self._rewind = dict(state["rewind"])
+        for target in self.targets:
+            target.load_state_dict(state["targets"][target.name])
+        self._listen()
+
+
+def _before_each_step(sparsifier: Sparsifier) -> Any:
+    """Let targets gather from weights and gradients as the optimizer finds them."""
+    if sparsifier.optimizer is None:
+        raise OptionError("this method gathers gradients at each step; give `optimizer`")
+    known = weakref.ref(sparsifier)
+
+    def gather(*_: Any) -> None:
+        if (one := known()) is not None:
+            for target in one.targets:
+                target.gather(one.rules)
+
+    return sparsifier.optimizer.register_step_pre_hook(gather)

@@ -1,0 +1,375 @@
+"""Which weights stand or fall together, and what each group of them may keep.
+
+A structure reads a weight ``[O, C, K...]`` as *units* (a number, a block, a tap, a channel) in
+*groups* with a quota each: everything else, dropping, growing, budgets, is the same for all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scisparse.errors import OptionError
+from scisparse.sparsity.select import best_of_groups
+
+__all__ = [
+    "NM",
+    "VNM",
+    "Block",
+    "Channels",
+    "ConstantFanIn",
+    "Rows",
+    "Structure",
+    "Taps",
+    "Unstructured",
+    "named",
+]
+
+Shape = Sequence[int]
+
+
+class Structure:
+    """Base: every number is a unit, all are one group.
+
+    Examples
+    --------
+    >>> import torch
+    >>> score = torch.tensor([[1.0, 4.0], [3.0, 2.0]])
+    >>> Unstructured().choose(score, 2).tolist()
+    [[False, True], [True, False]]
+    """
+
+    def pool(self, score: Tensor) -> Tensor:
+        """Sum the scores of each unit, ``[units]``."""
+        return score.reshape(-1)
+
+    def expand(self, units: Tensor, shape: Shape) -> Tensor:
+        """Give every weight of `shape` the value of its unit."""
+        return units.reshape(tuple(shape))
+
+    def groups(self, shape: Shape) -> Tensor | None:
+        """Group of each unit, int64 ``[units]``; ``None``: one group."""
+        return None
+
+    def quota(self, shape: Shape, count: int) -> Tensor:
+        """Units that each group keeps when `count` weights are kept, int64 ``[G]``."""
+        return torch.tensor([count])
+
+    def choose(self, score: Tensor, count: int) -> Tensor:
+        """Keep `count` weights with the highest scores that the structure allows, as booleans."""
+        shape = score.shape
+        quota = self.quota(shape, count).to(score.device)
+        chosen = best_of_groups(self.pool(score), self.groups_on(score), quota)
+        return self.expand(chosen, shape)
+
+    def groups_on(self, values: Tensor) -> Tensor | None:
+        """Return :meth:`groups` for values of a weight, on their device."""
+        groups = self.groups(values.shape)
+        return None if groups is None else groups.to(values.device)
+
+
+@dataclass(frozen=True)
+class Unstructured(Structure):
+    """Every weight by itself."""
+
+
+@dataclass(frozen=True)
+class ConstantFanIn(Structure):
+    """As many weights in every output, so that a gather kernel has rows of one length.
+
+    Neurons with few salient weights can be ablated, their weights going to the others: with
+    `ablation` gamma, a neuron stays when at least ``max(1, gamma * k)`` of its weights are salient,
+    where `k` is its fan-in, and salient weights are those that a layer without structure would keep
+    by magnitude or grow by gradient.
+
+    Parameters
+    ----------
+    ablation
+        gamma_sal; 0: no neuron is ablated.
+
+    References
+    ----------
+    Lasby, M., et al. (2024). Dynamic sparse training with structured sparsity.
+    https://doi.org/10.48550/arXiv.2305.02299
+
+    Examples
+    --------
+    >>> import torch
+    >>> ConstantFanIn().choose(torch.tensor([[1.0, 4.0], [3.0, 2.0]]), 2).tolist()
+    [[False, True], [True, False]]
+    """
+
+    ablation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ablation <= 1:
+            raise OptionError(f"`ablation` (={self.ablation}) must lie in [0, 1]")
+
+    def groups(self, shape: Shape) -> Tensor:
+        """Output of each weight."""
+        return torch.arange(shape[0]).repeat_interleave(math.prod(shape[1:]))
+
+    def quota(self, shape: Shape, count: int) -> Tensor:
+        """Fan-in, the same everywhere: rounded, at least 1, the sum at most half a row off."""
+        rows = max(1, shape[0])
+        fan_in = min(max(1, round(count / rows)), math.prod(shape[1:])) if count else 0
+        return torch.full((shape[0],), fan_in)
+
+    def ablated(self, salient: Tensor, quota: Tensor) -> Tensor:
+        """Take the quota of neurons with too few salient weights and spread it over the others.
+
+        Parameters
+        ----------
+        salient
+            Booleans ``[O, ...]``.
+        quota
+            Fan-in of each output before, int64 ``[O]``; outputs with 0 stay ablated.
+
+        Returns
+        -------
+        Tensor
+            Fan-in of each output, int64 ``[O]``: 0, or one number for all that stay.
+        """
+        if not self.ablation or not quota.numel():
+            return quota
+        counts = salient.reshape(quota.numel(), -1).sum(1).masked_fill(quota == 0, -1)
+        total, before = int(quota.sum()), int(quota.max())
+        stays = counts >= max(1, math.ceil(self.ablation * before))
+        size = salient[0].numel()
+        least = math.ceil(total / size)
+        if int(stays.sum()) < least:  # else those that stay could not hold all weights
+            stays = torch.zeros_like(stays)
+            stays[counts.argsort(descending=True, stable=True)[: max(1, least)]] = True
+        fan_in = min(size, round(total / int(stays.sum())))
+        return torch.where(stays, fan_in, 0)
+
+
+@dataclass(frozen=True)
+class NM(Structure):
+    """`n` of every `m` consecutive inputs, as sparse tensor cores read them (2:4).
+
+    Parameters
+    ----------
+    n, m
+        Weights kept, and inputs in a group; the number of inputs must be divisible by `m`.
+
+    References
+    ----------
+    Zhou, A., et al. (2021). Learning N:M fine-grained structured sparse neural networks from
+    scratch. https://doi.org/10.48550/arXiv.2102.04010
+
+    Examples
+    --------
+    >>> import torch
+    >>> NM(2, 4).choose(torch.tensor([[4.0, 1.0, 2.0, 3.0]]), 2).tolist()
+    [[True, False, False, True]]
+    """
+
+    n: int = 2
+    m: int = 4
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= self.m:
+            raise OptionError(f"`n` (={self.n}) must lie between 1 and `m` (={self.m})")
+
+    def pool(self, score: Tensor) -> Tensor:
+        """Scores with the inputs last."""
+        return score.movedim(1, -1).reshape(-1)
+
+    def expand(self, units: Tensor, shape: Shape) -> Tensor:
+        """Move the inputs back."""
+        return units.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
+
+    def groups(self, shape: Shape) -> Tensor:
+        """Run of `m` inputs of each weight."""
+        if len(shape) < 2 or shape[1] % self.m:
+            raise OptionError(
+                f"a weight of shape {list(shape)} cannot be {self.n}:{self.m} sparse: its inputs, "
+                f"the second dimension, must be divisible by {self.m}"
+            )
+        return torch.arange(math.prod(shape)) // self.m
+
+    def quota(self, shape: Shape, count: int) -> Tensor:
+        """`n` in each group; `count` must agree with it, or be all."""
+        self.groups(shape)
+        size = math.prod(shape)
+        if count == size:
+            return torch.full((size // self.m,), self.m)
+        if abs(count - size * self.n / self.m) > 1:
+            raise OptionError(
+                f"{self.n}:{self.m} sparsity keeps {self.n / self.m:.4g} of the weights; "
+                f"`sparsity` asks for {count / size:.4g}: give sparsity={1 - self.n / self.m:.4g}"
+            )
+        return torch.full((size // self.m,), self.n)
+
+
+@dataclass(frozen=True)
+class VNM(NM):
+    """V:N:M: blocks of `v` outputs share 4 of every `m` inputs, of which each output keeps `n`.
+
+    Reaches any sparsity ``1 - n / m`` on tensor cores that know 2:4.
+
+    Parameters
+    ----------
+    n, m
+        Weights kept of each output, and inputs in a group.
+    v
+        Outputs that share their choice of inputs.
+
+    References
+    ----------
+    Castro, R. L., et al. (2023). VENOM: a vectorized N:M format for unleashing the power of sparse
+    tensor cores. https://doi.org/10.1145/3581784.3607087
+    """
+
+    n: int = 2
+    m: int = 8
+    v: int = 16
+
+    def choose(self, score: Tensor, count: int) -> Tensor:
+        """Choose 4 inputs for each block of outputs, then `n` of them for each output."""
+        matrix = score.movedim(1, -1)
+        rows, inputs = math.prod(matrix.shape[:-1]), matrix.shape[-1]
+        self.groups(score.shape)
+        if rows % self.v or self.m < 4:
+            raise OptionError(
+                f"`v` (={self.v}) must divide the {rows} outputs, `m` (={self.m}) be at least 4"
+            )
+        blocks = matrix.reshape(rows // self.v, self.v, inputs // self.m, self.m)
+        top = blocks.sum(1).topk(4, dim=-1).indices
+        shared = torch.zeros_like(blocks[:, 0], dtype=torch.bool).scatter_(-1, top, True)
+        allowed = shared[:, None].expand_as(blocks).reshape(matrix.shape).movedim(-1, 1)
+        return super().choose(torch.where(allowed, score, -torch.inf), count)
+
+
+@dataclass(frozen=True)
+class Block(Structure):
+    """Blocks of `height` outputs and `width` inputs (a kernel's taps count as inputs).
+
+    Examples
+    --------
+    >>> import torch
+    >>> score = torch.tensor([[1.0, 1.0, 5.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+    >>> Block(2, 2).choose(score, 4).tolist()
+    [[False, False, True, True], [False, False, True, True]]
+    """
+
+    height: int = 4
+    width: int = 4
+
+    def pool(self, score: Tensor) -> Tensor:
+        """Sum over each block."""
+        rows, columns = self._grid(score.shape)
+        return score.reshape(rows, self.height, columns, self.width).sum((1, 3)).reshape(-1)
+
+    def expand(self, units: Tensor, shape: Shape) -> Tensor:
+        """Repeat the value of a block over its weights."""
+        rows, columns = self._grid(shape)
+        wide = units.reshape(rows, 1, columns, 1).expand(rows, self.height, columns, self.width)
+        return wide.reshape(tuple(shape))
+
+    def quota(self, shape: Shape, count: int) -> Tensor:
+        """Whole blocks."""
+        return torch.tensor([round(count / (self.height * self.width))])
+
+    def _grid(self, shape: Shape) -> tuple[int, int]:
+        inputs = math.prod(shape[1:])
+        if self.height < 1 or self.width < 1 or shape[0] % self.height or inputs % self.width:
+            raise OptionError(
+                f"blocks of {self.height} x {self.width} do not divide a weight of {shape[0]} "
+                f"outputs x {inputs} inputs"
+            )
+        return shape[0] // self.height, inputs // self.width
+
+
+@dataclass(frozen=True)
+class Rows(Structure):
+    """All weights with one first index: output channels of dense layers, edges of pattern layers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Rows().choose(torch.tensor([[1.0, 1.0], [3.0, 0.0]]), 2).tolist()
+    [[False, False], [True, True]]
+    """
+
+    def pool(self, score: Tensor) -> Tensor:
+        """Sum over each row."""
+        return score.reshape(score.shape[0], -1).sum(1)
+
+    def expand(self, units: Tensor, shape: Shape) -> Tensor:
+        """Repeat the value of a row."""
+        return units.reshape(-1, *[1] * (len(shape) - 1)).expand(tuple(shape))
+
+    def quota(self, shape: Shape, count: int) -> Tensor:
+        """Whole rows."""
+        return torch.tensor([round(count / max(1, math.prod(shape[1:])))])
+
+
+@dataclass(frozen=True)
+class Channels(Rows):
+    """Whole output channels of a dense layer: what is left is a smaller dense layer."""
+
+
+@dataclass(frozen=True)
+class Taps(Structure):
+    """Whole taps of a convolution's kernel ``[O, C, K...]``, shared over all channels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Taps().choose(torch.tensor([[[1.0, 3.0, 2.0]], [[1.0, 3.0, 2.0]]]), 4)[0].tolist()
+    [[False, True, True]]
+    """
+
+    def pool(self, score: Tensor) -> Tensor:
+        """Sum over channels."""
+        if score.dim() < 3:
+            raise OptionError(
+                f"a weight of shape {list(score.shape)} has no taps; they are the dimensions of a "
+                "convolution's kernel"
+            )
+        return score.sum((0, 1)).reshape(-1)
+
+    def expand(self, units: Tensor, shape: Shape) -> Tensor:
+        """Repeat over channels."""
+        return units.reshape(tuple(shape[2:])).expand(tuple(shape))
+
+    def quota(self, shape: Shape, count: int) -> Tensor:
+        """Whole taps, at least one."""
+        return torch.tensor([max(1, round(count / (shape[0] * shape[1])))])
+
+
+BY_NAME: dict[str, Callable[[], Structure]] = {
+    "unstructured": Unstructured,
+    "constant_fan_in": ConstantFanIn,
+    "n:m": NM,
+    "v:n:m": VNM,
+    "block": Block,
+    "taps": Taps,
+    "channels": Channels,
+}
+
+
+def named(structure: str | Structure) -> Structure:
+    """Return the structure of a name, or of ``"2:4"`` and the like.
+
+    Examples
+    --------
+    >>> named("1:4")
+    NM(n=1, m=4)
+    """
+    if isinstance(structure, Structure):
+        return structure
+    n, colon, m = structure.partition(":")
+    if colon and n.isdigit() and m.isdigit():
+        return NM(int(n), int(m))
+    if structure not in BY_NAME:
+        from scisparse.sparsity.names import choice
+
+        raise OptionError(choice("structure", structure, BY_NAME))
+    return BY_NAME[structure]()

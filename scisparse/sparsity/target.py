@@ -1,0 +1,128 @@
+"""One layer under a sparsifier: what is active, what it may become."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from scisparse.sparsity.growth import Growth
+from scisparse.sparsity.importance import Importance
+
+__all__ = ["Move", "Rules", "Target"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What decides about connections, the same for all layers.
+
+    Parameters
+    ----------
+    importance
+        Which go.
+    growth
+        Which come; ``None``: none, layers only get sparser.
+    generator
+        Of random numbers, on the CPU.
+    optimizer
+        Whose state moves along.
+    """
+
+    importance: Importance
+    growth: Growth | None
+    generator: torch.Generator
+    optimizer: Optimizer | None
+
+
+@dataclass(frozen=True)
+class Move:
+    """What a change did: how many connections went and came."""
+
+    dropped: int
+    grown: int
+
+
+class Target(ABC):
+    """A weight whose connections change.
+
+    Attributes
+    ----------
+    name
+        Of the parameter, in the model.
+    module
+        Which holds it.
+    size
+        Weights of the layer with nothing pruned: what sparsity is a fraction of.
+    """
+
+    name: str
+    module: nn.Module
+    size: int
+
+    @property
+    @abstractmethod
+    def parameter(self) -> nn.Parameter:
+        """The weights."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Weights that are active."""
+
+    @property
+    @abstractmethod
+    def seen(self) -> int:
+        """Weights that have been active at some time."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Outputs, inputs and further dimensions, for budgets."""
+
+    @abstractmethod
+    def sparsify(self, count: int, rules: Rules) -> None:
+        """Keep `count` weights, chosen at random: a sparse start."""
+
+    @abstractmethod
+    def change(self, count: int, drop: float, rules: Rules) -> Move:
+        """Drop a fraction of the active weights, then grow or drop until `count` are active."""
+
+    @abstractmethod
+    def listen(self, gradients: bool) -> None:
+        """Begin or end to keep what growth needs of the next backward passes."""
+
+    @abstractmethod
+    def finite(self) -> bool:
+        """Whether all gradients since then are finite."""
+
+    @abstractmethod
+    def gather(self, rules: Rules) -> None:
+        """Add this step's share to scores that are sums or running means, before the optimizer."""
+
+    @abstractmethod
+    def enforce(self) -> None:
+        """Hold what is not active at 0, after the optimizer."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Take all hooks off."""
+
+    @abstractmethod
+    def follow(self, copy: nn.Module) -> None:
+        """Let the same layer of a copy of the model take part in every change from now on."""
+
+    @abstractmethod
+    def refresh(self, model: nn.Module) -> None:
+        """Find the layer again, after layers of the model were replaced by smaller ones."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Topology and everything that later changes depend on."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it over."""

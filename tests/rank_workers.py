@@ -1,0 +1,56 @@
+"""What the processes of tests on several ranks run; importable, as spawned processes need it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from kernel_cases import generator
+from sparsity_cases import OFTEN, adam, batches, fields, locally, network
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from scisparse.sparsity import Sparsifier
+from scisparse.sparsity.rewired import RewiredTarget
+
+RANKS = 2
+
+
+def train_together(rank: int, folder: str, kind: str, growth: str) -> None:
+    """Train on this rank's half of each batch and save the topology and the weights."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet-{kind}-{growth}", rank=rank, world_size=RANKS
+    )
+    try:
+        torch.save(_train(rank, kind, growth), Path(folder) / f"{kind}-{growth}-{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def _train(rank: int, kind: str, growth: str) -> dict[str, Any]:
+    torch.manual_seed(generator(1).initial_seed())  # the same weights on all ranks
+    model: nn.Module = network() if kind == "masked" else locally()
+    data = batches(12) if kind == "masked" else fields(12)
+    optimizer = adam(model)
+    # Random numbers of the ranks differ: the choices must not.
+    sparsifier = Sparsifier(
+        model, optimizer, "rigl", sparsity=0.6, growth=growth, schedule=OFTEN, seed=rank
+    )
+    together = DistributedDataParallel(model)
+    for x, y in data:
+        half = slice(rank * len(x) // RANKS, (rank + 1) * len(x) // RANKS)
+        optimizer.zero_grad()
+        (together(x[half]) - y[half]).square().mean().backward()
+        optimizer.step()
+        sparsifier.step()
+    topology = [
+        t.active if isinstance(t, RewiredTarget) else t.state_dict()["mask"]
+        for t in sparsifier.targets
+    ]
+    churn = [layer.churn for layer in sparsifier.report().layers]
+    return {"topology": topology, "weights": list(model.state_dict().values()), "churn": churn}

@@ -1,0 +1,200 @@
+"""Far slots: planted links on the real grid of sea surface temperature are found, and no others."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from kernel_cases import generator
+from sparsity_cases import adam, fields, locally, train
+from torch import Tensor
+
+from scisparse.errors import OptionError
+from scisparse.grids import from_xarray
+from scisparse.layers import LocallyConnected
+from scisparse.pattern import Pattern
+from scisparse.patterns import window
+from scisparse.sparsity import Sparsifier, schedules
+from scisparse.sparsity.candidates import Pass
+from scisparse.sparsity.far import Audit
+
+STEPS, BATCH = 160, 64
+
+
+class Ocean(NamedTuple):
+    pattern: Pattern
+    sea: Tensor  # numbers of the cells
+
+
+@pytest.fixture(scope="module")
+def ocean(data_dir: Path) -> Ocean:
+    """Every third point of the ERSST grid, land dropped."""
+    with xr.open_dataset(data_dir / "reanalysis" / "sst.mnmean.nc") as data:
+        sst = data["sst"].isel(lat=slice(None, None, 3), lon=slice(None, None, 3)).load()
+    sea = torch.from_numpy(np.isfinite(sst.values).all(0).ravel())
+    pattern = window(from_xarray(sst), 3).restrict(sea, sea)
+    return Ocean(pattern, sea.nonzero().squeeze(1))
+
+
+def plant(ocean: Ocean, seed: int) -> tuple[dict[tuple[int, int], float], list[Any]]:
+    """Weights of far links (source, site) at a tenth of the sea, and data made by them."""
+    gen = generator(seed)
+    truth = LocallyConnected(ocean.pattern, 1, 1, bias=False)
+    with torch.no_grad():
+        truth.weight.copy_(0.5 * torch.randn(truth.weight.shape, generator=gen))
+    count = len(ocean.sea) // 10
+    site = ocean.sea[torch.randperm(len(ocean.sea), generator=gen)[:count]]
+    source = ocean.sea[torch.randint(0, len(ocean.sea), (count,), generator=gen)]
+    far = ~ocean.pattern.to_dense()[site, source]
+    site, source = site[far], source[far]
+    sign = torch.randint(0, 2, (len(site), 1), generator=gen) * 2 - 1
+    size = sign * (0.5 + 0.5 * torch.rand(len(site), 1, generator=gen))
+    data = []
+    for _ in range(STEPS):
+        x = torch.zeros(BATCH, ocean.pattern.num_sources, 1)
+        x[:, ocean.sea] = torch.randn(BATCH, len(ocean.sea), 1, generator=gen)
+        with torch.no_grad():
+            y = truth(x)
+        y[:, site] += size * x[:, source]
+        noise = 0.3 * torch.randn(BATCH, len(ocean.sea), 1, generator=gen)
+        y[:, ocean.sea] += noise
+        data.append((x, y))
+    links = zip(source.tolist(), site.tolist(), strict=True)
+    return dict(zip(links, size.flatten().tolist(), strict=True)), data
+
+
+def fit(ocean: Ocean, data: list[Any], method: str, slots: int, seed: int) -> LocallyConnected:
+    torch.manual_seed(seed)
+    layer = LocallyConnected(ocean.pattern, 1, 1)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.02)
+    schedule = schedules.CosineDrop(end=120, every=15, fraction=0.5)
+    options: dict[str, Any] = {} if method == "static" else {"schedule": schedule}
+    sparsifier = Sparsifier(layer, optimizer, method, teleconnections=slots, seed=seed, **options)
+    rows = layer.weight.shape[0]
+    train(layer, optimizer, sparsifier, data)
+    assert layer.weight.shape[0] == rows  # parameters keep their shape while they train
+    sparsifier.finalize()
+    return layer
+
+
+def edges(pattern: Pattern) -> set[tuple[int, int]]:
+    return {(source, site) for source, site in pattern.to_edge_index().T.tolist()}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_planted_links_are_found_and_other_slots_are_empty(ocean: Ocean, seed: int) -> None:
+    planted, data = plant(ocean, seed)
+    layer = fit(ocean, data, "rigl", 1 + seed % 2, seed)
+    found = edges(layer.pattern) - edges(ocean.pattern)
+    assert edges(ocean.pattern) <= edges(layer.pattern)
+    assert len(found & planted.keys()) >= 0.95 * len(planted)
+    with_link = {site for _, site in planted}
+    left = [edge for edge in found if edge[1] not in with_link]
+    assert len(left) <= 0.05 * (len(ocean.sea) - len(with_link))
+    assert layer.weight.shape[0] == layer.pattern.num_edges
+
+
+def test_weights_of_links_are_learned(ocean: Ocean) -> None:
+    planted, data = plant(ocean, 9)
+    layer = fit(ocean, data, "rigl", 1, 9)
+    ends = [tuple(pair) for pair in layer.pattern.to_edge_index().T.tolist()]
+    learned = dict(zip(ends, layer.weight.flatten().tolist(), strict=True))
+    close = [abs(learned.get(link, 0.0) - weight) < 0.2 for link, weight in planted.items()]
+    assert sum(close) > 0.95 * len(close)
+
+
+def test_without_regrowth_they_are_missed(ocean: Ocean) -> None:
+    planted, data = plant(ocean, 0)
+    layer = fit(ocean, data, "static", 1, 0)
+    assert len(edges(layer.pattern) & planted.keys()) <= 0.05 * len(planted)
+
+
+def test_candidates_bound_the_search(ocean: Ocean) -> None:
+    """Links are found where the candidates hold them, and nowhere else."""
+    planted, data = plant(ocean, 3)
+    some = sorted(planted)[::2]
+    index = torch.tensor(some).T
+    listed = Pattern.from_edge_index(index, *ocean.pattern.shape)
+    local = replace(ocean.pattern, tap=None, tap_count=None, window=None, distance=None)
+    torch.manual_seed(0)
+    layer = LocallyConnected(local, 1, 1)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.02)
+    sparsifier = Sparsifier(
+        layer,
+        optimizer,
+        "rigl",
+        teleconnections=1,
+        candidates=local.union(listed),
+        schedule=schedules.CosineDrop(end=120, every=15, fraction=0.5),
+    )
+    train(layer, optimizer, sparsifier, data)
+    assert edges(layer.pattern) - edges(local) == set(some)
+
+
+def test_resumes_in_the_middle_of_an_audit() -> None:
+    def start() -> tuple[Any, Any, Any]:
+        layer = locally()
+        optimizer = adam(layer)
+        schedule = schedules.CosineDrop(end=6, every=2, fraction=0.5)
+        return (
+            layer,
+            optimizer,
+            Sparsifier(layer, optimizer, "rigl", teleconnections=1, schedule=schedule),
+        )
+
+    data = fields(20)
+    whole = start()
+    losses = train(*whole, data)
+    assert whole[0].pattern.num_edges < whole[0].weight.shape[0]  # some slots are empty
+    first = start()
+    train(*first, data[:9])
+    states = copy.deepcopy([part.state_dict() for part in first])
+    again = start()
+    for part, state in zip(again, states, strict=True):
+        part.load_state_dict(state)
+    assert train(*again, data[9:]) == losses[9:]
+    ended = start()
+    ended[0].load_state_dict(whole[0].state_dict())
+    x = data[0][0]
+    assert torch.equal(ended[0](x), whole[0](x))
+
+
+@pytest.mark.parametrize("block", [1, 6])
+def test_audit_passes_noise_as_often_as_it_says(block: int) -> None:
+    gen = generator(1)
+    edges_count, samples = 4000, 400
+    channels = (2, 3) if block == 6 else (1, 1)
+    weight = torch.nn.Parameter(torch.ones(edges_count, *channels))
+    audit = Audit(weight, *[torch.arange(edges_count)] * 3)
+    assert not bool(weight.any())
+    x = torch.randn(samples, edges_count, channels[0], generator=gen)
+    grad = torch.randn(samples, edges_count, channels[1], generator=gen)
+    grad[:, :100] += 0.5 * x[:, :100].sum(2, keepdim=True)
+    audit.add([Pass(x[:200], grad[:200]), Pass(x[200:], grad[200:])])
+    for significance in (0.3, 0.01):
+        passed = audit.passed(significance)
+        assert int(passed[100:].sum()) < significance * 3900  # the bound is on the safe side
+        assert int(passed[:100].sum()) > 95
+    assert int(audit.passed(0.3)[100:].sum()) > 5
+    audit.restore(weight)
+    assert bool((weight == 1).all())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"teleconnections": -1}, "must not be negative"),
+        ({"teleconnections": 1, "sparsity": 0.5}, "are both given"),
+        ({"teleconnections": 1, "method": "gmp"}, "need a method that regrows"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    layer = locally()
+    with pytest.raises(OptionError, match=message):
+        Sparsifier(layer, adam(layer), total_steps=100, **options)

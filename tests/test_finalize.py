@@ -1,0 +1,124 @@
+"""The end of training: what becomes of layers, and that the function stays the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_cases import generator
+from sparsity_cases import OFTEN, adam, batches, fields, locally, network, seed, train
+from torch import nn
+
+from scisparse.errors import BackendError, OptionError
+from scisparse.layers import SparseLinear
+from scisparse.sparsity import Sparsifier
+from scisparse.sparsity.ablation import remove_neurons
+
+
+@pytest.mark.parametrize("to", ["auto", "condensed", "dense", "csr", "bsr"])
+def test_forms_are_the_same_function(to: str) -> None:
+    seed()
+    model = network((64, 48, 16))
+    optimizer = adam(model)
+    sparsifier = Sparsifier(model, optimizer, "rigl", sparsity=0.9, schedule=OFTEN)
+    train(model, optimizer, sparsifier, batches(5, 64, 16))
+    x = batches(1, 64, 16)[0][0]
+    expected = model(x).detach()
+    final = sparsifier.finalize(to)
+    torch.testing.assert_close(final(x).detach(), expected, rtol=1e-5, atol=1e-5)
+    assert [form.form for form in sparsifier.forms] == [to, to] or to == "auto"
+    if to == "condensed":
+        assert all(isinstance(final.get_submodule(name), SparseLinear) for name in "02")
+    if to == "auto":
+        for form in sparsifier.forms:
+            assert form.form == min(form.milliseconds, key=lambda key: form.milliseconds[key])
+            assert "ms" in str(form)
+    if to not in ("csr", "bsr"):  # the others train on, with no hook left
+        for parameter in final.parameters():
+            parameter.grad = None
+        final(x).sum().backward()
+        assert all(parameter.grad is not None for parameter in final.parameters())
+
+
+def test_a_linear_model_itself() -> None:
+    seed()
+    model = nn.Linear(12, 6)
+    sparsifier = Sparsifier(model, None, "magnitude", sparsity=0.5)
+    final = sparsifier.finalize("condensed")
+    assert isinstance(final, SparseLinear)
+    assert torch.equal(final.to_dense().weight, model.weight)
+
+
+def test_block_sparse_form_takes_blocks() -> None:
+    seed()
+    model = nn.Linear(32, 32)
+    sparsifier = Sparsifier(model, None, "magnitude", sparsity=0.5, structure="block")
+    expected = model.weight.detach().clone()
+    final = sparsifier.finalize("bsr")
+    weight = final.get_parameter("weight").detach()
+    assert weight.values().shape[1:] == (4, 4)
+    assert torch.equal(weight.to_dense(), expected)
+
+
+def test_pattern_layers_lose_their_pruned_edges() -> None:
+    layer = locally()
+    optimizer = adam(layer)
+    sparsifier = Sparsifier(layer, optimizer, "gmp", sparsity=0.75, total_steps=12)
+    train(layer, optimizer, sparsifier, fields(12))
+    x = fields(1)[0][0]
+    expected, edges = layer(x).detach(), layer.pattern.num_edges
+    assert sparsifier.finalize() is layer
+    assert layer.weight.shape[0] == layer.pattern.num_edges == round(0.25 * edges)
+    torch.testing.assert_close(layer(x).detach(), expected)
+
+
+def chain(*, bias: bool = True) -> nn.Sequential:
+    seed(3)
+    model = nn.Sequential(
+        nn.Linear(5, 8),
+        nn.GELU(),
+        nn.Dropout(0.5),
+        nn.Linear(8, 7, bias=bias),
+        nn.Sequential(nn.ReLU(), nn.Linear(7, 7), nn.Sigmoid(), nn.Linear(7, 3)),
+    ).double()
+    with torch.no_grad():
+        model.get_parameter("0.weight")[[1, 4]] = 0  # nothing reaches these
+        model.get_parameter("3.weight")[:, 6] = 0  # this reaches nothing
+        model.get_parameter("4.1.weight")[:] = 0  # all idle: left alone
+    return model.eval()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_idle_neurons_leave_no_trace(bias: bool) -> None:
+    model = chain(bias=bias)
+    x = torch.randn(9, 5, dtype=torch.float64, generator=generator(1))
+    expected = model(x)
+    assert remove_neurons(model) == 3
+    torch.testing.assert_close(model(x), expected)
+    assert model.get_parameter("0.weight").shape == (5, 5)
+    assert model.get_parameter("3.weight").shape == (7, 5)
+    assert model.get_submodule("3").training is False
+    assert remove_neurons(model) == 0
+
+
+def test_ablated_neurons_are_removed_from_a_trained_model() -> None:
+    seed()
+    model, data = network((40, 30, 8)), batches(40, 40, 8)
+    optimizer = adam(model)
+    sparsifier = Sparsifier(model, optimizer, "srigl", sparsity=0.95, total_steps=40)
+    train(model, optimizer, sparsifier, data)
+    x = data[0][0]
+    expected = model(x).detach()
+    final = sparsifier.finalize("condensed")
+    first = final.get_submodule("0")
+    assert isinstance(first, SparseLinear)
+    assert first.out_features < 30
+    torch.testing.assert_close(final(x).detach(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_forms_that_cannot_be() -> None:
+    model = network()
+    sparsifier = Sparsifier(model, None, "magnitude", sparsity=0.5, structure="2:4", params=["0"])
+    with pytest.raises(BackendError, match="NVIDIA"):
+        sparsifier.finalize("2:4")
+    with pytest.raises(OptionError, match="did you mean 'condensed'"):
+        sparsifier.finalize("condense")

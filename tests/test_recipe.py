@@ -1,0 +1,85 @@
+"""Recipes: the same sparsifier from a file, and errors that name the nearest word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sparsity_cases import adam, batches, network, seed, train
+
+from scisparse.errors import OptionError
+from scisparse.sparsity import Recipe, Sparsifier, schedules, structures
+
+TEXT = """
+method: gmp
+sparsity: 0.75          # of all weights
+schedule: {cubic: {begin: 0, end: 12, every: 3}}
+structure: {block: {height: 2, width: 2}}
+budget: {"0": 0.5}
+params: ["0", "2"]
+"""
+
+
+def test_equals_the_options_in_python(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(TEXT)
+    recipe = Recipe.from_yaml(tmp_path / "recipe.yaml")
+    assert recipe == Recipe.from_yaml(str(tmp_path / "recipe.yaml")) == Recipe.from_yaml(TEXT)
+    losses = []
+    for from_recipe in (True, False):
+        seed()
+        model = network()
+        optimizer = adam(model)
+        sparsifier = (
+            recipe.apply(model, optimizer)
+            if from_recipe
+            else Sparsifier(
+                model,
+                optimizer,
+                "gmp",
+                sparsity=0.75,
+                schedule=schedules.Cubic(0, 12, 3),
+                structure=structures.Block(2, 2),
+                budget={"0": 0.5},
+            )
+        )
+        losses.append(train(model, optimizer, sparsifier, batches(15)))
+    assert losses[0] == losses[1]
+
+
+def test_round_trip() -> None:
+    recipe = Recipe(method="set", sparsity=0.5, growth={"distance_prior": {"scale": 2.0}}, seed=4)
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    assert "teleconnections" not in recipe.to_yaml()
+
+
+BAD = [
+    ("sparsty: 0.5\n", "did you mean 'sparsity'"),
+    ("method: rigel\n", "did you mean 'rigl'"),
+    ("sparsity: high\n", "`sparsity` is 'high'; it must be of type number"),
+    ("seed: true\n", "`seed` is True; it must be of type integer"),
+    ("schedule: cubik\n", "did you mean 'cubic'"),
+    ("schedule: {cubic: {begin: 0, ende: 5}}\n", "did you mean 'end'"),
+    ("schedule: {cubic: {begin: 0}}\n", r"`schedule\.cubic`: .*end"),
+    ("schedule: {cubic: {begin: 5, end: 0}}\n", "`begin` must lie before `end`"),
+    ("schedule: [cubic]\n", "give a name, or one name with its arguments"),
+    ("structure: blok\n", "did you mean 'block'"),
+    ("growth: momentun\n", "did you mean 'momentum'"),
+    ("score: size\n", "`score` is 'size'"),
+    ("- method\n- set\n", "the recipe holds list"),
+    ("method: [\n sparsity\n", "the recipe is not YAML at line"),
+    ("no_such_file.yaml", "cannot read recipe 'no_such_file.yaml': No such file"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_recipes(text: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Recipe.from_yaml(text)
+
+
+def test_schema_names_every_key() -> None:
+    schema = Recipe.schema()
+    assert set(schema["properties"]) == set(Recipe.__dataclass_fields__)
+    cubic = schema["properties"]["schedule"]["anyOf"][1]["properties"]["cubic"]
+    assert cubic["required"] == ["begin", "end"]
+    assert schema["additionalProperties"] is False

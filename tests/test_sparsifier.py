@@ -1,0 +1,208 @@
+"""The controller: what it leaves alone, what it moves, and the rules that ports get wrong."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from sparsity_cases import OFTEN, SIZES, adam, batches, masks, network, seed, train
+from torch import nn
+
+from scisparse.errors import CheckpointError, OptionError
+from scisparse.layers import SparseLinear
+from scisparse.pattern import Pattern
+from scisparse.sparsity import Sparsifier, schedules
+from scisparse.sparsity.methods import BY_NAME
+
+TOTAL = sum(a * b for a, b in itertools.pairwise(SIZES))
+
+
+def weight_of(model: nn.Module, name: str) -> nn.Parameter:
+    return model.get_parameter(f"{name}.weight")
+
+
+def zeros(model: nn.Module) -> int:
+    return sum(int((p == 0).sum()) for p in model.parameters() if p.dim() > 1)
+
+
+@pytest.mark.parametrize("method", [m for m in BY_NAME if m != "srigl"])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.83])
+def test_ends_exactly_on_target(method: str, sparsity: float) -> None:
+    seed()
+    model, data = network(), batches(30)
+    optimizer = adam(model)
+    sparsifier = Sparsifier(model, optimizer, method, sparsity=sparsity, total_steps=len(data))
+    train(model, optimizer, sparsifier, data)
+    kept = round((1 - sparsity) * TOTAL)
+    assert sum(target.count for target in sparsifier.targets) == kept
+    for target, mask in zip(sparsifier.targets, masks(sparsifier), strict=True):
+        assert not bool(target.parameter[~mask].any())
+    assert sparsifier.report().sparsity == pytest.approx(1 - kept / TOTAL)
+
+
+def test_constant_fan_in_and_ablation() -> None:
+    seed()
+    model, data = network((40, 30, 8)), batches(40, 40, 8)
+    optimizer = adam(model)
+    sparsifier = Sparsifier(model, optimizer, "srigl", sparsity=0.95, total_steps=40)
+    train(model, optimizer, sparsifier, data)
+    fan_in = masks(sparsifier)[0].sum(1)
+    assert set(fan_in.tolist()) <= {0, int(fan_in.max())}
+    assert 0 < int((fan_in == 0).sum()) < 30  # some neurons are ablated: 2 of 40 weights is little
+    total = sum(t.count for t in sparsifier.targets)
+    assert total == pytest.approx(0.05 * (40 * 30 + 30 * 8), rel=0.15)
+
+
+def test_new_connections_start_at_zero_with_clean_moments() -> None:
+    seed()
+    model, data = network(), batches(20)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, amsgrad=True, weight_decay=0.1)
+    sparsifier = Sparsifier(
+        model, optimizer, "set", sparsity=0.6, schedule=schedules.CosineDrop(100, 5, 0.5)
+    )
+    weight = weight_of(model, "2")  # its inputs are never 0, so that every weight has a gradient
+    train(model, optimizer, sparsifier, data[:4])
+    before = weight != 0
+    train(model, optimizer, sparsifier, data[4:5])
+    mask = masks(sparsifier)[1]
+    grown, kept = mask & ~before, mask & before
+    assert int(grown.sum()) > 5
+    assert not bool(weight[grown].any())
+    for key in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
+        state = optimizer.state[weight][key]
+        assert not bool(state[~kept].any()), key
+        assert bool((state[kept] != 0).all()), key
+    train(model, optimizer, sparsifier, data[5:6])
+    assert bool((weight[grown] != 0).all())
+
+
+def test_dropped_and_regrown_at_once_keeps_its_value() -> None:
+    """With everything active there is nowhere to grow but where something was just dropped."""
+    seed()
+    model, data = network(), batches(3)
+    optimizer = adam(model)
+    sparsifier = Sparsifier(
+        model, optimizer, "rigl", sparsity=0.0, schedule=schedules.CosineDrop(10, 1, 0.5)
+    )
+    plain = copy.deepcopy(model)
+    losses = train(model, optimizer, sparsifier, data)
+    assert losses == train(plain, adam(plain), None, data)
+
+
+def test_pruned_weights_feel_neither_decay_nor_momentum_nor_clipping() -> None:
+    """Masked training equals the training of a model that has the other weights alone."""
+    seed()
+    dense = nn.Linear(10, 6)
+    optimizer = torch.optim.AdamW(dense.parameters(), lr=0.05, weight_decay=0.2)
+    Sparsifier_ = Sparsifier(dense, optimizer, "static", sparsity=0.7)
+    sparse = SparseLinear.from_dense(dense)
+    other = torch.optim.AdamW(sparse.parameters(), lr=0.05, weight_decay=0.2)
+    for x, y in batches(8, 10, 6):
+        for model, opt in ((dense, optimizer), (sparse, other)):
+            opt.zero_grad()
+            (model(x) - y).square().mean().backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            opt.step()
+        Sparsifier_.step()
+    torch.testing.assert_close(dense.weight, sparse.to_dense().weight, rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_scaler_and_autocast() -> None:
+    """Scaling by a power of two changes no bit of a run in which nothing overflows."""
+
+    def run(scale: float) -> list[float]:
+        seed()
+        model = network()
+        optimizer = adam(model)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1)
+        sparsifier = Sparsifier(model, optimizer, "rigl", sparsity=0.7, schedule=OFTEN)
+        losses = []
+        for x, y in batches(20):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = (model(x).float() - y).square().mean()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            sparsifier.step()
+            losses.append(loss.item())
+        assert len({r.churn for r in sparsifier.report().layers} - {0.0})
+        return losses
+
+    assert run(2.0**10) == run(1.0)
+
+
+@pytest.mark.parametrize("method", ["rigl", "gmp", "movement", "lottery", "sparse_momentum"])
+def test_resumes_bit_for_bit(method: str) -> None:
+    def start() -> tuple[Any, Any, Any]:
+        seed()
+        model = network()
+        optimizer = adam(model)
+        options: dict[str, Any] = {"total_steps": 40}
+        if method in ("rigl", "sparse_momentum"):
+            options = {"schedule": OFTEN}
+        return model, optimizer, Sparsifier(model, optimizer, method, sparsity=0.6, **options)
+
+    data = batches(40)
+    whole = start()
+    losses = train(*whole, data)
+    first = start()
+    train(*first, data[:17])
+    saved = io.BytesIO()
+    torch.save([part.state_dict() for part in first], saved)
+    saved.seek(0)
+    again = start()
+    for part, state in zip(again, torch.load(saved, weights_only=True), strict=True):
+        part.load_state_dict(state)
+    assert train(*again, data[17:]) == losses[17:]
+    for a, b in zip(whole[0].parameters(), again[0].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"sparsity": 1.0}, r"`sparsity` \(=1.0\) must lie in \[0, 1\)"),
+    ({"sparsity": -0.1}, r"must lie in \[0, 1\)"),
+    ({"method": "rigel"}, "did you mean 'rigl'"),
+    ({"structure": "blocks"}, "did you mean 'block'"),
+    ({"budget": "unifrom"}, "did you mean 'uniform'"),
+    ({"score": "magnitud"}, "did you mean 'magnitude'"),
+    ({"growth": "gradients"}, "did you mean 'gradient'"),
+    ({"params": ["1"]}, "`params` is '1'"),
+    ({"params": ["0.wieght"]}, "did you mean '0.weight'"),
+    ({"total_steps": None}, "needs `total_steps`"),
+    ({"sparsity": None}, "`sparsity` is None"),
+    ({"method": "gmp", "candidates": Pattern.from_dense(torch.eye(2).bool())}, "only prunes"),
+    ({"method": "gmp", "structure": "3:7"}, "must be divisible by 7"),
+    ({"method": "magnitude", "structure": "2:4", "sparsity": 0.9, "params": ["0"]}, "0.5"),
+    ({"candidates": {"zero": Pattern.from_dense(torch.eye(2).bool())}}, "the choices are none"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD, ids=[m for _, m in BAD])
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    model = network()
+    optimizer = adam(model)
+
+    def run() -> None:
+        given = {"sparsity": 0.5, "total_steps": 10, **options}
+        train(model, optimizer, Sparsifier(model, optimizer, **given), batches(10))
+
+    with pytest.raises(OptionError, match=message):
+        run()
+
+
+def test_optimizer_that_does_not_hold_the_weights() -> None:
+    model = network()
+    with pytest.raises(OptionError, match=r"`optimizer` does not hold 0\.weight"):
+        Sparsifier(model, adam(network()), sparsity=0.5, total_steps=10)
+
+
+def test_state_of_another_method() -> None:
+    model = network()
+    state = Sparsifier(model, None, "set", sparsity=0.5, total_steps=9).state_dict()
+    with pytest.raises(CheckpointError, match="of method 'set'"):
+        Sparsifier(model, None, "rigl", sparsity=0.5, total_steps=9).load_state_dict(state)
