@@ -114,10 +114,10 @@ def test_ablation_moves_weights_to_neurons_that_have_salient_ones() -> None:
     salient[0, :5] = salient[1, :4] = True
     salient[2, 0] = True
     quota = torch.full((4,), 3)
-    assert structures.ConstantFanIn(0.5).ablated(salient, quota).tolist() == [6, 6, 0, 0]
-    assert structures.ConstantFanIn(0.0).ablated(salient, quota).tolist() == [3] * 4
+    assert structures.ConstantFanIn(0.5).ablated(salient, quota, 12).tolist() == [6, 6, 0, 0]
+    assert structures.ConstantFanIn(0.0).ablated(salient, quota, 12).tolist() == [3] * 4
     none = torch.zeros_like(salient)
-    assert int(structures.ConstantFanIn(0.5).ablated(none, quota).sum()) >= 10  # never all
+    assert int(structures.ConstantFanIn(0.5).ablated(none, quota, 12).sum()) >= 10  # never all
 
 
 @given(

@@ -6,6 +6,7 @@ own, each of which can be replaced.
 
 from __future__ import annotations
 
+from scisparse.sparsity import activation as activation
 from scisparse.sparsity import budgets as budgets
 from scisparse.sparsity import communication as communication
 from scisparse.sparsity import curvature as curvature
@@ -23,6 +24,7 @@ from scisparse.sparsity.sparsifier import Sparsifier as Sparsifier
 __all__ = [
     "Recipe",
     "Sparsifier",
+    "activation",
     "budgets",
     "communication",
     "curvature",

@@ -31,7 +31,7 @@ class MaskedTarget(Target):
         self.name, self.module, self.structure = name, module, structure
         self._attribute = attribute
         weight = self.parameter
-        self.size = weight.numel()
+        self.size = self.goal = weight.numel()
         self.mask = torch.ones_like(weight, dtype=torch.bool)
         self._ever = self.mask.clone()
         self._sum: Tensor | None = None
@@ -99,6 +99,7 @@ class MaskedTarget(Target):
 
     def sparsify(self, count: int, rules: Rules) -> None:
         """Keep `count` weights at random."""
+        self.goal = count
         drawn = torch.rand(self.mask.shape, generator=rules.generator).to(self.mask.device)
         chosen = self.structure.choose(drawn, count)
         self._set(agree(chosen.to(torch.uint8)).bool(), rules)
@@ -137,8 +138,8 @@ class MaskedTarget(Target):
         quota = quota.to(keep.device)
         if isinstance(structure, ConstantFanIn) and structure.ablation:
             before = quota if self._fan_in is None else self._fan_in
-            salient = next_active(active, keep, grow, None, before.sum().reshape(1), drops)
-            quota = self._fan_in = structure.ablated(salient.reshape(shape), before)
+            salient = next_active(active, keep, grow, None, torch.tensor([count]), drops)
+            quota = self._fan_in = structure.ablated(salient.reshape(shape), before, count)
         return structure.expand(next_active(active, keep, grow, group, quota, drops), shape)
 
     def _growth(self, rules: Rules) -> Tensor:

@@ -78,6 +78,7 @@ class RewiredTarget(Target):
         self.candidates, self.size, self._row_groups = candidates, size, row_groups
         self.far = far
         self.active = candidates.numbers(layer.pattern)
+        self.goal = self.count
         self._ever = self.active
         self._passes: list[Pass] = []
         self._watches: list[Watch] = []
@@ -170,6 +171,7 @@ class RewiredTarget(Target):
 
     def sparsify(self, count: int, rules: Rules) -> None:
         """Keep edges at random, at first of those that the layer has."""
+        self.goal = count
         drawn = torch.rand(self.active.numel(), generator=rules.generator)
         group, quota = self._row_groups(round(count / self.block))
         of_edge = None if group is None else group[self.candidates.ends(self.active)[0]]

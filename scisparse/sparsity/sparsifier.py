@@ -262,7 +262,7 @@ class Sparsifier:
         return self.schedule.at(step, self.sparsity)
 
     def _change(self, change: Change) -> None:
-        counts = [target.count for target in self.targets]
+        counts = [target.goal for target in self.targets]
         if self.sparsity is not None and not self._moves:
             counts = self._allot(change.sparsity)
         for target, count in zip(self.targets, counts, strict=True):

@@ -119,7 +119,7 @@ class ConstantFanIn(Structure):
         fan_in = min(max(1, round(count / rows)), math.prod(shape[1:])) if count else 0
         return torch.full((shape[0],), fan_in)
 
-    def ablated(self, salient: Tensor, quota: Tensor) -> Tensor:
+    def ablated(self, salient: Tensor, quota: Tensor, count: int) -> Tensor:
         """Take the quota of neurons with too few salient weights and spread it over the others.
 
         Parameters
@@ -128,6 +128,8 @@ class ConstantFanIn(Structure):
             Booleans ``[O, ...]``.
         quota
             Fan-in of each output before, int64 ``[O]``; outputs with 0 stay ablated.
+        count
+            Weights of the layer, whatever was lost before by rounding.
 
         Returns
         -------
@@ -137,14 +139,13 @@ class ConstantFanIn(Structure):
         if not self.ablation or not quota.numel():
             return quota
         counts = salient.reshape(quota.numel(), -1).sum(1).masked_fill(quota == 0, -1)
-        total, before = int(quota.sum()), int(quota.max())
-        stays = counts >= max(1, math.ceil(self.ablation * before))
+        stays = counts >= max(1, math.ceil(self.ablation * int(quota.max())))
         size = salient[0].numel()
-        least = math.ceil(total / size)
+        least = math.ceil(count / size)
         if int(stays.sum()) < least:  # else those that stay could not hold all weights
             stays = torch.zeros_like(stays)
             stays[counts.argsort(descending=True, stable=True)[: max(1, least)]] = True
-        fan_in = min(size, round(total / int(stays.sum())))
+        fan_in = min(size, max(1, round(count / int(stays.sum()))))
         return torch.where(stays, fan_in, 0)
 
 

@@ -57,11 +57,14 @@ class Target(ABC):
         Which holds it.
     size
         Weights of the layer with nothing pruned: what sparsity is a fraction of.
+    goal
+        Weights that are active while connections move.
     """
 
     name: str
     module: nn.Module
     size: int
+    goal: int
 
     @property
     @abstractmethod
