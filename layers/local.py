@@ -24,6 +24,7 @@ from scisparse.tying import (
     parents,
     refine,
     site_shape,
+    source_shape,
     split_channels,
     tie_edges,
     tie_name,
@@ -156,6 +157,14 @@ class LocallyConnected(Rewirable, PatternLayer):
             self._built_groups = super()._site_groups(tying)
         return self._built_groups
 
+    def rewire(
+        self, pattern: Pattern, kept: Tensor | None = None, *, spare: bool = False
+    ) -> Tensor:
+        """Move the weights to the edges of another pattern; see :class:`Rewirable`."""
+        if not self.rewired:  # the window, which knows the shapes, is lost with the first edge
+            self.built_shapes = site_shape(self.pattern), source_shape(self.pattern)
+        return super().rewire(pattern, kept, spare=spare)
+
     def check_rewirable(self) -> None:
         """Raise unless every edge has a weight of its own."""
         if self.tie is not None or self.groups != 1:
@@ -272,6 +281,10 @@ class LocallyConnected(Rewirable, PatternLayer):
             device=self.weight.device,
             dtype=self.weight.dtype,
         )
+        if self.rewired:
+            for name in ("rewired", "built_shapes", "_built_groups"):
+                setattr(layer, name, getattr(self, name))
+            layer._write_edges()
         return layer.train(self.training)
 
     def weight_of_edges(self) -> Tensor:

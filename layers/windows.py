@@ -37,12 +37,12 @@ class _Windowed(LocallyConnected):
     @property
     def input_size(self) -> tuple[int, ...]:
         """Size of the fields."""
-        return source_shape(self.pattern)
+        return self.built_shapes[1] if self.rewired else source_shape(self.pattern)
 
     @property
     def output_size(self) -> tuple[int, ...]:
         """Size of the output."""
-        return site_shape(self.pattern)
+        return self.built_shapes[0] if self.rewired else site_shape(self.pattern)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[B, O, *output_size]`` for ``[B, C, *input_size]``; B may be left out."""

@@ -14,6 +14,7 @@ from kernel_cases import generator
 from sparsity_cases import adam, fields, locally, train
 from torch import Tensor
 
+from scisparse import patterns
 from scisparse.errors import OptionError
 from scisparse.grids import LatLonGrid
 from scisparse.layers import LocallyConnected
@@ -257,3 +258,27 @@ def test_growth_on_edges(rule: str) -> None:
     after = sparsifier.report().layers[0]
     assert after.exploration > before + 0.05
     assert after.sparsity == pytest.approx(0.6, abs=0.01)
+
+
+def test_report_counts_edges_by_distance() -> None:
+    grid = LatLonGrid.regular(18, 36, poles=False)
+    near = patterns.nearest(grid, 5)
+    layer = LocallyConnected(near, 2, 3)
+    sparsifier = Sparsifier(layer, adam(layer), "rigl", teleconnections=1, total_steps=100)
+    data = sparsifier.report().to_dataset()
+    counts = data["edges"].values[0]
+    assert counts.sum() == 6 * grid.size
+    assert near.distance is not None
+    assert counts[:4].sum() >= 5 * grid.size  # neighbours within 2000 km
+    assert counts[5:].sum() > 0.5 * grid.size  # most random far points are farther than 5000 km
+    assert data["distance"].attrs["units"] == "m"
+    assert int(data["flops"][0]) == 2 * 6 * grid.size * 6
+    report = sparsifier.report()
+    assert report.efficiency(90.0) == pytest.approx(90 / (36 * grid.size))
+
+
+def test_report_without_distances() -> None:
+    model = torch.nn.Linear(4, 3)
+    report = Sparsifier(model, None, "magnitude", sparsity=0.5).report()
+    assert "edges" not in report.to_dataset()
+    assert "sparsity 0.5000" in str(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -50,11 +51,17 @@ def remove_neurons(model: nn.Module) -> int:
     (1, Linear(in_features=3, out_features=3, bias=True), True)
     """
     removed = 0
+    seen = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+
+    def may_shrink(layer: nn.Module) -> bool:
+        return type(layer) is nn.Linear and all(seen[id(p)] == 1 for p in layer.parameters())
+
     for module in model.modules():
-        if isinstance(module, nn.Sequential):
+        if type(module).forward is nn.Sequential.forward:
+            assert isinstance(module, nn.Sequential)
             layers = [i for i, m in enumerate(module) if not isinstance(m, _ELEMENTWISE)]
             for first, second in pairwise(layers):
-                if type(module[first]) is nn.Linear and type(module[second]) is nn.Linear:
+                if may_shrink(module[first]) and may_shrink(module[second]):
                     removed += _remove_between(module, first, second)
     return removed
 

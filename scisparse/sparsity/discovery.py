@@ -21,8 +21,9 @@ from scisparse.sparsity.rewired import RewiredTarget
 from scisparse.sparsity.structures import ConstantFanIn, Rows, Structure, Unstructured
 from scisparse.sparsity.target import Target
 
-__all__ = ["Found", "find", "masked_target", "rewired_target"]
+__all__ = ["Found", "check_candidates", "edges_alone", "find", "masked_target", "rewired_target"]
 
+_ATTRIBUTES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -97,11 +98,18 @@ def _parents(name: str) -> list[str]:
 def _weights(model: nn.Module) -> Iterator[Found]:
     seen: set[int] = set()
     for path, module in model.named_modules():
-        for attribute in ("weight", "in_proj_weight"):
+        for attribute in _ATTRIBUTES:
             weight = module._parameters.get(attribute)
-            if weight is None or id(weight) in seen:
-                continue
             edges = _moves_edges(module)
+            if weight is None or not weight.requires_grad:
+                continue
+            if id(weight) in seen:
+                if edges:
+                    raise OptionError(
+                        f"the weight of {path} belongs to another pattern layer as well; its edges "
+                        "cannot move in one of them alone: give each layer weights of its own"
+                    )
+                continue
             dense = isinstance(module, (*_DENSE, nn.MultiheadAttention))
             if edges or dense or hasattr(module, "pattern"):
                 seen.add(id(weight))
@@ -129,10 +137,46 @@ def _moves_edges(module: Any) -> bool:
     return True
 
 
+def edges_alone(found: list[Found], moves: bool) -> list[Found]:
+    """Return the pattern layers, which a sparsifier without a sparsity can work on."""
+    layers = [f for f in found if f.edges and moves]
+    if not layers:
+        raise OptionError(
+            "`sparsity` is None; give it, in [0, 1), or use a method that regrows on a model with "
+            "pattern layers"
+        )
+    return layers
+
+
+def check_candidates(
+    found: list[Found], candidates: Pattern | Mapping[str, Pattern] | None
+) -> None:
+    """Raise unless there is a layer for all candidates."""
+    names = {f.name.rpartition(".")[0]: f.name for f in found if f.edges}
+    if isinstance(candidates, Mapping):
+        for name in candidates:
+            if name not in names and name not in names.values():
+                raise OptionError(choice("candidates", name, names))
+    elif candidates is not None and not names:
+        raise OptionError(
+            "`candidates` are given and no layer has edges that can move: pattern layers with "
+            "tie=None and groups=1, or SparseLinear"
+        )
+
+
 def masked_target(found: Found, structure: Structure) -> Target:
     """Put a mask over a weight; a pattern layer loses and keeps whole edges."""
-    if found.edges and isinstance(structure, Unstructured | ConstantFanIn):
+    if found.edges and isinstance(structure, ConstantFanIn):
+        raise OptionError(
+            f"{structure!r} needs a method that regrows on the edges of {found.name}; choose "
+            "method='srigl', or structure='unstructured' to prune them"
+        )
+    if found.edges and isinstance(structure, Unstructured):
         structure = Rows()
+    if found.edges:  # spare rows are no weights
+        layer: Any = found.module
+        if layer.weight.shape[0] != layer.pattern.num_edges:
+            layer.rewire(layer.pattern)
     return MaskedTarget(found.name, found.module, found.attribute, structure)
 
 

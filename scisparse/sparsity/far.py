@@ -91,6 +91,7 @@ class Audit:
         self.rows, self.site, self.source = rows, site, source
         self.values = weight.detach()[rows.to(weight.device)].clone()
         shape = (rows.numel(), math.prod(weight.shape[1:]))
+        self.steps = self.passes = 0  # with finite gradients
         self.total, self.squares = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
         self.hold(weight)
 

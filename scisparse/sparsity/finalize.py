@@ -19,7 +19,7 @@ from scisparse.sparsity.names import choice
 from scisparse.sparsity.rewired import RewiredTarget
 from scisparse.sparsity.target import Target
 
-__all__ = ["FORMS", "Form", "finalize_layers"]
+__all__ = ["FORMS", "Form", "check_form", "finalize_layers"]
 
 #: What a pruned linear layer may become; ``"auto"`` measures and takes the fastest.
 FORMS = ("auto", "condensed", "dense", "csr", "bsr", "2:4")
@@ -48,6 +48,17 @@ class Form:
         return f"{self.name}: {self.form}" + (f" ({times})" if times else "")
 
 
+def check_form(to: str, model: nn.Module) -> None:
+    """Raise unless linear layers can take this form."""
+    if to not in FORMS:
+        raise OptionError(choice("to", to, FORMS))
+    if to == "2:4" and not all(p.is_cuda for p in model.parameters()):
+        raise BackendError(
+            "2:4 sparse weights run on NVIDIA GPUs alone; move the model there, or take "
+            "to='condensed'"
+        )
+
+
 def finalize_layers(
     model: nn.Module, targets: Sequence[Target], to: str, batch: int
 ) -> tuple[nn.Module, list[Form]]:
@@ -70,8 +81,6 @@ def finalize_layers(
     tuple
         The model and what became of each layer.
     """
-    if to not in FORMS:
-        raise OptionError(choice("to", to, FORMS))
     forms = []
     for target in targets:
         path = target.name.rpartition(".")[0]
@@ -80,7 +89,7 @@ def finalize_layers(
             forms.append(Form(target.name, "condensed", {}))
         elif isinstance(target, MaskedTarget) and hasattr(target.module, "rewire"):
             forms.append(_drop_edges(target))
-        elif isinstance(target, MaskedTarget) and type(target.module) is nn.Linear:
+        elif isinstance(target, MaskedTarget) and _may_replace(model, target):
             module, form = _linear(target, to, batch)
             model = _replace(model, path, module)
             forms.append(form)
@@ -89,11 +98,23 @@ def finalize_layers(
     return model, forms
 
 
+def _may_replace(model: nn.Module, target: MaskedTarget) -> bool:
+    """Whether a layer is a plain linear one whose weight no other module reads."""
+    parent = model.get_submodule(".".join(target.name.split(".")[:-2]))
+    holders = [
+        name
+        for name, weight in model.named_parameters(remove_duplicate=False)
+        if weight is target.parameter
+    ]
+    reads_children = isinstance(parent, nn.TransformerEncoderLayer | nn.MultiheadAttention)
+    return type(target.module) is nn.Linear and len(holders) == 1 and not reads_children
+
+
 def _drop_edges(target: MaskedTarget) -> Form:
     """Remove the edges of a pattern layer whose weights are all pruned."""
     layer: Any = target.module
-    keep = target.mask.flatten(1).any(1).cpu()
-    if layer.tie is not None or keep.numel() != layer.pattern.num_edges:
+    keep = target.mask.reshape(target.mask.shape[0], -1).any(1).cpu()
+    if getattr(layer, "tie", None) is not None or keep.numel() != layer.pattern.num_edges:
         return Form(target.name, "dense", {})
     layer.rewire(layer.pattern.select(keep), keep.nonzero().squeeze(1))
     return Form(target.name, "condensed", {})
@@ -118,11 +139,6 @@ def _as(linear: nn.Linear, mask: Tensor, form: str) -> nn.Module:
         return SparseLinear.from_dense(linear, mask)
     weight = linear.weight.detach()
     if form == "2:4":
-        if not weight.is_cuda:
-            raise BackendError(
-                "2:4 sparse weights run on NVIDIA GPUs alone; move the model there, or take "
-                "to='condensed'"
-            )
         sparse: Tensor = torch.sparse.to_sparse_semi_structured(weight)
     else:
         with warnings.catch_warnings():

@@ -135,9 +135,10 @@ def never_active_first() -> Growth:
     """
 
     def score(candidates: Candidates) -> Tensor:
-        size = _need(candidates.gradient, "gradients")
-        fraction = size / (1 + size)  # below 1, in the same order
-        return fraction + (~_need(candidates.seen, "a record")).to(size.dtype)
+        size = _need(candidates.gradient, "gradients").float()
+        tiny = torch.finfo(size.dtype).tiny
+        # Two ranges, each in the order of the gradient: no sum that would round it away.
+        return torch.where(_need(candidates.seen, "a record"), -1 / (size + tiny), size)
 
     return Growth("never_active_first", score, needs_gradient=True, needs_seen=True)
 

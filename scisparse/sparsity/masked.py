@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from scisparse.errors import OptionError
 from scisparse.sparsity import optimizer_state
@@ -40,7 +42,7 @@ class MaskedTarget(Target):
         self._listening = False
         self._copies: list[nn.Parameter] = []
         self._fan_in: Tensor | None = None  # of ablated structures
-        self._hook = weight.register_hook(self._on_gradient)
+        self._hook = self._mask_gradients()
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -65,6 +67,23 @@ class MaskedTarget(Target):
 
     # -- gradients -----------------------------------------------------------------------------
 
+    def _mask_gradients(self) -> RemovableHandle | None:
+        if not self.parameter.requires_grad:
+            return None
+        known = weakref.ref(self)  # a sparsifier that is dropped masks nothing more
+
+        def on_gradient(grad: Tensor) -> Tensor:
+            target = known()
+            return grad if target is None else target._on_gradient(grad)
+
+        hook: RemovableHandle = self.parameter.register_hook(on_gradient)
+        return hook
+
+    @property
+    def heard(self) -> bool:
+        """Whether there was a gradient since it began to listen."""
+        return self._gradient is not None
+
     def _on_gradient(self, grad: Tensor) -> Tensor:
         if self._listening:
             detached = grad.detach()
@@ -87,7 +106,11 @@ class MaskedTarget(Target):
     def gather(self, rules: Rules) -> None:
         """Sum scores and running means of gradients."""
         grad = self.parameter.grad
+        scale = getattr(rules.optimizer, "grad_scale", None)  # fused optimizers unscale themselves
+        if not self.finite():
+            return
         if rules.importance.sums and grad is not None:
+            grad = grad if scale is None else grad / scale
             step = rules.importance.score(self.parameter.detach(), grad)
             self._sum = step if self._sum is None else self._sum + step
         if rules.growth is not None and rules.growth.needs_momentum and self._gradient is not None:
@@ -184,7 +207,8 @@ class MaskedTarget(Target):
 
     def release(self) -> None:
         """Take the hook off."""
-        self._hook.remove()
+        if self._hook is not None:
+            self._hook.remove()
 
     def follow(self, copy: nn.Module) -> None:
         """Zero the same weights of a copy."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,16 +14,19 @@ from scisparse.sparsity import methods
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
 from scisparse.sparsity.growth import Growth
 from scisparse.sparsity.importance import Importance
+from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.names import choice
-from scisparse.sparsity.schedules import Schedule
-from scisparse.sparsity.structures import Structure
+from scisparse.sparsity.schedules import Cubic, Iterative, Schedule
+from scisparse.sparsity.structures import NM, Structure
 from scisparse.sparsity.target import Target
 
 __all__ = [
     "Parts",
+    "check_audit",
     "check_budget",
     "check_budget_names",
     "check_optimizer",
+    "check_parts",
     "check_sparsity",
     "check_teleconnections",
     "choose_schedule",
@@ -65,6 +68,41 @@ def check_teleconnections(slots: int, method: methods.Method, sparsity: float | 
             "are rewired while local edges stay: prune those with a second sparsifier afterwards"
         )
     return slots
+
+
+def check_audit(slots: int, schedule: Schedule, total_steps: int | None, steps: int) -> None:
+    """Raise unless far slots can be audited before the training ends."""
+    end = getattr(schedule, "end", None)
+    if slots and end is not None and total_steps is not None and end + steps > total_steps:
+        raise OptionError(
+            f"`total_steps` (={total_steps}) must be at least {end + steps}: rewiring ends at step "
+            f"{end}, and it takes {steps} steps to see which far slots have an effect"
+        )
+
+
+def check_parts(
+    targets: Sequence[Target], structure: Structure, budget: Budget, schedule: Schedule
+) -> None:
+    """Raise unless every layer can have this structure, budget and schedule together."""
+    masked = [target for target in targets if isinstance(target, MaskedTarget)]
+    if masked and isinstance(budget, Regions | AreaWeighted):
+        raise OptionError(
+            f"`budget` {type(budget).__name__} is for pattern layers under methods that regrow, "
+            f"and {masked[0].name} is not one; name the pattern layers in `params`"
+        )
+    if budget == "global" and len(masked) < len(targets):
+        raise OptionError(
+            "`budget` 'global' needs the scores of all weights, which edges that move do not have; "
+            "choose 'uniform' or 'erdos_renyi', or a method that only prunes"
+        )
+    gradual = isinstance(schedule, Cubic | Iterative)
+    for target in masked:
+        target.structure.groups(target.shape)
+        if isinstance(target.structure, NM) and gradual:
+            raise OptionError(
+                f"{target.structure!r} has one sparsity and cannot be reached step by step; choose "
+                "method='magnitude', or schedule=OneShot(step)"
+            )
 
 
 def check_budget(budget: Budget) -> Budget:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scisparse.pattern import Pattern
+from scisparse.patterns.geometry import great_circle
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["LayerReport", "Report"]
+__all__ = ["DISTANCE_BINS", "LayerReport", "Report", "count_distances"]
+
+#: Bins of the distances of edges, in metres.
+DISTANCE_BINS = (0.0, 2.5e5, 5e5, 1e6, 2e6, 5e6, 1e7, 2.1e7)
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,8 @@ class LayerReport:
         Fraction of the active weights that the last change brought.
     bytes
         Of the stored values.
+    distances
+        Edges of a pattern on a grid by distance, in the bins of :data:`DISTANCE_BINS`; else empty.
     """
 
     name: str
@@ -37,6 +48,12 @@ class LayerReport:
     seen: int
     churn: float
     bytes: int
+    distances: tuple[int, ...] = ()
+
+    @property
+    def flops(self) -> int:
+        """Operations for one sample (in a convolution, one position): a product and a sum each."""
+        return 2 * self.active
 
     @property
     def sparsity(self) -> float:
@@ -74,6 +91,16 @@ class Report:
         """Fraction of the weights of all layers that are pruned."""
         return 1 - sum(r.active for r in self.layers) / max(1, sum(r.size for r in self.layers))
 
+    def efficiency(self, accuracy: float) -> float:
+        """Accuracy, in any unit, for each weight that is left.
+
+        References
+        ----------
+        Hoefler, T., Alistarh, D., Ben-Nun, T., Dryden, N., Peste, A. (2021). Sparsity in deep
+        learning. https://doi.org/10.48550/arXiv.2102.00554
+        """
+        return accuracy / max(1, sum(layer.active for layer in self.layers))
+
     def __str__(self) -> str:
         rows = [("layer", "size", "active", "sparsity", "ever active", "churn", "bytes")]
         rows += [
@@ -108,12 +135,30 @@ class Report:
             "exploration": "fraction of weights that were active at some time",
             "churn": "fraction of active weights that the last change brought",
             "bytes": "bytes of the stored values",
+            "flops": "operations for one sample",
         }
-        return xr.Dataset(
-            {
-                key: ("layer", [getattr(r, key) for r in self.layers], {"long_name": text})
-                for key, text in numbers.items()
-            },
-            coords={"layer": [r.name for r in self.layers]},
-            attrs={"steps": self.steps},
-        )
+        data: dict[str, Any] = {
+            key: ("layer", [getattr(r, key) for r in self.layers], {"long_name": text})
+            for key, text in numbers.items()
+        }
+        coords: dict[str, Any] = {"layer": [r.name for r in self.layers]}
+        if any(r.distances for r in self.layers):
+            none = (0,) * (len(DISTANCE_BINS) - 1)
+            counts = [r.distances or none for r in self.layers]
+            data["edges"] = (("layer", "distance"), counts, {"long_name": "edges by distance"})
+            attributes = {"units": "m", "long_name": "lower end of the bin of distances"}
+            coords["distance"] = ("distance", list(DISTANCE_BINS[:-1]), attributes)
+        return xr.Dataset(data, coords=coords, attrs={"steps": self.steps})
+
+
+def count_distances(pattern: Pattern) -> tuple[int, ...]:
+    """Edges in each bin of distance; empty where neither the pattern nor its grids know it."""
+    distance = pattern.distance
+    sites, sources = pattern.site_grid, pattern.source_grid
+    if distance is None and sites is not None and sources is not None:
+        ends = (sites.positions()[pattern.rows()], sources.positions()[pattern.col.long()])
+        chord = np.linalg.norm(ends[0] - ends[1], axis=1)
+        distance = torch.from_numpy(great_circle(chord, sites.spherical))
+    if distance is None:
+        return ()
+    return tuple(np.histogram(distance.numpy(), DISTANCE_BINS)[0].tolist())

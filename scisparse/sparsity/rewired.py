@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+import weakref
 from typing import Any, Protocol
 
 import torch
@@ -13,14 +13,17 @@ from scisparse.errors import OptionError
 from scisparse.kernels._watch import Watch, watch
 from scisparse.pattern import Pattern
 from scisparse.sparsity import optimizer_state
-from scisparse.sparsity.candidates import CandidateEdges, Chunk, Pass
+from scisparse.sparsity.candidates import CandidateEdges, Pass
 from scisparse.sparsity.far import Audit, FarSlots, outstanding
-from scisparse.sparsity.growth import Candidates, Growth
+from scisparse.sparsity.growth import Growth, random
 from scisparse.sparsity.ranks import agree, average
+from scisparse.sparsity.search import Search
 from scisparse.sparsity.select import best, best_of_groups, count_of_groups
 from scisparse.sparsity.target import Move, Rules, Target
 
 __all__ = ["EdgeLayer", "RewiredTarget", "RowGroups"]
+
+_MOST_NUMBERS = 1 << 26
 
 
 class EdgeLayer(Protocol):
@@ -86,8 +89,10 @@ class RewiredTarget(Target):
         self._momentum: Tensor | None = None
         self._copies: list[EdgeLayer] = []
         self._audit: Audit | None = None
+        weakref.finalize(self, _stop, self._watches)
         # From now on the layer's buffers are its own, and known by their place in memory.
         layer.rewire(candidates.select(self.active), torch.arange(self.active.numel()))
+        self._pattern = layer.pattern
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -124,35 +129,45 @@ class RewiredTarget(Target):
         held = [w.col for w in self._watches]
         if gradients and not (held and held[0] is self.layer.col and held[1] is self.layer.col_t):
             self.release()
-            passes = self._passes
+            known = weakref.ref(self)  # a sparsifier that is dropped hears nothing more
 
             def seen(x: Tensor, grad: Tensor) -> None:
-                passes.append(Pass(x.detach(), grad.detach()))
+                if (target := known()) is not None:
+                    target._passes.append(Pass(x.detach(), grad.detach()))
 
             def seen_back(grad: Tensor, x: Tensor) -> None:
                 seen(x, grad)
 
-            self._watches = [watch(self.layer.col, seen), watch(self.layer.col_t, seen_back)]
+            self._watches += [watch(self.layer.col, seen), watch(self.layer.col_t, seen_back)]
         elif not gradients:
             self.release()
 
     def release(self) -> None:
         """End all watches."""
-        for one in self._watches:
-            one.stop()
-        self._watches = []
+        _stop(self._watches)
 
     def finite(self) -> bool:
         """Whether gradients of weights and at sites are."""
-        tensors = [t for p in self._passes for t in p]
-        if self.parameter.grad is not None:
-            tensors.append(self.parameter.grad)
-        return all(bool(torch.isfinite(t).all()) for t in tensors)
+        grad = self.parameter.grad
+        finite = grad is None or bool(torch.isfinite(grad).all())
+        return finite and all(map(_is_finite, self._passes))
+
+    @property
+    def heard(self) -> bool:
+        """Whether there were backward passes since it began to listen."""
+        return bool(self._passes)
 
     def gather(self, rules: Rules) -> None:
         """Keep the running mean of the gradients of all candidates."""
         if rules.growth is None or not rules.growth.needs_momentum or not self._passes:
             return
+        if not self.finite():
+            return
+        if self.candidates.size * self.block > _MOST_NUMBERS:
+            raise OptionError(
+                f"growth by momentum keeps a number for each of the {self.candidates.size} "
+                f"candidates of {self.name}; give fewer in `candidates`, or grow by gradient"
+            )
         chunks = self.candidates.chunks(self.block)
         parts = [self.candidates.gradients(chunk, self._passes).cpu() for chunk in chunks]
         now = average(torch.cat(parts) if parts else torch.empty(0))
@@ -162,10 +177,6 @@ class RewiredTarget(Target):
         """Hold edges under audit at 0; what is not active is not stored."""
         if self._audit is not None:
             self._audit.hold(self.parameter)
-
-    def _gradient(self, chunk: Chunk) -> Tensor:
-        """Size of the gradient of each candidate in a chunk, on the CPU."""
-        return _size(average(self.candidates.gradients(chunk, self._passes))).cpu()
 
     # -- changes -------------------------------------------------------------------------------
 
@@ -178,15 +189,15 @@ class RewiredTarget(Target):
         kept = best_of_groups(drawn, of_edge, quota)
         left = quota - count_of_groups(kept, of_edge, quota)
         active = self.active[kept]
-        if int(left.sum()):
-            more = self._grow(active, group, left, rules, _random_growth)
-            active = torch.cat([active, more]).sort().values
+        active = self._grow(active, group, left, random(), rules)
         self._set(agree(active), rules)
         self._ever, self._started = self.active, True
 
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Drop a fraction of the edges that may move, then grow until there are `count` weights."""
         self._started = True
+        if self.layer.pattern is not self._pattern:  # the layer loaded other edges
+            self.active = self.candidates.numbers(self.layer.pattern)
         score = average(self._importance(rules))
         if self.far is not None:
             score[self.far.fixed(self.active)] = torch.inf
@@ -198,9 +209,8 @@ class RewiredTarget(Target):
         kept = best_of_groups(torch.where(kept, score, -torch.inf), of_edge, quota)
         left = quota - count_of_groups(kept, of_edge, quota)
         active = self.active[kept]
-        if rules.growth is not None and int(left.sum()):
-            grown = self._grow(active, group, left, rules, None)
-            active = torch.cat([active, grown]).sort().values
+        if rules.growth is not None:
+            active = self._grow(active, group, left, rules.growth, rules)
         return self._set(agree(active), rules)
 
     def _importance(self, rules: Rules) -> Tensor:
@@ -214,78 +224,22 @@ class RewiredTarget(Target):
         return score.float().reshape(score.shape[0], -1).sum(1).cpu()
 
     def _grow(
-        self, active: Tensor, group: Tensor | None, left: Tensor, rules: Rules, score: Any
+        self, active: Tensor, group: Tensor | None, left: Tensor, growth: Growth, rules: Rules
     ) -> Tensor:
-        """Numbers of the best candidates that are not in `active`, as many as are `left`."""
-        growth = rules.growth
-        if score is None and growth is not None and growth.needs_gradient and not self._passes:
-            raise OptionError(
-                f"{self.name} had no gradient before a change; call sparsifier.step() once after "
-                "each optimizer step, and loss.backward() before"
-            )
-        by_site = group is not None and torch.equal(group, torch.arange(group.numel()))
-        found, found_score = torch.empty(0, dtype=torch.int64), torch.empty(0)
-        for chunk in self.candidates.chunks(self.block):
-            sites = slice(chunk.first_site, chunk.last_site)
-            if by_site and not bool(left[sites].any()):
-                continue
-            values = self._grow_score(chunk, active, rules, score)
-            if by_site:  # a chunk holds all candidates of its sites
-                places = self.candidates.best_of_sites(chunk, values, left[sites])
-                found = torch.cat([found, places + chunk.first])
-                continue
-            found = torch.cat([found, torch.arange(chunk.first, chunk.last)])
-            found_score = torch.cat([found_score, values])
-            of_candidate = None if group is None else group[self.candidates.ends(found)[0]]
-            chosen = best_of_groups(found_score, of_candidate, left)
-            found, found_score = found[chosen], found_score[chosen]
-        return found
-
-    def _grow_score(self, chunk: Chunk, active: Tensor, rules: Rules, score: Any) -> Tensor:
-        """Scores of the candidates in a chunk, minus infinity where nothing may grow."""
-        growth = rules.growth
-        if score is None:
-            assert growth is not None
-            found = self._describe(chunk, active, growth, rules.generator)
-            values = growth.score(found).to(torch.float32, copy=True)  # it may be the layer's own
-        else:
-            values = score(Candidates(chunk.count, rules.generator))
-        values[chunk.places(active)] = -torch.inf
-        if self.far is not None:
-            values[~self.far.may_grow(chunk)] = -torch.inf
-        return values
-
-    def _describe(
-        self, chunk: Chunk, active: Tensor, growth: Growth, generator: torch.Generator
-    ) -> Candidates:
-        seen = degrees = None
-        if growth.needs_seen:
-            seen = torch.zeros(chunk.count, dtype=torch.bool)
-            seen[chunk.places(self._ever)] = True
-        if growth.needs_degrees:
-            pattern = self.candidates.select(active)
-            ends = self.candidates.ends(torch.arange(chunk.first, chunk.last))
-            sources = torch.bincount(pattern.col.long(), minlength=pattern.num_sources)
-            degrees = (pattern.fan_in[ends[0]], sources[ends[1]])
-        momentum = self._momentum
-        if momentum is not None:
-            momentum = _size(momentum[chunk.first : chunk.last])
-        site = None
-        if growth.needs_sites:
-            site = self.candidates.ends(torch.arange(chunk.first, chunk.last))[0]
-            site -= chunk.first_site
-        return Candidates(
-            count=chunk.count,
-            site=site,
+        """`active` and the best other candidates, as many as are `left`, rising."""
+        if not int(left.sum()):
+            return active
+        search = Search(
+            candidates=self.candidates,
+            active=active,
+            seen=self._ever,
+            passes=self._passes,
+            momentum=self._momentum,
+            far=self.far,
             block=self.block,
-            generator=generator,
-            gradient=self._gradient(chunk) if growth.needs_gradient else None,
-            momentum=momentum,
-            distance=self.candidates.distance(chunk),
-            seen=seen,
-            site_degree=None if degrees is None else degrees[0],
-            source_degree=None if degrees is None else degrees[1],
         )
+        found = search.best(group, left, growth, rules.generator)
+        return torch.cat([active, found]).sort().values
 
     def _set(self, active: Tensor, rules: Rules) -> Move:
         """Rewire the layer, the state of the optimizer and all copies."""
@@ -302,6 +256,7 @@ class RewiredTarget(Target):
         rows = self.parameter.shape[0]
         for layer in (self.layer, *self._copies):
             rows_kept = layer.rewire(pattern, kept, spare=self._started)
+        self._pattern = self.layer.pattern
         optimizer_state.move(rules.optimizer, self.parameter, rows_kept, rows)
         self.active = active
         self._ever = torch.cat([self._ever, active]).unique()
@@ -313,13 +268,33 @@ class RewiredTarget(Target):
         """Hold all far weights at 0 from now on."""
         assert self.far is not None
         rows = (~self.far.fixed(self.active)).nonzero().squeeze(1)
+        self._passes.clear()
         self._audit = Audit(self.parameter, rows, *self.candidates.ends(self.active[rows]))
+
+    def continue_audit(self) -> int:
+        """Count this step if its gradients are finite, else forget it; how many there were."""
+        audit = self._audit
+        if audit is None:
+            return 0
+        good = [one for one in self._passes[audit.passes :] if _is_finite(one)]
+        self._passes[audit.passes :] = good
+        audit.passes, audit.steps = len(self._passes), audit.steps + bool(good)
+        return audit.steps
+
+    @property
+    def in_audit(self) -> bool:
+        """Whether far weights are held at 0."""
+        return self._audit is not None
 
     def end_audit(self, significance: float, rules: Rules) -> Move:
         """Give back the weights that have an effect, and empty the other slots."""
         audit, far = self._audit, self.far
         assert audit is not None
         assert far is not None
+        if not audit.steps:
+            audit.restore(self.parameter)
+            self._audit = None
+            return Move(0, 0)
         audit.add(self._passes)
         audit.total, audit.squares = average(audit.total), average(audit.squares)
         self._audit = None
@@ -329,9 +304,8 @@ class RewiredTarget(Target):
         active = self.active[stays]
         left = far.quota() - self.candidates.select(active).fan_in
         if rules.growth is not None:
-            last = replace(rules, growth=outstanding(significance))
-            grown = self._grow(active, torch.arange(left.numel()), left, last, None)
-            active = agree(torch.cat([active, grown]).sort().values)
+            sites = torch.arange(left.numel())
+            active = agree(self._grow(active, sites, left, outstanding(significance), rules))
         return self._set(active, rules)
 
     def follow(self, copy: nn.Module) -> None:
@@ -365,16 +339,17 @@ class RewiredTarget(Target):
         pattern = self.candidates.select(active)
         if pattern.fingerprint != self.layer.pattern.fingerprint:
             self.layer.rewire(pattern)
+        self._pattern = self.layer.pattern
         self.active, self._ever, self._momentum = active, state["ever"], state["momentum"]
         self._audit = None if state["audit"] is None else Audit.from_state(state["audit"])
         self._passes[:] = [Pass(*pair) for pair in state["passes"]]
 
 
-def _size(blocks: Tensor) -> Tensor:
-    """Root of the sum of squares of each block ``[n, C, O]``, float32 ``[n]``."""
-    size: Tensor = blocks.float().flatten(1).norm(dim=1)
-    return size
+def _is_finite(one: Pass) -> bool:
+    return all(bool(torch.isfinite(t).all()) for t in one)
 
 
-def _random_growth(candidates: Candidates) -> Tensor:
-    return torch.rand(candidates.count, generator=candidates.generator)
+def _stop(watches: list[Watch]) -> None:
+    for one in watches:
+        one.stop()
+    watches.clear()

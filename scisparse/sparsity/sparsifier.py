@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,25 +16,34 @@ from scisparse.sparsity import growth, importance, methods, structures
 from scisparse.sparsity.ablation import remove_neurons
 from scisparse.sparsity.allotment import allot
 from scisparse.sparsity.budgets import Budget
-from scisparse.sparsity.discovery import find, masked_target, rewired_target
-from scisparse.sparsity.finalize import Form, finalize_layers
+from scisparse.sparsity.discovery import (
+    check_candidates,
+    edges_alone,
+    find,
+    masked_target,
+    rewired_target,
+)
+from scisparse.sparsity.finalize import Form, check_form, finalize_layers
 from scisparse.sparsity.growth import Growth
 from scisparse.sparsity.importance import Importance
-from scisparse.sparsity.names import choice
 from scisparse.sparsity.options import (
     Parts,
+    check_audit,
     check_budget,
     check_budget_names,
     check_optimizer,
+    check_parts,
     check_sparsity,
     check_teleconnections,
     choose_schedule,
 )
-from scisparse.sparsity.report import LayerReport, Report
+from scisparse.sparsity.ownership import hold, let_go
+from scisparse.sparsity.report import LayerReport, Report, count_distances
+from scisparse.sparsity.rewinding import Rewinding
 from scisparse.sparsity.rewired import RewiredTarget
 from scisparse.sparsity.schedules import Change, Schedule
 from scisparse.sparsity.structures import Structure
-from scisparse.sparsity.target import Move, Rules, Target
+from scisparse.sparsity.target import Move, Rules, gather_before_steps
 
 __all__ = ["Sparsifier"]
 
@@ -137,7 +145,9 @@ class Sparsifier:
         self.sparsity, self.steps = check_sparsity(sparsity), 0
         parts = Parts(structure, budget, schedule, score, growth)
         self.structure = structures.named(parts.structure or self.method.structure)
-        self.budget = check_budget(self.method.budget if parts.budget is None else parts.budget)
+        # Structures with a sparsity of their own need the same one everywhere.
+        default = "uniform" if isinstance(self.structure, structures.NM) else self.method.budget
+        self.budget = check_budget(default if parts.budget is None else parts.budget)
         self.schedule = choose_schedule(self.method, parts.schedule, total_steps)
         self.rules = self._rules(parts, seed)
         if candidates is not None and not self._moves:
@@ -146,17 +156,36 @@ class Sparsifier:
                 "method='rigl' or leave them out"
             )
         self.far = check_teleconnections(teleconnections, self.method, sparsity)
-        self.targets = self._find(params, candidates)
-        check_optimizer(optimizer, self.targets)
-        check_budget_names(self.budget, self.targets)
+        check_audit(self.far, self.schedule, total_steps, AUDIT_STEPS)
+        found = find(model, params)
+        check_candidates(found, candidates)
+        if sparsity is None:
+            found = edges_alone(found, self._moves)
+        self.targets = [
+            rewired_target(f, self.structure, self.budget, candidates, self.far)
+            if f.edges and self._moves
+            else masked_target(f, self.structure)
+            for f in found
+        ]
+        self._finalized = False
         self._pending: Change | None = None
         self.forms: list[Form] = []  #: what became of each layer, after :meth:`finalize`
         self._moved: dict[str, Move] = {}
-        self._rewind: dict[str, Tensor] = {}
-        grows = self.rules.growth
-        gathers = self.rules.importance.sums or bool(grows and grows.needs_momentum)
-        self._gather = _before_each_step(self) if gathers else None
-        self._start()
+        self._audited = False
+        self._rewinding = Rewinding(model, optimizer, getattr(self.schedule, "rewind_to", None))
+        self._gather: Any = None
+        try:
+            check_optimizer(optimizer, self.targets)
+            check_budget_names(self.budget, self.targets)
+            check_parts(self.targets, self.structure, self.budget, self.schedule)
+            hold(self.targets)
+            grows = self.rules.growth
+            if self.rules.importance.sums or (grows and grows.needs_momentum):
+                self._gather = gather_before_steps(self.targets, self.rules)
+            self._start()
+        except BaseException:
+            self.release()
+            raise
 
     # -- set-up --------------------------------------------------------------------------------
 
@@ -175,29 +204,6 @@ class Sparsifier:
         """Whether edges of pattern layers are stored compactly from the start."""
         return self.method.sparse_start
 
-    def _find(
-        self, params: Sequence[str] | None, candidates: Pattern | Mapping[str, Pattern] | None
-    ) -> list[Target]:
-        found = find(self.model, params)
-        if isinstance(candidates, Mapping):
-            layers = [f.name.rpartition(".")[0] for f in found if f.edges]
-            for name in candidates:
-                if name not in layers and name not in {f.name for f in found}:
-                    raise OptionError(choice("candidates", name, layers))
-        if self.sparsity is None:
-            found = [f for f in found if f.edges and self._moves]
-            if not found:
-                raise OptionError(
-                    "`sparsity` is None; give it, in [0, 1), or use a method that regrows on a "
-                    "model with pattern layers"
-                )
-        return [
-            rewired_target(f, self.structure, self.budget, candidates, self.far)
-            if f.edges and self._moves
-            else masked_target(f, self.structure)
-            for f in found
-        ]
-
     def _start(self) -> None:
         """Make the model as sparse as the schedule has it before the first step."""
         if self.far:
@@ -211,7 +217,7 @@ class Sparsifier:
                     target.sparsify(count, self.rules)
                 else:
                     target.change(count, 0.0, self.rules)
-        self._remember_weights()
+        self._rewinding.remember(self.steps)
         self._listen()
 
     def _allot(self, sparsity: float) -> list[int]:
@@ -225,6 +231,8 @@ class Sparsifier:
 
         A change on a step whose gradients are not finite waits for the next that is.
         """
+        if self._finalized:
+            raise OptionError("the sparsifier has ended with finalize(); build a new one")
         self.steps += 1
         change = self._due(self.steps) or self._pending
         self._pending = None
@@ -235,25 +243,25 @@ class Sparsifier:
         self._audit()
         for target in self.targets:
             target.enforce()
-        self._remember_weights()
+        self._rewinding.remember(self.steps)
         self._listen()
 
     def _audit(self) -> None:
         """Test what the far slots hold, once rewiring has ended."""
         begin = getattr(self.schedule, "end", None)
-        if not self.far or begin is None:
+        if not self.far or begin is None or self.steps < begin or self._pending is not None:
             return
-        for target in self.targets:
-            assert isinstance(target, RewiredTarget)
-            if self.steps == begin:
+        if not self._audited:
+            self._audited = True
+            for target in self._rewired:
                 target.begin_audit()
-            elif self.steps == begin + AUDIT_STEPS:
+        for target in self._rewired:
+            if target.continue_audit() >= AUDIT_STEPS:
                 self._moved[target.name] = target.end_audit(SIGNIFICANCE, self.rules)
 
     @property
-    def _audits(self) -> bool:
-        begin = getattr(self.schedule, "end", None)
-        return bool(self.far) and begin is not None and 0 <= self.steps - begin < AUDIT_STEPS
+    def _rewired(self) -> list[RewiredTarget]:
+        return [target for target in self.targets if isinstance(target, RewiredTarget)]
 
     def _due(self, step: int) -> Change | None:
         if self.sparsity is None:
@@ -265,33 +273,26 @@ class Sparsifier:
         counts = [target.goal for target in self.targets]
         if self.sparsity is not None and not self._moves:
             counts = self._allot(change.sparsity)
+        grows = self.rules.growth
+        listens = bool(change.drop) and grows is not None and grows.needs_gradient
+        if listens and not any(target.heard for target in self.targets):
+            raise OptionError(
+                "no weight had a gradient before a change; call loss.backward() before, and "
+                "sparsifier.step() once after, each step of the optimizer"
+            )
         for target, count in zip(self.targets, counts, strict=True):
-            self._moved[target.name] = target.change(count, change.drop, self.rules)
+            if target.heard or not listens:  # a layer without gradients stays as it is
+                self._moved[target.name] = target.change(count, change.drop, self.rules)
         if change.rewind:
-            self._go_back()
+            self._rewinding.go_back()
 
     def _listen(self) -> None:
         """Keep gradients of the next step, if a change after it needs them."""
         grows = self.rules.growth
         due = self._pending is not None or self._due(self.steps + 1) is not None
         wanted = grows is not None and (grows.needs_momentum or (grows.needs_gradient and due))
-        wanted = wanted or self._audits
         for target in self.targets:
-            target.listen(wanted)
-
-    @torch.no_grad()
-    def _remember_weights(self) -> None:
-        if getattr(self.schedule, "rewind_to", None) != self.steps:
-            return
-        self._rewind = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-
-    @torch.no_grad()
-    def _go_back(self) -> None:
-        """Set all weights back, and the state of the optimizer; pruned ones stay pruned."""
-        for name, parameter in self.model.named_parameters():
-            parameter.copy_(self._rewind[name])
-            if self.optimizer is not None:
-                self.optimizer.state.pop(parameter, None)
+            target.listen(wanted or (isinstance(target, RewiredTarget) and target.in_audit))
 
     # -- results -------------------------------------------------------------------------------
 
@@ -302,7 +303,9 @@ class Sparsifier:
             move = self._moved.get(t.name, Move(0, 0))
             stored = t.parameter.numel() * t.parameter.element_size()
             churn = move.grown / max(1, t.count)
-            rows.append(LayerReport(t.name, t.size, t.count, t.seen, churn, stored))
+            pattern = getattr(t.module, "pattern", None)
+            distances = () if pattern is None else count_distances(pattern)
+            rows.append(LayerReport(t.name, t.size, t.count, t.seen, churn, stored, distances))
         return Report(self.steps, tuple(rows))
 
     def follow(self, copy: nn.Module) -> None:
@@ -331,7 +334,11 @@ class Sparsifier:
         batch
             Rows of the input that is timed.
         """
+        if self._finalized:
+            raise OptionError("finalize() has been called already; the model is final")
+        check_form(to, self.model)
         self.release()
+        self._finalized = True
         for target in self.targets:
             target.enforce()
         removed = remove_neurons(self.model)
@@ -345,8 +352,12 @@ class Sparsifier:
 
     def release(self) -> None:
         """Take all hooks off; the model stays as sparse as it is."""
+        for far in self._rewired:
+            if far.in_audit:  # on what evidence there is; without any, weights come back
+                far.end_audit(SIGNIFICANCE, self.rules)
         for target in self.targets:
             target.release()
+        let_go(self.targets)
         if self._gather is not None:
             self._gather.remove()
 
@@ -355,10 +366,11 @@ class Sparsifier:
         return {
             "method": self.method.name,
             "steps": self.steps,
+            "audited": self._audited,
             "pending": None if self._pending is None else vars(self._pending),
             "moved": {name: (m.dropped, m.grown) for name, m in self._moved.items()},
             "generator": self.rules.generator.get_state(),
-            "rewind": self._rewind,
+            "rewind": self._rewinding.weights,
             "targets": {target.name: target.state_dict() for target in self.targets},
         }
 
@@ -377,25 +389,11 @@ class Sparsifier:
                 f"{', '.join(state['targets'])}; this sparsifier is of {self.method.name!r} on "
                 f"{', '.join(names)}: build it with the same arguments"
             )
-        self.steps = state["steps"]
+        self.steps, self._audited = state["steps"], state["audited"]
         self._pending = None if state["pending"] is None else Change(**state["pending"])
         self._moved = {name: Move(*pair) for name, pair in state["moved"].items()}
         self.rules.generator.set_state(state["generator"])
-        self._rewind = dict(state["rewind"])
+        self._rewinding.weights = dict(state["rewind"])
         for target in self.targets:
             target.load_state_dict(state["targets"][target.name])
         self._listen()
-
-
-def _before_each_step(sparsifier: Sparsifier) -> Any:
-    """Let targets gather from weights and gradients as the optimizer finds them."""
-    if sparsifier.optimizer is None:
-        raise OptionError("this method gathers gradients at each step; give `optimizer`")
-    known = weakref.ref(sparsifier)
-
-    def gather(*_: Any) -> None:
-        if (one := known()) is not None:
-            for target in one.targets:
-                target.gather(one.rules)
-
-    return sparsifier.optimizer.register_step_pre_hook(gather)

@@ -241,7 +241,8 @@ class VNM(NM):
                 f"`v` (={self.v}) must divide the {rows} outputs, `m` (={self.m}) be at least 4"
             )
         blocks = matrix.reshape(rows // self.v, self.v, inputs // self.m, self.m)
-        top = blocks.sum(1).topk(4, dim=-1).indices
+        # What is pruned scores minus infinity and must not decide for the others of its block.
+        top = blocks.clamp(min=0).sum(1).topk(4, dim=-1).indices
         shared = torch.zeros_like(blocks[:, 0], dtype=torch.bool).scatter_(-1, top, True)
         allowed = shared[:, None].expand_as(blocks).reshape(matrix.shape).movedim(-1, 1)
         return super().choose(torch.where(allowed, score, -torch.inf), count)
@@ -275,7 +276,7 @@ class Block(Structure):
 
     def quota(self, shape: Shape, count: int) -> Tensor:
         """Whole blocks."""
-        return torch.tensor([round(count / (self.height * self.width))])
+        return torch.tensor([max(min(1, count), round(count / (self.height * self.width)))])
 
     def _grid(self, shape: Shape) -> tuple[int, int]:
         inputs = math.prod(shape[1:])
@@ -308,7 +309,7 @@ class Rows(Structure):
 
     def quota(self, shape: Shape, count: int) -> Tensor:
         """Whole rows."""
-        return torch.tensor([round(count / max(1, math.prod(shape[1:])))])
+        return torch.tensor([max(min(1, count), round(count / max(1, math.prod(shape[1:]))))])
 
 
 @dataclass(frozen=True)

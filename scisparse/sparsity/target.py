@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
+from scisparse.errors import OptionError
 from scisparse.sparsity.growth import Growth
 from scisparse.sparsity.importance import Importance
 
-__all__ = ["Move", "Rules", "Target"]
+__all__ = ["Move", "Rules", "Target", "gather_before_steps"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,11 @@ class Target(ABC):
     def listen(self, gradients: bool) -> None:
         """Begin or end to keep what growth needs of the next backward passes."""
 
+    @property
+    @abstractmethod
+    def heard(self) -> bool:
+        """Whether there were gradients since it began to listen."""
+
     @abstractmethod
     def finite(self) -> bool:
         """Whether all gradients since then are finite."""
@@ -129,3 +138,24 @@ class Target(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take it over."""
+
+
+def gather_before_steps(targets: Sequence[Target], rules: Rules) -> RemovableHandle:
+    """Let targets gather from weights and gradients as the optimizer finds them.
+
+    Raises
+    ------
+    OptionError
+        There is no optimizer.
+    """
+    if rules.optimizer is None:
+        raise OptionError("this method gathers gradients at each step; give `optimizer`")
+    known = [weakref.ref(target) for target in targets]  # a dropped sparsifier gathers no more
+
+    def gather(*_: Any) -> None:
+        for reference in known:
+            if (target := reference()) is not None:
+                target.gather(rules)
+
+    handle: RemovableHandle = rules.optimizer.register_step_pre_hook(gather)
+    return handle

@@ -1,0 +1,39 @@
+"""Which weights are under a sparsifier now: two would undo each other's work."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+from torch import nn
+
+from scisparse.errors import OptionError
+from scisparse.sparsity.target import Target
+
+__all__ = ["hold", "let_go"]
+
+# By identity: parameters are compared by value.
+_held: dict[int, tuple[weakref.ref[nn.Parameter], weakref.ref[Target]]] = {}
+
+
+def hold(targets: Sequence[Target]) -> None:
+    """Take the weights, or raise if a living sparsifier holds one."""
+    for target in targets:
+        parameter, owner = _held.get(id(target.parameter), (None, None))
+        same = parameter is not None and parameter() is target.parameter
+        if same and owner is not None and owner() is not None:
+            raise OptionError(
+                f"{target.name} is under another sparsifier; call finalize() or release() on that "
+                "one first"
+            )
+    for target in targets:
+        _held[id(target.parameter)] = (weakref.ref(target.parameter), weakref.ref(target))
+
+
+def let_go(targets: Sequence[Target]) -> None:
+    """Give back the weights that these targets hold."""
+    mine = {id(target) for target in targets}
+    for key, (_, owner) in list(_held.items()):
+        target = owner()
+        if target is None or id(target) in mine:
+            del _held[key]

@@ -1,0 +1,110 @@
+"""The best candidates for new edges, looked for in chunks of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scisparse.errors import OptionError
+from scisparse.sparsity.candidates import CandidateEdges, Chunk, Pass
+from scisparse.sparsity.far import FarSlots
+from scisparse.sparsity.growth import Candidates, Growth
+from scisparse.sparsity.ranks import average
+from scisparse.sparsity.select import best_of_groups
+
+__all__ = ["Search"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What is known of a layer's candidates.
+
+    Parameters
+    ----------
+    candidates
+        All edges that may be.
+    active, seen
+        Rising numbers of those that are, and of those that were at some time.
+    passes
+        Backward passes since the last change of weights.
+    momentum
+        Running mean of the gradients of all candidates, ``[n, C, O]``, if there is one.
+    far
+        Far slots, which alone may be filled then.
+    block
+        Numbers on an edge.
+    """
+
+    candidates: CandidateEdges
+    active: Tensor
+    seen: Tensor
+    passes: list[Pass]
+    momentum: Tensor | None
+    far: FarSlots | None
+    block: int
+
+    def best(
+        self, group: Tensor | None, left: Tensor, growth: Growth, generator: torch.Generator
+    ) -> Tensor:
+        """Numbers of the best candidates that are not active, ``left[g]`` for each group of sites.
+
+        Memory is that of a chunk and of what is found, however many candidates there are.
+        """
+        if growth.needs_gradient and not self.passes:
+            raise OptionError(
+                "a layer had no gradient before a change; call loss.backward() before, and "
+                "sparsifier.step() once after, each step of the optimizer"
+            )
+        by_site = group is not None and torch.equal(group, torch.arange(group.numel()))
+        found, found_score = torch.empty(0, dtype=torch.int64), torch.empty(0)
+        for chunk in self.candidates.chunks(self.block):
+            sites = slice(chunk.first_site, chunk.last_site)
+            if by_site and not bool(left[sites].any()):
+                continue
+            values = self._score(chunk, growth, generator)
+            if by_site:  # a chunk holds all candidates of its sites
+                places = self.candidates.best_of_sites(chunk, values, left[sites])
+                found = torch.cat([found, places + chunk.first])
+                continue
+            found = torch.cat([found, torch.arange(chunk.first, chunk.last)])
+            found_score = torch.cat([found_score, values])
+            of_candidate = None if group is None else group[self.candidates.ends(found)[0]]
+            chosen = best_of_groups(found_score, of_candidate, left)
+            found, found_score = found[chosen], found_score[chosen]
+        return found
+
+    def _score(self, chunk: Chunk, growth: Growth, generator: torch.Generator) -> Tensor:
+        """Scores of the candidates in a chunk, minus infinity where nothing may grow."""
+        found = self._describe(chunk, growth, generator)
+        values = growth.score(found).to(torch.float32, copy=True)  # it may be what was described
+        values[chunk.places(self.active)] = -torch.inf
+        if self.far is not None:
+            values[~self.far.may_grow(chunk)] = -torch.inf
+        return values
+
+    def _describe(self, chunk: Chunk, growth: Growth, generator: torch.Generator) -> Candidates:
+        known: dict[str, Tensor] = {}
+        if growth.needs_gradient:
+            known["gradient"] = _size(average(self.candidates.gradients(chunk, self.passes))).cpu()
+        if self.momentum is not None:
+            known["momentum"] = _size(self.momentum[chunk.first : chunk.last])
+        if growth.needs_seen:
+            known["seen"] = torch.zeros(chunk.count, dtype=torch.bool)
+            known["seen"][chunk.places(self.seen)] = True
+        if growth.needs_degrees or growth.needs_sites:
+            site, source = self.candidates.ends(torch.arange(chunk.first, chunk.last))
+            known["site"] = site - chunk.first_site
+        if growth.needs_degrees:
+            pattern = self.candidates.select(self.active)
+            sources = torch.bincount(pattern.col.long(), minlength=pattern.num_sources)
+            known |= {"site_degree": pattern.fan_in[site], "source_degree": sources[source]}
+        distance = self.candidates.distance(chunk)
+        return Candidates(chunk.count, generator, distance=distance, block=self.block, **known)
+
+
+def _size(blocks: Tensor) -> Tensor:
+    """Root of the sum of squares of each block ``[n, C, O]``, float32 ``[n]``."""
+    size: Tensor = blocks.float().flatten(1).norm(dim=1)
+    return size
