@@ -42,12 +42,19 @@ def _train(rank: int, kind: str, growth: str) -> dict[str, Any]:
         model, optimizer, "rigl", sparsity=0.6, growth=growth, schedule=OFTEN, seed=rank
     )
     together = DistributedDataParallel(model)
-    for x, y in data:
+    for k, (x, y) in enumerate(data):
         half = slice(rank * len(x) // RANKS, (rank + 1) * len(x) // RANKS)
         optimizer.zero_grad()
         (together(x[half]) - y[half]).square().mean().backward()
-        optimizer.step()
+        if k == 1:  # a change is due, and one rank alone has seen an overflow
+            weight = next(model.parameters())
+            assert weight.grad is not None
+            weight.grad.mul_(torch.inf if rank == 0 else 1.0)
+        else:
+            optimizer.step()
         sparsifier.step()
+        if k == 1:
+            assert all(layer.churn == 0 for layer in sparsifier.report().layers)
     topology = [
         t.active if isinstance(t, RewiredTarget) else t.state_dict()["mask"]
         for t in sparsifier.targets

@@ -100,6 +100,9 @@ def test_training_too_short_for_the_audit() -> None:
     layer, _ = far_problem(0)
     with pytest.raises(OptionError, match=r"`total_steps` \(=24\) must be at least 26"):
         Sparsifier(layer, adam(layer), "rigl", teleconnections=1, total_steps=24)
+    once = schedules.OneShot(5)
+    with pytest.raises(OptionError, match="has no `end`"):
+        Sparsifier(layer, adam(layer), "rigl", teleconnections=1, schedule=once)
 
 
 def test_two_sparsifiers_on_one_weight() -> None:

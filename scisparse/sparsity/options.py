@@ -73,6 +73,11 @@ def check_teleconnections(slots: int, method: methods.Method, sparsity: float | 
 def check_audit(slots: int, schedule: Schedule, total_steps: int | None, steps: int) -> None:
     """Raise unless far slots can be audited before the training ends."""
     end = getattr(schedule, "end", None)
+    if slots and end is None:
+        raise OptionError(
+            f"`schedule` (={schedule!r}) has no `end`, after which far slots could be tested; give "
+            "one that has, such as CosineDrop"
+        )
     if slots and end is not None and total_steps is not None and end + steps > total_steps:
         raise OptionError(
             f"`total_steps` (={total_steps}) must be at least {end + steps}: rewiring ends at step "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["agree", "average"]
+__all__ = ["agree", "average", "every"]
 
 
 def _together() -> bool:
@@ -27,3 +28,20 @@ def agree(values: Tensor) -> Tensor:
         values = values.contiguous()
         dist.broadcast(values, src=0)
     return values
+
+
+def every(holds: bool, like: Tensor) -> bool:
+    """Whether something holds on all ranks: what one rank skips, all must skip, or they hang.
+
+    Parameters
+    ----------
+    holds
+        On this rank.
+    like
+        A tensor on the device that the ranks talk through.
+    """
+    if not _together():
+        return holds
+    flag = torch.tensor(int(holds), device=like.device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MIN)
+    return bool(flag)

@@ -16,7 +16,7 @@ from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.candidates import CandidateEdges, Pass
 from scisparse.sparsity.far import Audit, FarSlots, outstanding
 from scisparse.sparsity.growth import Growth, random
-from scisparse.sparsity.ranks import agree, average
+from scisparse.sparsity.ranks import agree, average, every
 from scisparse.sparsity.search import Search
 from scisparse.sparsity.select import best, best_of_groups, count_of_groups
 from scisparse.sparsity.target import Move, Rules, Target
@@ -276,9 +276,11 @@ class RewiredTarget(Target):
         audit = self._audit
         if audit is None:
             return 0
-        good = [one for one in self._passes[audit.passes :] if _is_finite(one)]
-        self._passes[audit.passes :] = good
-        audit.passes, audit.steps = len(self._passes), audit.steps + bool(good)
+        new = self._passes[audit.passes :]
+        good = every(bool(new) and all(map(_is_finite, new)), self.parameter)
+        if not good:
+            del self._passes[audit.passes :]
+        audit.passes, audit.steps = len(self._passes), audit.steps + good
         return audit.steps
 
     @property

@@ -38,6 +38,7 @@ from scisparse.sparsity.options import (
     choose_schedule,
 )
 from scisparse.sparsity.ownership import hold, let_go
+from scisparse.sparsity.ranks import every
 from scisparse.sparsity.report import LayerReport, Report, count_distances
 from scisparse.sparsity.rewinding import Rewinding
 from scisparse.sparsity.rewired import RewiredTarget
@@ -156,7 +157,8 @@ class Sparsifier:
                 "method='rigl' or leave them out"
             )
         self.far = check_teleconnections(teleconnections, self.method, sparsity)
-        check_audit(self.far, self.schedule, total_steps, AUDIT_STEPS)
+        if self.rules.growth is not None:
+            check_audit(self.far, self.schedule, total_steps, AUDIT_STEPS)
         found = find(model, params)
         check_candidates(found, candidates)
         if sparsity is None:
@@ -236,7 +238,7 @@ class Sparsifier:
         self.steps += 1
         change = self._due(self.steps) or self._pending
         self._pending = None
-        if change is not None and not all(target.finite() for target in self.targets):
+        if change is not None and not self._finite():
             change, self._pending = None, change
         if change is not None:
             self._change(change)
@@ -245,6 +247,10 @@ class Sparsifier:
             target.enforce()
         self._rewinding.remember(self.steps)
         self._listen()
+
+    def _finite(self) -> bool:
+        finite = all(target.finite() for target in self.targets)
+        return every(finite, self.targets[0].parameter)
 
     def _audit(self) -> None:
         """Test what the far slots hold, once rewiring has ended."""
