@@ -258,3 +258,23 @@ def test_pruning_method_on_pattern_layer_prunes_whole_edges() -> None:
     kept = (layer.weight != 0).flatten(1)
     assert torch.equal(kept.all(1), kept.any(1))
     assert int(kept.all(1).sum()) == round(0.25 * layer.pattern.num_edges)
+
+
+def test_neurons_of_a_compact_layer_are_ablated() -> None:
+    seed()
+    model = TwoLinear(SparseLinear(40, 30, 4), SparseLinear(30, 8, 4))
+    optimizer = adam(model)
+    rows = model.first.weight.shape[0]
+    sparsifier = Sparsifier(model, optimizer, "srigl", schedule=OFTEN)
+    for batch in batches(40, 40, 8):
+        train(model, optimizer, sparsifier, [batch])
+        fan_in = model.first.pattern.fan_in
+        assert len(set(fan_in.tolist()) - {0}) == 1
+        assert 0.75 * rows <= int(fan_in.sum()) <= rows
+        assert model.first.weight.shape[0] == rows
+    assert 0 < int((fan_in == 0).sum()) < 30
+    x = batches(1, 40, 8)[0][0]
+    expected = model(x).detach()
+    sparsifier.finalize()
+    torch.testing.assert_close(model(x).detach(), expected)
+    assert model.first.weight.shape[0] == int(fan_in.sum())

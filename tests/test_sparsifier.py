@@ -54,7 +54,7 @@ def test_constant_fan_in_and_ablation() -> None:
     assert set(fan_in.tolist()) <= {0, int(fan_in.max())}
     assert 0 < int((fan_in == 0).sum()) < 30  # some neurons are ablated: 2 of 40 weights is little
     total = sum(t.count for t in sparsifier.targets)
-    assert total == pytest.approx(0.05 * (40 * 30 + 30 * 8), rel=0.15)
+    assert 0.85 * 72 <= total <= 72
 
 
 def test_new_connections_start_at_zero_with_clean_moments() -> None:

@@ -111,14 +111,17 @@ def test_vnm_shares_four_inputs() -> None:
 
 
 def test_ablation_moves_weights_to_neurons_that_have_salient_ones() -> None:
-    salient = torch.zeros(4, 10, dtype=torch.bool)
-    salient[0, :5] = salient[1, :4] = True
-    salient[2, 0] = True
-    quota = torch.full((4,), 3)
-    assert structures.ConstantFanIn(0.5).ablated(salient, quota, 12).tolist() == [6, 6, 0, 0]
-    assert structures.ConstantFanIn(0.0).ablated(salient, quota, 12).tolist() == [3] * 4
+    salient, quota = torch.tensor([5, 4, 1, 0]), torch.full((4,), 3)
+    assert structures.ConstantFanIn(0.5).ablated(salient, quota, 12, 10).tolist() == [6, 6, 0, 0]
+    assert structures.ConstantFanIn(0.0).ablated(salient, quota, 12, 10).tolist() == [3] * 4
     none = torch.zeros_like(salient)
-    assert int(structures.ConstantFanIn(0.5).ablated(none, quota, 12).sum()) >= 10  # never all
+    left = structures.ConstantFanIn(0.5).ablated(none, quota, 12, 10)
+    assert left.tolist() == [6, 6, 0, 0]  # never all
+    gone = torch.tensor([0, 3, 3, 3])
+    again = structures.ConstantFanIn(0.5).ablated(torch.tensor([9, 2, 2, 2]), gone, 9, 10)
+    assert again.tolist() == [0, 3, 3, 3]  # what is ablated stays so
+    few = structures.ConstantFanIn(0.5).ablated(torch.tensor([1, 1, 1, 1]), quota, 3, 10)
+    assert 0 < int(few.sum()) <= 3
 
 
 @given(

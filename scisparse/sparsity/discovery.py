@@ -16,6 +16,7 @@ from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
 from scisparse.sparsity.candidates import AllPairs, CandidateEdges, Listed
 from scisparse.sparsity.far import FarSlots
 from scisparse.sparsity.masked import MaskedTarget
+from scisparse.sparsity.methods import Method
 from scisparse.sparsity.names import choice
 from scisparse.sparsity.rewired import RewiredTarget
 from scisparse.sparsity.structures import ConstantFanIn, Rows, Structure, Unstructured
@@ -149,9 +150,14 @@ def edges_alone(found: list[Found], moves: bool) -> list[Found]:
 
 
 def check_candidates(
-    found: list[Found], candidates: Pattern | Mapping[str, Pattern] | None
+    found: list[Found], candidates: Pattern | Mapping[str, Pattern] | None, method: Method
 ) -> None:
-    """Raise unless there is a layer for all candidates."""
+    """Raise unless there is a layer for all candidates, and a method that grows edges."""
+    if candidates is not None and not method.sparse_start:
+        raise OptionError(
+            f"`candidates` are for methods that regrow and {method.name!r} only prunes; choose "
+            "method='rigl' or leave them out"
+        )
     names = {f.name.rpartition(".")[0]: f.name for f in found if f.edges}
     if isinstance(candidates, Mapping):
         for name in candidates:
@@ -200,7 +206,10 @@ def rewired_target(
     if teleconnections:
         far = FarSlots(edges, layer.pattern, teleconnections)
         size, groups = int(far.quota().sum()), far.row_groups
-    return RewiredTarget(found.name, layer, edges, size * block, groups, far)
+    ablation = structure if isinstance(structure, ConstantFanIn) and structure.ablation else None
+    if far is not None or isinstance(budget, Regions | AreaWeighted):
+        ablation = None  # these say themselves how many edges a site has
+    return RewiredTarget(found.name, layer, edges, size * block, groups, far, ablation)
 
 
 def _candidates(

@@ -162,7 +162,9 @@ class MaskedTarget(Target):
         if isinstance(structure, ConstantFanIn) and structure.ablation:
             before = quota if self._fan_in is None else self._fan_in
             salient = next_active(active, keep, grow, None, torch.tensor([count]), drops)
-            quota = self._fan_in = structure.ablated(salient.reshape(shape), before, count)
+            rows = salient.reshape(shape[0], -1)
+            quota = structure.ablated(rows.sum(1), before, count, rows.shape[1])
+            self._fan_in = quota
         return structure.expand(next_active(active, keep, grow, group, quota, drops), shape)
 
     def _growth(self, rules: Rules) -> Tensor:

@@ -19,6 +19,7 @@ from scisparse.sparsity.growth import Growth, random
 from scisparse.sparsity.ranks import agree, average, every
 from scisparse.sparsity.search import Search
 from scisparse.sparsity.select import best, best_of_groups, count_of_groups
+from scisparse.sparsity.structures import ConstantFanIn
 from scisparse.sparsity.target import Move, Rules, Target
 
 __all__ = ["EdgeLayer", "RewiredTarget", "RowGroups"]
@@ -65,6 +66,8 @@ class RewiredTarget(Target):
         Structure or budget by sites.
     far
         Far slots, which alone move then.
+    ablation
+        Structure whose sites may lose all their edges to others.
     """
 
     def __init__(
@@ -75,11 +78,13 @@ class RewiredTarget(Target):
         size: int,
         row_groups: RowGroups,
         far: FarSlots | None = None,
+        ablation: ConstantFanIn | None = None,
     ) -> None:
         assert isinstance(layer, nn.Module)
         self.name, self.module, self.layer = name, layer, layer
         self.candidates, self.size, self._row_groups = candidates, size, row_groups
-        self.far = far
+        self.far, self._ablation = far, ablation
+        self._fan_in: Tensor | None = None  # of ablated structures
         self.active = candidates.numbers(layer.pattern)
         self.goal = self.count
         self._ever = self.active
@@ -206,12 +211,26 @@ class RewiredTarget(Target):
         group, quota = self._row_groups(round(count / self.block))
         of_edge = None if group is None else group[self.candidates.ends(self.active)[0]]
         kept = best(score, score.numel() - drops)
+        if self._ablation is not None and drops:
+            quota = self._ablated(self.active[kept], quota, count // self.block, rules)
         kept = best_of_groups(torch.where(kept, score, -torch.inf), of_edge, quota)
         left = quota - count_of_groups(kept, of_edge, quota)
         active = self.active[kept]
         if rules.growth is not None:
             active = self._grow(active, group, left, rules.growth, rules)
         return self._set(agree(active), rules)
+
+    def _ablated(self, kept: Tensor, quota: Tensor, count: int, rules: Rules) -> Tensor:
+        """Fan-in of each site, from the edges that there would be without structure."""
+        assert self._ablation is not None
+        assert rules.growth is not None
+        left = torch.tensor([count - kept.numel()])
+        free = self._grow(kept, None, left, rules.growth, rules)
+        salient = torch.bincount(self.candidates.ends(free)[0], minlength=quota.numel())
+        before = quota if self._fan_in is None else self._fan_in
+        inputs = int(self.candidates.fan_in.max())
+        self._fan_in = agree(self._ablation.ablated(salient, before, count, inputs))
+        return self._fan_in.minimum(self.candidates.fan_in)
 
     def _importance(self, rules: Rules) -> Tensor:
         if rules.importance.sums:
@@ -326,6 +345,7 @@ class RewiredTarget(Target):
             "active": self.active,
             "ever": self._ever,
             "momentum": self._momentum,
+            "fan_in": self._fan_in,
             "audit": None if self._audit is None else self._audit.state_dict(),
             "passes": [] if self._audit is None else [tuple(p) for p in self._passes],
         }
@@ -344,6 +364,7 @@ class RewiredTarget(Target):
         self._pattern = self.layer.pattern
         self.active, self._ever, self._momentum = active, state["ever"], state["momentum"]
         self._audit = None if state["audit"] is None else Audit.from_state(state["audit"])
+        self._fan_in = state["fan_in"]
         self._passes[:] = [Pass(*pair) for pair in state["passes"]]
 
 

@@ -151,16 +151,11 @@ class Sparsifier:
         self.budget = check_budget(default if parts.budget is None else parts.budget)
         self.schedule = choose_schedule(self.method, parts.schedule, total_steps)
         self.rules = self._rules(parts, seed)
-        if candidates is not None and not self._moves:
-            raise OptionError(
-                f"`candidates` are for methods that regrow and {method!r} only prunes; choose "
-                "method='rigl' or leave them out"
-            )
         self.far = check_teleconnections(teleconnections, self.method, sparsity)
         if self.rules.growth is not None:
             check_audit(self.far, self.schedule, total_steps, AUDIT_STEPS)
         found = find(model, params)
-        check_candidates(found, candidates)
+        check_candidates(found, candidates, self.method)
         if sparsity is None:
             found = edges_alone(found, self._moves)
         self.targets = [

@@ -119,34 +119,41 @@ class ConstantFanIn(Structure):
         fan_in = min(max(1, round(count / rows)), math.prod(shape[1:])) if count else 0
         return torch.full((shape[0],), fan_in)
 
-    def ablated(self, salient: Tensor, quota: Tensor, count: int) -> Tensor:
+    def ablated(self, salient: Tensor, quota: Tensor, count: int, inputs: int) -> Tensor:
         """Take the quota of neurons with too few salient weights and spread it over the others.
 
         Parameters
         ----------
         salient
-            Booleans ``[O, ...]``.
+            Salient weights of each output, int64 ``[O]``.
         quota
             Fan-in of each output before, int64 ``[O]``; outputs with 0 stay ablated.
         count
-            Weights of the layer, whatever was lost before by rounding.
+            Weights of the layer, whatever was lost before by rounding; never exceeded.
+        inputs
+            Weights that an output may have.
 
         Returns
         -------
         Tensor
             Fan-in of each output, int64 ``[O]``: 0, or one number for all that stay.
+
+        Examples
+        --------
+        >>> import torch
+        >>> rule, quota = ConstantFanIn(ablation=0.5), torch.tensor([3, 3, 3])
+        >>> rule.ablated(torch.tensor([5, 4, 0]), quota, 9, 10).tolist()
+        [4, 4, 0]
         """
-        if not self.ablation or not quota.numel():
+        if not self.ablation or not quota.numel() or not count:
             return quota
-        counts = salient.reshape(quota.numel(), -1).sum(1).masked_fill(quota == 0, -1)
-        stays = counts >= max(1, math.ceil(self.ablation * int(quota.max())))
-        size = salient[0].numel()
-        least = math.ceil(count / size)
-        if int(stays.sum()) < least:  # else those that stay could not hold all weights
+        salient = salient.masked_fill(quota == 0, -1)
+        stays = salient >= max(1, math.ceil(self.ablation * int(quota.max())))
+        least, most = max(1, math.ceil(count / inputs)), count
+        if not least <= int(stays.sum()) <= most:  # too few to hold all weights, or too many
             stays = torch.zeros_like(stays)
-            stays[counts.argsort(descending=True, stable=True)[: max(1, least)]] = True
-        fan_in = min(size, max(1, round(count / int(stays.sum()))))
-        return torch.where(stays, fan_in, 0)
+            stays[salient.argsort(descending=True, stable=True)[:least]] = True
+        return torch.where(stays, min(inputs, count // int(stays.sum())), 0)
 
 
 @dataclass(frozen=True)
