@@ -38,7 +38,7 @@ logger = logging.getLogger("scisparse.kernels")
 _override = "auto"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: it is looked up in every call
 class Implementation:
     """One way to run an operator.
 

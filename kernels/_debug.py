@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scisparse.errors import PatternError
 
-__all__ = ["check_edges", "debug_mode", "is_debugging"]
+__all__ = ["check_edges", "check_ends", "debug_mode", "is_debugging"]
 
 # A plain variable, not a context variable: autograd may run the backward pass on another thread.
 _enabled = False
@@ -60,12 +60,7 @@ def check_edges(
     if (row := _first(row_ptr.diff() < 0)) is not None:
         low, high = int(row_ptr[row]), int(row_ptr[row + 1])
         raise PatternError(f"`row_ptr` must never fall: row {row} goes from {low} to {high}")
-    start, end = int(row_ptr[0]), int(row_ptr[-1])
-    if (start, end) != (0, col.numel()):
-        raise PatternError(
-            f"`row_ptr` runs from {start} to {end}; it must run from 0 to the number of edges, "
-            f"{col.numel()}"
-        )
+    check_ends(row_ptr, col)
     for name, index, size, what in (
         ("col", col, num_sources, "sources"),
         ("tie", tie, num_weights, "weights"),
@@ -83,6 +78,16 @@ def check_edges(
         raise PatternError(
             f"`col` falls from {int(col[edge])} to {int(col[edge + 1])} inside the row of edge "
             f"{edge}; edges must be sorted by (row, col)"
+        )
+
+
+def check_ends(row_ptr: Tensor, col: Tensor) -> None:
+    """Raise unless the rows run from 0 to the number of edges: memory is misread without."""
+    start, end = int(row_ptr[0]), int(row_ptr[-1])
+    if (start, end) != (0, col.numel()):
+        raise PatternError(
+            f"`row_ptr` runs from {start} to {end}; it must run from 0 to the number of edges, "
+            f"{col.numel()}"
         )
 
 

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError
+from scisparse.kernels._modes import is_transformed
 from scisparse.pattern import Pattern
 from scisparse.tying import Tying, tie_edges
 
-__all__ = ["PatternLayer", "draw_uniform", "group_mean"]
+__all__ = ["PatternLayer", "add_to", "draw_uniform", "group_mean"]
 
 _BIAS_MODES = (True, False, "site", "shared")
 
@@ -91,14 +92,27 @@ class PatternLayer(nn.Module):
         return self
 
     def _add_bias(self, y: Tensor) -> Tensor:
-        """Add to the sites ``[..., M, O]`` their biases."""
+        """Add to the sites ``[..., M, O]``, fresh from an operator, their biases."""
         if self.bias is None:
             return y
-        bias = self.bias.to(y.dtype)
+        bias: Tensor = self.bias
         if not self._bias_fits:
             # One row of zeros past the last group, for the sites without edges.
             bias = F.pad(bias, (0, 0, 0, 1)).index_select(0, self.site_group)
+        return add_to(y, bias)
+
+
+def add_to(y: Tensor, bias: Tensor) -> Tensor:
+    """Add `bias` to `y`, fresh from an operator: in its own memory where that is possible.
+
+    A compiler fuses the sum better, ``torch.vmap`` over biases alone would write many results into
+    one, and the gradient of a view that was written to is a copy.
+    """
+    if bias.dtype != y.dtype:
+        bias = bias.to(y.dtype)
+    if torch.compiler.is_compiling() or is_transformed() or y._is_view():
         return y + bias
+    return y.add_(bias)
 
 
 def _broadcasts(group: Tensor, num_groups: int) -> bool:

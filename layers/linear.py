@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels.gather_matmul import Edges, gather_matmul
-from scisparse.layers.base import draw_uniform
+from scisparse.layers.base import add_to, draw_uniform
 from scisparse.layers.rewiring import Rewirable, pack_edges
 from scisparse.pattern import Pattern
 from scisparse.patterns import constant_fan_in
@@ -189,8 +189,9 @@ class SparseLinear(Rewirable):
             self.col,
             transpose=Edges(self.row_ptr_t, self.col_t, self.order_t),
         )
-        y = y.view(*x.shape[:-1], self.out_features)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        if (bias := self.bias) is not None:
+            y = add_to(y, bias[:, None])
+        return y.view(*x.shape[:-1], self.out_features)
 
     def _write_edges(self) -> None:
         transposed, order = self.pattern.transpose()

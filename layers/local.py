@@ -216,7 +216,9 @@ class LocallyConnected(Rewirable, PatternLayer):
             self.tie_index,
             transpose=Edges(self.row_ptr_t, self.col_t, self.tie_index_t),
         )
-        return self._add_bias(y.view(batch, self.pattern.num_sites, self.out_channels))
+        if self.groups > 1:
+            y = y.view(batch, self.pattern.num_sites, self.out_channels)
+        return self._add_bias(y)
 
     @property
     def runs_as_convolution(self) -> bool:

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scisparse.kernels import gather_matmul
-from scisparse.kernels.gather_matmul import direct
+from scisparse.kernels import _modes, gather_matmul
 
 ROW_PTR, COL = torch.tensor([0, 2, 3]), torch.tensor([0, 2, 2])
 X = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1)
@@ -20,7 +19,7 @@ def call(x: Tensor) -> Tensor:
 
 
 def is_plain(x: Tensor) -> bool:
-    return direct.is_plain(x, WEIGHT, ROW_PTR, COL, None)
+    return _modes.is_plain(x, WEIGHT, ROW_PTR, COL, None)
 
 
 def test_values_alone_are_plain_and_gradients_are_not() -> None:

@@ -138,3 +138,15 @@ def test_select_edges() -> None:
     for wrong in (numbers.flip(0), numbers.float(), torch.tensor([0, 99]), torch.ones(3).bool()):
         with pytest.raises(PatternError, match="`edges`"):
             pattern.select(wrong)
+
+
+def test_vmap_over_biases_alone() -> None:
+    layer, x = SparseLinear(5, 4, 2), torch.randn(3, 5)
+    biases = torch.randn(6, 4)
+
+    def run(bias: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = torch.func.functional_call(layer, {"bias": bias}, (x,))
+        return y
+
+    expected = torch.stack([run(bias) for bias in biases])
+    torch.testing.assert_close(torch.func.vmap(run)(biases), expected, rtol=0, atol=0)

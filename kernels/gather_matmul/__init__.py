@@ -21,6 +21,7 @@ Letters: B batch, M sites, N sources, E edges, T weights, C channels in, O chann
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -178,7 +179,39 @@ def _check(
     col: Tensor,
     tie: Tensor | None,
 ) -> None:
-    """Check what costs nothing: dims, dtypes and devices, not the values of indices."""
+    """Check what costs nothing: dims, dtypes and devices, not the values of indices.
+
+    One expression for all that fits: a call of a small layer takes little longer than its checks.
+    """
+    device = x.device
+    fits = (
+        x.dim() == other.dim() == 3
+        and x.dtype == other.dtype
+        and x.is_floating_point()
+        and row_ptr.dim() == 1
+        and row_ptr.dtype == torch.int64
+        and row_ptr.shape[0] > 0
+        and _is_index(col)
+        and device == other.device == row_ptr.device == col.device
+        and (tie is None or (_is_index(tie) and tie.device == device))
+    )
+    if not fits:
+        _explain(x, other, names, row_ptr, col, tie)
+
+
+def _is_index(index: Tensor) -> bool:
+    return index.dim() == 1 and index.dtype in (torch.int32, torch.int64)
+
+
+def _explain(
+    x: Tensor,
+    other: Tensor,
+    names: tuple[str, str],
+    row_ptr: Tensor,
+    col: Tensor,
+    tie: Tensor | None,
+) -> NoReturn:
+    """Raise what does not fit."""
     for name, tensor in zip(names, (x, other), strict=True):
         if tensor.dim() != 3:
             raise ShapeError(f"`{name}` has shape {_shape(tensor)}; it must have 3 dimensions")
@@ -192,17 +225,14 @@ def _check(
             f"`row_ptr` is {row_ptr.dtype} {_shape(row_ptr)}; it must be int64 of shape [M + 1]"
         )
     for name, index in (("col", col), ("tie", tie)):
-        if index is None:
-            continue
-        if index.dim() != 1 or index.dtype not in (torch.int32, torch.int64):
+        if index is not None and not _is_index(index):
             raise ShapeError(
                 f"`{name}` is {index.dtype} {_shape(index)}; it must be int32 or int64 of shape [E]"
             )
     devices = {t.device for t in (x, other, row_ptr, col, tie) if t is not None}
-    if len(devices) > 1:
-        raise ShapeError(
-            f"tensors are on {', '.join(sorted(map(str, devices)))}; move all to one device"
-        )
+    raise ShapeError(
+        f"tensors are on {', '.join(sorted(map(str, devices)))}; move all to one device"
+    )
 
 
 def _check_weights(num_weights: int, col: Tensor, tie: Tensor | None) -> None:

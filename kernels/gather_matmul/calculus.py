@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from scisparse.errors import ShapeError
+from scisparse.kernels._modes import is_plain, is_transformed
 from scisparse.kernels.gather_matmul import direct
 from scisparse.kernels.gather_matmul.edges import Edges, side_by_side, transpose_edges
 
@@ -47,9 +47,9 @@ def run_gather_matmul(
     """Call the registered operator; arguments are taken to be valid."""
     rest = (*edges, *(edges_t or (None, None, None)), transpose_weight, backend)
     y: Tensor
-    if _is_transformed():
+    if is_transformed():
         y = _GatherMatmul.apply(x, weight, *rest)
-    elif direct.is_plain(x, weight, *rest[:6]):
+    elif is_plain(x, weight, *rest[:6]):
         y = direct.gather_matmul(x, weight, *rest)
     else:
         y = torch.ops.scisparse.gather_matmul(x, weight, *rest)
@@ -67,20 +67,13 @@ def run_edge_outer(
     """Call the registered operator; arguments are taken to be valid."""
     rest = (*edges, *(edges_t or (None, None, None)), num_weights, backend)
     out: Tensor
-    if _is_transformed():
+    if is_transformed():
         out = _EdgeOuter.apply(x, grad, *rest)
-    elif direct.is_plain(x, grad, *rest[:6]):
+    elif is_plain(x, grad, *rest[:6]):
         out = direct.edge_outer(x, grad, *rest)
     else:
         out = torch.ops.scisparse.edge_outer(x, grad, *rest)
     return out
-
-
-def _is_transformed() -> bool:
-    """Whether forward mode or ``torch.func`` is at work, which registered operators do not know."""
-    if torch.compiler.is_compiling():
-        return False
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -127,11 +127,12 @@ extern "C" int scisparse_isa(void) { return best_isa(); }
 
 extern "C" int scisparse_gather_matmul(int dtype, int isa, int64_t batch, int64_t sites, int64_t sources, int64_t channels_in,
                                        int64_t channels_out, const void* x, const void* weight, const int64_t* row_ptr,
-                                       const void* col, int col_bits, const void* tie, int tie_bits, int transpose_weight,
-                                       void* y, int threads) {
+                                       const void* col, int64_t edges, int col_bits, const void* tie, int tie_bits,
+                                       int transpose_weight, void* y, int threads) {
   const Kernels* kernels = kernels_for(isa ? isa : best_isa());
   if (dtype < 0 || dtype > 3) return bad_dtype;
   if (!kernels) return bad_isa;
+  if (row_ptr[0] != 0 || row_ptr[sites] != edges) return bad_rows;
   GatherMatmul p = {};
   p.dtype = DType(dtype);
   p.pattern = {sites, sources, row_ptr, {col, col_bits}, {tie, tie ? tie_bits : 0}};
@@ -156,11 +157,12 @@ extern "C" int scisparse_gather_matmul(int dtype, int isa, int64_t batch, int64_
 
 extern "C" int scisparse_edge_outer(int dtype, int isa, int64_t batch, int64_t sites, int64_t sources, int64_t channels_in,
                                     int64_t channels_out, int64_t num_weights, const void* x, const void* grad,
-                                    const int64_t* row_ptr, const void* col, int col_bits, const void* tie, int tie_bits,
-                                    void* out, int threads) {
+                                    const int64_t* row_ptr, const void* col, int64_t edges, int col_bits, const void* tie,
+                                    int tie_bits, void* out, int threads) {
   const Kernels* kernels = kernels_for(isa ? isa : best_isa());
   if (dtype < 0 || dtype > 3) return bad_dtype;
   if (!kernels) return bad_isa;
+  if (row_ptr[0] != 0 || row_ptr[sites] != edges) return bad_rows;
   EdgeOuter p = {};
   p.dtype = DType(dtype);
   p.pattern = {sites, sources, row_ptr, {col, col_bits}, {tie, tie ? tie_bits : 0}};

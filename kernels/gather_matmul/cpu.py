@@ -11,12 +11,14 @@ from torch import Tensor
 
 from scisparse.errors import BackendError
 from scisparse.kernels._backends import why_not_dtype
+from scisparse.kernels._debug import check_ends
 from scisparse.kernels._native import load
 
 __all__ = ["can_run", "edge_outer", "gather_matmul"]
 
 _DTYPES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 _ISA_AUTO = 0
+_BAD_ROWS = 4
 _STATUS = {1: "dtype", 2: "instruction set", 3: "memory for its workspace"}
 
 
@@ -39,10 +41,10 @@ def gather_matmul(
     transpose_weight: bool,
 ) -> Tensor:
     """Run the C++ kernel; contract in :mod:`scisparse.kernels.gather_matmul`."""
-    x, weight = x_BNC.contiguous(), weight_TCO.contiguous()
+    x, weight = _dense(x_BNC), _dense(weight_TCO)
     batch, sources, channels_in = x.shape
     channels_out = weight.shape[1 if transpose_weight else 2]
-    edges = _contiguous(row_ptr_M1, col_E, tie_E)
+    edges = _dense(row_ptr_M1), _dense(col_E), None if tie_E is None else _dense(tie_E)
     sites = row_ptr_M1.shape[0] - 1
     y = x.new_empty(batch, sites, channels_out)
     status = _library().scisparse_gather_matmul(
@@ -54,7 +56,8 @@ def gather_matmul(
         *(transpose_weight, y.data_ptr()),
         torch.get_num_threads(),
     )
-    _raise_for(status)
+    if status:
+        _raise_for(status, row_ptr_M1, col_E)
     return y
 
 
@@ -67,10 +70,10 @@ def edge_outer(
     num_weights: int,
 ) -> Tensor:
     """Run the C++ kernel; contract in :mod:`scisparse.kernels.gather_matmul`."""
-    x, grad = x_BNC.contiguous(), grad_BMO.contiguous()
+    x, grad = _dense(x_BNC), _dense(grad_BMO)
     batch, sources, channels_in = x.shape
     sites, channels_out = grad.shape[1:]
-    edges = _contiguous(row_ptr_M1, col_E, tie_E)
+    edges = _dense(row_ptr_M1), _dense(col_E), None if tie_E is None else _dense(tie_E)
     out = x.new_empty(num_weights, channels_in, channels_out)
     status = _library().scisparse_edge_outer(
         _DTYPES[x.dtype],
@@ -81,7 +84,8 @@ def edge_outer(
         out.data_ptr(),
         torch.get_num_threads(),
     )
-    _raise_for(status)
+    if status:
+        _raise_for(status, row_ptr_M1, col_E)
     return out
 
 
@@ -96,7 +100,7 @@ def _library() -> ctypes.CDLL:
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     """Name the types of the arguments, so that plain numbers can be passed."""
     kind, size, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
-    edges: list[Any] = [pointer, pointer, kind, pointer, kind]
+    edges: list[Any] = [pointer, pointer, size, kind, pointer, kind]
     tensors: list[Any] = [pointer, pointer]
     library.scisparse_gather_matmul.argtypes = (
         [kind, kind] + 5 * [size] + tensors + edges + [kind, pointer, kind]
@@ -107,18 +111,19 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     return library
 
 
+def _dense(tensor: Tensor) -> Tensor:
+    """`tensor`, contiguous; asking first is cheaper than a copy that does nothing."""
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
+
+
 def _edges(row_ptr: Tensor, col: Tensor, tie: Tensor | None) -> tuple[int | None, ...]:
-    """Addresses and widths of contiguous index tensors."""
-    ties = (None, 0) if tie is None else (tie.data_ptr(), 8 * tie.element_size())
-    return row_ptr.data_ptr(), col.data_ptr(), 8 * col.element_size(), *ties
+    """Addresses, number and widths of contiguous index tensors."""
+    ties = (None, 0) if tie is None else (tie.data_ptr(), 8 * tie.itemsize)
+    return row_ptr.data_ptr(), col.data_ptr(), col.shape[0], 8 * col.itemsize, *ties
 
 
-def _contiguous(
-    row_ptr: Tensor, col: Tensor, tie: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    return row_ptr.contiguous(), col.contiguous(), None if tie is None else tie.contiguous()
-
-
-def _raise_for(status: int) -> None:
+def _raise_for(status: int, row_ptr: Tensor, col: Tensor) -> None:
+    if status == _BAD_ROWS:
+        check_ends(row_ptr, col)
     if status:
         raise BackendError(f"backend 'cpu' failed: it lacks the {_STATUS.get(status, status)}")

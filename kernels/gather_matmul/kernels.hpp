@@ -8,7 +8,7 @@ namespace scisparse {
 
 enum class DType { float64, float32, bfloat16, float16 };
 
-enum Status { ok = 0, bad_dtype = 1, bad_isa = 2, no_memory = 3 };
+enum Status { ok = 0, bad_dtype = 1, bad_isa = 2, no_memory = 3, bad_rows = 4 };
 
 struct Indices {
   const void* data;
