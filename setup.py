@@ -19,8 +19,10 @@ from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 SOURCES = [
     "kernels/gather_matmul/cpu.cpp",
-    "kernels/gather_matmul/cpu_avx2.cpp",
-    "kernels/gather_matmul/cpu_avx512.cpp",
+    "kernels/graph_attention/cpu.cpp",
+    "kernels/native/avx2.cpp",
+    "kernels/native/avx512.cpp",
+    "kernels/native/baseline.cpp",
 ]
 # Without -g0, the debug information that Python asks for makes the library 15 times larger.
 FLAGS = ["-O3", "-g0", "-std=c++17"]

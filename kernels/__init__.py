@@ -7,7 +7,11 @@ with torch, has a readable reference, and is differentiable to any order.
 from scisparse.kernels._backends import current_backend as current_backend
 from scisparse.kernels._backends import use_backend as use_backend
 from scisparse.kernels._debug import debug_mode as debug_mode
-from scisparse.kernels.gather_matmul import Edges as Edges
+from scisparse.kernels._edges import Edges as Edges
+from scisparse.kernels._edges import transpose_edges as transpose_edges
 from scisparse.kernels.gather_matmul import edge_outer as edge_outer
 from scisparse.kernels.gather_matmul import gather_matmul as gather_matmul
-from scisparse.kernels.gather_matmul import transpose_edges as transpose_edges
+from scisparse.kernels.graph_attention import graph_attention as graph_attention
+from scisparse.kernels.graph_attention import sddmm as sddmm
+from scisparse.kernels.graph_attention import segment_softmax as segment_softmax
+from scisparse.kernels.graph_attention import spmm as spmm

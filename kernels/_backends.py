@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -54,7 +55,7 @@ class Implementation:
 
     name: str
     can_run: Callable[[torch.device, torch.dtype], str | None]
-    run: Callable[..., torch.Tensor]
+    run: Callable[..., Any]
 
 
 def why_not_dtype(dtype: torch.dtype) -> str | None:

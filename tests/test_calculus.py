@@ -11,9 +11,9 @@ from torch import Tensor
 
 from scisparse.errors import ShapeError
 from scisparse.kernels import edge_outer, gather_matmul
+from scisparse.kernels._edges import side_by_side
 from scisparse.kernels.gather_matmul import Edges
 from scisparse.kernels.gather_matmul.calculus import run_edge_outer, run_gather_matmul
-from scisparse.kernels.gather_matmul.edges import side_by_side
 
 COPIES = 3
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from kernel_cases import GPU, Case, assert_close
 
+from scisparse.kernels._segments import site_of_edge
 from scisparse.kernels.gather_matmul import plans, reference, triton
 from scisparse.kernels.gather_matmul.ops import GATHER_IMPLEMENTATIONS
 
@@ -69,7 +70,7 @@ def test_offsets_of_64_bits_give_the_same_bits(name: str) -> None:
             call = triton.outer_call(x, grad, row_ptr, col, out)
         else:
             bounds = row_ptr[[0, 5, 9, 12, -1]]  # any four runs of edges
-            site = reference.site_of_edge(row_ptr, len(col)).to(col.dtype)
+            site = site_of_edge(row_ptr, len(col)).to(col.dtype)
             call, out = triton.ties_call(x, grad, bounds, col, site, weight)
         assert call.constants["WIDE"] is False
         dataclasses.replace(call, constants=call.constants | {"WIDE": wide}).run(x.device)

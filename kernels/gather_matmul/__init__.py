@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import ShapeError
+from scisparse.kernels._edges import Edges, transpose_edges
 from scisparse.kernels.gather_matmul import ops as ops
 from scisparse.kernels.gather_matmul.calculus import run_edge_outer, run_gather_matmul
-from scisparse.kernels.gather_matmul.edges import Edges, transpose_edges
 
 __all__ = ["Edges", "edge_outer", "gather_matmul", "transpose_edges"]
 

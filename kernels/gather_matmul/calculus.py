@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import ShapeError
+from scisparse.kernels._edges import Edges, side_by_side, transpose_edges
 from scisparse.kernels._modes import is_plain, is_transformed
 from scisparse.kernels.gather_matmul import direct
-from scisparse.kernels.gather_matmul.edges import Edges, side_by_side, transpose_edges
 
 __all__ = [
     "edge_outer_backward",

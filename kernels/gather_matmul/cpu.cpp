@@ -1,40 +1,17 @@
-// The C interface: chooses the instruction set and divides the work among threads. Holds the baseline kernels; those for AVX2 and
-// AVX-512 are in units of their own.
+// The C interface of gather_matmul: chooses the instruction set and divides the work among threads.
 #include "cpu.hpp"
 
 #include <cstdlib>
 #include <cstring>
 
-#define SCISPARSE_ISA 1
-#define SCISPARSE_NAMESPACE scisparse_baseline
+#include "../native/isa.hpp"
 #include "panel_tasks.hpp"
-#include "unit.hpp"
-
-namespace scisparse {
-#if defined(__x86_64__)
-// Null where a build leaves the unit out.
-extern const Kernels avx2_kernels __attribute__((weak)), avx512_kernels __attribute__((weak));
-#endif
-}  // namespace scisparse
 
 namespace {
 
 using namespace scisparse;
 
-// The kernels for an instruction set, or null if the build or the machine lacks it.
-const Kernels* kernels_for(int isa) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (isa == 3) return avx512 ? &avx512_kernels : nullptr;
-  if (isa == 2) return avx2 ? &avx2_kernels : nullptr;
-#endif
-  return isa == 1 ? &scisparse_baseline::kernels : nullptr;
-}
-
-int best_isa() { return kernels_for(3) ? 3 : kernels_for(2) ? 2 : 1; }
+const Kernels* kernels_of(int isa) { return kernels_for(isa, &baseline_kernels, &avx2_kernels, &avx512_kernels); }
 
 bool larger_than_caches(int64_t bytes) { return bytes > int64_t(16) << 20; }
 
@@ -129,7 +106,7 @@ extern "C" int scisparse_gather_matmul(int dtype, int isa, int64_t batch, int64_
                                        int64_t channels_out, const void* x, const void* weight, const int64_t* row_ptr,
                                        const void* col, int64_t edges, int col_bits, const void* tie, int tie_bits,
                                        int transpose_weight, void* y, int threads) {
-  const Kernels* kernels = kernels_for(isa ? isa : best_isa());
+  const Kernels* kernels = kernels_of(isa);
   if (dtype < 0 || dtype > 3) return bad_dtype;
   if (!kernels) return bad_isa;
   if (row_ptr[0] != 0 || row_ptr[sites] != edges) return bad_rows;
@@ -159,7 +136,7 @@ extern "C" int scisparse_edge_outer(int dtype, int isa, int64_t batch, int64_t s
                                     int64_t channels_out, int64_t num_weights, const void* x, const void* grad,
                                     const int64_t* row_ptr, const void* col, int64_t edges, int col_bits, const void* tie,
                                     int tie_bits, void* out, int threads) {
-  const Kernels* kernels = kernels_for(isa ? isa : best_isa());
+  const Kernels* kernels = kernels_of(isa);
   if (dtype < 0 || dtype > 3) return bad_dtype;
   if (!kernels) return bad_isa;
   if (row_ptr[0] != 0 || row_ptr[sites] != edges) return bad_rows;

@@ -14,12 +14,12 @@ from scisparse.kernels._backends import why_not_dtype
 from scisparse.kernels._debug import check_ends
 from scisparse.kernels._native import load
 
-__all__ = ["can_run", "edge_outer", "gather_matmul"]
+__all__ = ["DTYPES", "STATUS", "can_run", "edge_outer", "gather_matmul"]
 
-_DTYPES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+DTYPES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 _ISA_AUTO = 0
 _BAD_ROWS = 4
-_STATUS = {1: "dtype", 2: "instruction set", 3: "memory for its workspace"}
+STATUS = {1: "dtype", 2: "instruction set", 3: "memory for its workspace"}
 
 
 def can_run(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -48,7 +48,7 @@ def gather_matmul(
     sites = row_ptr_M1.shape[0] - 1
     y = x.new_empty(batch, sites, channels_out)
     status = _library().scisparse_gather_matmul(
-        _DTYPES[x.dtype],
+        DTYPES[x.dtype],
         _ISA_AUTO,
         *(batch, sites, sources, channels_in, channels_out),
         *(x.data_ptr(), weight.data_ptr()),
@@ -76,7 +76,7 @@ def edge_outer(
     edges = _dense(row_ptr_M1), _dense(col_E), None if tie_E is None else _dense(tie_E)
     out = x.new_empty(num_weights, channels_in, channels_out)
     status = _library().scisparse_edge_outer(
-        _DTYPES[x.dtype],
+        DTYPES[x.dtype],
         _ISA_AUTO,
         *(batch, sites, sources, channels_in, channels_out, num_weights),
         *(x.data_ptr(), grad.data_ptr()),
@@ -126,4 +126,4 @@ def _raise_for(status: int, row_ptr: Tensor, col: Tensor) -> None:
     if status == _BAD_ROWS:
         check_ends(row_ptr, col)
     if status:
-        raise BackendError(f"backend 'cpu' failed: it lacks the {_STATUS.get(status, status)}")
+        raise BackendError(f"backend 'cpu' failed: it lacks the {STATUS.get(status, status)}")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from scisparse.kernels._backends import why_not_capability, why_not_dtype
-from scisparse.kernels.gather_matmul.edges import sort_by_tie
+from scisparse.kernels._edges import sort_by_tie
 
 __all__ = [
     "SOURCE",

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from scisparse.errors import PatternError
 from scisparse.kernels import _backends, _debug, _watch
+from scisparse.kernels._edges import Edges, is_transpose
 from scisparse.kernels.gather_matmul import cpu, cuda, reference, triton
-from scisparse.kernels.gather_matmul.edges import Edges, is_transpose
 
 __all__ = [
     "GATHER_IMPLEMENTATIONS",

@@ -1,25 +1,9 @@
-// What the dispatcher in cpu.cpp passes to the kernels of one instruction set. Plain data only: an inline function here would be
-// compiled for several instruction sets, and the linker would keep any one of them.
+// What the dispatcher in cpu.cpp passes to the kernels of one instruction set. Plain data only, as in types.hpp.
 #pragma once
 
-#include <cstdint>
+#include "../native/types.hpp"
 
 namespace scisparse {
-
-enum class DType { float64, float32, bfloat16, float16 };
-
-enum Status { ok = 0, bad_dtype = 1, bad_isa = 2, no_memory = 3, bad_rows = 4 };
-
-struct Indices {
-  const void* data;
-  int bits;  // 32 or 64; 0: value e is e itself
-};
-
-struct Pattern {
-  int64_t sites, sources;
-  const int64_t* row_ptr;
-  Indices col, tie;
-};
 
 struct GatherMatmul {
   DType dtype;
@@ -56,9 +40,6 @@ struct Panel {
   void* values;
 };
 
-// Each kernel does sites [first, last); `first` is a multiple of site_block.
-constexpr int64_t site_block = 16;
-
 struct Kernels {
   int vector_bytes;
   Status (*gather_matmul)(const GatherMatmul&, int64_t first, int64_t last);
@@ -76,5 +57,9 @@ struct Kernels {
   // sums[e] = the product of edge e, summed over the batch entries of a panel of x; added to what is there if `add`.
   Status (*outer_panel)(const EdgeOuter&, const Panel& x, int64_t first, int64_t last, bool add, void* sums);
 };
+
+// Null where a build leaves the unit out.
+extern const Kernels baseline_kernels;
+extern const Kernels avx2_kernels __attribute__((weak)), avx512_kernels __attribute__((weak));
 
 }  // namespace scisparse

@@ -1,4 +1,5 @@
-// Single numbers on edges (C = O = 1) whose sources are scattered, some of them at least: when panels of the batch are used, and by which threads.
+// Single numbers on edges (C = O = 1) whose sources are scattered, some of them at least: when panels of the batch are used, and by
+// which threads.
 //
 // Which panels there are depends on the sizes alone, and no sum runs over more than one panel of y or one range of edges, so that
 // results are the same bits for every number of threads.
@@ -8,7 +9,8 @@
 #include <atomic>
 #include <cstdlib>
 
-#include "threads.hpp"
+#include "../native/threads.hpp"
+#include "kernels.hpp"
 
 namespace {
 

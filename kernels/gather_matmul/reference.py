@@ -8,7 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["edge_outer", "gather_matmul", "site_of_edge"]
+from scisparse.kernels._segments import accumulator, segment_sum, site_of_edge
+
+__all__ = ["edge_outer", "gather_matmul"]
 
 
 def gather_matmul(
@@ -20,13 +22,13 @@ def gather_matmul(
     transpose_weight: bool,
 ) -> Tensor:
     """``y[b,i,o] = sum over edges e of site i, and c, of x[b,col[e],c] * weight[tie[e],c,o]``."""
-    dtype = _accumulator(x_BNC.dtype)
+    dtype = accumulator(x_BNC.dtype)
     weight_ECO = weight_TCO if tie_E is None else weight_TCO[tie_E.long()]
     if transpose_weight:
         weight_ECO = weight_ECO.mT
     x_BEC = x_BNC[:, col_E.long()]
     y_EBO = torch.einsum("bec,eco->ebo", x_BEC.to(dtype), weight_ECO.to(dtype))
-    y_MBO = _segment_sum(y_EBO, row_ptr_M1)
+    y_MBO = segment_sum(y_EBO, row_ptr_M1)
     return y_MBO.transpose(0, 1).to(x_BNC.dtype).contiguous()
 
 
@@ -39,29 +41,12 @@ def edge_outer(
     num_weights: int,
 ) -> Tensor:
     """``d[t,c,o]``: sum of x[b,col[e],c] * grad[b,row(e),o] over b and edges e with tie t."""
-    dtype = _accumulator(x_BNC.dtype)
+    dtype = accumulator(x_BNC.dtype)
     x_BEC = x_BNC[:, col_E.long()]
     grad_BEO = grad_BMO[:, site_of_edge(row_ptr_M1, col_E.numel())]
     outer_ECO = torch.einsum("bec,beo->eco", x_BEC.to(dtype), grad_BEO.to(dtype))
     if tie_E is not None:
         tie_sorted, order = torch.sort(tie_E.long(), stable=True)
         bounds = torch.arange(num_weights + 1, device=tie_E.device)
-        outer_ECO = _segment_sum(outer_ECO[order], torch.searchsorted(tie_sorted, bounds))
+        outer_ECO = segment_sum(outer_ECO[order], torch.searchsorted(tie_sorted, bounds))
     return outer_ECO.to(x_BNC.dtype).contiguous()
-
-
-def site_of_edge(row_ptr_M1: Tensor, num_edges: int) -> Tensor:
-    """Site that each edge belongs to, int64 ``[E]``."""
-    sites = torch.arange(row_ptr_M1.numel() - 1, device=row_ptr_M1.device)
-    return torch.repeat_interleave(sites, row_ptr_M1.diff(), output_size=num_edges)
-
-
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
-def _segment_sum(values: Tensor, offsets: Tensor) -> Tensor:
-    """Sum of each run ``values[offsets[i]:offsets[i + 1]]``, in order: deterministic."""
-    if values.numel() == 0:
-        return values.new_zeros(offsets.numel() - 1, *values.shape[1:])
-    return torch.segment_reduce(values, "sum", offsets=offsets, axis=0, initial=0, unsafe=True)

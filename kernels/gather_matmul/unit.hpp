@@ -1,5 +1,4 @@
-// The kernels of one instruction set. A unit sets SCISPARSE_ISA, SCISPARSE_NAMESPACE and the compiler's target, and includes this file,
-// which defines `kernels` in the namespace.
+// The kernels of gather_matmul for one instruction set, `kernels` in the namespace of a unit (native/*.cpp).
 #pragma once
 
 #include "columns.hpp"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scisparse.kernels.gather_matmul.reference import site_of_edge
+from scisparse.kernels._segments import site_of_edge
 
 __all__ = ["Edges", "is_transpose", "side_by_side", "sort_by_tie", "transpose_edges"]
 

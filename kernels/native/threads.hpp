@@ -1,18 +1,19 @@
-// How the dispatcher in cpu.cpp divides work among threads, and asks for memory.
+// How dispatchers divide work among threads, and asks for memory.
 #pragma once
 
 #include <sys/mman.h>
 
-#include "kernels.hpp"
+#include "types.hpp"
 
 namespace {
 
 using namespace scisparse;
 
-int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
+// Not all that include this use all of it.
+[[maybe_unused]] int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
 int64_t size_of_real(DType dtype) { return dtype == DType::float64 ? 8 : 4; }
 
-int64_t edges_of(const Pattern& pattern) {
+[[maybe_unused]] int64_t edges_of(const Pattern& pattern) {
   return pattern.sites == 0 ? 0 : pattern.row_ptr[pattern.sites] - pattern.row_ptr[0];
 }
 

@@ -15,12 +15,14 @@
 #else
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
 #endif
-#include "unit.hpp"
+#include "../gather_matmul/unit.hpp"
+#include "../graph_attention/unit.hpp"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
 
 namespace scisparse {
 extern const Kernels avx512_kernels = scisparse_avx512::kernels;
+extern const AttentionKernels avx512_attention = scisparse_avx512::attention;
 }
 #endif

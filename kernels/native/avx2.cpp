@@ -15,12 +15,14 @@
 #else
 #pragma GCC target("avx2,fma,f16c")
 #endif
-#include "unit.hpp"
+#include "../gather_matmul/unit.hpp"
+#include "../graph_attention/unit.hpp"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
 
 namespace scisparse {
 extern const Kernels avx2_kernels = scisparse_avx2::kernels;
+extern const AttentionKernels avx2_attention = scisparse_avx2::attention;
 }
 #endif

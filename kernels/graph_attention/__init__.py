@@ -1,0 +1,299 @@
+"""Attention over the edges of a pattern, and the products that it is made of.
+
+Contract
+--------
+Letters: B batch, M sites, N sources, E edges, H heads, G heads of the sources (H is a multiple of
+G: grouped queries), D width of queries and keys, V width of values, A numbers that an edge carries.
+
+- Sites ``[B, M, H, D]`` and sources ``[B, N, G, D]`` are dense and contiguous in their last
+  dimension.
+- ``row_ptr [M + 1]`` int64 runs from 0 to E; ``col [E]`` int32 or int64 is the source that each
+  edge reads; edges are sorted by (row, col). Rows may be empty: such a site gets 0.
+- float64, float32, bfloat16 and float16; 16-bit types accumulate in float32, and what belongs to
+  edges (scores, weights, bias) is float32 with them.
+- Deterministic, forward and backward: nothing scatters, every sum runs in the order of its row.
+- Memory: the forward pass saves one number a site and head; the backward pass needs two numbers an
+  edge and head of some batch entries.
+- Indices are trusted; :meth:`scisparse.Pattern.validate` checks them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scisparse.errors import ShapeError
+from scisparse.kernels._edges import Edges
+from scisparse.kernels._segments import accumulator
+from scisparse.kernels.graph_attention import ops as ops
+from scisparse.kernels.graph_attention.calculus import (
+    attention_weights,
+    run_attention,
+    run_sddmm,
+    run_segment_softmax,
+    run_spmm,
+    spread_attr,
+    spread_heads,
+)
+from scisparse.kernels.graph_attention.checks import (
+    check_attention,
+    check_edge_features,
+    check_edges,
+    check_heads,
+    full_bias,
+)
+from scisparse.kernels.graph_attention.reference import Inputs
+
+__all__ = ["graph_attention", "sddmm", "segment_softmax", "spmm"]
+
+
+def graph_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    row_ptr: Tensor,
+    col: Tensor,
+    *,
+    scale: float | None = None,
+    edge_attr: Tensor | None = None,
+    edge_weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+    transpose: Edges | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Let every site attend to the sources that it reads.
+
+    ``y[b,i,h] = sum_{e in row i} p[b,e,h] (v[b,j,g] + W[h] a[e])`` with ``j = col[e]``, and ``p``
+    the softmax over the row of ``scale * q[b,i,h] . (k[b,j,g] + W[h] a[e]) + bias[b,e,h]``.
+
+    Keys and values with edge features are never formed: ``q . W a = (W' q) . a``, and
+    ``sum p W a = W sum p a``.
+
+    Parameters
+    ----------
+    q
+        Queries of the sites, ``[B, M, H, D]``.
+    k, v
+        Keys and values of the sources, ``[B, N, G, D]`` and ``[B, N, G, V]``; query head ``h``
+        reads head ``g = h // (H / G)``.
+    row_ptr, col
+        Edges in compressed-row form, ``[M + 1]`` int64 and ``[E]`` int32 or int64.
+    scale
+        ``1 / sqrt(D)`` where not given.
+    edge_attr, edge_weight
+        Features ``a`` of the edges, ``[E, A]``, and the map ``W`` into the heads, ``[H, D, A]``;
+        both or none, and V is D with them.
+    bias
+        Added to the scores: ``[E]``, ``[E, H]`` or ``[B, E, H]``, with 1 where it is shared. The
+        logarithm of cell areas makes the sum an integral; -infinity hides an edge.
+    dropout
+        Part of the weights ``p`` that are set to 0, the others raised to make up for it.
+    transpose
+        :func:`transpose_edges` of the same edges; computed in each backward pass when not given.
+    backend
+        ``"auto"``, ``"cpu"`` or ``"reference"``.
+
+    Returns
+    -------
+    Tensor
+        ``[B, M, H, V]``, of the dtype of `q`; 0 for a site that reads nothing.
+
+    Raises
+    ------
+    ShapeError
+        Shapes or dtypes do not fit together.
+    BackendError
+        The named backend cannot run on this device or dtype.
+
+    References
+    ----------
+    Vaswani, A. et al. (2017). Attention is all you need. https://doi.org/10.48550/arXiv.1706.03762
+
+    Shi, Y. et al. (2021). Masked label prediction: unified message passing model for
+    semi-supervised classification. https://doi.org/10.24963/ijcai.2021/214
+
+    Examples
+    --------
+    >>> import torch
+    >>> k = v = torch.tensor([[[[1.0]], [[2.0]], [[4.0]]]])
+    >>> row_ptr, col = torch.tensor([0, 2, 2]), torch.tensor([0, 2])
+    >>> graph_attention(torch.zeros(1, 2, 1, 1), k, v, row_ptr, col).flatten()
+    tensor([2.5000, 0.0000])
+    """
+    q, k, v, edge_attr, edge_weight = _autocast(q, k, v, edge_attr, edge_weight)
+    check_edges(row_ptr, col)
+    check_attention(q, k, v, row_ptr.shape[0] - 1)
+    if (edge_attr is None) != (edge_weight is None):
+        raise ShapeError("`edge_attr` and `edge_weight` go together; give both or none")
+    edge_q = None
+    if edge_attr is not None and edge_weight is not None:
+        check_edge_features(q, v, edge_attr, edge_weight, col.shape[0])
+        edge_q = torch.einsum("bmhd,hda->bmha", q, edge_weight)
+    if bias is not None:
+        bias = full_bias(bias, q, col.shape[0])
+    scale = 1 / math.sqrt(max(q.shape[3], 1)) if scale is None else scale
+    inputs, edges = Inputs(q, k, v, edge_q, edge_attr, bias), Edges(row_ptr, col, None)
+    if dropout > 0:
+        out, edge_out = _with_dropout(inputs, edges, transpose, scale, dropout, backend)
+    else:
+        out, edge_out = run_attention(inputs, edges, transpose, scale, backend)
+    if edge_weight is None:
+        return out
+    return out + torch.einsum("bmha,hda->bmhd", edge_out, edge_weight)
+
+
+def spmm(
+    value: Tensor,
+    x: Tensor,
+    row_ptr: Tensor,
+    col: Tensor,
+    *,
+    transpose: Edges | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Sum sources, each times the number of its edge: a sparse matrix times a dense one.
+
+    ``y[b,i,h] = sum_{e in row i} value[b,e,h] * x[b,col[e],h]``
+
+    Parameters
+    ----------
+    value
+        Numbers of the edges, ``[B, E, H]`` or ``[1, E, H]``; float32 for 16-bit `x`.
+    x
+        Sources, ``[B, N, H, D]``.
+    row_ptr, col, transpose, backend
+        As in :func:`graph_attention`.
+
+    Returns
+    -------
+    Tensor
+        ``[B, M, H, D]``, of the dtype of `x`.
+
+    Raises
+    ------
+    ShapeError
+        Shapes or dtypes do not fit together.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([1.0, 2.0, 4.0]).view(1, 3, 1, 1)
+    >>> row_ptr, col = torch.tensor([0, 2, 3]), torch.tensor([0, 2, 1])
+    >>> spmm(torch.tensor([[[1.0], [10.0], [0.5]]]), x, row_ptr, col).flatten()
+    tensor([41.,  1.])
+    """
+    check_edges(row_ptr, col)
+    check_heads(x=x)
+    wide = accumulator(x.dtype)
+    sizes = (col.shape[0], x.shape[2])
+    if value.dim() != 3 or value.shape[1:] != sizes or value.shape[0] not in (1, x.shape[0]):
+        raise ShapeError(
+            f"`value` {list(value.shape)} must be [B or 1, E, H], {[x.shape[0], *sizes]} for `x` "
+            f"{list(x.shape)} and {col.shape[0]} edges"
+        )
+    if value.dtype != wide:
+        raise ShapeError(f"`value` is {value.dtype}; with `x` of {x.dtype} it must be {wide}")
+    return run_spmm(value, x, Edges(row_ptr, col, None), transpose, backend)
+
+
+def sddmm(
+    x: Tensor,
+    z: Tensor,
+    row_ptr: Tensor,
+    col: Tensor,
+    *,
+    transpose: Edges | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Scalar product of site and source on every edge: a dense product, sampled.
+
+    ``value[b,e,h] = x[b,row(e),h] . z[b,col[e],h]``
+
+    Parameters
+    ----------
+    x, z
+        Sites ``[B, M, H, D]`` and sources ``[B, N, H, D]``.
+    row_ptr, col, transpose, backend
+        As in :func:`graph_attention`.
+
+    Returns
+    -------
+    Tensor
+        ``[B, E, H]``; float32 for 16-bit types.
+
+    Raises
+    ------
+    ShapeError
+        Shapes or dtypes do not fit together.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(1, 2, 1, 2)
+    >>> sddmm(x, x, torch.tensor([0, 1, 2]), torch.tensor([1, 1])).flatten()
+    tensor([11., 25.])
+    """
+    check_edges(row_ptr, col)
+    check_heads(x=x, z=z)
+    sites = row_ptr.shape[0] - 1
+    if x.shape[1] != sites or (x.shape[0], *x.shape[2:]) != (z.shape[0], *z.shape[2:]):
+        raise ShapeError(
+            f"`x` {list(x.shape)} and `z` {list(z.shape)} must be [B, M, H, D] and [B, N, H, D] "
+            f"with {sites} sites"
+        )
+    return run_sddmm(x, z, Edges(row_ptr, col, None), transpose, backend)
+
+
+def segment_softmax(score: Tensor, row_ptr: Tensor) -> Tensor:
+    """Softmax over the edges of each site.
+
+    ``p[b,e,h] = exp(score[b,e,h] - m) / sum_{e' in the row} exp(score[b,e',h] - m)`` with ``m`` the
+    largest score of the row; 0 in a row of -infinity alone.
+
+    Parameters
+    ----------
+    score
+        ``[B, E, H]``.
+    row_ptr
+        ``[M + 1]`` int64, from 0 to E.
+
+    Examples
+    --------
+    >>> import torch
+    >>> segment_softmax(torch.zeros(1, 3, 1), torch.tensor([0, 2, 3])).flatten()
+    tensor([0.5000, 0.5000, 1.0000])
+    """
+    if score.dim() != 3 or not score.is_floating_point():
+        raise ShapeError(f"`score` ({score.dtype} {list(score.shape)}) must be floats [B, E, H]")
+    return run_segment_softmax(score, row_ptr)
+
+
+def _with_dropout(
+    inputs: Inputs, edges: Edges, edges_t: Edges | None, scale: float, rate: float, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Attention with weights set to 0 at random, by the unfused products."""
+    q, _, v, _, attr, _ = inputs
+    weight = F.dropout(attention_weights(inputs, edges, edges_t, scale, backend), rate)
+    out = run_spmm(weight, spread_heads(v, q.shape[2]), edges, edges_t, backend)
+    if attr is None:
+        return out, out
+    count = torch.arange(edges.col.shape[0], device=q.device)
+    edge_out = run_spmm(weight, spread_attr(attr, q), Edges(edges.row_ptr, count, None), None)
+    return out, edge_out
+
+
+def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Cast to the autocast dtype, as torch's own products do; float64 is left alone."""
+    first = tensors[0]
+    if first is None or not torch.amp.is_autocast_available(first.device.type):
+        return tensors
+    device = first.device.type
+    given = [t.dtype for t in tensors if t is not None]
+    if not torch.is_autocast_enabled(device) or torch.float64 in given:
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(None if t is None else t.to(dtype) for t in tensors)

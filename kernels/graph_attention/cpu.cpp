@@ -1,0 +1,89 @@
+// The C interface of attention: chooses the instruction set and divides the work among threads.
+#include "cpu.hpp"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "../native/isa.hpp"
+#include "../native/threads.hpp"
+#include "kernels.hpp"
+
+namespace {
+
+const AttentionKernels* kernels_of(int isa) { return kernels_for(isa, &baseline_attention, &avx2_attention, &avx512_attention); }
+
+Pattern pattern_of(const scisparse_edges& edges) { return {edges.sites, edges.sources, edges.row_ptr, {}, {}}; }
+
+bool has_ends(const scisparse_edges& edges) { return edges.row_ptr[0] == 0 && edges.row_ptr[edges.sites] == edges.count; }
+
+Status check(int64_t dtype, const AttentionKernels* kernels, const scisparse_edges& edges) {
+  if (dtype < 0 || dtype > 3) return bad_dtype;
+  if (!kernels) return bad_isa;
+  return has_ends(edges) ? ok : bad_rows;
+}
+
+// Calls task(first, last) for parts of the sites with nearly equal work, more parts than threads as rows differ in their caches.
+template <class Task>
+Status over_sites(const scisparse_edges& edges, int64_t work_per_edge, int threads, const Task& task) {
+  if (edges.sites == 0) return ok;
+  const Pattern pattern = pattern_of(edges);
+  const int64_t useful = threads_for((edges.count + edges.sites) * work_per_edge, threads), parts = useful > 1 ? 8 * useful : 1;
+  return in_parallel(parts, useful, [&](int64_t part) {
+    const int64_t first = first_site(pattern, part, parts), last = first_site(pattern, part + 1, parts);
+    return first < last ? task(first, last) : ok;
+  });
+}
+
+// Batch entries that share a workspace: as many as it has room for, and one at least.
+int64_t batches_at_once(const scisparse_attention& p) {
+  constexpr int64_t most_bytes = int64_t(64) << 20;
+  const int64_t bytes = 2 * p.edges.count * p.heads * size_of_real(DType(p.dtype)), fitting = bytes ? most_bytes / bytes : p.batch;
+  return fitting < 1 ? 1 : fitting < p.batch ? fitting : p.batch;
+}
+
+}  // namespace
+
+extern "C" int scisparse_graph_attention(const scisparse_attention* problem, int isa, int threads) {
+  const scisparse_attention& p = *problem;
+  const AttentionKernels* kernels = kernels_of(isa);
+  if (const Status status = check(p.dtype, kernels, p.edges)) return status;
+  return over_sites(p.edges, p.batch * p.heads * (p.width + p.value_width), threads,
+                    [&](int64_t first, int64_t last) { return kernels->forward(p, first, last); });
+}
+
+extern "C" int scisparse_graph_attention_backward(const scisparse_attention_backward* problem, int isa, int threads) {
+  const scisparse_attention_backward& p = *problem;
+  const scisparse_attention& f = p.forward;
+  const AttentionKernels* kernels = kernels_of(isa);
+  if (const Status status = check(f.dtype, kernels, f.edges)) return status;
+  if (!has_ends(p.transposed)) return bad_rows;
+  const int64_t batches = batches_at_once(f), numbers = batches * f.edges.count * f.heads, real = size_of_real(DType(f.dtype));
+  char* room = static_cast<char*>(std::malloc(size_t(2 * numbers * real) + 1));
+  if (!room) return no_memory;
+  ask_for_huge_pages(room, 2 * numbers * real);
+  int worst = ok;
+  for (int64_t first = 0; first < f.batch && worst == ok; first += batches) {
+    const int64_t last = first + batches < f.batch ? first + batches : f.batch;
+    const EdgeWorkspace space = {first, last, room, room + numbers * real};
+    const int64_t work = (last - first) * f.heads * (f.width + f.value_width);
+    worst = over_sites(f.edges, work, threads, [&](int64_t i, int64_t end) { return kernels->backward_sites(p, space, i, end); });
+    if (worst == ok)
+      worst = over_sites(p.transposed, work, threads, [&](int64_t j, int64_t end) { return kernels->backward_sources(p, space, j, end); });
+  }
+  std::free(room);
+  return worst;
+}
+
+extern "C" int scisparse_spmm(const scisparse_spmm_problem* problem, int isa, int threads) {
+  const scisparse_spmm_problem& p = *problem;
+  const AttentionKernels* kernels = kernels_of(isa);
+  if (const Status status = check(p.dtype, kernels, p.edges)) return status;
+  return over_sites(p.edges, p.batch * p.heads * p.width, threads, [&](int64_t first, int64_t last) { return kernels->spmm(p, first, last); });
+}
+
+extern "C" int scisparse_sddmm(const scisparse_sddmm_problem* problem, int isa, int threads) {
+  const scisparse_sddmm_problem& p = *problem;
+  const AttentionKernels* kernels = kernels_of(isa);
+  if (const Status status = check(p.dtype, kernels, p.edges)) return status;
+  return over_sites(p.edges, p.batch * p.heads * p.width, threads, [&](int64_t first, int64_t last) { return kernels->sddmm(p, first, last); });
+}

@@ -1,0 +1,196 @@
+"""Binding of the C++ kernels (``cpu.hpp``) through their plain C interface."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from scisparse.errors import BackendError
+from scisparse.kernels._debug import check_ends
+from scisparse.kernels._edges import Edges
+from scisparse.kernels._native import load
+from scisparse.kernels._segments import accumulator
+from scisparse.kernels.gather_matmul.cpu import DTYPES, STATUS, can_run
+from scisparse.kernels.graph_attention.reference import Inputs
+
+__all__ = ["attention", "attention_backward", "can_run", "sddmm", "spmm"]
+
+_SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
+_BAD_ROWS = 4
+
+
+def _fields(sizes: str = "", pointers: str = "") -> list[tuple[str, type]]:
+    return [(name, _SIZE) for name in sizes.split()] + [(n, _POINTER) for n in pointers.split()]
+
+
+class _Edges(ctypes.Structure):
+    _fields_ = (
+        *_fields("sites sources count", "row_ptr col"),
+        *_fields("col_bits", "tie"),
+        *_fields("tie_bits"),
+    )
+
+
+class _Attention(ctypes.Structure):
+    _fields_ = (
+        *_fields("dtype batch heads source_heads width value_width edge_width"),
+        ("scale", ctypes.c_double),
+        ("edges", _Edges),
+        *_fields("", "q k v edge_q edge_attr bias"),
+        *_fields("bias_batch bias_edge bias_head", "out edge_out lse"),
+    )
+
+
+class _AttentionBackward(ctypes.Structure):
+    _fields_ = (
+        ("forward", _Attention),
+        ("transposed", _Edges),
+        *_fields("", "grad grad_edge grad_q grad_k grad_v grad_edge_q grad_edge_attr grad_bias"),
+    )
+
+
+class _Spmm(ctypes.Structure):
+    _fields_ = (
+        *_fields("dtype batch heads width value_batch"),
+        ("edges", _Edges),
+        *_fields("", "value x y"),
+    )
+
+
+class _Sddmm(ctypes.Structure):
+    _fields_ = (
+        *_fields("dtype batch heads width"),
+        ("edges", _Edges),
+        *_fields("", "x z value"),
+    )
+
+
+def attention(inputs: Inputs, edges: Edges, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the C++ kernel; see :func:`scisparse.kernels.graph_attention.reference.attention`."""
+    inputs, edges = _dense_inputs(inputs), _dense_edges(edges)
+    q, v = inputs.q, inputs.v
+    out = q.new_empty(*q.shape[:3], v.shape[3])
+    edge_width = 0 if inputs.edge_attr is None else inputs.edge_attr.shape[1]
+    edge_out = q.new_empty(*q.shape[:3], edge_width) if edge_width else q.new_empty(0)
+    lse = q.new_empty(q.shape[:3], dtype=accumulator(q.dtype))
+    problem = _problem(inputs, edges, scale, lse)
+    problem.out, problem.edge_out = _address(out), _address(edge_out)
+    _run("scisparse_graph_attention", problem, (edges,))
+    return out, edge_out, lse
+
+
+def attention_backward(
+    grad: Tensor,
+    grad_edge: Tensor | None,
+    inputs: Inputs,
+    lse: Tensor,
+    edges: Edges,
+    edges_t: Edges,
+    scale: float,
+) -> Inputs:
+    """Run the C++ kernel; see the function of the same name in ``reference``."""
+    inputs, edges, edges_t = _dense_inputs(inputs), _dense_edges(edges), _dense_edges(edges_t)
+    grad, lse = grad.contiguous(), lse.contiguous()
+    grad_edge = None if grad_edge is None else grad_edge.contiguous()
+    q, k, v, edge_q, attr, bias = inputs
+    real = accumulator(q.dtype)
+    out = Inputs(
+        torch.empty_like(q),
+        torch.empty_like(k),
+        torch.empty_like(v),
+        None if edge_q is None else torch.empty_like(edge_q),
+        None if attr is None else torch.zeros_like(attr, dtype=real),
+        None if bias is None else torch.zeros_like(bias),
+    )
+    problem = _AttentionBackward(
+        _problem(inputs, edges, scale, lse),
+        _edges(edges_t, q.shape[1]),
+        *map(_address, (grad, grad_edge, *out)),
+    )
+    _run("scisparse_graph_attention_backward", problem, (edges, edges_t))
+    return out
+
+
+def spmm(value: Tensor, x: Tensor, edges: Edges) -> Tensor:
+    """Run the C++ kernel; see the function of the same name in ``reference``."""
+    value, x, edges = value.contiguous(), x.contiguous(), _dense_edges(edges)
+    batch, sources, heads, width = x.shape
+    y = x.new_empty(batch, edges.row_ptr.shape[0] - 1, heads, width)
+    step = 0 if value.shape[0] == 1 else value[0].numel()
+    problem = _Spmm(
+        *(DTYPES[x.dtype], batch, heads, width, step, _edges(edges, sources)),
+        *map(_address, (value, x, y)),
+    )
+    _run("scisparse_spmm", problem, (edges,))
+    return y
+
+
+def sddmm(x: Tensor, z: Tensor, edges: Edges) -> Tensor:
+    """Run the C++ kernel; see the function of the same name in ``reference``."""
+    x, z, edges = x.contiguous(), z.contiguous(), _dense_edges(edges)
+    batch, sources, heads, width = z.shape
+    value = x.new_empty(batch, edges.col.shape[0], heads, dtype=accumulator(x.dtype))
+    problem = _Sddmm(
+        *(DTYPES[x.dtype], batch, heads, width, _edges(edges, sources)),
+        *map(_address, (x, z, value)),
+    )
+    _run("scisparse_sddmm", problem, (edges,))
+    return value
+
+
+def _problem(inputs: Inputs, edges: Edges, scale: float, lse: Tensor) -> _Attention:
+    q, k, v, edge_q, attr, bias = inputs
+    batch, _, heads, width = q.shape
+    sizes = (heads, k.shape[2], width, v.shape[3], 0 if attr is None else attr.shape[1])
+    steps = [0, 0, 0]
+    if bias is not None:
+        steps = [s if n > 1 else 0 for s, n in zip(bias.stride(), bias.shape, strict=True)]
+    return _Attention(
+        *(DTYPES[q.dtype], batch, *sizes, scale, _edges(edges, k.shape[1])),
+        *map(_address, (q, k, v, edge_q, attr, bias)),
+        *(*steps, None, None, _address(lse)),
+    )
+
+
+def _edges(edges: Edges, sources: int) -> _Edges:
+    row_ptr, col, tie = edges
+    return _Edges(
+        *(row_ptr.shape[0] - 1, sources, col.shape[0], row_ptr.data_ptr(), col.data_ptr()),
+        *(8 * col.itemsize, _address(tie), 0 if tie is None else 8 * tie.itemsize),
+    )
+
+
+def _dense_inputs(inputs: Inputs) -> Inputs:
+    return Inputs(*(None if t is None else t.contiguous() for t in inputs))  # type: ignore[arg-type]
+
+
+def _dense_edges(edges: Edges) -> Edges:
+    row_ptr, col, tie = edges
+    return Edges(row_ptr.contiguous(), col.contiguous(), None if tie is None else tie.contiguous())
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _run(name: str, problem: ctypes.Structure, edges: Sequence[Edges]) -> None:
+    status = getattr(_library(), name)(ctypes.byref(problem), 0, torch.get_num_threads())
+    if status == _BAD_ROWS:
+        for row_ptr, col, _ in edges:
+            check_ends(row_ptr, col)
+    if status:
+        raise BackendError(f"backend 'cpu' failed: it lacks the {STATUS.get(status, status)}")
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library = load()
+    if isinstance(library, str):
+        raise BackendError(f"backend 'cpu' cannot run: {library}")
+    for name in ("graph_attention", "graph_attention_backward", "spmm", "sddmm"):
+        getattr(library, f"scisparse_{name}").argtypes = [_POINTER, ctypes.c_int, ctypes.c_int]
+    return library

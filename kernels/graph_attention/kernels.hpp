@@ -1,0 +1,30 @@
+// What the dispatcher in cpu.cpp passes to the kernels of one instruction set: the problems of the C interface, which are plain data.
+#pragma once
+
+#include "../native/types.hpp"
+#include "cpu.hpp"
+
+namespace scisparse {
+
+// Room for the weights of edges between the two passes of a backward pass: batch entries [first_batch, last_batch), [E, H] each.
+struct EdgeWorkspace {
+  int64_t first_batch, last_batch;
+  void *weights, *score_grads;  // the latter times the scale
+};
+
+struct AttentionKernels {
+  // Sites [first, last) of all batch entries.
+  Status (*forward)(const scisparse_attention&, int64_t first, int64_t last);
+  // Gradients of what sites and edges hold; fills the workspace for the sources.
+  Status (*backward_sites)(const scisparse_attention_backward&, const EdgeWorkspace&, int64_t first, int64_t last);
+  // Gradients of sources [first, last), over the transposed edges.
+  Status (*backward_sources)(const scisparse_attention_backward&, const EdgeWorkspace&, int64_t first, int64_t last);
+  Status (*spmm)(const scisparse_spmm_problem&, int64_t first, int64_t last);
+  Status (*sddmm)(const scisparse_sddmm_problem&, int64_t first, int64_t last);
+};
+
+// Null where a build leaves the unit out.
+extern const AttentionKernels baseline_attention;
+extern const AttentionKernels avx2_attention __attribute__((weak)), avx512_attention __attribute__((weak));
+
+}  // namespace scisparse

@@ -1,0 +1,198 @@
+"""The registered operators: schemas, implementations, shape rules, derivatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scisparse.kernels import _backends, _debug
+from scisparse.kernels._edges import Edges
+from scisparse.kernels._segments import accumulator
+from scisparse.kernels.graph_attention import calculus, cpu, reference
+from scisparse.kernels.graph_attention.reference import Inputs
+
+__all__ = ["IMPLEMENTATIONS"]
+
+
+def _implementations(op: str) -> tuple[_backends.Implementation, ...]:
+    """Best first."""
+    return (
+        _backends.Implementation("cpu", cpu.can_run, getattr(cpu, op)),
+        _backends.Implementation("reference", lambda *_: None, getattr(reference, op)),
+    )
+
+
+#: How each operator can be run.
+IMPLEMENTATIONS = {
+    op: _implementations(op) for op in ("attention", "attention_backward", "spmm", "sddmm")
+}
+
+
+def _choose(op: str, backend: str, like: Tensor, edges: Edges, num_sources: int) -> Any:
+    """Return the function that runs `op` on `backend`; edges are checked in debug mode."""
+    if _debug.is_debugging():
+        _debug.check_edges(*edges, num_sources, edges.col.numel())
+    chosen = _backends.choose(op, IMPLEMENTATIONS[op], backend, like.device, like.dtype)
+    if chosen.name != "cpu" and edges.row_ptr.is_cpu:
+        _debug.check_ends(edges.row_ptr, edges.col)
+    return chosen.run
+
+
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    edge_q: Tensor | None,
+    edge_attr: Tensor | None,
+    bias: Tensor | None,
+    row_ptr: Tensor,
+    col: Tensor,
+    row_ptr_t: Tensor | None,
+    col_t: Tensor | None,
+    tie_t: Tensor | None,
+    scale: float,
+    backend: str,
+) -> Any:
+    edges = Edges(row_ptr, col, None)
+    run = _choose("attention", backend, q, edges, k.shape[1])
+    return run(Inputs(q, k, v, edge_q, edge_attr, bias), edges, scale)
+
+
+def _attention_backward(
+    grad: Tensor,
+    grad_edge: Tensor | None,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    edge_q: Tensor | None,
+    edge_attr: Tensor | None,
+    bias: Tensor | None,
+    row_ptr: Tensor,
+    col: Tensor,
+    row_ptr_t: Tensor,
+    col_t: Tensor,
+    tie_t: Tensor,
+    scale: float,
+    backend: str,
+) -> Any:
+    inputs = Inputs(q, k, v, edge_q, edge_attr, bias)
+    edges, edges_t = Edges(row_ptr, col, None), Edges(row_ptr_t, col_t, tie_t)
+    run = _choose("attention_backward", backend, q, edges, k.shape[1])
+    grads = run(grad, grad_edge, inputs, lse, edges, edges_t, scale)
+    return tuple(
+        q.new_empty(0) if g is None or t is None else g.to(t.dtype)
+        for g, t in zip(grads, inputs, strict=True)
+    )
+
+
+def _spmm(
+    value: Tensor,
+    x: Tensor,
+    row_ptr: Tensor,
+    col: Tensor,
+    tie: Tensor | None,
+    row_ptr_t: Tensor | None,
+    col_t: Tensor | None,
+    tie_t: Tensor | None,
+    backend: str,
+) -> Any:
+    edges = Edges(row_ptr, col, tie)
+    return _choose("spmm", backend, x, edges, x.shape[1])(value, x, edges)
+
+
+def _sddmm(
+    x: Tensor,
+    z: Tensor,
+    row_ptr: Tensor,
+    col: Tensor,
+    tie: Tensor | None,
+    row_ptr_t: Tensor | None,
+    col_t: Tensor | None,
+    tie_t: Tensor | None,
+    backend: str,
+) -> Any:
+    edges = Edges(row_ptr, col, tie)
+    return _choose("sddmm", backend, x, edges, z.shape[1])(x, z, edges)
+
+
+def _attention_fake(
+    q: Tensor, k: Tensor, v: Tensor, edge_q: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    edge_out = q.new_empty(0) if edge_q is None else q.new_empty(edge_q.shape)
+    lse = q.new_empty(q.shape[:3], dtype=accumulator(q.dtype))
+    return q.new_empty(*q.shape[:3], v.shape[3]), edge_out, lse
+
+
+def _attention_backward_fake(
+    grad: Tensor, grad_edge: Tensor | None, lse: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    like = rest[0]
+    return tuple(like.new_empty(0) if t is None else t.new_empty(t.shape) for t in rest[:6])
+
+
+def _spmm_fake(value: Tensor, x: Tensor, row_ptr: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(x.shape[0], row_ptr.shape[0] - 1, *x.shape[2:])
+
+
+def _sddmm_fake(x: Tensor, z: Tensor, row_ptr: Tensor, col: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(x.shape[0], col.shape[0], x.shape[2], dtype=accumulator(x.dtype))
+
+
+_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? edge_q, Tensor? edge_attr, Tensor? bias"
+_EDGES = "Tensor row_ptr, Tensor col"
+_EDGES_T = "Tensor? row_ptr_t, Tensor? col_t, Tensor? tie_t"
+_SIX = ", ".join(["Tensor"] * 6)
+
+
+def _register(name: str, schema: str, run: Any, fake: Any, backward: Any, save: Any) -> None:
+    name = f"scisparse::{name}"
+    torch.library.define(name, schema)
+    torch.library.impl(name, "default")(run)
+    torch.library.register_fake(name, fake)
+    torch.library.register_autograd(name, backward, setup_context=save)
+
+
+_register(
+    "graph_attention",
+    f"({_INPUTS}, {_EDGES}, {_EDGES_T}, float scale, str backend) -> (Tensor, Tensor, Tensor)",
+    _attention,
+    _attention_fake,
+    calculus.attention_backward,
+    calculus.save_attention,
+)
+_register(
+    "graph_attention_backward",
+    f"(Tensor grad, Tensor? grad_edge, Tensor lse, {_INPUTS}, {_EDGES}, "
+    f"Tensor row_ptr_t, Tensor col_t, Tensor tie_t, float scale, str backend) -> ({_SIX})",
+    _attention_backward,
+    _attention_backward_fake,
+    calculus.attention_backward_backward,
+    calculus.save_attention_backward,
+)
+_register(
+    "spmm",
+    f"(Tensor value, Tensor x, {_EDGES}, Tensor? tie, {_EDGES_T}, str backend) -> Tensor",
+    _spmm,
+    _spmm_fake,
+    calculus.spmm_backward,
+    calculus.save_product,
+)
+_register(
+    "sddmm",
+    f"(Tensor x, Tensor z, {_EDGES}, Tensor? tie, {_EDGES_T}, str backend) -> Tensor",
+    _sddmm,
+    _sddmm_fake,
+    calculus.sddmm_backward,
+    calculus.save_product,
+)
+_register(
+    "segment_softmax",
+    "(Tensor score, Tensor row_ptr) -> Tensor",
+    reference.segment_softmax,
+    lambda score, row_ptr: torch.empty_like(score),
+    calculus.segment_softmax_backward,
+    calculus.save_segment_softmax,
+)

@@ -1,0 +1,90 @@
+// Rows of edges, and numbers of one batch entry, as the kernels see them.
+#pragma once
+
+#include "products.hpp"
+
+namespace SCISPARSE_NAMESPACE {
+namespace {
+
+using scisparse::EdgeWorkspace;
+
+SCISPARSE_INLINE Indices cols_of(const scisparse_edges& edges) { return {edges.col, int(edges.col_bits)}; }
+SCISPARSE_INLINE Indices ties_of(const scisparse_edges& edges) { return {edges.tie, edges.tie ? int(edges.tie_bits) : 0}; }
+
+// The longest of rows [first, last), in whole vectors of any type.
+int64_t most_edges(const scisparse_edges& edges, int64_t first, int64_t last) {
+  int64_t most = 0;
+  for (int64_t i = first; i < last; i++) most = max_of(most, edges.row_ptr[i + 1] - edges.row_ptr[i]);
+  return round_up(most, 16);
+}
+
+// The edges of one row: where they begin, how many, what they read, and where arrays of edges have them.
+class Row {
+ public:
+  Row(const scisparse_edges& edges, int64_t first, int64_t last) : edges_(edges), index_(2 * most_edges(edges, first, last)), room_(most_edges(edges, first, last)) {}
+  explicit operator bool() const { return bool(index_); }
+
+  void read(int64_t i) {
+    first_ = edges_.row_ptr[i];
+    count_ = edges_.row_ptr[i + 1] - first_;
+    with_indices(cols_of(edges_), first_, [&](const auto& col) {
+      for (int64_t j = 0; j < count_; j++) index_.get()[j] = col[j];
+    });
+    with_indices(ties_of(edges_), first_, [&](const auto& tie) {
+      for (int64_t j = 0; j < count_; j++) index_.get()[room_ + j] = tie[j];
+    });
+  }
+  int64_t count() const { return count_; }
+  int64_t room() const { return room_; }
+  const int64_t* sources() const { return index_.get(); }
+  const int64_t* places() const { return index_.get() + room_; }
+
+ private:
+  const scisparse_edges& edges_;
+  Buffer<int64_t> index_;
+  int64_t room_, first_ = 0, count_ = 0;
+};
+
+// Numbers [rows, heads, size] of one batch entry.
+template <class T>
+struct Heads {
+  const void* data;
+  int64_t rows, heads, size;
+
+  SCISPARSE_INLINE const T* at(int64_t b, int64_t i, int64_t h) const {
+    return static_cast<const T*>(data) + ((b * rows + i) * heads + h) * size;
+  }
+  // Head h of all rows of batch entry b.
+  SCISPARSE_INLINE Array<T> head(int64_t b, int64_t h) const { return {at(b, 0, h), heads * size}; }
+};
+
+// Writes `size` sums as numbers of another type.
+template <class T, class R = Real<T>>
+void write(const R* sums, int64_t size, T* to) {
+  constexpr int L = width<R>;
+  if constexpr (is_real<T>) return void(std::memcpy(to, sums, size_t(size) * sizeof(T)));
+  for (int64_t d = 0; d < size; d += L) {
+    const int n = int(min_of(L, size - d));
+    store(to + d, load<L>(sums + d, n), n);
+  }
+}
+
+template <class R>
+SCISPARSE_INLINE R* reals(void* data) {
+  return static_cast<R*>(data);
+}
+
+// A kernel for the type of the numbers that a problem holds.
+template <template <class> class Kernel, class... Arguments>
+Status for_dtype(int64_t dtype, const Arguments&... arguments) {
+  switch (DType(dtype)) {
+    case DType::float64: return Kernel<double>::run(arguments...);
+    case DType::float32: return Kernel<float>::run(arguments...);
+    case DType::bfloat16: return Kernel<Bfloat16>::run(arguments...);
+    case DType::float16: return Kernel<Float16>::run(arguments...);
+  }
+  return Status::bad_dtype;
+}
+
+}  // namespace
+}  // namespace SCISPARSE_NAMESPACE

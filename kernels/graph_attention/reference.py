@@ -1,0 +1,143 @@
+"""The truth in tests: plain torch, any device, any floating dtype, no tricks.
+
+Letters: B batch, M sites, N sources, E edges, H heads, G heads of the sources, D width, A numbers
+that an edge carries. What belongs to edges is in float32 where tensors have 16 bits.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scisparse.kernels._edges import Edges
+from scisparse.kernels._segments import accumulator, segment_sum, site_of_edge
+
+__all__ = ["Inputs", "attention", "attention_backward", "sddmm", "segment_softmax", "spmm"]
+
+
+class Inputs(NamedTuple):
+    """What attention reads: shapes in :mod:`scisparse.kernels.graph_attention`."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    edge_q: Tensor | None
+    edge_attr: Tensor | None
+    bias: Tensor | None
+
+
+def spmm(value_BEH: Tensor, x_BNHD: Tensor, edges: Edges) -> Tensor:
+    """``y[b,i,h] = sum over edges e of site i of value[b,tie[e],h] * x[b,col[e],h]``."""
+    value = value_BEH if edges.tie is None else value_BEH[:, edges.tie.long()]
+    terms = value[..., None] * x_BNHD[:, edges.col.long()].to(value.dtype)
+    return _sum_rows(terms, edges).to(x_BNHD.dtype)
+
+
+def sddmm(x_BMHD: Tensor, z_BNHD: Tensor, edges: Edges) -> Tensor:
+    """``value[b,tie[e],h] = x[b,row(e),h] . z[b,col[e],h]``, ``[B, E, H]``."""
+    dtype = accumulator(x_BMHD.dtype)
+    x_BEHD = x_BMHD[:, site_of_edge(edges.row_ptr, edges.col.numel())].to(dtype)
+    value = (x_BEHD * z_BNHD[:, edges.col.long()].to(dtype)).sum(-1)
+    if edges.tie is None:
+        return value
+    return torch.empty_like(value).index_copy_(1, edges.tie.long(), value)
+
+
+def segment_softmax(score_BEH: Tensor, row_ptr_M1: Tensor) -> Tensor:
+    """Softmax over the edges of each site; 0 where all its scores are -infinity."""
+    weight, _ = _softmax(score_BEH, row_ptr_M1)
+    return weight
+
+
+def attention(inputs: Inputs, edges: Edges, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention; the same sum of what edges carry; logarithm of the sum of exp(score)."""
+    weight, lse = _softmax(_scores(inputs, edges, scale), edges.row_ptr)
+    out = spmm(weight, _spread(inputs.v, inputs.q.shape[2]), edges)
+    edge_out = out.new_empty(0)
+    if inputs.edge_attr is not None:
+        terms = weight[..., None] * inputs.edge_attr.to(weight.dtype)[:, None]
+        edge_out = _sum_rows(terms, edges).to(out.dtype)
+    return out, edge_out, lse
+
+
+def attention_backward(
+    grad: Tensor,
+    grad_edge: Tensor | None,
+    inputs: Inputs,
+    lse: Tensor,
+    edges: Edges,
+    edges_t: Edges,
+    scale: float,
+) -> Inputs:
+    """Gradients of all inputs; those of `edge_attr` and `bias` in the dtype of scores."""
+    q, k, v, edge_q, attr, bias = inputs
+    heads, groups = q.shape[2], k.shape[2]
+    site = site_of_edge(edges.row_ptr, edges.col.numel())
+    lse = lse[:, site]
+    weight = torch.exp(_scores(inputs, edges, scale) - lse).masked_fill(lse == -torch.inf, 0)
+    slope = sddmm(grad, _spread(v, heads), edges)
+    if grad_edge is not None and attr is not None:
+        slope = slope + torch.einsum("beha,ea->beh", *_wide(grad_edge[:, site], attr))
+    mean = _sum_rows(weight * slope, edges)
+    slope = weight * (slope - mean[:, site])
+    grad_k = _gather(spmm(scale * slope, q, edges_t), groups)
+    grad_v = _gather(spmm(weight, grad, edges_t), groups)
+    grad_edge_q = grad_attr = None
+    if attr is not None and edge_q is not None:
+        terms = (scale * slope)[..., None] * attr.to(slope.dtype)[:, None]
+        grad_edge_q = _sum_rows(terms, edges).to(q.dtype)
+        grad_attr = torch.einsum("beh,beha->ea", *_wide(scale * slope, edge_q[:, site]))
+        if grad_edge is not None:
+            grad_attr += torch.einsum("beh,beha->ea", *_wide(weight, grad_edge[:, site]))
+    grad_bias = None if bias is None else slope.sum_to_size(bias.shape)
+    grad_q = spmm(scale * slope, _spread(k, heads), edges)
+    return Inputs(grad_q, grad_k, grad_v, grad_edge_q, grad_attr, grad_bias)
+
+
+def _scores(inputs: Inputs, edges: Edges, scale: float) -> Tensor:
+    q, k, _, edge_q, attr, bias = inputs
+    score = sddmm(q, _spread(k, q.shape[2]), edges)
+    if attr is not None and edge_q is not None:
+        site = site_of_edge(edges.row_ptr, edges.col.numel())
+        score = score + torch.einsum("beha,ea->beh", *_wide(edge_q[:, site], attr))
+    score = scale * score
+    return score if bias is None else score + bias
+
+
+def _softmax(score_BEH: Tensor, row_ptr_M1: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax over rows, and the logarithm of its denominator; 0 and -infinity of nothing."""
+    batch, edges, heads = score_BEH.shape
+    site = site_of_edge(row_ptr_M1, edges)
+    index = site[None, :, None].expand_as(score_BEH)
+    most = score_BEH.new_full((batch, row_ptr_M1.numel() - 1, heads), -torch.inf)
+    most = most.scatter_reduce(1, index, score_BEH, "amax")
+    finite = most.masked_fill(most == -torch.inf, 0)
+    weight = torch.exp(score_BEH - finite[:, site])
+    total = segment_sum(weight.transpose(0, 1), row_ptr_M1).transpose(0, 1)
+    lse = most + torch.log(total)
+    return weight / total.masked_fill(total == 0, 1)[:, site], lse
+
+
+def _sum_rows(terms: Tensor, edges: Edges) -> Tensor:
+    """Sums over the edges of each site, ``[B, M, ...]``, of ``[B, E, ...]``."""
+    return segment_sum(terms.transpose(0, 1), edges.row_ptr).transpose(0, 1).contiguous()
+
+
+def _wide(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(t.to(accumulator(t.dtype)) for t in tensors)
+
+
+def _spread(x: Tensor, heads: int) -> Tensor:
+    """Heads of sources, each for its group of heads: ``[B, N, H, D]`` of ``[B, N, G, D]``."""
+    group = heads // x.shape[2]
+    return x if group == 1 else x.repeat_interleave(group, dim=2)
+
+
+def _gather(x: Tensor, groups: int) -> Tensor:
+    """Sum over the heads of each group."""
+    if x.shape[2] == groups:
+        return x
+    wide = x.unflatten(2, (groups, -1)).to(accumulator(x.dtype))
+    return wide.sum(3).to(x.dtype)

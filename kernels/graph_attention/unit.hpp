@@ -1,0 +1,72 @@
+// The kernels of attention and of its two products for one instruction set, `attention` in the namespace of a unit (native/*.cpp).
+#pragma once
+
+#include "attention.hpp"
+
+namespace SCISPARSE_NAMESPACE {
+namespace {
+
+template <class T>
+struct Spmm {
+  using R = Real<T>;
+
+  static Status run(const scisparse_spmm_problem& p, int64_t first, int64_t last) {
+    const Heads<T> x{p.x, p.edges.sources, p.heads, p.width};
+    Row row(p.edges, first, last);
+    Buffer<R> buffer(row.room() + p.width);
+    if (!row || !buffer) return Status::no_memory;
+    R *value = buffer.get(), *sum = value + row.room();
+    for (int64_t b = 0; b < p.batch; b++)
+      for (int64_t i = first; i < last; i++) {
+        row.read(i);
+        for (int64_t h = 0; h < p.heads; h++) {
+          const R* from = static_cast<const R*>(p.value) + b * p.value_batch + h;
+          for (int64_t j = 0; j < row.count(); j++) value[j] = from[row.places()[j] * p.heads];
+          sums(value, x.head(b, h), row.sources(), row.count(), p.width, sum, false);
+          write(sum, p.width, static_cast<T*>(p.y) + ((b * p.edges.sites + i) * p.heads + h) * p.width);
+        }
+      }
+    return Status::ok;
+  }
+};
+
+template <class T>
+struct Sddmm {
+  using R = Real<T>;
+
+  static Status run(const scisparse_sddmm_problem& p, int64_t first, int64_t last) {
+    const Heads<T> x{p.x, p.edges.sites, p.heads, p.width}, z{p.z, p.edges.sources, p.heads, p.width};
+    Row row(p.edges, first, last);
+    Buffer<R> value(row.room());
+    if (!row || !value) return Status::no_memory;
+    for (int64_t b = 0; b < p.batch; b++)
+      for (int64_t i = first; i < last; i++) {
+        row.read(i);
+        for (int64_t h = 0; h < p.heads; h++) {
+          dots(x.at(b, i, h), z.head(b, h), row.sources(), row.count(), p.width, value.get());
+          R* to = reals<R>(p.value) + b * p.edges.count * p.heads + h;
+          for (int64_t j = 0; j < row.count(); j++) to[row.places()[j] * p.heads] = value.get()[j];
+        }
+      }
+    return Status::ok;
+  }
+};
+
+Status any_forward(const scisparse_attention& p, int64_t first, int64_t last) { return for_dtype<AttentionForward>(p.dtype, p, first, last); }
+
+Status any_sites(const scisparse_attention_backward& p, const EdgeWorkspace& space, int64_t first, int64_t last) {
+  return for_dtype<AttentionSites>(p.forward.dtype, p, space, first, last);
+}
+
+Status any_sources(const scisparse_attention_backward& p, const EdgeWorkspace& space, int64_t first, int64_t last) {
+  return for_dtype<AttentionSources>(p.forward.dtype, p, space, first, last);
+}
+
+Status any_spmm(const scisparse_spmm_problem& p, int64_t first, int64_t last) { return for_dtype<Spmm>(p.dtype, p, first, last); }
+
+Status any_sddmm(const scisparse_sddmm_problem& p, int64_t first, int64_t last) { return for_dtype<Sddmm>(p.dtype, p, first, last); }
+
+constexpr scisparse::AttentionKernels attention = {any_forward, any_sites, any_sources, any_spmm, any_sddmm};
+
+}  // namespace
+}  // namespace SCISPARSE_NAMESPACE

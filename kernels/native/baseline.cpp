@@ -1,0 +1,10 @@
+// The kernels for any machine.
+#define SCISPARSE_ISA 1
+#define SCISPARSE_NAMESPACE scisparse_baseline
+#include "../gather_matmul/unit.hpp"
+#include "../graph_attention/unit.hpp"
+
+namespace scisparse {
+extern const Kernels baseline_kernels = scisparse_baseline::kernels;
+extern const AttentionKernels baseline_attention = scisparse_baseline::attention;
+}
