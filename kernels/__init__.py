@@ -11,6 +11,7 @@ from scisparse.kernels._edges import Edges as Edges
 from scisparse.kernels._edges import transpose_edges as transpose_edges
 from scisparse.kernels.gather_matmul import edge_outer as edge_outer
 from scisparse.kernels.gather_matmul import gather_matmul as gather_matmul
+from scisparse.kernels.graph_attention import attention_weights as attention_weights
 from scisparse.kernels.graph_attention import graph_attention as graph_attention
 from scisparse.kernels.graph_attention import sddmm as sddmm
 from scisparse.kernels.graph_attention import segment_softmax as segment_softmax

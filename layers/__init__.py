@@ -1,5 +1,9 @@
 """Layers: torch modules that put values on the edges of a pattern."""
 
+from scisparse.layers.attention import Scores as Scores
+from scisparse.layers.attention import SparseAttention as SparseAttention
+from scisparse.layers.edges import PatternEdges as PatternEdges
+from scisparse.layers.graph import GraphTransformer as GraphTransformer
 from scisparse.layers.linear import SparseLinear as SparseLinear
 from scisparse.layers.local import LocallyConnected as LocallyConnected
 from scisparse.layers.lowrank import LowRankLocallyConnected as LowRankLocallyConnected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from kernel_cases import Case, device_of, generator
@@ -29,7 +30,7 @@ class Attention:
 
     def tensors(
         self, dtype: torch.dtype = torch.float64, backend: str = "reference", seed: int = 0
-    ) -> tuple[dict[str, Tensor], Edges, Tensor]:
+    ) -> tuple[dict[str, Any], Edges, Tensor]:
         """Tensors by the name of the argument, edges, and a gradient of the output."""
         gen, device = generator(seed), device_of(backend)
         edges = Case(1, self.sites, self.sources, 1, 1, fan_in=self.fan_in).edges(gen)
@@ -74,7 +75,7 @@ CASES = [
 ]
 
 
-def dense(tensors: dict[str, Tensor], edges: Edges, scale: float | None = None) -> Tensor:
+def dense(tensors: dict[str, Any], edges: Edges, scale: float | None = None) -> Tensor:
     """Independent truth in float64: a full matrix of scores, -infinity where there is no edge."""
     wide = {name: t.cpu().double() for name, t in tensors.items()}
     q, k, v = wide["q"], wide["k"], wide["v"]

@@ -19,7 +19,7 @@ PLAIN = [b for b in BACKENDS if b == "reference" or getattr(b, "values", None) =
 DTYPES = list(TOLERANCE)
 
 
-def leaves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def leaves(tensors: dict[str, Any]) -> dict[str, Any]:
     return {name: t.detach().clone().requires_grad_() for name, t in tensors.items()}
 
 
@@ -46,13 +46,17 @@ def test_output_and_all_gradients_equal_dense(
     assert y.dtype == dtype
     assert_near(y, expected.detach(), dtype, "output")
     grads = torch.autograd.grad(y, list(ours.values()), grad)
-    wanted = torch.autograd.grad(
+    wanted: Any = torch.autograd.grad(
         expected, list(truth.values()), grad.cpu().double(), allow_unused=True
     )
     for name, actual, want in zip(ours, grads, wanted, strict=True):
         assert actual.dtype == dtype
-        want = torch.zeros_like(truth[name]) if want is None else want
-        assert_near(actual, want, dtype, f"gradient of {name}")
+        assert_near(
+            actual,
+            torch.zeros_like(truth[name]) if want is None else want,
+            dtype,
+            f"gradient of {name}",
+        )
 
 
 @pytest.mark.parametrize("backend", PLAIN)
@@ -138,7 +142,7 @@ def test_derivatives_of_first_and_second_order(kind: str, backend: str) -> None:
     inputs = leaves(tensors)
 
     def run(*values: Tensor) -> Tensor:
-        named = dict(zip(inputs, values, strict=True))
+        named: dict[str, Any] = dict(zip(inputs, values, strict=True))
         return graph_attention(**named, row_ptr=edges.row_ptr, col=edges.col, backend=backend)
 
     assert torch.autograd.gradcheck(run, tuple(inputs.values()))
@@ -240,7 +244,9 @@ def test_batches_that_do_not_fit_the_workspace_together() -> None:
 def test_strided_inputs_equal_contiguous_ones(backend: str) -> None:
     case = Attention(2, 9, 8, 2, 4)
     tensors, edges, _ = case.tensors(backend=backend)
-    strided = {n: t.transpose(1, 2).contiguous().transpose(1, 2) for n, t in tensors.items()}
+    strided: dict[str, Any] = {
+        n: t.transpose(1, 2).contiguous().transpose(1, 2) for n, t in tensors.items()
+    }
     assert not any(t.is_contiguous() for t in strided.values())
     expected = graph_attention(**tensors, row_ptr=edges.row_ptr, col=edges.col, backend=backend)
     actual = graph_attention(**strided, row_ptr=edges.row_ptr, col=edges.col, backend=backend)
@@ -255,7 +261,7 @@ def test_compiles_without_graph_breaks_forward_and_backward(dropout: float, back
     inputs = leaves(tensors)
 
     def loss(*values: Tensor) -> Tensor:
-        named = dict(zip(inputs, values, strict=True))
+        named: dict[str, Any] = dict(zip(inputs, values, strict=True))
         y = graph_attention(
             **named, dropout=dropout, row_ptr=edges.row_ptr, col=edges.col, backend=backend
         )
@@ -296,7 +302,7 @@ def test_autocast_computes_in_bfloat16_and_leaves_float64_alone(backend: str) ->
     with torch.autocast(device_of(backend), torch.bfloat16), use_backend(backend):
         y = graph_attention(**tensors, row_ptr=edges.row_ptr, col=edges.col)
         assert y.dtype == torch.bfloat16
-        wide = {n: t.double() for n, t in tensors.items()}
+        wide: dict[str, Any] = {n: t.double() for n, t in tensors.items()}
         assert graph_attention(**wide, row_ptr=edges.row_ptr, col=edges.col).dtype == torch.float64
     y.float().sum().backward()
     assert q.grad is not None
@@ -325,7 +331,7 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> Non
 def test_edge_features_must_fit() -> None:
     case = Attention(2, 5, 7, 4, 2, edge_width=3)
     tensors, edges, _ = case.tensors(torch.float32)
-    changes: list[tuple[dict[str, Tensor], str]] = [
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"edge_attr": tensors["edge_attr"][1:]}, r"must be \[E, A\] with \d+ edges"),
         ({"edge_weight": torch.zeros(4, 3, 2)}, r"must be \[H, D, A\], \[4, 2, 3\]"),
         ({"v": torch.zeros(2, 7, 4, 5)}, r"values of width 5 and keys of width 2"),

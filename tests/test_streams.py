@@ -7,7 +7,7 @@ import torch
 from kernel_cases import TOLERANCE, generator
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from scisparse.kernels.gather_matmul import edges as edge_functions
+from scisparse.kernels import _edges as edge_functions
 from scisparse.layers import LocallyConnected
 from scisparse.patterns import window
 

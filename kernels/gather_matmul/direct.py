@@ -49,7 +49,8 @@ def gather_matmul(
         _check(Edges(row_ptr, col, tie), edges_t, x.shape[1], weight.shape[0])
     chosen = _backends.choose("gather_matmul", GATHER_IMPLEMENTATIONS, backend, x.device, x.dtype)
     _check_ends(chosen, row_ptr, col)
-    return chosen.run(x, weight, row_ptr, col, tie, transpose_weight)
+    y: Tensor = chosen.run(x, weight, row_ptr, col, tie, transpose_weight)
+    return y
 
 
 def edge_outer(
@@ -71,7 +72,8 @@ def edge_outer(
     _watch.tell(col, x, grad)
     chosen = _backends.choose("edge_outer", OUTER_IMPLEMENTATIONS, backend, x.device, x.dtype)
     _check_ends(chosen, row_ptr, col)
-    return chosen.run(x, grad, row_ptr, col, tie, num_weights)
+    out: Tensor = chosen.run(x, grad, row_ptr, col, tie, num_weights)
+    return out
 
 
 def _check(edges: Edges, edges_t: Edges | None, num_sources: int, num_weights: int) -> None:

@@ -30,11 +30,11 @@ from scisparse.kernels._edges import Edges
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention import ops as ops
 from scisparse.kernels.graph_attention.calculus import (
-    attention_weights,
     run_attention,
     run_sddmm,
     run_segment_softmax,
     run_spmm,
+    run_weights,
     spread_attr,
     spread_heads,
 )
@@ -47,7 +47,7 @@ from scisparse.kernels.graph_attention.checks import (
 )
 from scisparse.kernels.graph_attention.reference import Inputs
 
-__all__ = ["graph_attention", "sddmm", "segment_softmax", "spmm"]
+__all__ = ["attention_weights", "graph_attention", "sddmm", "segment_softmax", "spmm"]
 
 
 def graph_attention(
@@ -124,19 +124,9 @@ def graph_attention(
     >>> graph_attention(torch.zeros(1, 2, 1, 1), k, v, row_ptr, col).flatten()
     tensor([2.5000, 0.0000])
     """
-    q, k, v, edge_attr, edge_weight = _autocast(q, k, v, edge_attr, edge_weight)
-    check_edges(row_ptr, col)
-    check_attention(q, k, v, row_ptr.shape[0] - 1)
-    if (edge_attr is None) != (edge_weight is None):
-        raise ShapeError("`edge_attr` and `edge_weight` go together; give both or none")
-    edge_q = None
-    if edge_attr is not None and edge_weight is not None:
-        check_edge_features(q, v, edge_attr, edge_weight, col.shape[0])
-        edge_q = torch.einsum("bmhd,hda->bmha", q, edge_weight)
-    if bias is not None:
-        bias = full_bias(bias, q, col.shape[0])
-    scale = 1 / math.sqrt(max(q.shape[3], 1)) if scale is None else scale
-    inputs, edges = Inputs(q, k, v, edge_q, edge_attr, bias), Edges(row_ptr, col, None)
+    inputs, edges, scale, edge_weight = _prepare(
+        (q, k, v), Edges(row_ptr, col, None), scale, (edge_attr, edge_weight), bias
+    )
     if dropout > 0:
         out, edge_out = _with_dropout(inputs, edges, transpose, scale, dropout, backend)
     else:
@@ -144,6 +134,36 @@ def graph_attention(
     if edge_weight is None:
         return out
     return out + torch.einsum("bmha,hda->bmhd", edge_out, edge_weight)
+
+
+def attention_weights(
+    q: Tensor,
+    k: Tensor,
+    row_ptr: Tensor,
+    col: Tensor,
+    *,
+    scale: float | None = None,
+    edge_attr: Tensor | None = None,
+    edge_weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    transpose: Edges | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Softmax weights ``p`` of :func:`graph_attention`, ``[B, E, H]``: who listens to whom.
+
+    Arguments are those of :func:`graph_attention`; float32 for 16-bit types.
+
+    Examples
+    --------
+    >>> import torch
+    >>> q, k = torch.zeros(1, 2, 1, 4), torch.zeros(1, 3, 1, 4)
+    >>> attention_weights(q, k, torch.tensor([0, 2, 3]), torch.tensor([0, 2, 1])).flatten()
+    tensor([0.5000, 0.5000, 1.0000])
+    """
+    inputs, edges, scale, _ = _prepare(
+        (q, k, k), Edges(row_ptr, col, None), scale, (edge_attr, edge_weight), bias
+    )
+    return run_weights(inputs, edges, transpose, scale, backend)
 
 
 def spmm(
@@ -272,12 +292,35 @@ def segment_softmax(score: Tensor, row_ptr: Tensor) -> Tensor:
     return run_segment_softmax(score, row_ptr)
 
 
+def _prepare(
+    heads: tuple[Tensor, Tensor, Tensor],
+    edges: Edges,
+    scale: float | None,
+    features: tuple[Tensor | None, Tensor | None],
+    bias: Tensor | None,
+) -> tuple[Inputs, Edges, float, Tensor | None]:
+    """Check and complete the arguments; the map of edge features goes into the queries."""
+    q, k, v, attr, weight = _autocast(heads, *features)
+    check_edges(edges.row_ptr, edges.col)
+    check_attention(q, k, v, edges.row_ptr.shape[0] - 1)
+    if (attr is None) != (weight is None):
+        raise ShapeError("`edge_attr` and `edge_weight` go together; give both or none")
+    edge_q = None
+    if attr is not None and weight is not None:
+        check_edge_features(q, v, attr, weight, edges.col.shape[0])
+        edge_q = torch.einsum("bmhd,hda->bmha", q, weight)
+    if bias is not None:
+        bias = full_bias(bias, q, edges.col.shape[0])
+    scale = 1 / math.sqrt(max(q.shape[3], 1)) if scale is None else scale
+    return Inputs(q, k, v, edge_q, attr, bias), edges, scale, weight
+
+
 def _with_dropout(
     inputs: Inputs, edges: Edges, edges_t: Edges | None, scale: float, rate: float, backend: str
 ) -> tuple[Tensor, Tensor]:
     """Attention with weights set to 0 at random, by the unfused products."""
     q, _, v, _, attr, _ = inputs
-    weight = F.dropout(attention_weights(inputs, edges, edges_t, scale, backend), rate)
+    weight = F.dropout(run_weights(inputs, edges, edges_t, scale, backend), rate)
     out = run_spmm(weight, spread_heads(v, q.shape[2]), edges, edges_t, backend)
     if attr is None:
         return out, out
@@ -286,14 +329,17 @@ def _with_dropout(
     return out, edge_out
 
 
-def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def _autocast(
+    heads: tuple[Tensor, Tensor, Tensor], *features: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Cast to the autocast dtype, as torch's own products do; float64 is left alone."""
-    first = tensors[0]
-    if first is None or not torch.amp.is_autocast_available(first.device.type):
-        return tensors
-    device = first.device.type
-    given = [t.dtype for t in tensors if t is not None]
-    if not torch.is_autocast_enabled(device) or torch.float64 in given:
-        return tensors
+    q, k, v = heads
+    attr, weight = features
+    device = q.device.type
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if not on or torch.float64 in (q.dtype, k.dtype, v.dtype):
+        return q, k, v, attr, weight
     dtype = torch.get_autocast_dtype(device)
-    return tuple(None if t is None else t.to(dtype) for t in tensors)
+    attr = None if attr is None else attr.to(dtype)
+    weight = None if weight is None else weight.to(dtype)
+    return q.to(dtype), k.to(dtype), v.to(dtype), attr, weight

@@ -26,11 +26,11 @@ from scisparse.kernels.graph_attention.reference import Inputs
 __all__ = [
     "attention_backward",
     "attention_backward_backward",
-    "attention_weights",
     "run_attention",
     "run_sddmm",
     "run_segment_softmax",
     "run_spmm",
+    "run_weights",
     "save_attention",
     "save_attention_backward",
     "save_product",
@@ -150,7 +150,7 @@ def _ones(value: Tensor) -> Tensor:
     return torch.ones_like(value)[..., None]
 
 
-def attention_weights(
+def run_weights(
     inputs: Inputs, edges: Edges, edges_t: Edges | None, scale: float, backend: str = "auto"
 ) -> Tensor:
     """Softmax of the scores, ``[B, E, H]``, by operators that are differentiable to any order."""
@@ -214,7 +214,7 @@ def attention_backward_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor
     """Return the gradients of all arguments of the backward pass, through the unfused products."""
     again = torch.is_grad_enabled()
     grad, grad_edge, _, *rest = ctx.saved_tensors
-    edges, edges_t = Edges(*rest[6:8], None), Edges(*rest[8:])
+    edges, edges_t = Edges(rest[6], rest[7], None), Edges(*rest[8:])
     needed = [*ctx.needs_input_grad[:2], *ctx.needs_input_grad[3:9]]
     with torch.enable_grad():
         # As tensors of their own: one may have been made of another.
@@ -258,7 +258,7 @@ def _unfused_backward(
     """What the fused backward pass makes, by operators that are differentiable to any order."""
     q, k, v, edge_q, attr, bias = inputs
     heads, groups = q.shape[2], k.shape[2]
-    weight = attention_weights(inputs, edges, edges_t, scale, backend)
+    weight = run_weights(inputs, edges, edges_t, scale, backend)
     slope = run_sddmm(grad, spread_heads(v, heads), edges, edges_t, backend)
     if attr is not None and edge_q is not None:
         incidence = _incidence(edges.row_ptr, edges.col.shape[0])

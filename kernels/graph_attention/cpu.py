@@ -120,7 +120,7 @@ def spmm(value: Tensor, x: Tensor, edges: Edges) -> Tensor:
     value, x, edges = value.contiguous(), x.contiguous(), _dense_edges(edges)
     batch, sources, heads, width = x.shape
     y = x.new_empty(batch, edges.row_ptr.shape[0] - 1, heads, width)
-    step = 0 if value.shape[0] == 1 else value[0].numel()
+    step = 0 if value.shape[0] == 1 else value.shape[1] * heads
     problem = _Spmm(
         *(DTYPES[x.dtype], batch, heads, width, step, _edges(edges, sources)),
         *map(_address, (value, x, y)),

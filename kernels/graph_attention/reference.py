@@ -140,4 +140,5 @@ def _gather(x: Tensor, groups: int) -> Tensor:
     if x.shape[2] == groups:
         return x
     wide = x.unflatten(2, (groups, -1)).to(accumulator(x.dtype))
-    return wide.sum(3).to(x.dtype)
+    total: Tensor = wide.sum(3)
+    return total.to(x.dtype)

@@ -1,0 +1,257 @@
+"""Attention over the edges of a pattern."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scisparse.errors import OptionError, ShapeError
+from scisparse.kernels import graph_attention
+from scisparse.layers.edges import EdgeBias, PatternEdges
+from scisparse.pattern import Pattern
+
+__all__ = ["Scores", "SparseAttention"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How :class:`SparseAttention` scores an edge, beside the product of query and key.
+
+    Parameters
+    ----------
+    norm
+        Whether queries and keys are divided by their root mean square and scaled by learned
+        numbers, head by head (query-key norm), which bounds the scores.
+    areas
+        Whether sources count by the area of their cell: the softmax is then an integral over the
+        sphere, and cells crowded at the poles do not outvote others.
+    knots
+        Numbers of distances between which a learned bias by distance and bearing is linear; 0 for
+        none.
+
+    References
+    ----------
+    Henry, A., Dachapally, P. R., Pawar, S., Chen, Y. (2020). Query-key normalization for
+    transformers. https://doi.org/10.48550/arXiv.2010.04245
+
+    Bonev, B., Rietmann, M., Paris, A., Carpentieri, A., Kurth, T. (2025). Attention on the sphere.
+    https://doi.org/10.48550/arXiv.2505.11157
+    """
+
+    norm: bool = False
+    areas: bool = False
+    knots: int = 0
+
+
+class SparseAttention(nn.Module):
+    """Multi-head attention in which every site attends to the sources that it reads.
+
+    ``y[b,i] = Z sum_{e in row i} p[b,e,h] V x[b,col[e]]``, with ``p`` the softmax over the row of
+    ``(Q x[b,i]) . (K x[b,col[e]]) / sqrt(D) + bias[e,h]``, head by head. Self-attention, or
+    cross-attention from sites to sources on another grid. With edge features ``a``, ``W a[e]`` is
+    added to the keys and values of the edge, and never formed.
+
+    Parameters
+    ----------
+    pattern
+        Who reads whom, M sites and N sources.
+    embed_dim
+        Channels of sites, in and out; H heads share them, D each.
+    num_heads
+        H.
+    source_dim
+        Channels of sources, `embed_dim` where not given.
+    kv_heads
+        Heads of keys and values, which divide H (grouped queries); H where not given.
+    edge_dim
+        A, features of an edge; 0 for none.
+    scores
+        Query-key norm, cell areas, bias by distance and bearing.
+    dropout
+        Part of the weights ``p`` that training sets to 0.
+
+    Shapes
+    ------
+    `x` ``[..., M, embed_dim]``, `source` ``[..., N, source_dim]``, output as `x`.
+
+    Raises
+    ------
+    OptionError
+        Heads that do not divide the channels, or one another.
+    PatternError
+        `scores` asks for areas or distances that the pattern has not.
+
+    References
+    ----------
+    Vaswani, A. et al. (2017). Attention is all you need. https://doi.org/10.48550/arXiv.1706.03762
+
+    Ainslie, J. et al. (2023). GQA: training generalized multi-query transformer models from
+    multi-head checkpoints. https://doi.org/10.48550/arXiv.2305.13245
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scisparse.grids import LatLonGrid
+    >>> from scisparse.patterns import window
+    >>> pattern = window(LatLonGrid.regular(6, 12), 3)
+    >>> attend = SparseAttention(pattern, embed_dim=8, num_heads=2)
+    >>> attend(torch.randn(4, 72, 8)).shape
+    torch.Size([4, 72, 8])
+    """
+
+    def __init__(
+        self,
+        pattern: Pattern,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        source_dim: int | None = None,
+        kv_heads: int | None = None,
+        edge_dim: int = 0,
+        scores: Scores | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        kv_heads = num_heads if kv_heads is None else kv_heads
+        _check_heads(embed_dim, num_heads, kv_heads, dropout)
+        source_dim = embed_dim if source_dim is None else source_dim
+        self.embed_dim, self.source_dim, self.edge_dim = embed_dim, source_dim, edge_dim
+        self.num_heads, self.kv_heads = num_heads, kv_heads
+        self.head_dim, self.dropout = embed_dim // num_heads, dropout
+        self.scores = scores or Scores()
+        self.edges = PatternEdges(pattern)
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.k_proj = nn.Linear(source_dim, kv_heads * self.head_dim)
+        self.v_proj = nn.Linear(source_dim, kv_heads * self.head_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.edge_proj = nn.Linear(edge_dim, embed_dim, bias=False) if edge_dim else None
+        normed = self.scores.norm
+        self.q_norm = nn.RMSNorm(self.head_dim) if normed else None
+        self.k_norm = nn.RMSNorm(self.head_dim) if normed else None
+        self.bias = EdgeBias(
+            self.pattern, num_heads, areas=self.scores.areas, knots=self.scores.knots
+        )
+        self.reset_parameters()
+
+    @property
+    def pattern(self) -> Pattern:
+        """Who reads whom."""
+        return self.edges.pattern
+
+    def reset_parameters(self) -> None:
+        """Draw the maps as ``nn.MultiheadAttention`` does (Xavier), with biases of 0."""
+        for map_ in (self.q_proj, self.k_proj, self.v_proj, self.out_proj, self.edge_proj):
+            if map_ is not None:
+                nn.init.xavier_uniform_(map_.weight)
+                if map_.bias is not None:
+                    nn.init.zeros_(map_.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        source: Tensor | None = None,
+        *,
+        edge_attr: Tensor | None = None,
+        source_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Parameters
+        ----------
+        x
+            Sites, ``[..., M, embed_dim]``.
+        source
+            Sources, ``[..., N, source_dim]``; the sites themselves where not given.
+        edge_attr
+            Features of the edges, ``[E, A]``.
+        source_mask
+            Booleans ``[N]`` or ``[..., N]``, true at sources that count. Others may hold anything,
+            NaN as well; a site that has no other reads 0.
+        """
+        source = x if source is None else source
+        self._check(x, source, edge_attr)
+        batch = x.shape[:-2]
+        bias = self.bias()
+        if source_mask is not None:
+            source = source.masked_fill(~source_mask[..., None], 0)
+            bias = self._masked(bias, source_mask, math.prod(batch))
+        q = self._heads(self.q_proj(x), self.num_heads, self.q_norm)
+        k = self._heads(self.k_proj(source), self.kv_heads, self.k_norm)
+        v = self._heads(self.v_proj(source), self.kv_heads, None)
+        y = graph_attention(
+            *(q, k, v, self.edges.row_ptr, self.edges.col),
+            edge_attr=None if edge_attr is None else edge_attr.to(q.dtype),
+            edge_weight=self._edge_weight(q),
+            bias=bias,
+            dropout=self.dropout if self.training else 0.0,
+            transpose=self.edges.transposed,
+        )
+        out: Tensor = self.out_proj(y.reshape(*x.shape[:-1], self.embed_dim))
+        return out
+
+    def _heads(self, x: Tensor, heads: int, norm: nn.RMSNorm | None) -> Tensor:
+        """``[B, N, heads, D]``; norms are taken in the precision of their parameters."""
+        split = x.reshape(math.prod(x.shape[:-2]), x.shape[-2], heads, self.head_dim)
+        return split if norm is None else norm(split.to(norm.weight.dtype)).to(split.dtype)
+
+    def _edge_weight(self, like: Tensor) -> Tensor | None:
+        if self.edge_proj is None:
+            return None
+        weight: Tensor = self.edge_proj.weight.to(like.dtype)
+        return weight.view(self.num_heads, self.head_dim, self.edge_dim)
+
+    def _masked(self, bias: Tensor | None, mask: Tensor, batch: int) -> Tensor:
+        """`bias` with -infinity at edges whose source does not count, ``[B or 1, E, H or 1]``."""
+        counts = mask.reshape(-1, mask.shape[-1])
+        if len(counts) not in (1, batch):
+            counts = mask.expand(batch, -1)
+        if bias is None:
+            bias = torch.zeros(1, 1, device=mask.device)
+        return bias.masked_fill(~counts[:, self.edges.col.long(), None], -torch.inf)
+
+    def _check(self, x: Tensor, source: Tensor, edge_attr: Tensor | None) -> None:
+        sites, sources = self.pattern.shape
+        for name, tensor, size, channels in (
+            ("x", x, sites, self.embed_dim),
+            ("source", source, sources, self.source_dim),
+        ):
+            if tensor.dim() < 2 or tensor.shape[-2:] != (size, channels):
+                hint = "; give `source` for another grid" if tensor is x is source else ""
+                raise ShapeError(
+                    f"`{name}` {list(tensor.shape)} must be [..., {size} "
+                    f"{'sites' if name == 'x' else 'sources'}, {channels} channels]{hint}"
+                )
+        if x.shape[:-2] != source.shape[:-2]:
+            raise ShapeError(
+                f"`x` {list(x.shape)} and `source` {list(source.shape)} must have the same batch "
+                "dimensions"
+            )
+        if (edge_attr is None) != (self.edge_dim == 0):
+            given = "none" if edge_attr is None else list(edge_attr.shape)
+            raise ShapeError(
+                f"`edge_attr` ({given}) must be [{self.pattern.num_edges} edges, {self.edge_dim} "
+                "features], and not given with edge_dim=0"
+            )
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print(layer)``."""
+        return (
+            f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, kv_heads={self.kv_heads}, "
+            f"edge_dim={self.edge_dim}, dropout={self.dropout}"
+        )
+
+
+def _check_heads(embed_dim: int, num_heads: int, kv_heads: int, dropout: float) -> None:
+    if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
+        raise OptionError(
+            f"`embed_dim` (={embed_dim}) must be a positive multiple of `num_heads` (={num_heads})"
+        )
+    if kv_heads < 1 or num_heads % kv_heads:
+        raise OptionError(
+            f"`num_heads` (={num_heads}) must be a multiple of `kv_heads` (={kv_heads})"
+        )
+    if not 0 <= dropout < 1:
+        raise OptionError(f"`dropout` (={dropout}) must be at least 0 and below 1")
