@@ -1,10 +1,31 @@
-"""Builders of patterns: stencils on grids, neighbours by distance, random ones."""
+"""Builders of patterns: stencils on grids, neighbours by distance, meshes, tokens, random ones."""
 
 from __future__ import annotations
 
 from scisparse.patterns.drawn import constant_fan_in as constant_fan_in
+from scisparse.patterns.meshes import mesh as mesh
 from scisparse.patterns.neighbours import nearest as nearest
 from scisparse.patterns.neighbours import radius as radius
+from scisparse.patterns.sequences import axial as axial
+from scisparse.patterns.sequences import bigbird as bigbird
+from scisparse.patterns.sequences import blocks as blocks
+from scisparse.patterns.sequences import fixed as fixed
+from scisparse.patterns.sequences import longformer as longformer
+from scisparse.patterns.sequences import sliding_window as sliding_window
+from scisparse.patterns.sequences import strided as strided
 from scisparse.patterns.windows import window as window
 
-__all__ = ["constant_fan_in", "nearest", "radius", "window"]
+__all__ = [
+    "axial",
+    "bigbird",
+    "blocks",
+    "constant_fan_in",
+    "fixed",
+    "longformer",
+    "mesh",
+    "nearest",
+    "radius",
+    "sliding_window",
+    "strided",
+    "window",
+]

@@ -27,7 +27,7 @@ from scisparse.patterns.geometry import (
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
 
-__all__ = ["nearest", "radius"]
+__all__ = ["nearest", "pattern_of", "radius"]
 
 # Edges held at once in double precision while searching: bounds memory at some 100 MB.
 _CHUNK_EDGES = 1_000_000
@@ -103,7 +103,7 @@ def radius(
         found = _within(tree, places, reach, include_self)
     else:
         found = _closest(tree, places, min(max_fan_in, tree.n), reach, include_self)
-    return _pattern(found, sources, places, sources_grid, target)
+    return pattern_of(found, sources, places, sources_grid, target)
 
 
 def nearest(
@@ -153,7 +153,7 @@ def nearest(
             f"`k` (={k}) must lie between 1 and the {most} sources there are to choose from"
         )
     found = _closest(_tree(sources), places, k, np.inf, include_self)
-    return _pattern(found, sources, places, sources_grid, target)
+    return pattern_of(found, sources, places, sources_grid, target)
 
 
 def _sites(sources_grid: Grid, sites: Grid | None, include_self: bool) -> Grid:
@@ -223,9 +223,10 @@ def _closest(
         yield i[found], j[found], chord[found]
 
 
-def _pattern(
+def pattern_of(
     found: Iterator[_Edges], sources: Cloud, sites: Cloud, source_grid: Grid, site_grid: Grid
 ) -> Pattern:
+    """Make a pattern, with distances and bearings, of edges sorted by (site, source)."""
     fan_in = np.zeros(site_grid.size + 1, dtype=np.int64)
     east, north = compass(sites)
     parts: list[tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]] = []
