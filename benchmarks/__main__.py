@@ -20,7 +20,7 @@ from benchmarks.gpu import add_command as add_gpu
 from benchmarks.measure import bandwidth, in_turns
 from benchmarks.memory import extra_memory, measure_here
 from benchmarks.plot import plot
-from benchmarks.registry import Case, select
+from benchmarks.registry import Case, find, select
 from benchmarks.report import FOLDER, describe_case, describe_machine, read, write
 from benchmarks.training import add_command as add_training
 
@@ -130,21 +130,15 @@ def _measure(case: Case, seconds: float, memory: bool, deadline: float) -> dict[
     del work
     gc.collect()
     between = (before + bandwidth(case.device)) / 2
-    extra = extra_memory(case, peers=False) if memory else {}
+    extra = extra_memory(case, peers=case.suite == "attention") if memory else {}
     return describe_case(case, cost, results, extra, between)
 
 
 def _memory(options: argparse.Namespace) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
-    for suite in ("cpu", "linear", "gpu"):
-        try:
-            (case,) = [c for c in select(suite, [options.case]) if c.name == options.case]
-        except ValueError:
-            continue
-        print(json.dumps(measure_here(case, options.peers)))
-        return 0
-    raise ValueError(f"no case is called {options.case!r}")
+    print(json.dumps(measure_here(find(options.case), options.peers)))
+    return 0
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["Case", "Cost", "Implementation", "Samples", "Work", "register", "select"]
+__all__ = ["Case", "Cost", "Implementation", "Samples", "Work", "find", "register", "select"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,13 @@ def register(case: Case) -> None:
     if case.name in _CASES:
         raise ValueError(f"case {case.name!r} is registered already; names are unique")
     _CASES[case.name] = case
+
+
+def find(name: str) -> Case:
+    """Return the case called `name`."""
+    if name not in _CASES:
+        raise ValueError(f"no case is called {name!r}")
+    return _CASES[name]
 
 
 def select(suite: str, words: Iterable[str] = ()) -> list[Case]:

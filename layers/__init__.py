@@ -1,5 +1,7 @@
 """Layers: torch modules that put values on the edges of a pattern."""
 
+from scisparse.layers.approximation import Approximation as Approximation
+from scisparse.layers.approximation import approximation_error as approximation_error
 from scisparse.layers.attention import Scores as Scores
 from scisparse.layers.attention import SparseAttention as SparseAttention
 from scisparse.layers.edges import PatternEdges as PatternEdges
@@ -7,6 +9,9 @@ from scisparse.layers.graph import GraphTransformer as GraphTransformer
 from scisparse.layers.linear import SparseLinear as SparseLinear
 from scisparse.layers.local import LocallyConnected as LocallyConnected
 from scisparse.layers.lowrank import LowRankLocallyConnected as LowRankLocallyConnected
+from scisparse.layers.neighborhood import NeighborhoodAttention1d as NeighborhoodAttention1d
+from scisparse.layers.neighborhood import NeighborhoodAttention2d as NeighborhoodAttention2d
+from scisparse.layers.neighborhood import NeighborhoodAttention3d as NeighborhoodAttention3d
 from scisparse.layers.windows import LocallyConnected1d as LocallyConnected1d
 from scisparse.layers.windows import LocallyConnected2d as LocallyConnected2d
 from scisparse.layers.windows import LocallyConnected3d as LocallyConnected3d

@@ -31,6 +31,8 @@ class Scores:
     knots
         Numbers of distances between which a learned bias by distance and bearing is linear; 0 for
         none.
+    taps
+        Whether each tap of the pattern, which is an offset on a regular grid, has a learned bias.
 
     References
     ----------
@@ -44,6 +46,7 @@ class Scores:
     norm: bool = False
     areas: bool = False
     knots: int = 0
+    taps: bool = False
 
 
 class SparseAttention(nn.Module):
@@ -132,7 +135,11 @@ class SparseAttention(nn.Module):
         self.q_norm = nn.RMSNorm(self.head_dim) if normed else None
         self.k_norm = nn.RMSNorm(self.head_dim) if normed else None
         self.bias = EdgeBias(
-            self.pattern, num_heads, areas=self.scores.areas, knots=self.scores.knots
+            self.pattern,
+            num_heads,
+            areas=self.scores.areas,
+            knots=self.scores.knots,
+            taps=self.scores.taps,
         )
         self.reset_parameters()
 

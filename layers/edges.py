@@ -87,7 +87,8 @@ class PatternEdges(nn.Module):
 class EdgeBias(nn.Module):
     """Number of each edge and head that geometry and learning add to scores.
 
-    ``bias[e,h] = log(area[col[e]] / mean area) + sum_f features[e,f] * weight[f,h]``
+    ``bias[e,h] = log(area[col[e]] / mean area) + sum_f features[e,f] * weight[f,h] +
+    tap_weight[tap[e],h]``
 
     The first term, where `areas` is true, makes a softmax over edges an integral over the sphere.
     The features of the second are piecewise linear in distance ``d``,
@@ -104,6 +105,8 @@ class EdgeBias(nn.Module):
         Whether sources count by the area of their cell.
     knots
         K, the numbers of distances between which the learned bias is linear; 0 for none.
+    taps
+        Whether each tap of the pattern has a learned bias, which starts at 0.
 
     Raises
     ------
@@ -113,10 +116,18 @@ class EdgeBias(nn.Module):
 
     log_area: Tensor | None
     features: Tensor | None
+    tap: Tensor | None
     weight: nn.Parameter | None
+    tap_weight: nn.Parameter | None
 
     def __init__(
-        self, pattern: Pattern, num_heads: int, *, areas: bool = False, knots: int = 0
+        self,
+        pattern: Pattern,
+        num_heads: int,
+        *,
+        areas: bool = False,
+        knots: int = 0,
+        taps: bool = False,
     ) -> None:
         super().__init__()
         if areas and pattern.source_grid is None:
@@ -128,23 +139,30 @@ class EdgeBias(nn.Module):
                 "`pattern` has no distances for a relative bias; build it with patterns.radius or "
                 "patterns.nearest"
             )
-        self.pattern, self.areas, self.knots = pattern.to("cpu"), areas, knots
+        if taps and pattern.tap is None:
+            raise PatternError(
+                "`pattern` has no taps for a bias by tap; build it with patterns.window, "
+                "patterns.neighborhood or patterns.sliding_window"
+            )
+        self.pattern, self.areas, self.knots, self.taps = pattern.to("cpu"), areas, knots, taps
         self._write(torch.empty(0).device)
         size = None if self.features is None else self.features.shape[1]
         self.weight = None if size is None else nn.Parameter(torch.zeros(size, num_heads))
+        self.tap_weight = nn.Parameter(torch.zeros(pattern.num_taps, num_heads)) if taps else None
 
     def _write(self, device: torch.device) -> None:
         area = _log_area(self.pattern) if self.areas else None
         features = _features(self.pattern, self.knots) if self.knots else None
-        for name, values in (("log_area", area), ("features", features)):
+        tap = self.pattern.tap.long() if self.taps and self.pattern.tap is not None else None
+        for name, values in (("log_area", area), ("features", features), ("tap", tap)):
             self.register_buffer(
                 name, None if values is None else values.to(device), persistent=False
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = (self.log_area, self.features)
+        before = (self.log_area, self.features, self.tap)
         super()._apply(fn, recurse)
-        for old, new in zip(before, (self.log_area, self.features), strict=True):
+        for old, new in zip(before, (self.log_area, self.features, self.tap), strict=True):
             if new is not None and new is not old:
                 self._write(new.device)
                 break
@@ -152,15 +170,16 @@ class EdgeBias(nn.Module):
 
     def forward(self) -> Tensor | None:
         """Return ``[E, H]``, ``[E, 1]`` or nothing."""
-        bias = None if self.log_area is None else self.log_area[:, None]
-        if self.features is None or self.weight is None:
-            return bias
-        learned = self.features.to(self.weight.dtype) @ self.weight
-        return learned if bias is None else learned + bias
+        parts = [] if self.log_area is None else [self.log_area[:, None]]
+        if self.features is not None and self.weight is not None:
+            parts.append(self.features.to(self.weight.dtype) @ self.weight)
+        if self.tap is not None and self.tap_weight is not None:
+            parts.append(self.tap_weight[self.tap])
+        return sum(parts[1:], parts[0]) if parts else None
 
     def extra_repr(self) -> str:
         """What it is made of."""
-        return f"areas={self.areas}, knots={self.knots}"
+        return f"areas={self.areas}, knots={self.knots}, taps={self.taps}"
 
 
 def _log_area(pattern: Pattern) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.grids import LatLonGrid
-from scisparse.layers import Scores, SparseAttention
+from scisparse.layers import Scores, SparseAttention, approximation_error
 from scisparse.pattern import Pattern
-from scisparse.patterns import radius, window
+from scisparse.patterns import radius, sliding_window, window
 
 SHAPE = (6, 12)
 GRID = LatLonGrid.regular(*SHAPE)
@@ -268,3 +268,32 @@ def test_what_does_not_fit_is_named() -> None:
         layer(torch.zeros(2, 5, 8), torch.zeros(1, 7, 8))
     with pytest.raises(ShapeError, match=r"`edge_attr` \(\[3, 2\]\) .* not given with edge_dim=0"):
         layer(torch.zeros(5, 8), torch.zeros(7, 8), edge_attr=torch.zeros(3, 2))
+
+
+def test_approximation_is_told_from_a_dense_matrix() -> None:
+    q, k, v = torch.randn(3, 2, 40, 3, 4, generator=torch.Generator().manual_seed(0)).double()
+    pattern = sliding_window(40, 9)
+    weight = torch.einsum("bmhd,bnhd->bhmn", 3 * q, k).softmax(-1)
+    dense = torch.einsum("bhmn,bnhd->bmhd", weight, v)
+    reads = pattern.to_dense().bool()
+    kept = weight * reads
+    sparse = torch.einsum("bhmn,bnhd->bmhd", kept / kept.sum(-1, keepdim=True), v)
+    found = approximation_error(q, k, v, pattern, scale=3.0)
+    assert found.error == pytest.approx(((sparse - dense).norm() / dense.norm()).item())
+    assert found.weight == pytest.approx(kept.sum(-1).mean().item())
+    with pytest.raises(ShapeError, match=r"pattern's \(40, 40\) sites and sources"):
+        approximation_error(q[:, 1:], k, v, pattern)
+
+
+def test_neighbours_catch_the_weight_of_smooth_fields_and_not_of_noise() -> None:
+    """Keys of a smooth field look alike nearby; random ones do not."""
+    place = torch.linspace(0, 6.28, 200)
+    smooth = torch.stack([place.sin(), place.cos()], -1).view(1, 200, 1, 2) * 10
+    noise = torch.randn(1, 200, 1, 2, generator=torch.Generator().manual_seed(0)) * 10
+    pattern = sliding_window(200, 60, periodic=True)
+    near = approximation_error(smooth, smooth, smooth, pattern)
+    far = approximation_error(noise, noise, noise, pattern)
+    assert near.weight > 0.95
+    assert near.error < 0.05
+    assert far.weight < 0.7
+    assert far.error > 0.2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scisparse.errors import GridError, OptionError
+from scisparse.errors import GridError, OptionError, PatternError
 from scisparse.grids import icosahedral
 from scisparse.pattern import Pattern
 from scisparse.patterns import (
@@ -155,3 +155,25 @@ def test_what_does_not_fit_is_named() -> None:
         blocks(torch.zeros(3))
     with pytest.raises(OptionError, match="must have one axis at least"):
         axial(())
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3])
+def test_coverage_counts_the_pairs_within_some_hops(hops: int) -> None:
+    pattern = bigbird(23, 3, 1, generator=torch.Generator().manual_seed(0))
+    dense = pattern.to_dense().double()
+    joined = sum(torch.linalg.matrix_power(dense, n) for n in range(1, hops + 1)) > 0
+    assert pattern.coverage(hops, samples=1000) == pytest.approx(joined.double().mean().item())
+    # Two steps of a strided pattern, and of one with a token that all read, join all.
+    assert strided(25, 5, causal=False).coverage(2) == longformer(25, 3).coverage(2) == 1.0
+
+
+def test_coverage_of_samples_and_of_what_cannot_be() -> None:
+    ring = sliding_window(1000, 3, periodic=True)
+    assert ring.coverage(7, samples=10) == pytest.approx(15 / 1000)
+    assert mesh(4, multiscale=True).coverage(4, samples=20) > 5 * mesh(4).coverage(4, samples=20)
+    assert Pattern.from_dense(torch.ones(2, 3).bool()).coverage() == 1.0
+    assert Pattern.from_dense(torch.ones(0, 3).bool()).coverage() == 0.0
+    with pytest.raises(PatternError, match=r"`hops`=2.* needs sites that are sources"):
+        Pattern.from_dense(torch.ones(2, 3).bool()).coverage(2)
+    with pytest.raises(PatternError, match=r"`hops` \(=0\)"):
+        ring.coverage(0)

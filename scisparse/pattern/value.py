@@ -20,6 +20,7 @@ from scisparse.pattern.edges import (
     row_ptr_of,
     stable_argsort,
 )
+from scisparse.pattern.reach import coverage
 from scisparse.pattern.window_spec import WindowSpec
 
 __all__ = ["Pattern"]
@@ -158,6 +159,29 @@ class Pattern:
             "empty_rows": int((fan_in == 0).sum()),
             "duplicates": int((same & (rows[1:] == rows[:-1])).sum()),
         }
+
+    def coverage(self, hops: int = 1, *, samples: int = 256, seed: int = 0) -> float:
+        """Find the part of all (site, source) pairs that are joined by at most `hops` edges.
+
+        What a stack of as many layers can bring together; a pattern that stands for dense attention
+        wants 1 within few.
+
+        Parameters
+        ----------
+        hops
+            Layers; more than one needs sites that are sources too.
+        samples, seed
+            With more than one hop, how many random sites stand for all.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from scisparse.pattern import Pattern
+        >>> ring = Pattern.from_dense(torch.eye(8).roll(1, 1).bool())
+        >>> ring.coverage(1), ring.coverage(4)
+        (0.125, 0.5)
+        """
+        return coverage(self, hops, samples, seed)
 
     # -- content -------------------------------------------------------------------------------
 

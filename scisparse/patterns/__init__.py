@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scisparse.patterns.drawn import constant_fan_in as constant_fan_in
 from scisparse.patterns.meshes import mesh as mesh
+from scisparse.patterns.neighborhoods import neighborhood as neighborhood
 from scisparse.patterns.neighbours import nearest as nearest
 from scisparse.patterns.neighbours import radius as radius
 from scisparse.patterns.sequences import axial as axial
@@ -24,6 +25,7 @@ __all__ = [
     "longformer",
     "mesh",
     "nearest",
+    "neighborhood",
     "radius",
     "sliding_window",
     "strided",

@@ -1,0 +1,260 @@
+"""Attention over edges, with all gradients: of input and of every parameter, in one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.registry import Case, Cost, Implementation, Samples, Work, register
+from scisparse.kernels import graph_attention, transpose_edges
+from scisparse.layers import GraphTransformer, PatternEdges
+from scisparse.pattern import Pattern
+from scisparse.patterns import mesh, nearest, sliding_window
+
+SAMPLED = 64
+EDGE_WIDTH = 11
+OP = "graph_attention"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Channels of the nodes, heads that share them, features of an edge."""
+
+    channels: int
+    heads: int
+    edges: int = 0
+
+    @property
+    def width(self) -> int:
+        return self.channels // self.heads
+
+
+class Flat:
+    """The parameters of a module as one vector, and the module called with such a vector."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module
+        self.shapes = {name: p.shape for name, p in module.named_parameters()}
+
+    def vector(self) -> Tensor:
+        """Its own parameters."""
+        return torch.cat([p.detach().flatten() for p in self.module.parameters()])
+
+    def named(self, vector: Tensor) -> dict[str, Tensor]:
+        """Views of `vector` by the names of the parameters."""
+        parts = vector.split([shape.numel() for shape in self.shapes.values()])
+        shapes = self.shapes.items()
+        return {name: p.view(shape) for (name, shape), p in zip(shapes, parts, strict=True)}
+
+    def __call__(self, vector: Tensor, *args: Any) -> Tensor:
+        y: Tensor = torch.func.functional_call(self.module, self.named(vector), args)
+        return y
+
+
+def layer_work(make: Callable[[], Pattern], sizes: Sizes) -> Work:
+    """A whole graph transformer layer beside torch-geometric's with the same weights."""
+    torch.manual_seed(0)
+    pattern = make()
+    nodes = pattern.num_sources
+    edge_index = torch.stack([pattern.col.long(), pattern.rows()])
+    attr = torch.randn(pattern.num_edges, sizes.edges) if sizes.edges else None
+    layer = GraphTransformer(
+        sizes.channels, sizes.width, heads=sizes.heads, edge_dim=sizes.edges or None
+    )
+    flat, edges = Flat(layer), PatternEdges(pattern)
+    x, vector = torch.randn(nodes, sizes.channels), flat.vector()
+    grad = torch.randn(nodes, sizes.channels)
+    places = torch.randint(nodes, (SAMPLED,))
+    picked = torch.randint(vector.numel(), (16 * SAMPLED,))
+
+    def samples(output: Tensor, grad_x: Tensor, grad_weight: Tensor) -> Samples:
+        return Samples(output[places], grad_x[places], grad_weight[picked])
+
+    def implementation(name: str, run: Callable[[Tensor, Tensor], Tensor]) -> Implementation:
+        return Implementation(
+            name=name,
+            ours=name == "scisparse",
+            x=x,
+            weight=vector,
+            grad=grad,
+            run=run,
+            samples=samples,
+        )
+
+    @cache  # imported in the first run, so that it is listed by name where it is not installed
+    def theirs() -> Flat:
+        from torch_geometric.nn import TransformerConv
+
+        conv = TransformerConv(
+            sizes.channels, sizes.width, heads=sizes.heads, edge_dim=sizes.edges or None
+        )
+        conv.load_state_dict(layer.state_dict())
+        return Flat(conv)
+
+    def geometric(x: Tensor, w: Tensor) -> Tensor:
+        return theirs()(w, x, edge_index, attr)
+
+    makers = [
+        partial(implementation, "scisparse", lambda x, w: flat(w, x, edges, attr)),
+        partial(implementation, "torch-geometric", geometric),
+        partial(
+            implementation,
+            "torch-geometric, compiled",
+            torch.compile(geometric, dynamic=False),
+        ),
+    ]
+    expected = samples(*_exact_layer(flat, sizes, edge_index, attr, (x, vector, grad)))
+    return Work(makers=makers, expected=expected, cost=_cost(pattern, sizes, vector.numel()))
+
+
+def _exact_layer(
+    flat: Flat,
+    sizes: Sizes,
+    edge_index: Tensor,
+    attr: Tensor | None,
+    tensors: tuple[Tensor, Tensor, Tensor],
+) -> Iterator[Tensor]:
+    """Output and gradients by the definition, in float64: gather, softmax by scatter, add."""
+    x, vector, grad = (t.double() for t in tensors)
+    x.requires_grad_()
+    vector.requires_grad_()
+    named = flat.named(vector)
+    source, site = edge_index
+
+    def heads(name: str, values: Tensor) -> Tensor:
+        y = F.linear(values, named[f"{name}.weight"], named.get(f"{name}.bias"))
+        return y.view(-1, sizes.heads, sizes.width)
+
+    key, value = (heads(n, x)[source] for n in ("lin_key", "lin_value"))
+    if attr is not None:
+        features = heads("lin_edge", attr.double())
+        key, value = key + features, value + features
+    weight = ((heads("lin_query", x)[site] * key).sum(-1) / sizes.width**0.5).exp()
+    total = weight.new_zeros(len(x), sizes.heads).index_add(0, site, weight)
+    terms = (weight / total[site])[..., None] * value
+    y = terms.new_zeros(len(x), *terms.shape[1:]).index_add(0, site, terms).flatten(1)
+    y = y + F.linear(x, named["lin_skip.weight"], named["lin_skip.bias"])
+    yield y.detach()
+    yield from torch.autograd.grad(y, (x, vector), grad)
+
+
+def _cost(pattern: Pattern, sizes: Sizes, parameters: int) -> Cost:
+    """Each tensor once; products of edges, and the maps of a layer, if it has parameters."""
+    nodes, edges = 4 * pattern.num_sources * sizes.channels, 4 * pattern.num_edges
+    index = edges + 8 * pattern.num_sites
+    per_edge = 2 * pattern.num_edges * (2 * sizes.channels + 2 * sizes.heads * sizes.edges)
+    maps = 2 * pattern.num_sources * parameters
+    return Cost(
+        forward_bytes=2 * nodes + index + edges * sizes.edges + 4 * parameters,
+        forward_flops=per_edge + maps,
+        backward_bytes=4 * nodes + 3 * index + 2 * edges * sizes.edges + 8 * parameters,
+        backward_flops=2 * (per_edge + maps),
+        weight_bytes=4 * parameters,
+    )
+
+
+def window_work(length: int, width: int, heads: int, head_width: int) -> Work:
+    """Attention of tokens to a window of others, beside torch's own."""
+    torch.manual_seed(0)
+    pattern = sliding_window(length, width)
+    x = torch.randn(1, length, heads, head_width)
+    kv, grad = torch.randn(2, *x.shape), torch.randn_like(x)
+    row_ptr, col = pattern.row_ptr, pattern.col
+    transpose = transpose_edges(row_ptr, col, length)
+    places = torch.randint(length, (SAMPLED,))
+
+    def samples(output: Tensor, grad_x: Tensor, grad_weight: Tensor) -> Samples:
+        return Samples(output[:, places], grad_x[:, places], grad_weight[:, :, places])
+
+    @cache
+    def flex() -> Callable[[Tensor, Tensor], Tensor]:
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+        side = width // 2
+        mask = create_block_mask(
+            lambda b, h, i, j: (i - j).abs() <= side, None, None, length, length, device="cpu"
+        )
+        run = torch.compile(flex_attention, dynamic=False)
+        return lambda x, kv: run(*(t.transpose(1, 2) for t in (x, *kv)), block_mask=mask).transpose(
+            1, 2
+        )
+
+    def ours(x: Tensor, kv: Tensor) -> Tensor:
+        return graph_attention(x, kv[0], kv[1], row_ptr, col, transpose=transpose)
+
+    def implementation(name: str, run: Callable[[Tensor, Tensor], Tensor]) -> Implementation:
+        return Implementation(
+            name=name,
+            ours=name == "scisparse",
+            x=x,
+            weight=kv,
+            grad=grad,
+            run=run,
+            samples=samples,
+        )
+
+    sizes = Sizes(heads * head_width, heads)
+    return Work(
+        makers=[
+            partial(implementation, "scisparse", ours),
+            partial(implementation, "flex_attention, compiled", lambda x, kv: flex()(x, kv)),
+        ],
+        expected=samples(*_exact_window(width // 2, x, kv, grad)),
+        cost=_cost(pattern, sizes, 0),
+    )
+
+
+def _exact_window(side: int, x: Tensor, kv: Tensor, grad: Tensor) -> Iterator[Tensor]:
+    """Output and gradients by dense blocks in float64: the last need all rows, in bands."""
+    x, kv, grad = x.double().requires_grad_(), kv.double().requires_grad_(), grad.double()
+    length, band, rows = x.shape[1], 1024, []
+    for first in range(0, length, band):
+        last = min(first + band, length)
+        low, high = max(0, first - side), min(length, last + side)
+        q, (k, v) = x[:, first:last], kv[:, :, low:high]
+        far = (torch.arange(first, last)[:, None] - torch.arange(low, high)).abs() > side
+        score = torch.einsum("bmhd,bnhd->bhmn", q, k) / x.shape[3] ** 0.5
+        weight = score.masked_fill(far, -torch.inf).softmax(-1)
+        rows.append(torch.einsum("bhmn,bnhd->bmhd", weight, v))
+    y = torch.cat(rows, 1)
+    yield y.detach()
+    yield from torch.autograd.grad(y, (x, kv), grad)
+
+
+def register_attention(name: str, shape: str, make: Callable[[], Work]) -> None:
+    """Register one row of the table."""
+    register(Case(name=name, op=OP, suite="attention", shape=shape, make=make))
+
+
+def _neighbours() -> Pattern:
+    from scisparse.grids import icosahedral
+
+    return nearest(icosahedral(5), 8, include_self=False)
+
+
+register_attention(
+    "graph-transformer-mesh5",
+    "graph transformer, multi-mesh of level 5, 128 channels, 4 heads, edge features",
+    partial(layer_work, partial(mesh, 5, multiscale=True), Sizes(128, 4, EDGE_WIDTH)),
+)
+register_attention(
+    "graph-transformer-nearest8",
+    "graph transformer, 10,242 nodes x 8, 128 channels, 4 heads, edge features",
+    partial(layer_work, _neighbours, Sizes(128, 4, EDGE_WIDTH)),
+)
+register_attention(
+    "graph-transformer-mesh5-plain",
+    "graph transformer, multi-mesh of level 5, 128 channels, 4 heads",
+    partial(layer_work, partial(mesh, 5, multiscale=True), Sizes(128, 4)),
+)
+register_attention(
+    "window-16k-512",
+    "window of 512 of 16,384 tokens, 4 heads of 64",
+    partial(window_work, 16384, 512, 4, 64),
+)

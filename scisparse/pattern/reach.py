@@ -1,0 +1,49 @@
+"""How far a pattern reaches when it is applied again and again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from scisparse.errors import PatternError
+
+if TYPE_CHECKING:
+    from scisparse.pattern.value import Pattern
+
+__all__ = ["coverage"]
+
+_NUMBERS_AT_ONCE = 1 << 24
+
+
+def coverage(pattern: Pattern, hops: int, samples: int, seed: int) -> float:
+    """Find the part of all pairs within some hops; see ``Pattern.coverage``."""
+    if hops < 1 or samples < 1:
+        raise PatternError(f"`hops` (={hops}) and `samples` (={samples}) must be positive")
+    sites, sources = pattern.shape
+    if hops > 1 and sites != sources:
+        raise PatternError(
+            f"more than one hop (`hops`={hops}) needs sites that are sources too; the pattern has "
+            f"{sites} and {sources}"
+        )
+    if not sites or not sources:
+        return 0.0
+    if hops == 1:
+        pairs = pattern.num_edges - pattern.statistics()["duplicates"]
+        return pairs / (sites * sources)
+    chosen = torch.arange(sites)
+    if samples < sites:
+        chosen = torch.randperm(sites, generator=torch.Generator().manual_seed(seed))[:samples]
+    row, col = pattern.rows().cpu(), pattern.col.long().cpu()
+    count = 0
+    for part in chosen.split(max(1, _NUMBERS_AT_ONCE // max(1, pattern.num_edges))):
+        reached = torch.zeros(len(part), sites, dtype=torch.bool)
+        reached[torch.arange(len(part)), part] = True
+        read = torch.zeros_like(reached)
+        for _ in range(hops):
+            follows = torch.zeros(len(part), sites, dtype=torch.int32)
+            follows.index_add_(1, col, reached[:, row].int())
+            read |= follows.bool()
+            reached = read
+        count += int(read.sum())
+    return count / (len(chosen) * sources)

@@ -1,0 +1,130 @@
+"""Neighbourhood attention: its boxes by definition, and a bias for each offset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from scisparse.errors import OptionError, PatternError, ShapeError
+from scisparse.layers import (
+    NeighborhoodAttention1d,
+    NeighborhoodAttention2d,
+    NeighborhoodAttention3d,
+    Scores,
+    SparseAttention,
+)
+from scisparse.pattern import Pattern
+from scisparse.patterns import neighborhood
+
+
+def along(size: int, kernel: int, step: int, causal: bool, periodic: bool, i: int) -> set[int]:
+    """Cells that cell i of an axis reads, by the definition."""
+    mine = [j for j in range(size) if (j - i) % step == 0]
+    if periodic:
+        return {(i + (n - kernel // 2) * step) % size for n in range(kernel)}
+    if causal:
+        return {j for j in mine if 0 <= i - j < kernel * step}
+    place = mine.index(i)
+    first = min(max(place - kernel // 2, 0), len(mine) - kernel)
+    return set(mine[first : first + kernel])
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4])
+@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["plain", "causal", "periodic"])
+def test_boxes_along_one_axis(kernel: int, step: int, kind: str) -> None:
+    flags = {"causal": kind == "causal", "periodic": kind == "periodic"}
+    pattern = neighborhood((13,), kernel, dilation=step, **flags).validate()
+    dense = pattern.to_dense().bool()
+    for i in range(13):
+        reads = set(dense[i].nonzero().flatten().tolist())
+        assert reads == along(13, kernel, step, flags["causal"], flags["periodic"], i)
+    assert pattern.tap is not None
+    offset = pattern.tap.long() - kernel + 1
+    assert torch.equal((pattern.rows() + offset * step) % 13, pattern.col.long())
+
+
+def test_a_box_is_the_product_of_its_axes() -> None:
+    pattern = neighborhood(
+        (3, 6, 7),
+        (2, 3, 3),
+        dilation=(1, 2, 1),
+        causal=(True, False, False),
+        periodic=(False, False, True),
+    ).validate()
+    dense = pattern.to_dense().bool().view(3, 6, 7, 3, 6, 7)
+    for i, j, k in [(0, 0, 0), (1, 3, 6), (2, 5, 2)]:
+        sets = (
+            along(3, 2, 1, True, False, i),
+            along(6, 3, 2, False, False, j),
+            along(7, 3, 1, False, True, k),
+        )
+        expected = torch.zeros(3, 6, 7, dtype=torch.bool)
+        for a in sets[0]:
+            for b in sets[1]:
+                expected[a, b, list(sets[2])] = True
+        assert torch.equal(dense[i, j, k], expected)
+
+
+CLASSES: list[tuple[type[SparseAttention], tuple[int, ...]]] = [
+    (NeighborhoodAttention1d, (9,)),
+    (NeighborhoodAttention2d, (5, 7)),
+    (NeighborhoodAttention3d, (3, 4, 5)),
+]
+
+
+@pytest.mark.parametrize(("layer_class", "size"), CLASSES)
+def test_layers_equal_attention_over_the_pattern(layer_class: Any, size: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer = layer_class(6, 2, 3, input_size=size, periodic=True)
+    with torch.no_grad():
+        layer.bias.tap_weight.normal_()
+    plain = SparseAttention(layer.pattern, 6, 2, scores=Scores(taps=True))
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(2, *size, 6)
+    mask = torch.rand(2, *size) < 0.8
+    expected = plain(x.view(2, -1, 6), source_mask=mask.view(2, -1)).view(x.shape)
+    torch.testing.assert_close(layer(x, source_mask=mask), expected)
+    # All axes are periodic: a turn along any of them turns the output.
+    for axis in range(1, len(size) + 1):
+        torch.testing.assert_close(layer(x.roll(2, axis)), layer(x).roll(2, axis))
+
+
+def test_each_offset_has_its_bias() -> None:
+    """Queries and keys of 0: the bias alone decides, and here it points to the west."""
+    layer = NeighborhoodAttention2d(1, 1, 3, input_size=(4, 6), periodic=(False, True))
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.zero_()
+        for map_ in (layer.v_proj, layer.out_proj):
+            map_.weight.fill_(1)
+        assert layer.bias.tap_weight is not None
+        layer.bias.tap_weight.view(5, 5)[2, 1] = 1e4  # same latitude, one cell to the west
+    x = torch.randn(1, 4, 6, 1)
+    torch.testing.assert_close(layer(x), x.roll(1, 2))
+
+
+def test_what_does_not_fit_is_named() -> None:
+    with pytest.raises(OptionError, match=r"a box of 4 cells .*, 2 apart .* an axis of 7"):
+        neighborhood((7,), 4, dilation=2)
+    with pytest.raises(OptionError, match="both `causal` and `periodic`"):
+        neighborhood((7,), 3, causal=True, periodic=True)
+    with pytest.raises(
+        OptionError, match=r"`kernel_size` \(=\[3, 3\]\) must be a positive integer"
+    ):
+        neighborhood((7,), [3, 3])
+    with pytest.raises(
+        OptionError, match=r"`periodic` \(=\[True\]\) must be a bool, or one for each"
+    ):
+        neighborhood((7, 7), 3, periodic=[True])
+    with pytest.raises(
+        OptionError, match=r"`input_size` \(=7\) must name 2 sizes for Neighborhood"
+    ):
+        NeighborhoodAttention2d(4, 2, 3, input_size=7)
+    layer = NeighborhoodAttention2d(4, 2, 3, input_size=(4, 6))
+    with pytest.raises(ShapeError, match=r"`x` \[1, 6, 4, 4\] must be \[..., 4, 6, 4 channels\]"):
+        layer(torch.zeros(1, 6, 4, 4))
+    with pytest.raises(PatternError, match="no taps for a bias by tap"):
+        SparseAttention(Pattern.from_dense(torch.eye(3).bool()), 4, 2, scores=Scores(taps=True))
