@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-__all__ = ["is_plain", "is_transformed"]
+__all__ = ["is_plain", "is_transformed", "lacks_rules"]
 
 _PLAIN = {Tensor, Parameter, type(None)}
 
@@ -17,6 +17,17 @@ def is_transformed() -> bool:
     if torch.compiler.is_compiling():
         return False
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def lacks_rules() -> bool:
+    """Whether forward mode, or a derivative of ``torch.func``, is at work; vmap alone is not."""
+    if not is_transformed():
+        return False
+    if forward_ad._current_level >= 0:
+        return True
+    functorch = torch._C._functorch
+    stack = functorch.get_interpreter_stack() or []
+    return any(level.key() != functorch.TransformType.Vmap for level in stack)
 
 
 def is_plain(first: Tensor, second: Tensor, *edges: Tensor | None) -> bool:

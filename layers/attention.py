@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError, ShapeError
 from scisparse.kernels import graph_attention
-from scisparse.layers.edges import EdgeBias, PatternEdges
+from scisparse.kernels.graph_attention.checks import check_dropout
+from scisparse.layers.edges import EdgeBias, PatternEdges, check_edge_attr
 from scisparse.pattern import Pattern
 
 __all__ = ["Scores", "SparseAttention"]
@@ -119,7 +120,8 @@ class SparseAttention(nn.Module):
     ) -> None:
         super().__init__()
         kv_heads = num_heads if kv_heads is None else kv_heads
-        _check_heads(embed_dim, num_heads, kv_heads, dropout)
+        _check_heads(embed_dim, num_heads, kv_heads, edge_dim)
+        check_dropout(dropout)
         source_dim = embed_dim if source_dim is None else source_dim
         self.embed_dim, self.source_dim, self.edge_dim = embed_dim, source_dim, edge_dim
         self.num_heads, self.kv_heads = num_heads, kv_heads
@@ -149,12 +151,15 @@ class SparseAttention(nn.Module):
         return self.edges.pattern
 
     def reset_parameters(self) -> None:
-        """Draw the maps as ``nn.MultiheadAttention`` does (Xavier), with biases of 0."""
+        """Draw the maps as ``nn.MultiheadAttention`` does (Xavier); biases are 0, norms 1."""
         for map_ in (self.q_proj, self.k_proj, self.v_proj, self.out_proj, self.edge_proj):
             if map_ is not None:
                 nn.init.xavier_uniform_(map_.weight)
                 if map_.bias is not None:
                     nn.init.zeros_(map_.bias)
+        for part in (self.q_norm, self.k_norm, self.bias):
+            if part is not None:
+                part.reset_parameters()
 
     def forward(
         self,
@@ -178,13 +183,14 @@ class SparseAttention(nn.Module):
             Booleans ``[N]`` or ``[..., N]``, true at sources that count. Others may hold anything,
             NaN as well; a site that has no other reads 0.
         """
+        itself = source is None
         source = x if source is None else source
-        self._check(x, source, edge_attr)
-        batch = x.shape[:-2]
+        self._check(x, source, edge_attr, source_mask)
         bias = self.bias()
         if source_mask is not None:
             source = source.masked_fill(~source_mask[..., None], 0)
-            bias = self._masked(bias, source_mask, math.prod(batch))
+            bias = self._masked(bias, source_mask.expand(*x.shape[:-2], -1))
+            x = source if itself else x
         q = self._heads(self.q_proj(x), self.num_heads, self.q_norm)
         k = self._heads(self.k_proj(source), self.kv_heads, self.k_norm)
         v = self._heads(self.v_proj(source), self.kv_heads, None)
@@ -210,16 +216,16 @@ class SparseAttention(nn.Module):
         weight: Tensor = self.edge_proj.weight.to(like.dtype)
         return weight.view(self.num_heads, self.head_dim, self.edge_dim)
 
-    def _masked(self, bias: Tensor | None, mask: Tensor, batch: int) -> Tensor:
-        """`bias` with -infinity at edges whose source does not count, ``[B or 1, E, H or 1]``."""
+    def _masked(self, bias: Tensor | None, mask: Tensor) -> Tensor:
+        """`bias` with -infinity at edges whose source does not count, ``[B, E, H or 1]``."""
         counts = mask.reshape(-1, mask.shape[-1])
-        if len(counts) not in (1, batch):
-            counts = mask.expand(batch, -1)
         if bias is None:
             bias = torch.zeros(1, 1, device=mask.device)
         return bias.masked_fill(~counts[:, self.edges.col.long(), None], -torch.inf)
 
-    def _check(self, x: Tensor, source: Tensor, edge_attr: Tensor | None) -> None:
+    def _check(
+        self, x: Tensor, source: Tensor, edge_attr: Tensor | None, mask: Tensor | None
+    ) -> None:
         sites, sources = self.pattern.shape
         for name, tensor, size, channels in (
             ("x", x, sites, self.embed_dim),
@@ -236,12 +242,16 @@ class SparseAttention(nn.Module):
                 f"`x` {list(x.shape)} and `source` {list(source.shape)} must have the same batch "
                 "dimensions"
             )
-        if (edge_attr is None) != (self.edge_dim == 0):
-            given = "none" if edge_attr is None else list(edge_attr.shape)
-            raise ShapeError(
-                f"`edge_attr` ({given}) must be [{self.pattern.num_edges} edges, {self.edge_dim} "
-                "features], and not given with edge_dim=0"
-            )
+        if mask is not None:
+            batch = (1,) * (x.dim() - 1 - mask.dim()) + mask.shape[:-1]
+            fits = mask.shape[-1:] == (sources,) and len(batch) == x.dim() - 2
+            sizes = zip(batch, x.shape[:-2], strict=False)
+            if mask.dtype != torch.bool or not fits or any(m not in (1, b) for m, b in sizes):
+                raise ShapeError(
+                    f"`source_mask` ({mask.dtype} {list(mask.shape)}) must be booleans, true at "
+                    f"sources that count, [{sources} sources] or {[*x.shape[:-2], sources]}"
+                )
+        check_edge_attr(edge_attr, self.pattern.num_edges, self.edge_dim or None)
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(layer)``."""
@@ -251,7 +261,7 @@ class SparseAttention(nn.Module):
         )
 
 
-def _check_heads(embed_dim: int, num_heads: int, kv_heads: int, dropout: float) -> None:
+def _check_heads(embed_dim: int, num_heads: int, kv_heads: int, edge_dim: int) -> None:
     if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
         raise OptionError(
             f"`embed_dim` (={embed_dim}) must be a positive multiple of `num_heads` (={num_heads})"
@@ -260,5 +270,5 @@ def _check_heads(embed_dim: int, num_heads: int, kv_heads: int, dropout: float) 
         raise OptionError(
             f"`num_heads` (={num_heads}) must be a multiple of `kv_heads` (={kv_heads})"
         )
-    if not 0 <= dropout < 1:
-        raise OptionError(f"`dropout` (={dropout}) must be at least 0 and below 1")
+    if edge_dim < 0:
+        raise OptionError(f"`edge_dim` (={edge_dim}) must not be negative; 0 for no edge features")

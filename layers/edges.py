@@ -8,11 +8,11 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from scisparse.errors import PatternError
+from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels import Edges
 from scisparse.pattern import Pattern
 
-__all__ = ["EdgeBias", "PatternEdges"]
+__all__ = ["EdgeBias", "PatternEdges", "check_edge_attr"]
 
 _INT32 = 2**31
 
@@ -130,6 +130,8 @@ class EdgeBias(nn.Module):
         taps: bool = False,
     ) -> None:
         super().__init__()
+        if knots < 0:
+            raise OptionError(f"`knots` (={knots}) must not be negative; 0 for no such bias")
         if areas and pattern.source_grid is None:
             raise PatternError(
                 "`pattern` has no grid of sources, so that they have no areas; build it on a grid"
@@ -145,28 +147,38 @@ class EdgeBias(nn.Module):
                 "patterns.neighborhood or patterns.sliding_window"
             )
         self.pattern, self.areas, self.knots, self.taps = pattern.to("cpu"), areas, knots, taps
-        self._write(torch.empty(0).device)
+        self._write(torch.empty(0))
         size = None if self.features is None else self.features.shape[1]
         self.weight = None if size is None else nn.Parameter(torch.zeros(size, num_heads))
         self.tap_weight = nn.Parameter(torch.zeros(pattern.num_taps, num_heads)) if taps else None
 
-    def _write(self, device: torch.device) -> None:
+    def _write(self, like: Tensor) -> None:
+        """Write the buffers beside `like`: in float64 if it is, else in float32."""
+        wide = torch.float64 if like.dtype == torch.float64 else torch.float32
         area = _log_area(self.pattern) if self.areas else None
         features = _features(self.pattern, self.knots) if self.knots else None
         tap = self.pattern.tap.long() if self.taps and self.pattern.tap is not None else None
         for name, values in (("log_area", area), ("features", features), ("tap", tap)):
-            self.register_buffer(
-                name, None if values is None else values.to(device), persistent=False
-            )
+            if values is not None:
+                dtype = wide if values.is_floating_point() else values.dtype
+                values = values.to(like.device, dtype)
+            self.register_buffer(name, values, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = (self.log_area, self.features, self.tap)
         super()._apply(fn, recurse)
         for old, new in zip(before, (self.log_area, self.features, self.tap), strict=True):
             if new is not None and new is not old:
-                self._write(new.device)
+                floating = [t for t in (self.log_area, self.features) if t is not None]
+                self._write(floating[0] if floating else new)
                 break
         return self
+
+    def reset_parameters(self) -> None:
+        """Set what is learned to 0."""
+        for weight in (self.weight, self.tap_weight):
+            if weight is not None:
+                nn.init.zeros_(weight)
 
     def forward(self) -> Tensor | None:
         """Return ``[E, H]``, ``[E, 1]`` or nothing."""
@@ -183,23 +195,39 @@ class EdgeBias(nn.Module):
 
 
 def _log_area(pattern: Pattern) -> Tensor:
-    """Logarithm of the area of the source of each edge, in units of the mean, float32 ``[E]``."""
+    """Logarithm of the area of the source of each edge, in units of the mean, float64 ``[E]``."""
     assert pattern.source_grid is not None  # checked when the layer is built
-    areas = torch.as_tensor(pattern.source_grid.areas).reshape(-1)
-    return (areas / areas.mean()).log().float()[pattern.col.long()]
+    areas = torch.as_tensor(pattern.source_grid.areas, device="cpu").reshape(-1)
+    return (areas / areas.mean()).log()[pattern.col.long()]
 
 
 def _features(pattern: Pattern, knots: int) -> Tensor:
-    """Features of the edges, float32 ``[E, K]`` or ``[E, 3 K]``."""
+    """Features of the edges, float64 ``[E, K]`` or ``[E, 3 K]``."""
     assert pattern.distance is not None  # checked when the layer is built
-    distance = pattern.distance
-    reach = distance.max().clamp(min=1e-12) if distance.numel() else distance.new_tensor(1.0)
-    place = distance / reach * max(knots - 1, 1)
-    hats = (1 - (place[:, None] - torch.arange(knots)).abs()).clamp(min=0)
+    distance = pattern.distance.double()
+    reach = float(distance.max()) if distance.numel() else 0.0
+    place = distance / max(reach, 1e-12) * max(knots - 1, 1)
+    knot = torch.arange(knots, device=distance.device)
+    hats = (1 - (place[:, None] - knot).abs()).clamp(min=0)
     if pattern.bearing is None:
         return hats
-    bearing = pattern.bearing.nan_to_num()[:, None]
+    bearing = pattern.bearing.double().nan_to_num()[:, None]
     # A site has no bearing to itself.
     elsewhere = (distance > 0)[:, None]
     turns = [torch.where(elsewhere, f(bearing), 0.0) for f in (torch.cos, torch.sin)]
     return torch.cat([hats, *(hats * turn for turn in turns)], dim=1)
+
+
+def check_edge_attr(edge_attr: Tensor | None, edges: int, edge_dim: int | None) -> None:
+    """Raise unless features of edges are there if they are due, ``[E, A]``."""
+    if edge_dim is None and edge_attr is not None:
+        raise ShapeError(
+            f"`edge_attr` {list(edge_attr.shape)} is given, but the layer has no `edge_dim`; build "
+            f"it with edge_dim={edge_attr.shape[-1]}"
+        )
+    if edge_dim is not None and (edge_attr is None or edge_attr.shape != (edges, edge_dim)):
+        given = "not given" if edge_attr is None else list(edge_attr.shape)
+        raise ShapeError(
+            f"`edge_attr` ({given}) must be [{edges} edges, {edge_dim} features], as the layer was "
+            f"built with edge_dim={edge_dim}"
+        )

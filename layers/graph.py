@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels import Edges, attention_weights, graph_attention, transpose_edges
-from scisparse.layers.edges import PatternEdges
+from scisparse.kernels.graph_attention.checks import check_dropout
+from scisparse.layers.edges import PatternEdges, check_edge_attr
 
 __all__ = ["GraphTransformer"]
 
@@ -77,22 +79,24 @@ class GraphTransformer(nn.Module):
         root_weight: bool = True,
     ) -> None:
         super().__init__()
-        if heads < 1 or out_channels < 1:
+        pair = (in_channels, in_channels) if isinstance(in_channels, int) else in_channels
+        if heads < 1 or out_channels < 1 or min(pair) < 1:
             raise OptionError(
-                f"`heads` (={heads}) and `out_channels` (={out_channels}) must be positive"
+                f"`in_channels` (={in_channels}), `out_channels` (={out_channels}) and `heads` "
+                f"(={heads}) must be positive"
             )
+        check_dropout(dropout)
         self.in_channels, self.out_channels, self.heads = in_channels, out_channels, heads
         self.concat, self.beta, self.root_weight = concat, beta and root_weight, root_weight
         self.dropout, self.edge_dim = dropout, edge_dim
-        pair = (in_channels, in_channels) if isinstance(in_channels, int) else in_channels
         all_heads, out = heads * out_channels, (heads if concat else 1) * out_channels
         self.lin_key = nn.Linear(pair[0], all_heads, bias=bias)
         self.lin_query = nn.Linear(pair[1], all_heads, bias=bias)
         self.lin_value = nn.Linear(pair[0], all_heads, bias=bias)
-        self.lin_edge = nn.Linear(edge_dim, all_heads, bias=False) if edge_dim else None
+        self.lin_edge = nn.Linear(edge_dim, all_heads, bias=False) if edge_dim is not None else None
         self.lin_skip = nn.Linear(pair[1], out, bias=bias)
         self.lin_beta = nn.Linear(3 * out, 1, bias=False) if self.beta else None
-        self._last: tuple[Tensor, int, tuple[int, int], _Graph] | None = None
+        self._last: tuple[weakref.ref[Tensor], tuple[Any, ...], _Graph] | None = None
 
     @overload
     def forward(
@@ -124,15 +128,18 @@ class GraphTransformer(nn.Module):
             they differ.
         edge_index
             From which source to which site, int64 ``[2, E]``, in any order; sorted once for as long
-            as the same tensor is given. Or the edges of a pattern, sorted already.
+            as the same tensor is given (writes through ``.data`` or numpy are not seen). Or the
+            edges of a pattern, sorted already.
         edge_attr
             Features of the edges, ``[E, A]``.
         return_attention_weights
             Whether the weights ``p``, ``[E, H]`` in the order of `edge_index`, are returned too.
         """
         sources, sites = (x, x) if isinstance(x, Tensor) else x
+        for nodes in (sources, sites):
+            _check_nodes(nodes)
         graph = self._graph(edge_index, (len(sites), len(sources)))
-        self._check(edge_attr, graph.edges.col.shape[0])
+        check_edge_attr(edge_attr, graph.edges.col.shape[0], self.edge_dim)
         if edge_attr is not None and graph.order is not None:
             edge_attr = edge_attr[graph.order]
         q = self._heads(self.lin_query(sites))
@@ -184,29 +191,20 @@ class GraphTransformer(nn.Module):
                     f"has {shape}"
                 )
             return _Graph(edge_index.forward_edges, edge_index.transposed, None)
-        if torch.compiler.is_compiling():
+        _check_edge_index(edge_index)
+        if torch.compiler.is_compiling() or edge_index.is_inference():
             return _sort(edge_index, *shape)
-        key = (edge_index._version, shape)
-        if self._last is None or self._last[0] is not edge_index or self._last[1:3] != key:
-            self._last = (edge_index, *key, _sort(edge_index, *shape))
-        return self._last[3]
+        key = (edge_index._version, edge_index.data_ptr(), edge_index.shape, shape)
+        last = self._last  # once: other threads may write it meanwhile
+        if last is None or last[0]() is not edge_index or last[1] != key:
+            last = self._last = (weakref.ref(edge_index), key, _sort(edge_index, *shape))
+        return last[2]
 
-    def _check(self, edge_attr: Tensor | None, edges: int) -> None:
-        fits = (
-            self.edge_dim is None
-            if edge_attr is None
-            else edge_attr.shape
-            == (
-                edges,
-                self.edge_dim,
-            )
-        )
-        if not fits:
-            given = None if edge_attr is None else list(edge_attr.shape)
-            raise ShapeError(
-                f"`edge_attr` ({given}) must be [{edges} edges, {self.edge_dim} features] for "
-                f"edge_dim={self.edge_dim}"
-            )
+    def reset_parameters(self) -> None:
+        """Draw all maps anew, as ``nn.Linear`` does."""
+        for map_ in self.children():
+            if isinstance(map_, nn.Linear):
+                map_.reset_parameters()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_last": None}
@@ -219,14 +217,37 @@ class GraphTransformer(nn.Module):
         )
 
 
-def _sort(edge_index: Tensor, sites: int, sources: int) -> _Graph:
-    """Sort the edges of a graph by (site, source); their values are checked where it is no wait."""
+def _check_nodes(nodes: object) -> None:
+    if not isinstance(nodes, Tensor) or nodes.dim() != 2:
+        given = list(nodes.shape) if isinstance(nodes, Tensor) else type(nodes).__name__
+        raise ShapeError(
+            f"`x` ({given}) must be nodes [N, channels], or a pair of sources and sites; put a "
+            "batch of graphs side by side"
+        )
+
+
+def _check_edge_index(edge_index: object) -> None:
+    if not isinstance(edge_index, Tensor):
+        raise ShapeError(
+            f"`edge_index` is a {type(edge_index).__name__}; give int64 [2, E], or "
+            "PatternEdges(pattern) for the edges of a pattern"
+        )
+    if edge_index.layout != torch.strided:
+        raise ShapeError(f"`edge_index` is {edge_index.layout}; give its int64 [2, E] coordinates")
     if edge_index.dim() != 2 or len(edge_index) != 2 or edge_index.dtype != torch.int64:
         raise ShapeError(
             f"`edge_index` ({edge_index.dtype} {list(edge_index.shape)}) must be int64 [2, E]"
         )
+
+
+def _sort(edge_index: Tensor, sites: int, sources: int) -> _Graph:
+    """Sort the edges of a graph by (site, source); their values are checked where it is no wait."""
     source, site = edge_index
-    if edge_index.is_cpu and not torch.compiler.is_compiling() and edge_index.numel():
+    limits = torch.tensor([[sources], [sites]], device=edge_index.device)
+    if edge_index.is_cpu and torch.compiler.is_compiling():
+        inside = ((edge_index >= 0) & (edge_index < limits)).all()
+        torch._assert_async(inside, "`edge_index` names a source or a site that `x` has not")
+    elif edge_index.is_cpu and edge_index.numel():
         low, high = int(edge_index.min()), (int(source.max()), int(site.max()))
         if low < 0 or high[0] >= sources or high[1] >= sites:
             raise PatternError(

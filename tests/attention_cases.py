@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from kernel_cases import Case, device_of, generator
+from kernel_cases import BACKENDS, TOLERANCE, Case, device_of, generator
 from torch import Tensor
 
 from scisparse.kernels import Edges
+
+# Triton has none yet.
+PLAIN = [b for b in BACKENDS if b == "reference" or getattr(b, "values", None) == ("cpu",)]
 
 
 @dataclass(frozen=True)
@@ -103,3 +106,21 @@ def dense(tensors: dict[str, Any], edges: Edges, scale: float | None = None) -> 
     empty = score.amax(2, keepdim=True) == -torch.inf if sources else score.sum(2, True) == 0
     weight = torch.softmax(score.masked_fill(empty, 0), 2).masked_fill(empty, 0)
     return torch.einsum("bmnh,bmnhd->bmhd", weight, values)
+
+
+def leaves(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {name: t.detach().clone().requires_grad_() for name, t in tensors.items()}
+
+
+def places(edges: Edges) -> dict[str, Any]:
+    return {"row_ptr": edges.row_ptr, "col": edges.col}
+
+
+def assert_near(actual: Tensor, expected: Tensor, dtype: torch.dtype, name: str) -> None:
+    """Within the tolerance of the dtype, relative to the largest number; sums have few terms."""
+    size = max(expected.abs().max().item(), 1.0) if expected.numel() else 1.0
+    assert actual.shape == expected.shape, name
+    error = (actual.detach().cpu().double() - expected).abs()
+    bound = 10 * TOLERANCE[dtype] * size
+    worst = error.max().item() if error.numel() else 0.0
+    assert worst <= bound, f"{name}: error {worst:.2e} above {bound:.2e}"

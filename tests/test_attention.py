@@ -174,6 +174,46 @@ def test_masked_sources_may_hold_anything(shape: str) -> None:
     torch.testing.assert_close(actual[0, none], layer.out_proj.bias.expand(int(none.sum()), -1))
 
 
+@pytest.mark.parametrize("shape", [(72,), (4, 72), (3, 1, 72), (1, 1, 72), (3, 4, 72)])
+def test_masks_are_broadcast_over_batch_dimensions(shape: tuple[int, ...]) -> None:
+    layer = build(window(GRID, 3), 4, 2)
+    x = torch.randn(3, 4, GRID.size, 4).double()
+    mask = torch.rand(*shape, generator=torch.Generator().manual_seed(0)) < 0.7
+    full = mask.expand(3, 4, -1)
+    y = layer(x, source_mask=mask)
+    for b in range(3):
+        torch.testing.assert_close(y[b, 1], layer(x[b, 1], source_mask=full[b, 1]))
+
+
+def test_nan_at_masked_cells_reaches_no_gradient() -> None:
+    """Sites are sources here: what is missing is missing in both roles."""
+    layer = build(window(GRID, 3), 4, 2)
+    mask = torch.rand(GRID.size, generator=torch.Generator().manual_seed(0)) < 0.7
+    x = torch.randn(1, GRID.size, 4).double()
+    x[:, ~mask] = torch.nan
+    layer(x, source_mask=mask)[:, mask].sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
+
+
+@needs_scipy
+def test_built_on_meta_and_reset_it_is_as_if_built_here() -> None:
+    options: dict[str, Any] = {"scores": Scores(areas=True, knots=3, norm=True), "edge_dim": 2}
+    pattern = radius(GRID, 3.5e6)
+    torch.manual_seed(0)
+    here = SparseAttention(pattern, 4, 2, **options)
+    with torch.device("meta"):
+        there = SparseAttention(pattern, 4, 2, **options)
+    there = there.to_empty(device="cpu")
+    for p in there.parameters():
+        p.data.fill_(torch.nan)
+    torch.manual_seed(0)
+    there.reset_parameters()
+    x, attr = torch.randn(1, GRID.size, 4), torch.randn(pattern.num_edges, 2)
+    assert there(x, edge_attr=attr).isfinite().all()
+    assert here.double().bias.log_area.dtype == torch.float64  # type: ignore[union-attr]
+    assert there.half().bias.log_area.dtype == torch.float32  # type: ignore[union-attr]
+
+
 def test_batch_dimensions_are_carried() -> None:
     layer = build(window(GRID, 3), 4, 2)
     x = torch.randn(2, 3, GRID.size, 4).double()
@@ -266,8 +306,18 @@ def test_what_does_not_fit_is_named() -> None:
         layer(torch.zeros(1, 6, 8), torch.zeros(1, 7, 8))
     with pytest.raises(ShapeError, match="same batch dimensions"):
         layer(torch.zeros(2, 5, 8), torch.zeros(1, 7, 8))
-    with pytest.raises(ShapeError, match=r"`edge_attr` \(\[3, 2\]\) .* not given with edge_dim=0"):
-        layer(torch.zeros(5, 8), torch.zeros(7, 8), edge_attr=torch.zeros(3, 2))
+    x, source = torch.zeros(2, 5, 8), torch.zeros(2, 7, 8)
+    with pytest.raises(ShapeError, match=r"`edge_attr` \[3, 2\] is given, .* with edge_dim=2"):
+        layer(x, source, edge_attr=torch.zeros(3, 2))
+    with pytest.raises(ShapeError, match=r"`edge_attr` \(not given\) must be \[\d+ edges, 2 feat"):
+        SparseAttention(pattern, 8, 4, edge_dim=2)(x, source)
+    for mask in (torch.ones(7), torch.ones(6).bool(), torch.ones(3, 7).bool()):
+        with pytest.raises(ShapeError, match=r"`source_mask` \(torch.* must be booleans, true at"):
+            layer(x, source, source_mask=mask)
+    with pytest.raises(OptionError, match=r"`knots` \(=-1\)"):
+        SparseAttention(pattern, 8, 4, scores=Scores(knots=-1))
+    with pytest.raises(OptionError, match=r"`edge_dim` \(=-3\)"):
+        SparseAttention(pattern, 8, 4, edge_dim=-3)
 
 
 def test_approximation_is_told_from_a_dense_matrix() -> None:

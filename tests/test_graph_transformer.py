@@ -91,19 +91,49 @@ def test_edges_of_a_pattern_are_taken_as_they_are() -> None:
         layer((torch.randn(7, 3), torch.randn(6, 3)), edges, attr)
 
 
-def test_compiles_without_graph_breaks() -> None:
+def test_compiles_without_graph_breaks_and_checks_its_graph() -> None:
     layer = GraphTransformer(3, 2, heads=2)
     x, edge_index = torch.randn(6, 3), graph(6, 6)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, edge_index), layer(x, edge_index))
+    edge_index[0, 0] = 99_999_999
+    with pytest.raises(RuntimeError, match="names a source or a site that `x` has not"):
+        compiled(x, edge_index)
+
+
+def test_runs_in_inference_mode_and_resets() -> None:
+    layer = GraphTransformer(3, 2)
+    x = torch.randn(6, 3)
+    with torch.inference_mode():
+        edge_index = graph(6, 6)
+        y = layer(x, edge_index)
+    torch.testing.assert_close(y, layer(x, graph(6, 6)).detach())
+    layer.reset_parameters()
+    assert not torch.allclose(y, layer(x, graph(6, 6)))
+
+
+def test_a_graph_whose_memory_was_exchanged_is_sorted_anew() -> None:
+    layer = GraphTransformer(3, 2)
+    x, edge_index = torch.randn(6, 3), graph(6, 6)
+    layer(x, edge_index)
+    edge_index.data = graph(6, 6, seed=1)
+    torch.testing.assert_close(layer(x, edge_index), layer(x, graph(6, 6, seed=1)))
 
 
 def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(OptionError, match=r"`heads` \(=0\)"):
         GraphTransformer(3, 2, heads=0)
     layer, x, edge_index = GraphTransformer(3, 2, edge_dim=2), torch.randn(6, 3), graph(6, 6)
-    with pytest.raises(ShapeError, match=r"`edge_attr` \(None\) must be \[43 edges, 2 features\]"):
+    with pytest.raises(ShapeError, match=r"`edge_attr` \(not given\) must be \[43 edges, 2 feat"):
         layer(x, edge_index)
+    with pytest.raises(
+        ShapeError, match=r"`edge_index` is a list; give int64 \[2, E\], or PatternE"
+    ):
+        layer(x, [[0], [1]], torch.zeros(1, 2))
+    with pytest.raises(ShapeError, match=r"`x` \(\[1, 6, 3\]\) must be nodes \[N, channels\]"):
+        layer(x[None], edge_index, torch.zeros(43, 2))
+    with pytest.raises(ShapeError, match=r"`edge_index` is torch.sparse_coo; give its int64"):
+        layer(x, torch.eye(6).to_sparse(), torch.zeros(6, 2))
     with pytest.raises(ShapeError, match=r"`edge_index` \(torch.int32"):
         layer(x, edge_index.int(), torch.zeros(43, 2))
     with pytest.raises(PatternError, match=r"runs from 0 to .* there are 4 sources and 4 sites"):

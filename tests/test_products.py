@@ -9,7 +9,7 @@ import torch
 from kernel_cases import TOLERANCE, Case, generator
 from torch import Tensor
 
-from scisparse.errors import ShapeError
+from scisparse.errors import PatternError, ShapeError
 from scisparse.kernels import sddmm, segment_softmax, spmm, use_backend
 from scisparse.kernels._edges import Edges
 from scisparse.kernels._native import load
@@ -98,7 +98,7 @@ def test_operators_are_registered_properly() -> None:
     ops = torch.ops.scisparse
     torch.library.opcheck(ops.spmm.default, (value, z, *edges, *none, "reference"))
     torch.library.opcheck(ops.sddmm.default, (x, z, *edges, *none, "reference"))
-    torch.library.opcheck(ops.segment_softmax.default, (value, edges.row_ptr))
+    torch.library.opcheck(ops.segment_softmax.default, (value, edges.row_ptr, "reference"))
 
 
 def test_softmax_of_rows_sums_to_one_far_from_zero() -> None:
@@ -106,6 +106,19 @@ def test_softmax_of_rows_sums_to_one_far_from_zero() -> None:
     score = torch.tensor([1e4, -1e4, 1e4, -torch.inf, 3.0, -torch.inf]).double()
     weight = segment_softmax(score[None, :, None], row_ptr).flatten()
     assert weight.tolist() == [0.5, 0.0, 0.5, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_softmax_of_16_bit_scores_has_their_gradient(dtype: torch.dtype) -> None:
+    score = torch.randn(2, 6, 3).to(dtype).requires_grad_()
+    row_ptr = torch.tensor([0, 2, 2, 6])
+    weight = segment_softmax(score, row_ptr)
+    assert weight.dtype == dtype
+    (actual,) = torch.autograd.grad(weight.float().square().sum(), score)
+    wide = score.detach().double().requires_grad_()
+    parts = [wide[:, a:b].softmax(1) for a, b in ((0, 2), (2, 6))]
+    (expected,) = torch.autograd.grad(torch.cat(parts, 1).square().sum(), wide)
+    torch.testing.assert_close(actual.double(), expected, rtol=0.05, atol=0.02)
 
 
 def test_what_does_not_fit_is_named() -> None:
@@ -118,3 +131,9 @@ def test_what_does_not_fit_is_named() -> None:
         sddmm(x[:, 1:], z, *edges[:2])
     with pytest.raises(ShapeError, match=r"`score` \(torch.int64 \[3\]\) must be floats"):
         segment_softmax(torch.arange(3), edges.row_ptr)
+    with pytest.raises(PatternError, match="must run from 0 to the number of edges, 3"):
+        segment_softmax(torch.zeros(1, 3, 1), torch.tensor([0, 2]))
+    with pytest.raises(ShapeError, match=r"`row_ptr` is torch.int32 \[2\]; it must be int64"):
+        segment_softmax(torch.zeros(1, 3, 1), torch.tensor([0, 3]).int())
+    with pytest.raises(ShapeError, match=r"`value` is torch.float64; .* must be torch.float32"):
+        torch.ops.scisparse.spmm(value.double(), z, *edges, None, None, None, "cpu")

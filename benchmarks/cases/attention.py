@@ -100,7 +100,7 @@ def layer_work(make: Callable[[], Pattern], sizes: Sizes) -> Work:
     def geometric(x: Tensor, w: Tensor) -> Tensor:
         return theirs()(w, x, edge_index, attr)
 
-    makers = [
+    makers: list[Callable[[], Implementation]] = [
         partial(implementation, "scisparse", lambda x, w: flat(w, x, edges, attr)),
         partial(implementation, "torch-geometric", geometric),
         partial(
@@ -180,10 +180,14 @@ def window_work(length: int, width: int, heads: int, head_width: int) -> Work:
         mask = create_block_mask(
             lambda b, h, i, j: (i - j).abs() <= side, None, None, length, length, device="cpu"
         )
-        run = torch.compile(flex_attention, dynamic=False)
-        return lambda x, kv: run(*(t.transpose(1, 2) for t in (x, *kv)), block_mask=mask).transpose(
-            1, 2
-        )
+        compiled = torch.compile(flex_attention, dynamic=False)
+
+        def run(x: Tensor, kv: Tensor) -> Tensor:
+            q, k, v = (t.transpose(1, 2) for t in (x, *kv))
+            y: Tensor = compiled(q, k, v, block_mask=mask)
+            return y.transpose(1, 2)
+
+        return run
 
     def ours(x: Tensor, kv: Tensor) -> Tensor:
         return graph_attention(x, kv[0], kv[1], row_ptr, col, transpose=transpose)

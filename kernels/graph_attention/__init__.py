@@ -25,11 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scisparse.errors import ShapeError
+from scisparse.errors import BackendError, ShapeError
+from scisparse.kernels._debug import check_ends
 from scisparse.kernels._edges import Edges
+from scisparse.kernels._modes import lacks_rules
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention import ops as ops
 from scisparse.kernels.graph_attention.calculus import (
+    incidence,
     run_attention,
     run_sddmm,
     run_segment_softmax,
@@ -40,9 +43,13 @@ from scisparse.kernels.graph_attention.calculus import (
 )
 from scisparse.kernels.graph_attention.checks import (
     check_attention,
+    check_dropout,
     check_edge_features,
     check_edges,
     check_heads,
+    check_number,
+    check_transpose,
+    check_value,
     full_bias,
 )
 from scisparse.kernels.graph_attention.reference import Inputs
@@ -88,8 +95,8 @@ def graph_attention(
         Features ``a`` of the edges, ``[E, A]``, and the map ``W`` into the heads, ``[H, D, A]``;
         both or none, and V is D with them.
     bias
-        Added to the scores: ``[E]``, ``[E, H]`` or ``[B, E, H]``, with 1 where it is shared. The
-        logarithm of cell areas makes the sum an integral; -infinity hides an edge.
+        Added to the scores: ``[E]``, ``[E, H]`` or ``[B, E, H]``, B and H also 1. The logarithm of
+        cell areas makes the sum an integral; -infinity hides an edge, unless its source is NaN.
     dropout
         Part of the weights ``p`` that are set to 0, the others raised to make up for it.
     transpose
@@ -127,6 +134,8 @@ def graph_attention(
     inputs, edges, scale, edge_weight = _prepare(
         (q, k, v), Edges(row_ptr, col, None), scale, (edge_attr, edge_weight), bias
     )
+    check_dropout(dropout)
+    _check_call("graph_attention", transpose, edges, k.shape[1])
     if dropout > 0:
         out, edge_out = _with_dropout(inputs, edges, transpose, scale, dropout, backend)
     else:
@@ -163,6 +172,7 @@ def attention_weights(
     inputs, edges, scale, _ = _prepare(
         (q, k, k), Edges(row_ptr, col, None), scale, (edge_attr, edge_weight), bias
     )
+    _check_call("attention_weights", transpose, edges, k.shape[1])
     return run_weights(inputs, edges, transpose, scale, backend)
 
 
@@ -208,15 +218,8 @@ def spmm(
     """
     check_edges(row_ptr, col)
     check_heads(x=x)
-    wide = accumulator(x.dtype)
-    sizes = (col.shape[0], x.shape[2])
-    if value.dim() != 3 or value.shape[1:] != sizes or value.shape[0] not in (1, x.shape[0]):
-        raise ShapeError(
-            f"`value` {list(value.shape)} must be [B or 1, E, H], {[x.shape[0], *sizes]} for `x` "
-            f"{list(x.shape)} and {col.shape[0]} edges"
-        )
-    if value.dtype != wide:
-        raise ShapeError(f"`value` is {value.dtype}; with `x` of {x.dtype} it must be {wide}")
+    check_value(value, x, col.shape[0])
+    _check_call("spmm", transpose, Edges(row_ptr, col, None), x.shape[1])
     return run_spmm(value, x, Edges(row_ptr, col, None), transpose, backend)
 
 
@@ -265,6 +268,7 @@ def sddmm(
             f"`x` {list(x.shape)} and `z` {list(z.shape)} must be [B, M, H, D] and [B, N, H, D] "
             f"with {sites} sites"
         )
+    _check_call("sddmm", transpose, Edges(row_ptr, col, None), z.shape[1])
     return run_sddmm(x, z, Edges(row_ptr, col, None), transpose, backend)
 
 
@@ -289,7 +293,22 @@ def segment_softmax(score: Tensor, row_ptr: Tensor) -> Tensor:
     """
     if score.dim() != 3 or not score.is_floating_point():
         raise ShapeError(f"`score` ({score.dtype} {list(score.shape)}) must be floats [B, E, H]")
-    return run_segment_softmax(score, row_ptr)
+    edge = torch.empty(score.shape[1], dtype=torch.int32, device="meta")
+    check_edges(row_ptr, edge)
+    _check_call("segment_softmax", None, Edges(row_ptr, edge, None), score.shape[1])
+    if row_ptr.is_cpu and not torch.compiler.is_compiling():
+        check_ends(row_ptr, edge)
+    return run_segment_softmax(score.to(accumulator(score.dtype)), row_ptr).to(score.dtype)
+
+
+def _check_call(op: str, edges_t: Edges | None, edges: Edges, num_sources: int) -> None:
+    if edges_t is not None:
+        check_transpose(edges_t, edges, num_sources)
+    if lacks_rules():
+        raise BackendError(
+            f"{op} has no rule for forward mode and for gradients of torch.func; use "
+            "torch.autograd.grad, of any order (create_graph=True)"
+        )
 
 
 def _prepare(
@@ -305,13 +324,15 @@ def _prepare(
     check_attention(q, k, v, edges.row_ptr.shape[0] - 1)
     if (attr is None) != (weight is None):
         raise ShapeError("`edge_attr` and `edge_weight` go together; give both or none")
+    scale = 1 / math.sqrt(max(q.shape[3], 1)) if scale is None else scale
+    check_number("scale", scale)
     edge_q = None
     if attr is not None and weight is not None:
         check_edge_features(q, v, attr, weight, edges.col.shape[0])
-        edge_q = torch.einsum("bmhd,hda->bmha", q, weight)
+        # Scaled before it is rounded, as scores are: 16-bit types overflow early.
+        edge_q = torch.einsum("bmhd,hda->bmha", q * scale, weight)
     if bias is not None:
         bias = full_bias(bias, q, edges.col.shape[0])
-    scale = 1 / math.sqrt(max(q.shape[3], 1)) if scale is None else scale
     return Inputs(q, k, v, edge_q, attr, bias), edges, scale, weight
 
 
@@ -324,9 +345,8 @@ def _with_dropout(
     out = run_spmm(weight, spread_heads(v, q.shape[2]), edges, edges_t, backend)
     if attr is None:
         return out, out
-    count = torch.arange(edges.col.shape[0], device=q.device)
-    edge_out = run_spmm(weight, spread_attr(attr, q), Edges(edges.row_ptr, count, None), None)
-    return out, edge_out
+    per_edge = incidence(edges.row_ptr, edges.col.shape[0])
+    return out, run_spmm(weight, spread_attr(attr, q), *per_edge, backend)
 
 
 def _autocast(

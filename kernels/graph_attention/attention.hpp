@@ -28,18 +28,16 @@ class Scores {
   SCISPARSE_INLINE void read(int64_t b, int64_t i, int64_t h, R* score, R* spare) const {
     const int64_t count = row.count();
     dots(q.at(b, i, h), k.head(b, source_head(h)), row.sources(), count, p_.width, score);
+    const R scale = R(p_.scale);
+    for (int64_t j = 0; j < count; j++) score[j] *= scale;
     if (p_.edge_width) {
       dots(edge_q.at(b, i, h), attr, row.places(), count, p_.edge_width, spare);
       for (int64_t j = 0; j < count; j++) score[j] += spare[j];
     }
-    const R scale = R(p_.scale);
-    if (!p_.bias) {
-      for (int64_t j = 0; j < count; j++) score[j] *= scale;
-      return;
-    }
+    if (!p_.bias) return;
     const R* bias = static_cast<const R*>(p_.bias) + b * p_.bias_batch + h * p_.bias_head;
     const int64_t* place = row.places();
-    for (int64_t j = 0; j < count; j++) score[j] = score[j] * scale + bias[place[j] * p_.bias_edge];
+    for (int64_t j = 0; j < count; j++) score[j] += bias[place[j] * p_.bias_edge];
   }
 
   const Heads<T> q, k, v, edge_q;
@@ -132,10 +130,13 @@ struct AttentionSites {
     R *weight = buffer_.get(), *slope = weight + room_, *spare = slope + room_, *sum = spare + room_;
     const R lse = static_cast<const R*>(f_.lse)[site];
     scores_.read(b, i, h, weight, spare);
-    if (lse == -R(__builtin_inf()))
+    if (lse == -R(__builtin_inf())) {
       for (int64_t j = 0; j < count; j++) weight[j] = 0;
-    else
-      exponentials(weight, count, lse);
+    } else {
+      // The sum is 1 but for the rounding of lse, which is coarse where scores are large.
+      const R part = 1 / exponentials(weight, count, lse);
+      for (int64_t j = 0; j < count; j++) weight[j] *= part;
+    }
     dots(grad_.at(b, i, h), scores_.v.head(b, scores_.source_head(h)), row.sources(), count, f_.value_width, slope);
     if (p_.grad_edge) {
       dots(grad_edge_.at(b, i, h), scores_.attr, row.places(), count, f_.edge_width, spare);
@@ -145,15 +146,16 @@ struct AttentionSites {
     for (int64_t j = 0; j < count; j++) mean += weight[j] * slope[j];
     for (int64_t j = 0; j < count; j++) slope[j] = weight[j] * (slope[j] - mean);
     if (p_.grad_bias) add_to_bias(b, h, slope);
+    if (p_.grad_edge_attr) add_to_attr(b, i, h, weight, slope);
+    if (f_.edge_width) {
+      sums(slope, scores_.attr, row.places(), count, f_.edge_width, sum, false);
+      write(sum, f_.edge_width, static_cast<T*>(p_.grad_edge_q) + site * f_.edge_width);
+    }
     const R scale = R(f_.scale);
     for (int64_t j = 0; j < count; j++) slope[j] *= scale;
     keep(b, h, weight, slope);
     sums(slope, scores_.k.head(b, scores_.source_head(h)), row.sources(), count, f_.width, sum, false);
     write(sum, f_.width, static_cast<T*>(p_.grad_q) + site * f_.width);
-    if (!f_.edge_width) return;
-    sums(slope, scores_.attr, row.places(), count, f_.edge_width, sum, false);
-    write(sum, f_.edge_width, static_cast<T*>(p_.grad_edge_q) + site * f_.edge_width);
-    if (p_.grad_edge_attr) add_to_attr(b, i, h, weight, slope);
   }
 
   void add_to_bias(int64_t b, int64_t h, const R* slope) const {

@@ -26,6 +26,7 @@ from scisparse.kernels.graph_attention.reference import Inputs
 __all__ = [
     "attention_backward",
     "attention_backward_backward",
+    "incidence",
     "run_attention",
     "run_sddmm",
     "run_segment_softmax",
@@ -73,9 +74,9 @@ def run_sddmm(
     return value
 
 
-def run_segment_softmax(score: Tensor, row_ptr: Tensor) -> Tensor:
+def run_segment_softmax(score: Tensor, row_ptr: Tensor, backend: str = "auto") -> Tensor:
     """Call the registered operator; arguments are taken to be valid."""
-    weight: Tensor = torch.ops.scisparse.segment_softmax(score, row_ptr)
+    weight: Tensor = torch.ops.scisparse.segment_softmax(score, row_ptr, backend)
     return weight
 
 
@@ -85,18 +86,19 @@ def save_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.backend = inputs[8]
 
 
-def _saved_product(ctx: Any, num_sources: int) -> tuple[Edges, Edges]:
-    first, second = ctx.saved_tensors[2:5], ctx.saved_tensors[5:8]
-    edges = Edges(*first)
-    if second[0] is not None:
-        return edges, Edges(*second)
-    return edges, transpose_edges(edges.row_ptr, edges.col, num_sources, edges.tie)
+def _saved_product(ctx: Any) -> tuple[Tensor, Tensor, Edges, Edges]:
+    """Both tensors and both edge lists; saved tensors may be unpacked only once."""
+    first, second, *saved = ctx.saved_tensors
+    edges = Edges(*saved[:3])
+    if saved[3] is not None:
+        return first, second, edges, Edges(*saved[3:])
+    edges_t = transpose_edges(edges.row_ptr, edges.col, second.shape[1], edges.tie)
+    return first, second, edges, edges_t
 
 
 def spmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of all arguments of ``spmm``."""
-    value, x = ctx.saved_tensors[:2]
-    edges, edges_t = _saved_product(ctx, x.shape[1])
+    value, x, edges, edges_t = _saved_product(ctx)
     grad_value = grad_x = None
     if ctx.needs_input_grad[0]:
         grad_value = run_sddmm(grad, x, edges, edges_t, ctx.backend).sum_to_size(value.shape)
@@ -107,8 +109,7 @@ def spmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def sddmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of all arguments of ``sddmm``."""
-    x, z = ctx.saved_tensors[:2]
-    edges, edges_t = _saved_product(ctx, z.shape[1])
+    x, z, edges, edges_t = _saved_product(ctx)
     grad_x = grad_z = None
     if ctx.needs_input_grad[0]:
         grad_x = run_spmm(grad, z, edges, edges_t, ctx.backend)
@@ -120,30 +121,32 @@ def sddmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 def save_segment_softmax(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Save the weights and the rows."""
     ctx.save_for_backward(output, inputs[1])
+    ctx.backend = inputs[2]
 
 
-def segment_softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+def segment_softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     """Return the gradient of the scores, ``p (dp - sum over the row of p dp)``."""
     weight, row_ptr = ctx.saved_tensors
-    return _softmax_slope(weight, grad, row_ptr), None
+    return _softmax_slope(weight, grad, row_ptr, ctx.backend), None, None
 
 
-def _softmax_slope(weight: Tensor, grad: Tensor, row_ptr: Tensor) -> Tensor:
-    mean = sum_rows(weight * grad, row_ptr)
-    edges, edges_t = _incidence(row_ptr, weight.shape[1])
-    return weight * (grad - run_sddmm(mean[..., None], _ones(weight), edges, edges_t))
+def _softmax_slope(weight: Tensor, grad: Tensor, row_ptr: Tensor, backend: str) -> Tensor:
+    mean = sum_rows(weight * grad, row_ptr, backend)
+    edges, edges_t = incidence(row_ptr, weight.shape[1])
+    return weight * (grad - run_sddmm(mean[..., None], _ones(weight), edges, edges_t, backend))
 
 
-def _incidence(row_ptr: Tensor, num_edges: int) -> tuple[Edges, Edges]:
+def incidence(row_ptr: Tensor, num_edges: int) -> tuple[Edges, Edges]:
     """Edges that read themselves, and the same from the side of what is read."""
     count = torch.arange(num_edges + 1, device=row_ptr.device)
     site = site_of_edge(row_ptr, num_edges)
     return Edges(row_ptr, count[:-1], None), Edges(count, site, count[:-1])
 
 
-def sum_rows(value: Tensor, row_ptr: Tensor) -> Tensor:
+def sum_rows(value: Tensor, row_ptr: Tensor, backend: str = "auto") -> Tensor:
     """Sums over the edges of each site, ``[B, M, H]`` of ``[B, E, H]``."""
-    return run_spmm(value, _ones(value), *_incidence(row_ptr, value.shape[1]))[..., 0]
+    edges, edges_t = incidence(row_ptr, value.shape[1])
+    return run_spmm(value, _ones(value), edges, edges_t, backend)[..., 0]
 
 
 def _ones(value: Tensor) -> Tensor:
@@ -155,12 +158,12 @@ def run_weights(
 ) -> Tensor:
     """Softmax of the scores, ``[B, E, H]``, by operators that are differentiable to any order."""
     q, k, _, edge_q, attr, bias = inputs
-    score = run_sddmm(q, spread_heads(k, q.shape[2]), edges, edges_t, backend)
+    score = scale * run_sddmm(q, spread_heads(k, q.shape[2]), edges, edges_t, backend)
     if attr is not None and edge_q is not None:
-        incidence = _incidence(edges.row_ptr, edges.col.shape[0])
-        score = score + run_sddmm(edge_q, spread_attr(attr, q), *incidence, backend)
-    score = scale * score
-    return run_segment_softmax(score if bias is None else score + bias, edges.row_ptr)
+        per_edge = incidence(edges.row_ptr, edges.col.shape[0])
+        score = score + run_sddmm(edge_q, spread_attr(attr, q), *per_edge, backend)
+    score = score if bias is None else score + bias
+    return run_segment_softmax(score, edges.row_ptr, backend)
 
 
 def spread_heads(x: Tensor, heads: int) -> Tensor:
@@ -196,17 +199,18 @@ def attention_backward(
         edges_t = transpose_edges(row_ptr, col, inputs.k.shape[1])
     if inputs.edge_attr is None:
         grad_edge = None
-    grads = torch.ops.scisparse.graph_attention_backward(
-        grad, grad_edge, lse, *inputs, row_ptr, col, *edges_t, ctx.scale, ctx.backend
-    )
     needed = ctx.needs_input_grad
+    grads = torch.ops.scisparse.graph_attention_backward(
+        *(grad, grad_edge, lse, *inputs, row_ptr, col, *edges_t),
+        *(needed[4], needed[5], ctx.scale, ctx.backend),
+    )
     return *(g if n else None for g, n in zip(grads, needed, strict=False)), *(None,) * 7
 
 
 def save_attention_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     """Save all tensors."""
     ctx.save_for_backward(*inputs[:14])
-    ctx.scale, ctx.backend = inputs[14:]
+    ctx.scale, ctx.backend = inputs[16:]
     ctx.set_materialize_grads(False)
 
 
@@ -243,7 +247,7 @@ def attention_backward_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor
             else [None] * len(wanted)
         )
     of_grad, of_grad_edge, *of_inputs = (next(found) if n else None for n in needed)
-    return of_grad, of_grad_edge, None, *of_inputs, *(None,) * 7
+    return of_grad, of_grad_edge, None, *of_inputs, *(None,) * 9
 
 
 def _unfused_backward(
@@ -261,12 +265,11 @@ def _unfused_backward(
     weight = run_weights(inputs, edges, edges_t, scale, backend)
     slope = run_sddmm(grad, spread_heads(v, heads), edges, edges_t, backend)
     if attr is not None and edge_q is not None:
-        incidence = _incidence(edges.row_ptr, edges.col.shape[0])
-        per_edge, per_edge_t = incidence
+        per_edge, per_edge_t = incidence(edges.row_ptr, edges.col.shape[0])
         spread = spread_attr(attr, q)
         if grad_edge is not None:
-            slope = slope + run_sddmm(grad_edge, spread, *incidence, backend)
-    slope = _softmax_slope(weight, slope, edges.row_ptr)
+            slope = slope + run_sddmm(grad_edge, spread, per_edge, per_edge_t, backend)
+    slope = _softmax_slope(weight, slope, edges.row_ptr, backend)
     scaled = scale * slope
     grad_q = run_spmm(scaled, spread_heads(k, heads), edges, edges_t, backend)
     grad_k = run_spmm(scaled, q, edges_t, edges, backend)
@@ -275,8 +278,8 @@ def _unfused_backward(
         grad_k, grad_v = (g.unflatten(2, (groups, -1)).sum(3) for g in (grad_k, grad_v))
     grad_edge_q = grad_attr = None
     if attr is not None and edge_q is not None:
-        grad_edge_q = run_spmm(scaled, spread, *incidence, backend)
-        terms = run_spmm(scaled, edge_q, per_edge_t, per_edge, backend)
+        grad_edge_q = run_spmm(slope, spread, per_edge, per_edge_t, backend)
+        terms = run_spmm(slope, edge_q, per_edge_t, per_edge, backend)
         if grad_edge is not None:
             terms = terms + run_spmm(weight, grad_edge, per_edge_t, per_edge, backend)
         grad_attr = terms.sum((0, 2))

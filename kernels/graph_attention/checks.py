@@ -7,10 +7,21 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from scisparse.errors import ShapeError
+from scisparse.errors import OptionError, PatternError, ShapeError
+from scisparse.kernels._edges import Edges
 from scisparse.kernels._segments import accumulator
 
-__all__ = ["check_attention", "check_edge_features", "check_edges", "check_heads", "full_bias"]
+__all__ = [
+    "check_attention",
+    "check_dropout",
+    "check_edge_features",
+    "check_edges",
+    "check_heads",
+    "check_number",
+    "check_transpose",
+    "check_value",
+    "full_bias",
+]
 
 
 def check_edges(row_ptr: Tensor, col: Tensor) -> None:
@@ -54,9 +65,10 @@ def check_attention(q: Tensor, k: Tensor, v: Tensor, sites: int) -> None:
             f"`q` {list(q.shape)}, `k` {list(k.shape)} and `v` {list(v.shape)} must be "
             f"[B, M, H, D], [B, N, G, D] and [B, N, G, V] with {sites} sites"
         )
-    if groups == 0 or heads % groups:
+    if groups == 0 or heads == 0 or heads % groups:
         raise ShapeError(
-            f"`q` has {heads} heads and `k` has {groups}; the first must be a multiple of the other"
+            f"`q` has {heads} heads and `k` has {groups}; the first must be a positive multiple of "
+            "the other"
         )
 
 
@@ -83,6 +95,11 @@ def check_edge_features(q: Tensor, v: Tensor, attr: Tensor, weight: Tensor, edge
 
 def full_bias(bias: Tensor, q: Tensor, edges: int) -> Tensor:
     """`bias` as ``[B or 1, E, H or 1]`` in the dtype of scores."""
+    if not bias.is_floating_point():
+        raise ShapeError(
+            f"`bias` is {bias.dtype}; it must hold floats that are added to scores: make one of a "
+            "mask with torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)"
+        )
     shape = {1: (1, -1, 1), 2: (1, *bias.shape), 3: tuple(bias.shape)}.get(bias.dim())
     if shape is not None:
         full = bias.reshape(shape)
@@ -92,8 +109,56 @@ def full_bias(bias: Tensor, q: Tensor, edges: int) -> Tensor:
     _explain_bias(bias, q, edges)
 
 
+def check_transpose(edges_t: Edges, edges: Edges, num_sources: int) -> None:
+    """Raise unless the sizes and types of transposed edges are right: memory is misread without."""
+    row_ptr, col, tie = edges_t
+    count = edges.col.shape
+    indices = (torch.int32, torch.int64)
+    fits = (
+        row_ptr.shape == (num_sources + 1,)
+        and row_ptr.dtype == torch.int64
+        and col.shape == count
+        and col.dtype in indices
+        and tie is not None
+        and tie.shape == count
+        and tie.dtype in indices
+    )
+    if not fits:
+        raise PatternError(
+            f"`transpose` has {row_ptr.shape[0] - 1} sources and {col.shape[0]} edges; there are "
+            f"{num_sources} and {count[0]}: make it with transpose_edges()"
+        )
+
+
+def check_value(value: Tensor, x: Tensor, edges: int) -> None:
+    """Raise unless the numbers of edges fit the sources ``[B, N, H, D]``."""
+    sizes, wide = (edges, x.shape[2]), accumulator(x.dtype)
+    if value.dim() != 3 or value.shape[1:] != sizes or value.shape[0] not in (1, x.shape[0]):
+        raise ShapeError(
+            f"`value` {list(value.shape)} must be [B or 1, E, H], {[x.shape[0], *sizes]} for `x` "
+            f"{list(x.shape)} and {edges} edges"
+        )
+    if value.dtype != wide:
+        raise ShapeError(f"`value` is {value.dtype}; with `x` of {x.dtype} it must be {wide}")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise unless `value` is a plain number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise OptionError(
+            f"`{name}` is a {type(value).__name__}; it must be a number: multiply the queries with "
+            "one that is learned"
+        )
+
+
+def check_dropout(rate: float) -> None:
+    """Raise unless the rate is a part of 1."""
+    if not 0 <= rate < 1:
+        raise OptionError(f"`dropout` (={rate}) must be at least 0 and below 1")
+
+
 def _explain_bias(bias: Tensor, q: Tensor, edges: int) -> NoReturn:
     raise ShapeError(
-        f"`bias` {list(bias.shape)} must be [E], [E, H] or [B, E, H] with 1 where it is shared; "
+        f"`bias` {list(bias.shape)} must be [E], [E, H] or [B, E, H], B and H also 1; "
         f"there are {edges} edges, {q.shape[2]} heads and {q.shape[0]} batch entries"
     )

@@ -20,7 +20,7 @@ struct scisparse_edges {
   int64_t tie_bits;
 };
 
-// score[b,e,h] = scale * (q[b,i,h] . k[b,j,g] + edge_q[b,i,h] . edge_attr[e]) + bias[b,e,h]
+// score[b,e,h] = scale * q[b,i,h] . k[b,j,g] + edge_q[b,i,h] . edge_attr[e] + bias[b,e,h]
 // p = exp(score - lse[b,i,h]), a softmax over the edges of site i
 // out[b,i,h] = sum_e p v[b,j,g], edge_out[b,i,h] = sum_e p edge_attr[e]
 //

@@ -74,8 +74,7 @@ def attention(inputs: Inputs, edges: Edges, scale: float) -> tuple[Tensor, Tenso
     inputs, edges = _dense_inputs(inputs), _dense_edges(edges)
     q, v = inputs.q, inputs.v
     out = q.new_empty(*q.shape[:3], v.shape[3])
-    edge_width = 0 if inputs.edge_attr is None else inputs.edge_attr.shape[1]
-    edge_out = q.new_empty(*q.shape[:3], edge_width) if edge_width else q.new_empty(0)
+    edge_out = q.new_empty(0) if inputs.edge_q is None else torch.empty_like(inputs.edge_q)
     lse = q.new_empty(q.shape[:3], dtype=accumulator(q.dtype))
     problem = _problem(inputs, edges, scale, lse)
     problem.out, problem.edge_out = _address(out), _address(edge_out)
@@ -90,6 +89,7 @@ def attention_backward(
     lse: Tensor,
     edges: Edges,
     edges_t: Edges,
+    wanted: tuple[bool, bool],
     scale: float,
 ) -> Inputs:
     """Run the C++ kernel; see the function of the same name in ``reference``."""
@@ -103,8 +103,8 @@ def attention_backward(
         torch.empty_like(k),
         torch.empty_like(v),
         None if edge_q is None else torch.empty_like(edge_q),
-        None if attr is None else torch.zeros_like(attr, dtype=real),
-        None if bias is None else torch.zeros_like(bias),
+        torch.zeros_like(attr, dtype=real) if attr is not None and wanted[0] else None,
+        torch.zeros_like(bias) if bias is not None and wanted[1] else None,
     )
     problem = _AttentionBackward(
         _problem(inputs, edges, scale, lse),

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scisparse.errors import PatternError
 from scisparse.kernels import _backends, _debug
-from scisparse.kernels._edges import Edges
+from scisparse.kernels._edges import Edges, is_transpose
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention import calculus, cpu, reference
+from scisparse.kernels.graph_attention.checks import check_transpose, check_value
 from scisparse.kernels.graph_attention.reference import Inputs
 
 __all__ = ["IMPLEMENTATIONS"]
@@ -30,10 +32,21 @@ IMPLEMENTATIONS = {
 }
 
 
-def _choose(op: str, backend: str, like: Tensor, edges: Edges, num_sources: int) -> Any:
+def _choose(
+    op: str,
+    backend: str,
+    like: Tensor,
+    edges: Edges,
+    num_sources: int,
+    edges_t: Edges | None = None,
+) -> Any:
     """Return the function that runs `op` on `backend`; edges are checked in debug mode."""
     if _debug.is_debugging():
         _debug.check_edges(*edges, num_sources, edges.col.numel())
+        if edges_t is not None and not is_transpose(edges_t, edges, num_sources):
+            raise PatternError(
+                "`transpose` is not the transpose of the edges; make it with transpose_edges()"
+            )
     chosen = _backends.choose(op, IMPLEMENTATIONS[op], backend, like.device, like.dtype)
     if chosen.name != "cpu" and edges.row_ptr.is_cpu:
         _debug.check_ends(edges.row_ptr, edges.col)
@@ -75,13 +88,16 @@ def _attention_backward(
     row_ptr_t: Tensor,
     col_t: Tensor,
     tie_t: Tensor,
+    wants_attr: bool,
+    wants_bias: bool,
     scale: float,
     backend: str,
 ) -> Any:
     inputs = Inputs(q, k, v, edge_q, edge_attr, bias)
     edges, edges_t = Edges(row_ptr, col, None), Edges(row_ptr_t, col_t, tie_t)
-    run = _choose("attention_backward", backend, q, edges, k.shape[1])
-    grads = run(grad, grad_edge, inputs, lse, edges, edges_t, scale)
+    check_transpose(edges_t, edges, k.shape[1])
+    run = _choose("attention_backward", backend, q, edges, k.shape[1], edges_t)
+    grads = run(grad, grad_edge, inputs, lse, edges, edges_t, (wants_attr, wants_bias), scale)
     return tuple(
         q.new_empty(0) if g is None or t is None else g.to(t.dtype)
         for g, t in zip(grads, inputs, strict=True)
@@ -100,6 +116,7 @@ def _spmm(
     backend: str,
 ) -> Any:
     edges = Edges(row_ptr, col, tie)
+    check_value(value, x, col.shape[0])
     return _choose("spmm", backend, x, edges, x.shape[1])(value, x, edges)
 
 
@@ -129,8 +146,12 @@ def _attention_fake(
 def _attention_backward_fake(
     grad: Tensor, grad_edge: Tensor | None, lse: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
+    wanted = (True, True, True, True, *rest[11:13])
     like = rest[0]
-    return tuple(like.new_empty(0) if t is None else t.new_empty(t.shape) for t in rest[:6])
+    return tuple(
+        t.new_empty(t.shape) if t is not None and w else like.new_empty(0)
+        for t, w in zip(rest[:6], wanted, strict=True)
+    )
 
 
 def _spmm_fake(value: Tensor, x: Tensor, row_ptr: Tensor, *rest: Any) -> Tensor:
@@ -166,7 +187,8 @@ _register(
 _register(
     "graph_attention_backward",
     f"(Tensor grad, Tensor? grad_edge, Tensor lse, {_INPUTS}, {_EDGES}, "
-    f"Tensor row_ptr_t, Tensor col_t, Tensor tie_t, float scale, str backend) -> ({_SIX})",
+    "Tensor row_ptr_t, Tensor col_t, Tensor tie_t, bool wants_attr, bool wants_bias, "
+    f"float scale, str backend) -> ({_SIX})",
     _attention_backward,
     _attention_backward_fake,
     calculus.attention_backward_backward,
@@ -190,9 +212,9 @@ _register(
 )
 _register(
     "segment_softmax",
-    "(Tensor score, Tensor row_ptr) -> Tensor",
-    reference.segment_softmax,
-    lambda score, row_ptr: torch.empty_like(score),
+    "(Tensor score, Tensor row_ptr, str backend) -> Tensor",
+    lambda score, row_ptr, backend: reference.segment_softmax(score, row_ptr),
+    lambda score, row_ptr, backend: torch.empty_like(score),
     calculus.segment_softmax_backward,
     calculus.save_segment_softmax,
 )

@@ -69,14 +69,18 @@ def attention_backward(
     lse: Tensor,
     edges: Edges,
     edges_t: Edges,
+    wanted: tuple[bool, bool],
     scale: float,
 ) -> Inputs:
-    """Gradients of all inputs; those of `edge_attr` and `bias` in the dtype of scores."""
+    """Gradients of all inputs, of `edge_attr` and `bias` if `wanted` and in the dtype of scores."""
     q, k, v, edge_q, attr, bias = inputs
     heads, groups = q.shape[2], k.shape[2]
     site = site_of_edge(edges.row_ptr, edges.col.numel())
     lse = lse[:, site]
     weight = torch.exp(_scores(inputs, edges, scale) - lse).masked_fill(lse == -torch.inf, 0)
+    # The sum is 1 but for the rounding of `lse`, which is coarse where scores are large.
+    total = _sum_rows(weight, edges)
+    weight = weight / total.masked_fill(total == 0, 1)[:, site]
     slope = sddmm(grad, _spread(v, heads), edges)
     if grad_edge is not None and attr is not None:
         slope = slope + torch.einsum("beha,ea->beh", *_wide(grad_edge[:, site], attr))
@@ -86,23 +90,22 @@ def attention_backward(
     grad_v = _gather(spmm(weight, grad, edges_t), groups)
     grad_edge_q = grad_attr = None
     if attr is not None and edge_q is not None:
-        terms = (scale * slope)[..., None] * attr.to(slope.dtype)[:, None]
+        terms = slope[..., None] * attr.to(slope.dtype)[:, None]
         grad_edge_q = _sum_rows(terms, edges).to(q.dtype)
-        grad_attr = torch.einsum("beh,beha->ea", *_wide(scale * slope, edge_q[:, site]))
+        grad_attr = torch.einsum("beh,beha->ea", *_wide(slope, edge_q[:, site]))
         if grad_edge is not None:
             grad_attr += torch.einsum("beh,beha->ea", *_wide(weight, grad_edge[:, site]))
-    grad_bias = None if bias is None else slope.sum_to_size(bias.shape)
+    grad_bias = slope.sum_to_size(bias.shape) if bias is not None and wanted[1] else None
     grad_q = spmm(scale * slope, _spread(k, heads), edges)
-    return Inputs(grad_q, grad_k, grad_v, grad_edge_q, grad_attr, grad_bias)
+    return Inputs(grad_q, grad_k, grad_v, grad_edge_q, grad_attr if wanted[0] else None, grad_bias)
 
 
 def _scores(inputs: Inputs, edges: Edges, scale: float) -> Tensor:
     q, k, _, edge_q, attr, bias = inputs
-    score = sddmm(q, _spread(k, q.shape[2]), edges)
+    score = scale * sddmm(q, _spread(k, q.shape[2]), edges)
     if attr is not None and edge_q is not None:
         site = site_of_edge(edges.row_ptr, edges.col.numel())
         score = score + torch.einsum("beha,ea->beh", *_wide(edge_q[:, site], attr))
-    score = scale * score
     return score if bias is None else score + bias
 
 

@@ -114,8 +114,8 @@ def _axis(
         raise OptionError("an axis cannot be both `causal` and `periodic`; choose one")
     if size < 1 or (not causal and kernel * step > size):
         raise OptionError(
-            f"a box of {kernel} cells (`kernel_size`), {step} apart (`dilation`), does not fit into "
-            f"an axis of {size}"
+            f"a box of {kernel} cells (`kernel_size`), {step} apart (`dilation`), does not fit "
+            f"into an axis of {size}"
         )
     cell, place = torch.arange(size)[:, None], torch.arange(kernel)
     if causal:
