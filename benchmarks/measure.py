@@ -36,7 +36,8 @@ class Result:
     def add(self, timed: tuple[float, float, float]) -> None:
         """Keep the times of one step."""
         for stage, seconds in zip(STAGES, timed, strict=True):
-            self.seconds[stage].append(seconds)
+            if not math.isnan(seconds):
+                self.seconds[stage].append(seconds)
 
 
 def step(implementation: Implementation) -> tuple[tuple[float, float, float], list[Tensor]]:
@@ -49,8 +50,11 @@ def step(implementation: Implementation) -> tuple[tuple[float, float, float], li
     tick = _cuda_tick if x.is_cuda else time.perf_counter
     start = tick()
     with torch.no_grad():
-        implementation.run(x, weight)
+        alone = implementation.run(x, weight)
     forward = tick() - start
+    if not implementation.trains:
+        return (forward, math.nan, math.nan), [alone, torch.zeros_like(x), torch.zeros_like(weight)]
+    del alone
     begin = tick()
     output = implementation.run(x, weight)
     middle = tick()
@@ -65,9 +69,11 @@ def _cuda_tick() -> float:
     return time.perf_counter()
 
 
-def fault(got: Samples, expected: Samples) -> str | None:
+def fault(got: Samples, expected: Samples, trains: bool = True) -> str | None:
     """Say what differs from float64 by more than rounding, or ``None``."""
     for name, want in vars(expected).items():
+        if not trains and name != "output":
+            continue
         values = getattr(got, name)
         error = float(
             (values.cpu().double() - want).abs().max() / want.abs().max().clamp_min(1e-30)
@@ -123,11 +129,13 @@ def _first_step(
     if implementation.x.is_cuda or "compiled" in implementation.name:  # the first one compiles
         timed, outputs = step(implementation)
     if implementation.same:
-        result.not_run = fault(implementation.samples(*outputs), work.expected)
+        result.not_run = fault(
+            implementation.samples(*outputs), work.expected, implementation.trains
+        )
     results[implementation.name] = result
     if result.not_run is not None:
         return 0
-    took = timed[0] + timed[2]
+    took = timed[0] + (timed[2] if implementation.trains else 0)
     if took > LONG:
         result.add(timed)
         return int(budget / took)

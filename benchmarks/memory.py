@@ -48,6 +48,8 @@ def measure_here(case: Case, peers: bool) -> dict[str, dict[str, float]]:
         implementation = make()
         if not (implementation.ours or peers):
             break
+        if not implementation.trains:
+            continue
         with suppress(BackendError):  # listed as not run
             measured[implementation.name] = _measure(implementation)
     return measured

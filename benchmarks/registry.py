@@ -26,7 +26,8 @@ class Implementation:
     ``run(x, weight)`` is differentiable; ``samples(output, grad_x, grad_weight)`` picks what is
     checked. What a training step would have to pay each time belongs into `run`; nobody is charged
     for a layout that a tensor could have had from the start. One that is not the `same` function is
-    there for scale: it is not checked, and is no peer to be ahead of.
+    there for scale: it is not checked, and is no peer to be ahead of. One that does not train has a
+    forward pass alone.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Implementation:
     run: Callable[[Tensor, Tensor], Tensor]
     samples: Callable[[Tensor, Tensor, Tensor], Samples]
     same: bool = True
+    trains: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from benchmarks.registry import Case, Cost, Implementation, Samples, Work, register
 from scisparse.kernels import graph_attention, transpose_edges
-from scisparse.layers import GraphTransformer, PatternEdges
+from scisparse.layers import GraphTransformer, PatternEdges, Scores, SparseAttention
 from scisparse.pattern import Pattern
-from scisparse.patterns import mesh, nearest, sliding_window
+from scisparse.patterns import mesh, nearest, radius, sliding_window
 
 SAMPLED = 64
 EDGE_WIDTH = 11
+COMPARED = (20, 60)  # rows of a grid of latitudes
 OP = "graph_attention"
 
 
@@ -183,7 +184,7 @@ def window_work(length: int, width: int, heads: int, head_width: int) -> Work:
         compiled = torch.compile(flex_attention, dynamic=False)
 
         def run(x: Tensor, kv: Tensor) -> Tensor:
-            q, k, v = (t.transpose(1, 2) for t in (x, *kv))
+            q, k, v = (t.detach().transpose(1, 2) for t in (x, *kv))
             y: Tensor = compiled(q, k, v, block_mask=mask)
             return y.transpose(1, 2)
 
@@ -196,6 +197,7 @@ def window_work(length: int, width: int, heads: int, head_width: int) -> Work:
         return Implementation(
             name=name,
             ours=name == "scisparse",
+            trains=name == "scisparse",  # flex_attention has no backward pass on the CPU
             x=x,
             weight=kv,
             grad=grad,
@@ -231,6 +233,105 @@ def _exact_window(side: int, x: Tensor, kv: Tensor, grad: Tensor) -> Iterator[Te
     yield from torch.autograd.grad(y, (x, kv), grad)
 
 
+def sphere_work(reach: float, rows: int, columns: int, channels: int) -> Work:
+    """A layer of attention within `reach` radians on a grid of latitudes, beside torch-harmonics'.
+
+    Both weigh cells by area, with other numbers at the poles, and rounding decides who is just
+    within reach: only `COMPARED` latitudes have a gradient, where the two agree.
+    """
+    from scisparse.grids import EARTH_RADIUS, LatLonGrid
+
+    torch.manual_seed(0)
+    grid = LatLonGrid.regular(rows, columns)
+    layer = SparseAttention(
+        radius(grid, reach * EARTH_RADIUS), channels, 1, scores=Scores(areas=True)
+    )
+    flat = Flat(layer)
+    band = slice(COMPARED[0] * columns, COMPARED[1] * columns)
+    x, vector = torch.randn(1, grid.size, channels), flat.vector()
+    grad = torch.zeros_like(x)
+    grad[:, band] = torch.randn_like(grad[:, band])
+    places = torch.randint(band.start, band.stop, (SAMPLED,))
+    picked = torch.randint(vector.numel(), (16 * SAMPLED,))
+
+    def samples(output: Tensor, grad_x: Tensor, grad_weight: Tensor) -> Samples:
+        return Samples(output[:, places], grad_x[:, places], grad_weight[picked])
+
+    def to_map(field: Tensor) -> Tensor:
+        mapped: Tensor = field.mT.unflatten(2, (rows, columns))
+        return mapped.contiguous()
+
+    @cache  # imported in the first run, so that it is listed by name where it is not installed
+    def theirs() -> torch.nn.Module:
+        from torch_harmonics import NeighborhoodAttentionS2
+
+        module: torch.nn.Module = NeighborhoodAttentionS2(
+            channels, (rows, columns), (rows, columns), num_heads=1, theta_cutoff=reach
+        )
+        return module
+
+    def harmonics(x: Tensor, w: Tensor) -> Tensor:
+        named = {}
+        for name, values in flat.named(w).items():
+            map_, kind = name.split(".")
+            its = map_.removesuffix("_proj").replace("out", "proj")
+            whole = values[..., None, None] if kind == "weight" else values
+            named[f"{its}_weights" if kind == "weight" else f"{its}_bias"] = whole
+        y: Tensor = torch.func.functional_call(theirs(), named, (x,))
+        return y
+
+    makers: list[Callable[[], Implementation]] = [
+        partial(
+            Implementation,
+            name="scisparse",
+            ours=True,
+            x=x,
+            weight=vector,
+            grad=grad,
+            run=lambda x, w: flat(w, x),
+            samples=samples,
+        ),
+        partial(
+            Implementation,
+            name="torch-harmonics",
+            ours=False,
+            x=to_map(x),
+            weight=vector,
+            grad=to_map(grad),
+            run=harmonics,
+            samples=lambda y, gx, gw: samples(y.flatten(2).mT, gx.flatten(2).mT, gw),
+        ),
+    ]
+    expected = samples(*_exact_sphere(flat, layer.pattern, band, (x, vector, grad)))
+    cost = _cost(layer.pattern, Sizes(channels, 1), vector.numel())
+    return Work(makers=makers, expected=expected, cost=cost)
+
+
+def _exact_sphere(
+    flat: Flat, pattern: Pattern, band: slice, tensors: tuple[Tensor, Tensor, Tensor]
+) -> Iterator[Tensor]:
+    """Output of the sites in `band` and gradients, by the definition in float64."""
+    x, vector, grad = (t.double() for t in tensors)
+    x.requires_grad_()
+    vector.requires_grad_()
+    named = flat.named(vector)
+
+    def maps(name: str, values: Tensor) -> Tensor:
+        return F.linear(values, named[f"{name}.weight"], named[f"{name}.bias"])
+
+    edges = slice(int(pattern.row_ptr[band.start]), int(pattern.row_ptr[band.stop]))
+    site, source = pattern.rows()[edges], pattern.col[edges].long()
+    assert pattern.source_grid is not None
+    area = torch.as_tensor(pattern.source_grid.areas).reshape(-1)[source]
+    q, k, v = (maps(f"{name}_proj", x[0]) for name in "qkv")
+    weight = ((q[site] * k[source]).sum(-1) / q.shape[1] ** 0.5).exp() * area
+    total = weight.new_zeros(len(q)).index_add(0, site, weight)
+    terms = (weight / total[site])[:, None] * v[source]
+    y = maps("out_proj", torch.zeros_like(q).index_add(0, site, terms))[None]
+    yield y.detach()
+    yield from torch.autograd.grad(y, (x, vector), grad)
+
+
 def register_attention(name: str, shape: str, make: Callable[[], Work]) -> None:
     """Register one row of the table."""
     register(Case(name=name, op=OP, suite="attention", shape=shape, make=make))
@@ -262,3 +363,9 @@ register_attention(
     "window of 512 of 16,384 tokens, 4 heads of 64",
     partial(window_work, 16384, 512, 4, 64),
 )
+for angle in (0.017, 0.03):
+    register_attention(
+        f"sphere-181x360-{angle}",
+        f"neighbourhood attention on the sphere, 181x360, {angle} rad, 64 channels",
+        partial(sphere_work, angle, 181, 360, 64),
+    )

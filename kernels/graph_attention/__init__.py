@@ -330,7 +330,7 @@ def _prepare(
     if attr is not None and weight is not None:
         check_edge_features(q, v, attr, weight, edges.col.shape[0])
         # Scaled before it is rounded, as scores are: 16-bit types overflow early.
-        edge_q = torch.einsum("bmhd,hda->bmha", q * scale, weight)
+        edge_q = torch.einsum("bmhd,hda->bmha", q, weight * scale)
     if bias is not None:
         bias = full_bias(bias, q, edges.col.shape[0])
     return Inputs(q, k, v, edge_q, attr, bias), edges, scale, weight

@@ -28,16 +28,16 @@ class Scores {
   SCISPARSE_INLINE void read(int64_t b, int64_t i, int64_t h, R* score, R* spare) const {
     const int64_t count = row.count();
     dots(q.at(b, i, h), k.head(b, source_head(h)), row.sources(), count, p_.width, score);
-    const R scale = R(p_.scale);
-    for (int64_t j = 0; j < count; j++) score[j] *= scale;
+    multiply(score, count, R(p_.scale));
     if (p_.edge_width) {
       dots(edge_q.at(b, i, h), attr, row.places(), count, p_.edge_width, spare);
-      for (int64_t j = 0; j < count; j++) score[j] += spare[j];
+      add(score, count, spare);
     }
-    if (!p_.bias) return;
-    const R* bias = static_cast<const R*>(p_.bias) + b * p_.bias_batch + h * p_.bias_head;
-    const int64_t* place = row.places();
-    for (int64_t j = 0; j < count; j++) score[j] += bias[place[j] * p_.bias_edge];
+    if (p_.bias) {
+      const R* bias = static_cast<const R*>(p_.bias) + b * p_.bias_batch + h * p_.bias_head;
+      const int64_t* place = row.places();
+      for (int64_t j = 0; j < count; j++) score[j] += bias[place[j] * p_.bias_edge];
+    }
   }
 
   const Heads<T> q, k, v, edge_q;
@@ -48,14 +48,6 @@ class Scores {
   const scisparse_attention& p_;
   int64_t group_;
 };
-
-// The largest of `count` numbers; -infinity of none. NaN may get lost: the exponentials still have it.
-template <class R>
-SCISPARSE_INLINE R largest(const R* value, int64_t count) {
-  R most = -R(__builtin_inf());
-  for (int64_t j = 0; j < count; j++) most = value[j] > most ? value[j] : most;
-  return most;
-}
 
 template <class T>
 struct AttentionForward {
@@ -84,17 +76,12 @@ struct AttentionForward {
 
   static void head(const scisparse_attention& p, const Scores<T>& scores, Place at, R* score, R* sum) {
     const int64_t count = scores.row.count(), place = (at.b * p.edges.sites + at.i) * p.heads + at.h;
-    R most = largest(score, count), total = 0;
-    bool nan = false;
-    for (int64_t j = 0; j < count; j++) nan |= score[j] != score[j];
-    const bool empty = most == -R(__builtin_inf()) && !nan;
-    if (empty)
-      for (int64_t j = 0; j < count; j++) score[j] = 0;
-    else
-      total = exponentials(score, count, most);
-    reals<R>(p.lse)[place] = empty ? most : most + R(__builtin_log(double(total)));
-    const R part = empty ? 0 : 1 / total;
-    for (int64_t j = 0; j < count; j++) score[j] *= part;
+    const R none = -R(__builtin_inf()), most = largest(score, count);
+    // Of -infinity alone: nothing; where there is NaN as well, the sum is NaN.
+    const R sum_of = exponentials(score, count, most == none ? R(0) : most);
+    const bool empty = sum_of == 0;
+    reals<R>(p.lse)[place] = empty ? none : most == none ? sum_of : most + log_of(sum_of);
+    if (!empty) multiply(score, count, 1 / sum_of);
     sums(score, scores.v.head(at.b, scores.source_head(at.h)), scores.row.sources(), count, p.value_width, sum, false);
     write(sum, p.value_width, static_cast<T*>(p.out) + place * p.value_width);
     if (!p.edge_width) return;
@@ -130,29 +117,23 @@ struct AttentionSites {
     R *weight = buffer_.get(), *slope = weight + room_, *spare = slope + room_, *sum = spare + room_;
     const R lse = static_cast<const R*>(f_.lse)[site];
     scores_.read(b, i, h, weight, spare);
-    if (lse == -R(__builtin_inf())) {
-      for (int64_t j = 0; j < count; j++) weight[j] = 0;
-    } else {
-      // The sum is 1 but for the rounding of lse, which is coarse where scores are large.
-      const R part = 1 / exponentials(weight, count, lse);
-      for (int64_t j = 0; j < count; j++) weight[j] *= part;
-    }
+    const R none = -R(__builtin_inf());
+    // The sum is 1 but for the rounding of lse, which is coarse where scores are large; 0 of nothing.
+    const R sum_of = exponentials(weight, count, lse == none ? R(0) : lse);
+    if (sum_of != 0) multiply(weight, count, 1 / sum_of);
     dots(grad_.at(b, i, h), scores_.v.head(b, scores_.source_head(h)), row.sources(), count, f_.value_width, slope);
     if (p_.grad_edge) {
       dots(grad_edge_.at(b, i, h), scores_.attr, row.places(), count, f_.edge_width, spare);
-      for (int64_t j = 0; j < count; j++) slope[j] += spare[j];
+      add(slope, count, spare);
     }
-    R mean = 0;
-    for (int64_t j = 0; j < count; j++) mean += weight[j] * slope[j];
-    for (int64_t j = 0; j < count; j++) slope[j] = weight[j] * (slope[j] - mean);
+    softmax_gradient(weight, slope, count);
     if (p_.grad_bias) add_to_bias(b, h, slope);
     if (p_.grad_edge_attr) add_to_attr(b, i, h, weight, slope);
     if (f_.edge_width) {
       sums(slope, scores_.attr, row.places(), count, f_.edge_width, sum, false);
       write(sum, f_.edge_width, static_cast<T*>(p_.grad_edge_q) + site * f_.edge_width);
     }
-    const R scale = R(f_.scale);
-    for (int64_t j = 0; j < count; j++) slope[j] *= scale;
+    multiply(slope, count, R(f_.scale));
     keep(b, h, weight, slope);
     sums(slope, scores_.k.head(b, scores_.source_head(h)), row.sources(), count, f_.width, sum, false);
     write(sum, f_.width, static_cast<T*>(p_.grad_q) + site * f_.width);

@@ -27,12 +27,8 @@ class Row {
   void read(int64_t i) {
     first_ = edges_.row_ptr[i];
     count_ = edges_.row_ptr[i + 1] - first_;
-    with_indices(cols_of(edges_), first_, [&](const auto& col) {
-      for (int64_t j = 0; j < count_; j++) index_.get()[j] = col[j];
-    });
-    with_indices(ties_of(edges_), first_, [&](const auto& tie) {
-      for (int64_t j = 0; j < count_; j++) index_.get()[room_ + j] = tie[j];
-    });
+    read(cols_of(edges_), index_.get());
+    read(ties_of(edges_), index_.get() + room_);
   }
   int64_t count() const { return count_; }
   int64_t room() const { return room_; }
@@ -40,6 +36,14 @@ class Row {
   const int64_t* places() const { return index_.get() + room_; }
 
  private:
+  // The last index is repeated to the end of a group.
+  void read(const Indices& indices, int64_t* to) const {
+    with_indices(indices, first_, [&](const auto& index) {
+      for (int64_t j = 0; j < count_; j++) to[j] = index[j];
+    });
+    for (int64_t j = count_; j % 8 != 0; j++) to[j] = to[j - 1];
+  }
+
   const scisparse_edges& edges_;
   Buffer<int64_t> index_;
   int64_t room_, first_ = 0, count_ = 0;

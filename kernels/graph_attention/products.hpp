@@ -16,10 +16,14 @@ struct Array {
   SCISPARSE_INLINE const T* operator[](int64_t k) const { return data + k * pitch; }
 };
 
-// to[j] = sum_d x[d] * rows[index[j]][d] for N vectors at once, which hide each other's latencies.
-template <int N, class T, class R = Real<T>>
+// Products of a row are made and used in whole vectors: indices are repeated, and sums are written, up to a multiple of `group`.
+template <class R>
+constexpr int group = width<R> < 8 ? width<R> : 8;
+
+// to[j] = sum_d x[d] * rows[index[j]][d] for a group, whose sums hide each other's latencies.
+template <class T, class R = Real<T>>
 SCISPARSE_INLINE void dots_of(const T* x, const Array<T>& rows, const int64_t* index, int64_t size, R* to) {
-  constexpr int L = width<R>;
+  constexpr int L = width<R>, N = group<R>;
   using V = Vec<R, L>;
   const T* row[N];
   V sum[N] = {};
@@ -37,17 +41,10 @@ SCISPARSE_INLINE void dots_of(const T* x, const Array<T>& rows, const int64_t* i
   store(to, sum_lanes(sum), N);
 }
 
-template <int N, class T, class R = Real<T>>
-SCISPARSE_INLINE int64_t dots_from(int64_t j, const T* x, const Array<T>& rows, const int64_t* index, int64_t count, int64_t size, R* to) {
-  for (; j + N <= count; j += N) dots_of<N>(x, rows, index + j, size, to + j);
-  if constexpr (N > 1) j = dots_from<N / 2>(j, x, rows, index, count, size, to);
-  return j;
-}
-
-// to[j] = sum_d x[d] * rows[index[j]][d] for j < count
+// to[j] = sum_d x[d] * rows[index[j]][d] for j < count, and on to the end of the group
 template <class T, class R = Real<T>>
 __attribute__((noinline)) void dots(const T* x, const Array<T>& rows, const int64_t* index, int64_t count, int64_t size, R* to) {
-  dots_from<width<R>>(0, x, rows, index, count, size, to);
+  for (int64_t j = 0; j < count; j += group<R>) dots_of(x, rows, index + j, size, to + j);
 }
 
 // to[d] = sum_j value[j] * rows[index[j]][d] for N vectors from d on; several edges at a time where N is small.
@@ -116,23 +113,80 @@ SCISPARSE_INLINE Vec<double, L> exp_of(Vec<double, L> x) {
   return x;
 }
 
-// value[j] = exp(value[j] - minus), with zeros up to a whole vector; the sum.
+// The functions below go over whole vectors; what is behind the last number has no effect.
 template <class R>
-__attribute__((noinline)) R exponentials(R* value, int64_t count, R minus) {
+SCISPARSE_INLINE Vec<R, width<R>> load_or(const R* p, int64_t left, R other) {
+  constexpr int L = width<R>;
+  using V = Vec<R, L>;
+  const V v = load<L>(p);
+  if (left >= L) return v;
+  V place;
+  for (int l = 0; l < L; l++) place[l] = R(l);
+  return place < splat<V>(R(left)) ? v : splat<V>(other);
+}
+
+template <class V>
+SCISPARSE_INLINE Lane<V> total(V v) {
+  const V one[1] = {v};
+  return sum_lanes(one)[0];
+}
+
+// The largest number; -infinity of none. NaN may get lost: the exponentials still have it.
+template <class R>
+SCISPARSE_INLINE R largest(const R* value, int64_t count) {
+  constexpr int L = width<R>;
+  using V = Vec<R, L>;
+  V most = splat<V>(-R(__builtin_inf()));
+  for (int64_t j = 0; j < count; j += L) {
+    const V v = load_or(value + j, count - j, -R(__builtin_inf()));
+    most = v > most ? v : most;
+  }
+  R lane[L];
+  store(lane, most);
+  for (int half = L / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; l++) lane[l] = lane[l + half] > lane[l] ? lane[l + half] : lane[l];
+  return lane[0];
+}
+
+// value[j] = exp(value[j] - minus), with zeros to the end of the vector; the sum.
+template <class R>
+SCISPARSE_INLINE R exponentials(R* value, int64_t count, R minus) {
   constexpr int L = width<R>;
   using V = Vec<R, L>;
   V sum = {};
   for (int64_t j = 0; j < count; j += L) {
-    const int n = int(min_of(L, count - j));
-    V e = exp_of<L>(load<L>(value + j) - minus);
-    for (int l = n; l < L; l++) e[l] = 0;
+    const V e = exp_of<L>(load_or(value + j, count - j, -R(__builtin_inf())) - minus);
     store(value + j, e);
     sum += e;
   }
-  R total = 0;
-  for (int l = 0; l < L; l++) total += sum[l];
-  return total;
+  return total(sum);
 }
+
+template <class R>
+SCISPARSE_INLINE void multiply(R* value, int64_t count, R with) {
+  constexpr int L = width<R>;
+  for (int64_t j = 0; j < count; j += L) store(value + j, load<L>(value + j) * with);
+}
+
+template <class R>
+SCISPARSE_INLINE void add(R* value, int64_t count, const R* other) {
+  constexpr int L = width<R>;
+  for (int64_t j = 0; j < count; j += L) store(value + j, load<L>(value + j) + load<L>(other + j));
+}
+
+// slope[j] = weight[j] * (slope[j] - sum_k weight[k] * slope[k]), the gradient of a softmax; weights are 0 to the end of the vector
+template <class R>
+SCISPARSE_INLINE void softmax_gradient(const R* weight, R* slope, int64_t count) {
+  constexpr int L = width<R>;
+  using V = Vec<R, L>;
+  V sum = {};
+  for (int64_t j = 0; j < count; j += L) sum += load<L>(weight + j) * load_or(slope + j, count - j, R(0));
+  const R mean = total(sum);
+  for (int64_t j = 0; j < count; j += L) store(slope + j, load<L>(weight + j) * (load<L>(slope + j) - mean));
+}
+
+SCISPARSE_INLINE float log_of(float x) { return __builtin_logf(x); }
+SCISPARSE_INLINE double log_of(double x) { return __builtin_log(x); }
 
 }  // namespace
 }  // namespace SCISPARSE_NAMESPACE
