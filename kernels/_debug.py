@@ -60,7 +60,7 @@ def check_edges(
     if (row := _first(row_ptr.diff() < 0)) is not None:
         low, high = int(row_ptr[row]), int(row_ptr[row + 1])
         raise PatternError(f"`row_ptr` must never fall: row {row} goes from {low} to {high}")
-    check_ends(row_ptr, col)
+    check_ends(row_ptr, col.numel())
     for name, index, size, what in (
         ("col", col, num_sources, "sources"),
         ("tie", tie, num_weights, "weights"),
@@ -81,13 +81,13 @@ def check_edges(
         )
 
 
-def check_ends(row_ptr: Tensor, col: Tensor) -> None:
+def check_ends(row_ptr: Tensor, num_edges: int) -> None:
     """Raise unless the rows run from 0 to the number of edges: memory is misread without."""
     start, end = int(row_ptr[0]), int(row_ptr[-1])
-    if (start, end) != (0, col.numel()):
+    if (start, end) != (0, num_edges):
         raise PatternError(
             f"`row_ptr` runs from {start} to {end}; it must run from 0 to the number of edges, "
-            f"{col.numel()}"
+            f"{num_edges}"
         )
 
 

@@ -7,9 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from scisparse.errors import PatternError
 from scisparse.kernels._segments import site_of_edge
 
-__all__ = ["Edges", "is_transpose", "side_by_side", "sort_by_tie", "transpose_edges"]
+__all__ = [
+    "Edges",
+    "check_is_transpose",
+    "is_transpose",
+    "side_by_side",
+    "sort_by_tie",
+    "transpose_edges",
+]
 
 _INT32_EDGES = 2**31
 
@@ -60,6 +68,14 @@ def is_transpose(edges_t: Edges, edges: Edges, num_sources: int) -> bool:
     pairs = zip(edges_t[:2], expected[:2], strict=True)
     ties = [count if e.tie is None else e.tie.long() for e in (edges_t, expected)]
     return all(torch.equal(a.long(), b.long()) for a, b in pairs) and torch.equal(*ties)
+
+
+def check_is_transpose(edges_t: Edges, edges: Edges, num_sources: int) -> None:
+    """Raise unless `edges_t` are `edges` seen from the sources."""
+    if not is_transpose(edges_t, edges, num_sources):
+        raise PatternError(
+            "`transpose` is not the transpose of the edges; make it with transpose_edges()"
+        )
 
 
 def sort_by_tie(

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-__all__ = ["is_plain", "is_transformed", "lacks_rules"]
+__all__ = ["autocast_dtype", "is_plain", "is_transformed", "lacks_rules"]
 
 _PLAIN = {Tensor, Parameter, type(None)}
 
@@ -17,6 +17,16 @@ def is_transformed() -> bool:
     if torch.compiler.is_compiling():
         return False
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def autocast_dtype(*tensors: Tensor) -> torch.dtype | None:
+    """Type that autocast computes in, as in torch's own products; float64 is left alone."""
+    device = tensors[0].device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    if any(t.dtype == torch.float64 for t in tensors):
+        return None
+    return torch.get_autocast_dtype(device)
 
 
 def lacks_rules() -> bool:

@@ -133,7 +133,8 @@ class GraphTransformer(nn.Module):
         edge_attr
             Features of the edges, ``[E, A]``.
         return_attention_weights
-            Whether the weights ``p``, ``[E, H]`` in the order of `edge_index`, are returned too.
+            True or False, as in torch-geometric: the weights ``p``, ``[E, H]`` in the order of
+            `edge_index`, are returned too.
         """
         sources, sites = (x, x) if isinstance(x, Tensor) else x
         for nodes in (sources, sites):
@@ -243,8 +244,8 @@ def _check_edge_index(edge_index: object) -> None:
 def _sort(edge_index: Tensor, sites: int, sources: int) -> _Graph:
     """Sort the edges of a graph by (site, source); their values are checked where it is no wait."""
     source, site = edge_index
-    limits = torch.tensor([[sources], [sites]], device=edge_index.device)
     if edge_index.is_cpu and torch.compiler.is_compiling():
+        limits = torch.tensor([[sources], [sites]])
         inside = ((edge_index >= 0) & (edge_index < limits)).all()
         torch._assert_async(inside, "`edge_index` names a source or a site that `x` has not")
     elif edge_index.is_cpu and edge_index.numel():

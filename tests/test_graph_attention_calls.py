@@ -33,7 +33,7 @@ def test_runs_under_activation_checkpointing(dropout: float) -> None:
     torch.testing.assert_close(actual, expected)
 
 
-def test_a_named_backend_runs_every_part(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_named_backend_runs_every_part() -> None:
     """Dropout and second derivatives too: a check of the reference must not run C++."""
     case = Attention(1, 5, 6, 2, 3, edge_width=2)
     tensors, edges, _ = case.tensors()
@@ -87,6 +87,9 @@ def test_what_torch_func_cannot_do_is_an_error_and_vmap_is_right() -> None:
             call()
     with torch.autograd.forward_ad.dual_level(), pytest.raises(BackendError, match="no rule"):
         run(torch.autograd.forward_ad.make_dual(v, v))
+    many = torch.randn(3, *v.shape).double()
+    mapped = torch.func.vmap(run, randomness="same")(many)
+    torch.testing.assert_close(mapped, torch.stack([run(each) for each in many]))
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["transpose made", "transpose given"])

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from scisparse.errors import ShapeError
 from scisparse.kernels._edges import Edges, transpose_edges
+from scisparse.kernels._modes import autocast_dtype
 from scisparse.kernels.gather_matmul import ops as ops
 from scisparse.kernels.gather_matmul.calculus import run_edge_outer, run_gather_matmul
 
@@ -161,14 +162,9 @@ def edge_outer(
 
 
 def _autocast(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Cast both to the autocast dtype, as torch's own matrix products do; float64 is left alone."""
-    device = x.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return x, other
-    if torch.float64 in (x.dtype, other.dtype):
-        return x, other
-    dtype = torch.get_autocast_dtype(device)
-    return x.to(dtype), other.to(dtype)
+    """Cast both to the autocast dtype."""
+    dtype = autocast_dtype(x, other)
+    return (x, other) if dtype is None else (x.to(dtype), other.to(dtype))
 
 
 def _check(

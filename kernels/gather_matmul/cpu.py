@@ -124,6 +124,6 @@ def _edges(row_ptr: Tensor, col: Tensor, tie: Tensor | None) -> tuple[int | None
 
 def _raise_for(status: int, row_ptr: Tensor, col: Tensor) -> None:
     if status == _BAD_ROWS:
-        check_ends(row_ptr, col)
+        check_ends(row_ptr, col.shape[0])
     if status:
         raise BackendError(f"backend 'cpu' failed: it lacks the {STATUS.get(status, status)}")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from scisparse.errors import PatternError
 from scisparse.kernels import _backends, _debug, _watch
-from scisparse.kernels._edges import Edges, is_transpose
+from scisparse.kernels._edges import Edges, check_is_transpose
 from scisparse.kernels.gather_matmul import cpu, cuda, reference, triton
 
 __all__ = [
@@ -79,13 +78,11 @@ def edge_outer(
 def _check(edges: Edges, edges_t: Edges | None, num_sources: int, num_weights: int) -> None:
     """Check every index, in debug mode."""
     _debug.check_edges(*edges, num_sources, num_weights)
-    if edges_t is not None and not is_transpose(edges_t, edges, num_sources):
-        raise PatternError(
-            "`transpose` is not the transpose of the edges; make it with transpose_edges()"
-        )
+    if edges_t is not None:
+        check_is_transpose(edges_t, edges, num_sources)
 
 
 def _check_ends(chosen: _backends.Implementation, row_ptr: Tensor, col: Tensor) -> None:
     """Check what the C++ kernels check themselves; on a GPU it would be a wait."""
     if chosen.name != "cpu" and row_ptr.is_cpu:
-        _debug.check_ends(row_ptr, col)
+        _debug.check_ends(row_ptr, col.shape[0])

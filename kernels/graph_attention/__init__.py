@@ -28,7 +28,7 @@ from torch import Tensor
 from scisparse.errors import BackendError, ShapeError
 from scisparse.kernels._debug import check_ends
 from scisparse.kernels._edges import Edges
-from scisparse.kernels._modes import lacks_rules
+from scisparse.kernels._modes import autocast_dtype, lacks_rules
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention import ops as ops
 from scisparse.kernels.graph_attention.calculus import (
@@ -48,6 +48,7 @@ from scisparse.kernels.graph_attention.checks import (
     check_edges,
     check_heads,
     check_number,
+    check_rows,
     check_transpose,
     check_value,
     full_bias,
@@ -293,17 +294,21 @@ def segment_softmax(score: Tensor, row_ptr: Tensor) -> Tensor:
     """
     if score.dim() != 3 or not score.is_floating_point():
         raise ShapeError(f"`score` ({score.dtype} {list(score.shape)}) must be floats [B, E, H]")
-    edge = torch.empty(score.shape[1], dtype=torch.int32, device="meta")
-    check_edges(row_ptr, edge)
-    _check_call("segment_softmax", None, Edges(row_ptr, edge, None), score.shape[1])
+    check_rows(row_ptr)
+    _refuse_transforms("segment_softmax")
     if row_ptr.is_cpu and not torch.compiler.is_compiling():
-        check_ends(row_ptr, edge)
+        check_ends(row_ptr, score.shape[1])
     return run_segment_softmax(score.to(accumulator(score.dtype)), row_ptr).to(score.dtype)
 
 
 def _check_call(op: str, edges_t: Edges | None, edges: Edges, num_sources: int) -> None:
     if edges_t is not None:
         check_transpose(edges_t, edges, num_sources)
+    _refuse_transforms(op)
+
+
+def _refuse_transforms(op: str) -> None:
+    """Raise where torch would give a tangent of 0, or an error that names no remedy."""
     if lacks_rules():
         raise BackendError(
             f"{op} has no rule for forward mode and for gradients of torch.func; use "
@@ -352,14 +357,12 @@ def _with_dropout(
 def _autocast(
     heads: tuple[Tensor, Tensor, Tensor], *features: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Cast to the autocast dtype, as torch's own products do; float64 is left alone."""
+    """Cast all to the autocast dtype."""
     q, k, v = heads
     attr, weight = features
-    device = q.device.type
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if not on or torch.float64 in (q.dtype, k.dtype, v.dtype):
+    dtype = autocast_dtype(*heads)
+    if dtype is None:
         return q, k, v, attr, weight
-    dtype = torch.get_autocast_dtype(device)
     attr = None if attr is None else attr.to(dtype)
     weight = None if weight is None else weight.to(dtype)
     return q.to(dtype), k.to(dtype), v.to(dtype), attr, weight

@@ -18,18 +18,24 @@ __all__ = [
     "check_edges",
     "check_heads",
     "check_number",
+    "check_rows",
     "check_transpose",
     "check_value",
     "full_bias",
 ]
 
 
-def check_edges(row_ptr: Tensor, col: Tensor) -> None:
-    """Raise unless rows and sources have the types of indices."""
+def check_rows(row_ptr: Tensor) -> None:
+    """Raise unless rows have the type of indices."""
     if row_ptr.dim() != 1 or row_ptr.dtype != torch.int64 or row_ptr.shape[0] < 1:
         raise ShapeError(
             f"`row_ptr` is {row_ptr.dtype} {list(row_ptr.shape)}; it must be int64 [M + 1]"
         )
+
+
+def check_edges(row_ptr: Tensor, col: Tensor) -> None:
+    """Raise unless rows and sources have the types of indices."""
+    check_rows(row_ptr)
     if col.dim() != 1 or col.dtype not in (torch.int32, torch.int64):
         raise ShapeError(f"`col` is {col.dtype} {list(col.shape)}; it must be int32 or int64 [E]")
 

@@ -181,7 +181,7 @@ def _run(name: str, problem: ctypes.Structure, edges: Sequence[Edges]) -> None:
     status = getattr(_library(), name)(ctypes.byref(problem), 0, torch.get_num_threads())
     if status == _BAD_ROWS:
         for row_ptr, col, _ in edges:
-            check_ends(row_ptr, col)
+            check_ends(row_ptr, col.shape[0])
     if status:
         raise BackendError(f"backend 'cpu' failed: it lacks the {STATUS.get(status, status)}")
 

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scisparse.errors import PatternError
 from scisparse.kernels import _backends, _debug
-from scisparse.kernels._edges import Edges, is_transpose
+from scisparse.kernels._edges import Edges, check_is_transpose
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention import calculus, cpu, reference
 from scisparse.kernels.graph_attention.checks import check_transpose, check_value
@@ -43,13 +42,11 @@ def _choose(
     """Return the function that runs `op` on `backend`; edges are checked in debug mode."""
     if _debug.is_debugging():
         _debug.check_edges(*edges, num_sources, edges.col.numel())
-        if edges_t is not None and not is_transpose(edges_t, edges, num_sources):
-            raise PatternError(
-                "`transpose` is not the transpose of the edges; make it with transpose_edges()"
-            )
+        if edges_t is not None:
+            check_is_transpose(edges_t, edges, num_sources)
     chosen = _backends.choose(op, IMPLEMENTATIONS[op], backend, like.device, like.dtype)
     if chosen.name != "cpu" and edges.row_ptr.is_cpu:
-        _debug.check_ends(edges.row_ptr, edges.col)
+        _debug.check_ends(edges.row_ptr, edges.col.shape[0])
     return chosen.run
 
 

@@ -21,7 +21,8 @@ int64_t most_edges(const scisparse_edges& edges, int64_t first, int64_t last) {
 // The edges of one row: where they begin, how many, what they read, and where arrays of edges have them.
 class Row {
  public:
-  Row(const scisparse_edges& edges, int64_t first, int64_t last) : edges_(edges), index_(2 * most_edges(edges, first, last)), room_(most_edges(edges, first, last)) {}
+  Row(const scisparse_edges& edges, int64_t first, int64_t last)
+      : edges_(edges), room_(most_edges(edges, first, last)), index_(2 * room_) {}
   explicit operator bool() const { return bool(index_); }
 
   void read(int64_t i) {
@@ -45,8 +46,8 @@ class Row {
   }
 
   const scisparse_edges& edges_;
-  Buffer<int64_t> index_;
   int64_t room_, first_ = 0, count_ = 0;
+  Buffer<int64_t> index_;
 };
 
 // Numbers [rows, heads, size] of one batch entry.
