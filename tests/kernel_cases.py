@@ -105,6 +105,7 @@ CASES = [
     Case(1, 20, 300, 1, 1, fan_in=70),  # long scalar rows: condensed linear
     Case(16, 40, 40, 1, 1),  # scalar edges, many batches
     Case(2, 30, 30, 8, 1),  # one channel out
+    Case(9, 20, 12, 5, 1, fan_in=6),  # one channel out, sources that follow each other
     Case(2, 30, 30, 1, 8),  # one channel in
     Case(8, 33, 29, 4, 4),  # a block is one 512-bit vector
     Case(5, 33, 29, 16, 16),  # one vector of channels out

@@ -10,8 +10,7 @@ namespace {
 
 // What both kernels do with an edge: find its source and its weights. L is the length of a vector.
 template <class R, int L>
-class VectorEdges {
- public:
+struct VectorEdges {
   using V = Vec<R, L>;
 
   explicit VectorEdges(const Forward<R>& p)
@@ -19,26 +18,55 @@ class VectorEdges {
         y_pitch_(p.pattern.sites * p.out), x_(p.x.template as<R>()), weight_(p.weight.template as<R>()), y_(p.y.template as<R>()),
         last_edge_(p.pattern.row_ptr[p.pattern.sites] - 1), streaming_(p.streaming) {}
 
- protected:
-  // Calls edge(source, weights) for the edges of site i, with the sources of batch b. Asks for weights, which a tie may permute.
+  // Calls edge(source, weights) for the edges of site i, with the sources of batch b.
   template <class Edge>
   SCISPARSE_INLINE void row(int64_t i, int64_t b, const Edge& edge) const {
-    constexpr int64_t ahead = 64;
     const R* x = x_ + b * x_pitch_;
     const int64_t end = pattern_.row_ptr[i + 1];
     for (int64_t e = pattern_.row_ptr[i]; e < end; e++) {
-      if (b == 0) ask_to_read(weight_ + at(pattern_.tie, min_of(e + ahead, last_edge_)) * size_);
+      if (b == 0) ask_for_weight(e);
       edge(x + at(pattern_.col, e) * in_, weight_ + at(pattern_.tie, e) * size_);
     }
   }
 
-  // Asks for sources of sites to come, which on a grid lie behind the last one that site i reads.
+  // Asks for the weights of an edge to come, which a tie may permute.
+  SCISPARSE_INLINE void ask_for_weight(int64_t e) const {
+    constexpr int64_t ahead = 64;
+    ask_to_read(weight_ + at(pattern_.tie, min_of(e + ahead, last_edge_)) * size_);
+  }
+
+  // Asks for as many weights as edges [first, end) have, some way ahead of them; weights are in order.
+  SCISPARSE_INLINE void ask_for_weights(int64_t first, int64_t end) const {
+    constexpr int64_t ahead = 4096 / int64_t(sizeof(R)), line = 64 / int64_t(sizeof(R));
+    const int64_t last = min_of(end * size_ + ahead, (last_edge_ + 1) * size_);
+    for (int64_t k = first * size_ + ahead; k < last; k += line) ask_to_read(weight_ + k);
+  }
+
+  // Calls run(source, weights, numbers) for the runs of edges of site i whose sources and weights follow each other in memory, with
+  // the sources of batches b0 to b0 + NB. `col` are the indices of all edges.
+  template <int NB, class Col, class Run>
+  SCISPARSE_INLINE void runs(int64_t i, int64_t b0, const Col& col, const Run& run) const {
+    const int64_t first = pattern_.row_ptr[i], end = pattern_.row_ptr[i + 1];
+    const bool in_order = pattern_.tie.bits == 0;
+    if (first == end) return;
+    ask_for_sources<NB>(int64_t(col[end - 1]), b0);
+    if (b0 == 0 && in_order) ask_for_weights(first, end);
+    for (int64_t e = first; e < end;) {
+      int64_t next = e + 1;
+      if (in_order)
+        while (next < end && col[next] == col[next - 1] + 1) next++;
+      else if (b0 == 0)
+        ask_for_weight(e);
+      run(x_ + b0 * x_pitch_ + int64_t(col[e]) * in_, weight_ + at(pattern_.tie, e) * size_, (next - e) * size_);
+      e = next;
+    }
+  }
+
+  // Asks for sources of sites to come, which on a grid lie behind `source`, the last one that a site reads.
   template <int NB>
-  SCISPARSE_INLINE void ask_for_sources(int64_t i, int64_t b0) const {
+  SCISPARSE_INLINE void ask_for_sources(int64_t source, int64_t b0) const {
     constexpr int64_t ahead = 16;
-    const int64_t end = pattern_.row_ptr[i + 1];
-    if (end == pattern_.row_ptr[i]) return;
-    const R* x = x_ + min_of(at(pattern_.col, end - 1) + ahead, pattern_.sources - 1) * in_;
+    const R* x = x_ + min_of(source + ahead, pattern_.sources - 1) * in_;
     unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { ask_to_read(x + (b0 + b) * x_pitch_); });
   }
 
@@ -78,35 +106,37 @@ class ToOne : VectorEdges<R, L> {
 
   template <int NB>
   __attribute__((noinline)) void batches(int64_t i, int count, int64_t b0) {
-    for (int s = 0; s < count; s++) {
-      V sum[NB] = {};
-      if (this->in_ == L)
-        site<NB, true>(i + s, b0, sum);
-      else
-        site<NB, false>(i + s, b0, sum);
-      unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { store(sums_.get() + (b * W + s) * L, sum[b]); });
-    }
+    R* const sums = sums_.get();
+    const Base edges = *this;  // in registers: stores might change what `this` points to
+    with_indices(edges.pattern_.col, 0, [&](const auto& col) SCISPARSE_INLINE_LAMBDA {
+      for (int s = 0; s < count; s++) {
+        V sum[NB] = {};
+        site<NB>(edges, i + s, b0, col, sum);
+        unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { store(sums + (b * W + s) * L, sum[b]); });
+      }
+    });
     R* y = this->y_ + b0 * this->y_pitch_ + i;
-    for (int b = 0; b < NB; b++, y += this->y_pitch_)
+    const int64_t pitch = this->y_pitch_;
+    const bool streaming = this->streaming_;
+    for (int b = 0; b < NB; b++, y += pitch)
       for (int s = 0; s < count; s += L) {
         V sum[L];
-        std::memcpy(sum, sums_.get() + (b * W + s) * L, sizeof sum);
-        store_in_turn(y + s, sum_lanes(sum), int(min_of(L, count - s)), this->streaming_);
+        unrolled<L>([&](auto k) SCISPARSE_INLINE_LAMBDA { sum[k] = load<L>(sums + (b * W + s + k) * L); });
+        store_in_turn(y + s, sum_square(sum), int(min_of(L, count - s)), streaming);
       }
   }
 
-  template <int NB, bool ONE_VECTOR>
-  SCISPARSE_INLINE void site(int64_t i, int64_t b0, V (&sum)[NB]) const {
-    const int64_t pitch = this->x_pitch_, in = this->in_;
-    this->template ask_for_sources<NB>(i, b0);
-    this->row(i, b0, [&](const R* x, const R* w) SCISPARSE_INLINE_LAMBDA {
+  template <int NB, class Col>
+  static SCISPARSE_INLINE void site(const Base& edges, int64_t i, int64_t b0, const Col& col, V (&sum)[NB]) {
+    const int64_t pitch = edges.x_pitch_;
+    edges.template runs<NB>(i, b0, col, [&](const R* x, const R* w, int64_t size) SCISPARSE_INLINE_LAMBDA {
       int64_t c = 0;
-      for (; ONE_VECTOR ? c == 0 : c + L <= in; c += L) {
+      for (; c + L <= size; c += L) {
         const V weight = load<L>(w + c);
         unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { sum[b] += weight * load<L>(x + b * pitch + c); });
       }
-      if (ONE_VECTOR || c == in) return;
-      const int rest = int(in - c);
+      if (c == size) return;
+      const int rest = int(size - c);
       const V weight = load<L>(w + c, rest);
       unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { sum[b] += weight * load<L>(x + b * pitch + c, rest); });
     });
@@ -145,7 +175,8 @@ class FromOne : VectorEdges<R, L> {
   SCISPARSE_INLINE void columns(int64_t i, int64_t b0, int64_t o, int count) {
     const int64_t pitch = this->x_pitch_;
     V sum[NB] = {};
-    if (o == 0) this->template ask_for_sources<NB>(i, b0);
+    const int64_t end = this->pattern_.row_ptr[i + 1];
+    if (o == 0 && end > this->pattern_.row_ptr[i]) this->template ask_for_sources<NB>(at(this->pattern_.col, end - 1), b0);
     this->row(i, b0, [&](const R* x, const R* w) SCISPARSE_INLINE_LAMBDA {
       const V weight = WHOLE ? load<L>(w + o) : load<L>(w + o, count);
       unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { sum[b] += splat<V>(x[b * pitch]) * weight; });
