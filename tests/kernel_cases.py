@@ -16,13 +16,20 @@ from scisparse.kernels.gather_matmul import Edges, cuda, transpose_edges, triton
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
 _NO_TRITON = triton.can_run(torch.device(GPU), torch.float32)
 _NO_CUDA = cuda.can_run(torch.device(GPU), torch.float32)
+_LIBRARY = load()
+COMPILED = pytest.mark.skipif(isinstance(_LIBRARY, str), reason="no compiled kernels")
 BACKENDS = [
     "reference",
-    pytest.param(
-        "cpu", marks=pytest.mark.skipif(isinstance(load(), str), reason="no compiled kernels")
-    ),
+    pytest.param("cpu", marks=COMPILED),
     pytest.param("triton", marks=pytest.mark.skipif(bool(_NO_TRITON), reason=str(_NO_TRITON))),
     *([] if _NO_CUDA else ["cuda"]),  # test_cuda.py has what can be tested without a GPU
+]
+
+# What the C++ kernels are compiled for: baseline, AVX2, AVX-512.
+_BEST = 0 if isinstance(_LIBRARY, str) else _LIBRARY.scisparse_isa()
+INSTRUCTION_SETS = [
+    pytest.param(n, marks=pytest.mark.skipif(n > _BEST, reason="not of this machine"))
+    for n in (1, 2, 3)
 ]
 
 

@@ -7,19 +7,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from kernel_cases import TOLERANCE, assert_close, generator
+from kernel_cases import COMPILED, INSTRUCTION_SETS, TOLERANCE, assert_close, generator
 from torch import Tensor
 
-from scisparse.kernels._native import load
 from scisparse.kernels.gather_matmul import Edges, cpu, transpose_edges
 
-library = load()
-pytestmark = pytest.mark.skipif(isinstance(library, str), reason="no compiled kernels")
-BEST = 0 if isinstance(library, str) else library.scisparse_isa()
-INSTRUCTION_SETS = [
-    pytest.param(n, marks=pytest.mark.skipif(n > BEST, reason="not of this machine"))
-    for n in (1, 2, 3)
-]
+pytestmark = COMPILED
 DTYPES = list(TOLERANCE)
 
 # Sites, sources, edges of the longest row. Rows are random in length, the second is empty.

@@ -14,6 +14,10 @@ const AttentionKernels* kernels_of(int isa) { return kernels_for(isa, &baseline_
 
 Pattern pattern_of(const scisparse_edges& edges) { return {edges.sites, edges.sources, edges.row_ptr, {}, {}}; }
 
+int64_t source_of(const scisparse_edges& edges, int64_t e) {
+  return edges.col_bits == 32 ? static_cast<const int32_t*>(edges.col)[e] : static_cast<const int64_t*>(edges.col)[e];
+}
+
 bool has_ends(const scisparse_edges& edges) { return edges.row_ptr[0] == 0 && edges.row_ptr[edges.sites] == edges.count; }
 
 Status check(int64_t dtype, const AttentionKernels* kernels, const scisparse_edges& edges) {
@@ -34,6 +38,26 @@ Status over_sites(const scisparse_edges& edges, int64_t work_per_edge, int threa
   });
 }
 
+// Rows to take at once: a block where rows share most of what they read with the third one after them, in a sample that depends on
+// the pattern alone, as the order of sums does.
+int64_t rows_at_once(const scisparse_edges& edges) {
+  constexpr int64_t samples = 16, away = block_rows - 1;
+  if (edges.sites < block_rows) return 1;
+  int64_t shared = 0, all = 0;
+  for (int64_t sample = 0; sample < samples; sample++) {
+    const int64_t i = (edges.sites - block_rows) * sample / samples / block_rows * block_rows;
+    const int64_t *row = edges.row_ptr + i, end = row[1], other_end = row[away + 1];
+    all += end - row[0];
+    for (int64_t e = row[0], other = row[away]; e < end && other < other_end;) {
+      const int64_t difference = source_of(edges, e) - source_of(edges, other);
+      shared += difference == 0;
+      e += difference <= 0;
+      other += difference >= 0;
+    }
+  }
+  return 2 * shared > all ? block_rows : 1;
+}
+
 // Batch entries that share a workspace: as many as it has room for, and one at least.
 int64_t batches_at_once(const scisparse_attention& p) {
   constexpr int64_t most_bytes = int64_t(64) << 20;
@@ -48,7 +72,7 @@ extern "C" int scisparse_graph_attention(const scisparse_attention* problem, int
   const AttentionKernels* kernels = kernels_of(isa);
   if (const Status status = check(p.dtype, kernels, p.edges)) return status;
   return over_sites(p.edges, p.batch * p.heads * (p.width + p.value_width), threads,
-                    [&](int64_t first, int64_t last) { return kernels->forward(p, first, last); });
+                    [&, at_once = rows_at_once(p.edges)](int64_t first, int64_t last) { return kernels->forward(p, {first, last, at_once}); });
 }
 
 extern "C" int scisparse_graph_attention_backward(const scisparse_attention_backward* problem, int isa, int threads) {
@@ -61,14 +85,19 @@ extern "C" int scisparse_graph_attention_backward(const scisparse_attention_back
   char* room = static_cast<char*>(std::malloc(size_t(2 * numbers * real) + 1));
   if (!room) return no_memory;
   ask_for_huge_pages(room, 2 * numbers * real);
+  const int64_t sites_at_once = rows_at_once(f.edges), sources_at_once = rows_at_once(p.transposed);
   int worst = ok;
   for (int64_t first = 0; first < f.batch && worst == ok; first += batches) {
     const int64_t last = first + batches < f.batch ? first + batches : f.batch;
     const EdgeWorkspace space = {first, last, room, room + numbers * real};
     const int64_t work = (last - first) * f.heads * (f.width + f.value_width);
-    worst = over_sites(f.edges, work, threads, [&](int64_t i, int64_t end) { return kernels->backward_sites(p, space, i, end); });
+    worst = over_sites(f.edges, work, threads, [&](int64_t i, int64_t end) {
+      return kernels->backward_sites(p, space, {i, end, sites_at_once});
+    });
     if (worst == ok)
-      worst = over_sites(p.transposed, work, threads, [&](int64_t j, int64_t end) { return kernels->backward_sources(p, space, j, end); });
+      worst = over_sites(p.transposed, work, threads, [&](int64_t j, int64_t end) {
+        return kernels->backward_sources(p, space, {j, end, sources_at_once});
+      });
   }
   std::free(room);
   return worst;

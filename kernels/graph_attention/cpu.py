@@ -20,6 +20,7 @@ from scisparse.kernels.graph_attention.reference import Inputs
 __all__ = ["attention", "attention_backward", "can_run", "sddmm", "spmm"]
 
 _SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
+_ISA_AUTO = 0
 _BAD_ROWS = 4
 
 
@@ -178,7 +179,7 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 def _run(name: str, problem: ctypes.Structure, edges: Sequence[Edges]) -> None:
-    status = getattr(_library(), name)(ctypes.byref(problem), 0, torch.get_num_threads())
+    status = getattr(_library(), name)(ctypes.byref(problem), _ISA_AUTO, torch.get_num_threads())
     if status == _BAD_ROWS:
         for row_ptr, col, _ in edges:
             check_ends(row_ptr, col.shape[0])

@@ -12,13 +12,21 @@ struct EdgeWorkspace {
   void *weights, *score_grads;  // the latter times the scale
 };
 
+// Rows that go through shared sources together, where rows that follow each other share most of them. Divides site_block.
+constexpr int64_t block_rows = 4;
+
+// Rows [first, last), `at_once` of them together: 1 or block_rows.
+struct Span {
+  int64_t first, last, at_once;
+};
+
 struct AttentionKernels {
-  // Sites [first, last) of all batch entries.
-  Status (*forward)(const scisparse_attention&, int64_t first, int64_t last);
+  // Sites of all batch entries.
+  Status (*forward)(const scisparse_attention&, const Span& sites);
   // Gradients of what sites and edges hold; fills the workspace for the sources.
-  Status (*backward_sites)(const scisparse_attention_backward&, const EdgeWorkspace&, int64_t first, int64_t last);
-  // Gradients of sources [first, last), over the transposed edges.
-  Status (*backward_sources)(const scisparse_attention_backward&, const EdgeWorkspace&, int64_t first, int64_t last);
+  Status (*backward_sites)(const scisparse_attention_backward&, const EdgeWorkspace&, const Span& sites);
+  // Gradients of sources, over the transposed edges.
+  Status (*backward_sources)(const scisparse_attention_backward&, const EdgeWorkspace&, const Span& sources);
   Status (*spmm)(const scisparse_spmm_problem&, int64_t first, int64_t last);
   Status (*sddmm)(const scisparse_sddmm_problem&, int64_t first, int64_t last);
 };

@@ -7,22 +7,23 @@ namespace SCISPARSE_NAMESPACE {
 namespace {
 
 using scisparse::EdgeWorkspace;
+using scisparse::Span;
 
 SCISPARSE_INLINE Indices cols_of(const scisparse_edges& edges) { return {edges.col, int(edges.col_bits)}; }
 SCISPARSE_INLINE Indices ties_of(const scisparse_edges& edges) { return {edges.tie, edges.tie ? int(edges.tie_bits) : 0}; }
 
-// The longest of rows [first, last), in whole vectors of any type.
-int64_t most_edges(const scisparse_edges& edges, int64_t first, int64_t last) {
+// The longest of some rows, in whole vectors of any type.
+int64_t most_edges(const scisparse_edges& edges, const Span& span) {
   int64_t most = 0;
-  for (int64_t i = first; i < last; i++) most = max_of(most, edges.row_ptr[i + 1] - edges.row_ptr[i]);
+  for (int64_t i = span.first; i < span.last; i++) most = max_of(most, edges.row_ptr[i + 1] - edges.row_ptr[i]);
   return round_up(most, 16);
 }
 
 // The edges of one row: where they begin, how many, what they read, and where arrays of edges have them.
 class Row {
  public:
-  Row(const scisparse_edges& edges, int64_t first, int64_t last)
-      : edges_(edges), room_(most_edges(edges, first, last)), index_(2 * room_) {}
+  Row(const scisparse_edges& edges, const Span& span)
+      : edges_(edges), room_(most_edges(edges, span) + 16), index_(4 * room_) {}
   explicit operator bool() const { return bool(index_); }
 
   void read(int64_t i) {
@@ -31,18 +32,37 @@ class Row {
     read(cols_of(edges_), index_.get());
     read(ties_of(edges_), index_.get() + room_);
   }
+
+  // Moves the edges to some sources, which come in the same order among those of the row, in front of the others.
+  void put_first(const int64_t* chosen, int64_t size) {
+    int64_t *source = index_.get(), *place = source + room_, *other = place + room_, *other_place = other + room_, first = 0, others = 0;
+    for (int64_t j = 0; j < count_; j++) {
+      const bool is_chosen = first < size && source[j] == chosen[first];
+      (is_chosen ? source[first] : other[others]) = source[j];
+      (is_chosen ? place[first++] : other_place[others++]) = place[j];
+    }
+    std::memcpy(source + first, other, size_t(others) * sizeof *source);
+    std::memcpy(place + first, other_place, size_t(others) * sizeof *place);
+    repeat_last(source);
+    repeat_last(place);
+  }
+
   int64_t count() const { return count_; }
-  int64_t room() const { return room_; }
+  int64_t room() const { return room_; }  // numbers that the products of a row may write
   const int64_t* sources() const { return index_.get(); }
   const int64_t* places() const { return index_.get() + room_; }
 
  private:
-  // The last index is repeated to the end of a group.
   void read(const Indices& indices, int64_t* to) const {
     with_indices(indices, first_, [&](const auto& index) {
       for (int64_t j = 0; j < count_; j++) to[j] = index[j];
     });
-    for (int64_t j = count_; j % 8 != 0; j++) to[j] = to[j - 1];
+    repeat_last(to);
+  }
+
+  // Products go on to the end of a group, wherever it begins.
+  void repeat_last(int64_t* index) const {
+    for (int64_t j = count_; count_ && j < count_ + 8; j++) index[j] = index[count_ - 1];
   }
 
   const scisparse_edges& edges_;

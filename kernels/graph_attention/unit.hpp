@@ -12,7 +12,7 @@ struct Spmm {
 
   static Status run(const scisparse_spmm_problem& p, int64_t first, int64_t last) {
     const Heads<T> x{p.x, p.edges.sources, p.heads, p.width};
-    Row row(p.edges, first, last);
+    Row row(p.edges, {first, last, 1});
     Buffer<R> buffer(row.room() + p.width);
     if (!row || !buffer) return Status::no_memory;
     R *value = buffer.get(), *sum = value + row.room();
@@ -36,7 +36,7 @@ struct Sddmm {
 
   static Status run(const scisparse_sddmm_problem& p, int64_t first, int64_t last) {
     const Heads<T> x{p.x, p.edges.sites, p.heads, p.width}, z{p.z, p.edges.sources, p.heads, p.width};
-    Row row(p.edges, first, last);
+    Row row(p.edges, {first, last, 1});
     Buffer<R> value(row.room());
     if (!row || !value) return Status::no_memory;
     for (int64_t b = 0; b < p.batch; b++)
@@ -52,14 +52,14 @@ struct Sddmm {
   }
 };
 
-Status any_forward(const scisparse_attention& p, int64_t first, int64_t last) { return for_dtype<AttentionForward>(p.dtype, p, first, last); }
+Status any_forward(const scisparse_attention& p, const Span& sites) { return for_dtype<AttentionForward>(p.dtype, p, sites); }
 
-Status any_sites(const scisparse_attention_backward& p, const EdgeWorkspace& space, int64_t first, int64_t last) {
-  return for_dtype<AttentionSites>(p.forward.dtype, p, space, first, last);
+Status any_sites(const scisparse_attention_backward& p, const EdgeWorkspace& space, const Span& sites) {
+  return for_dtype<AttentionSites>(p.forward.dtype, p, space, sites);
 }
 
-Status any_sources(const scisparse_attention_backward& p, const EdgeWorkspace& space, int64_t first, int64_t last) {
-  return for_dtype<AttentionSources>(p.forward.dtype, p, space, first, last);
+Status any_sources(const scisparse_attention_backward& p, const EdgeWorkspace& space, const Span& sources) {
+  return for_dtype<AttentionSources>(p.forward.dtype, p, space, sources);
 }
 
 Status any_spmm(const scisparse_spmm_problem& p, int64_t first, int64_t last) { return for_dtype<Spmm>(p.dtype, p, first, last); }
