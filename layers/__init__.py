@@ -12,6 +12,7 @@ from scisparse.layers.lowrank import LowRankLocallyConnected as LowRankLocallyCo
 from scisparse.layers.neighborhood import NeighborhoodAttention1d as NeighborhoodAttention1d
 from scisparse.layers.neighborhood import NeighborhoodAttention2d as NeighborhoodAttention2d
 from scisparse.layers.neighborhood import NeighborhoodAttention3d as NeighborhoodAttention3d
+from scisparse.layers.shifted import ShiftedWindowAttention as ShiftedWindowAttention
 from scisparse.layers.windows import LocallyConnected1d as LocallyConnected1d
 from scisparse.layers.windows import LocallyConnected2d as LocallyConnected2d
 from scisparse.layers.windows import LocallyConnected3d as LocallyConnected3d

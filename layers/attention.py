@@ -14,7 +14,7 @@ from scisparse.kernels.graph_attention.checks import check_dropout
 from scisparse.layers.edges import EdgeBias, PatternEdges, check_edge_attr
 from scisparse.pattern import Pattern
 
-__all__ = ["Scores", "SparseAttention"]
+__all__ = ["Scores", "SparseAttention", "check_heads"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class SparseAttention(nn.Module):
     ) -> None:
         super().__init__()
         kv_heads = num_heads if kv_heads is None else kv_heads
-        _check_heads(embed_dim, num_heads, kv_heads, edge_dim)
+        check_heads(embed_dim, num_heads, kv_heads, edge_dim)
         check_dropout(dropout)
         source_dim = embed_dim if source_dim is None else source_dim
         self.embed_dim, self.source_dim, self.edge_dim = embed_dim, source_dim, edge_dim
@@ -261,7 +261,8 @@ class SparseAttention(nn.Module):
         )
 
 
-def _check_heads(embed_dim: int, num_heads: int, kv_heads: int, edge_dim: int) -> None:
+def check_heads(embed_dim: int, num_heads: int, kv_heads: int, edge_dim: int = 0) -> None:
+    """Raise unless heads divide the channels, and those of keys and values the others."""
     if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
         raise OptionError(
             f"`embed_dim` (={embed_dim}) must be a positive multiple of `num_heads` (={num_heads})"

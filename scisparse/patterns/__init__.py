@@ -14,6 +14,7 @@ from scisparse.patterns.sequences import fixed as fixed
 from scisparse.patterns.sequences import longformer as longformer
 from scisparse.patterns.sequences import sliding_window as sliding_window
 from scisparse.patterns.sequences import strided as strided
+from scisparse.patterns.shifted import shifted_window as shifted_window
 from scisparse.patterns.windows import window as window
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "nearest",
     "neighborhood",
     "radius",
+    "shifted_window",
     "sliding_window",
     "strided",
     "window",

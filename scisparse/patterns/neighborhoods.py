@@ -11,7 +11,7 @@ from scisparse.errors import OptionError
 from scisparse.grids.integers import integers_per_axis
 from scisparse.pattern import Pattern
 
-__all__ = ["neighborhood"]
+__all__ = ["flags_per_axis", "neighborhood"]
 
 
 def neighborhood(
@@ -76,7 +76,7 @@ def neighborhood(
                 f"`{name}` (={given}) must be a positive integer, or one for each of the {axes} "
                 "axes of `shape`, which has one at least"
             )
-    flags = [_per_axis(name, v, axes) for name, v in (("causal", causal), ("periodic", periodic))]
+    flags = [flags_per_axis("causal", causal, axes), flags_per_axis("periodic", periodic, axes)]
     source, tap = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64)
     inside = torch.ones(1, 1, dtype=torch.bool)
     taps = 1
@@ -99,8 +99,9 @@ def neighborhood(
     )
 
 
-def _per_axis(name: str, value: bool | Sequence[bool], axes: int) -> list[bool]:
-    values = [value] * axes if isinstance(value, bool) else list(value)
+def flags_per_axis(name: str, value: bool | Sequence[bool], axes: int) -> list[bool]:
+    """Give a bool for each axis, from one for all or one each, or raise naming the argument."""
+    values = list(value) if isinstance(value, Sequence) else [value] * axes
     if len(values) != axes or not all(isinstance(v, bool) for v in values):
         raise OptionError(f"`{name}` (={value}) must be a bool, or one for each of {axes} axes")
     return values
