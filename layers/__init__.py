@@ -4,9 +4,12 @@ from scisparse.layers.approximation import Approximation as Approximation
 from scisparse.layers.approximation import approximation_error as approximation_error
 from scisparse.layers.attention import Scores as Scores
 from scisparse.layers.attention import SparseAttention as SparseAttention
+from scisparse.layers.chosen import BlockTopKAttention as BlockTopKAttention
+from scisparse.layers.chosen import LSHAttention as LSHAttention
 from scisparse.layers.edges import PatternEdges as PatternEdges
 from scisparse.layers.graph import GraphTransformer as GraphTransformer
 from scisparse.layers.linear import SparseLinear as SparseLinear
+from scisparse.layers.linformer import LinformerAttention as LinformerAttention
 from scisparse.layers.local import LocallyConnected as LocallyConnected
 from scisparse.layers.lowrank import LowRankLocallyConnected as LowRankLocallyConnected
 from scisparse.layers.neighborhood import NeighborhoodAttention1d as NeighborhoodAttention1d

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +11,10 @@ from scisparse.errors import OptionError, ShapeError
 from scisparse.kernels import graph_attention
 from scisparse.kernels.graph_attention.checks import check_dropout
 from scisparse.layers.edges import EdgeBias, PatternEdges, check_edge_attr
+from scisparse.layers.heads import check_heads, check_inputs, draw_maps, split_heads
 from scisparse.pattern import Pattern
 
-__all__ = ["Scores", "SparseAttention", "check_heads"]
+__all__ = ["Scores", "SparseAttention"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,11 @@ class SparseAttention(nn.Module):
     ) -> None:
         super().__init__()
         kv_heads = num_heads if kv_heads is None else kv_heads
-        check_heads(embed_dim, num_heads, kv_heads, edge_dim)
+        check_heads(embed_dim, num_heads, kv_heads)
+        if edge_dim < 0:
+            raise OptionError(
+                f"`edge_dim` (={edge_dim}) must not be negative; 0 for no edge features"
+            )
         check_dropout(dropout)
         source_dim = embed_dim if source_dim is None else source_dim
         self.embed_dim, self.source_dim, self.edge_dim = embed_dim, source_dim, edge_dim
@@ -152,11 +156,7 @@ class SparseAttention(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the maps as ``nn.MultiheadAttention`` does (Xavier); biases are 0, norms 1."""
-        for map_ in (self.q_proj, self.k_proj, self.v_proj, self.out_proj, self.edge_proj):
-            if map_ is not None:
-                nn.init.xavier_uniform_(map_.weight)
-                if map_.bias is not None:
-                    nn.init.zeros_(map_.bias)
+        draw_maps(self.q_proj, self.k_proj, self.v_proj, self.out_proj, self.edge_proj)
         for part in (self.q_norm, self.k_norm, self.bias):
             if part is not None:
                 part.reset_parameters()
@@ -207,7 +207,7 @@ class SparseAttention(nn.Module):
 
     def _heads(self, x: Tensor, heads: int, norm: nn.RMSNorm | None) -> Tensor:
         """``[B, N, heads, D]``; norms are taken in the precision of their parameters."""
-        split = x.reshape(math.prod(x.shape[:-2]), x.shape[-2], heads, self.head_dim)
+        split = split_heads(x, heads)
         return split if norm is None else norm(split.to(norm.weight.dtype)).to(split.dtype)
 
     def _edge_weight(self, like: Tensor) -> Tensor | None:
@@ -226,22 +226,8 @@ class SparseAttention(nn.Module):
     def _check(
         self, x: Tensor, source: Tensor, edge_attr: Tensor | None, mask: Tensor | None
     ) -> None:
-        sites, sources = self.pattern.shape
-        for name, tensor, size, channels in (
-            ("x", x, sites, self.embed_dim),
-            ("source", source, sources, self.source_dim),
-        ):
-            if tensor.dim() < 2 or tensor.shape[-2:] != (size, channels):
-                hint = "; give `source` for another grid" if tensor is x is source else ""
-                raise ShapeError(
-                    f"`{name}` {list(tensor.shape)} must be [..., {size} "
-                    f"{'sites' if name == 'x' else 'sources'}, {channels} channels]{hint}"
-                )
-        if x.shape[:-2] != source.shape[:-2]:
-            raise ShapeError(
-                f"`x` {list(x.shape)} and `source` {list(source.shape)} must have the same batch "
-                "dimensions"
-            )
+        sources = self.pattern.num_sources
+        check_inputs(x, source, self.pattern.shape, (self.embed_dim, self.source_dim))
         if mask is not None:
             batch = (1,) * (x.dim() - 1 - mask.dim()) + mask.shape[:-1]
             fits = mask.shape[-1:] == (sources,) and len(batch) == x.dim() - 2
@@ -259,17 +245,3 @@ class SparseAttention(nn.Module):
             f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, kv_heads={self.kv_heads}, "
             f"edge_dim={self.edge_dim}, dropout={self.dropout}"
         )
-
-
-def check_heads(embed_dim: int, num_heads: int, kv_heads: int, edge_dim: int = 0) -> None:
-    """Raise unless heads divide the channels, and those of keys and values the others."""
-    if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
-        raise OptionError(
-            f"`embed_dim` (={embed_dim}) must be a positive multiple of `num_heads` (={num_heads})"
-        )
-    if kv_heads < 1 or num_heads % kv_heads:
-        raise OptionError(
-            f"`num_heads` (={num_heads}) must be a multiple of `kv_heads` (={kv_heads})"
-        )
-    if edge_dim < 0:
-        raise OptionError(f"`edge_dim` (={edge_dim}) must not be negative; 0 for no edge features")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scisparse.errors import ShapeError
-from scisparse.layers.attention import check_heads
+from scisparse.layers.heads import check_heads, draw_maps
 from scisparse.patterns.shifted import ShiftedAxis, shifted_axes
 
 __all__ = ["ShiftedWindowAttention"]
@@ -130,9 +130,7 @@ class ShiftedWindowAttention(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the maps as ``nn.MultiheadAttention`` does (Xavier); biases are 0."""
-        for map_ in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
-            nn.init.xavier_uniform_(map_.weight)
-            nn.init.zeros_(map_.bias)
+        draw_maps(self.q_proj, self.k_proj, self.v_proj, self.out_proj)
         self.bias.reset_parameters()
 
     def forward(self, x: Tensor, *, source_mask: Tensor | None = None) -> Tensor:

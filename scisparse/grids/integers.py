@@ -8,7 +8,7 @@ from typing import SupportsIndex
 
 from scisparse.errors import ScisparseError
 
-__all__ = ["integer", "integers", "integers_per_axis"]
+__all__ = ["integer", "integer_from", "integers", "integers_per_axis"]
 
 
 def integer(name: str, value: SupportsIndex, error: type[ScisparseError]) -> int:
@@ -17,6 +17,14 @@ def integer(name: str, value: SupportsIndex, error: type[ScisparseError]) -> int
         return operator.index(value)
     except TypeError:
         raise error(f"`{name}` (={value!r}) must be an integer") from None
+
+
+def integer_from(name: str, value: SupportsIndex, least: int, error: type[ScisparseError]) -> int:
+    """Give `value` as an ``int``, or raise `error`, also where it is below `least`."""
+    whole = integer(name, value, error)
+    if whole < least:
+        raise error(f"`{name}` (={whole}) must be at least {least}")
+    return whole
 
 
 def integers(values: Sequence[SupportsIndex]) -> tuple[int, ...] | None:

@@ -17,6 +17,8 @@ __all__ = [
     "kept",
     "move",
     "row_ptr_of",
+    "row_ptr_of_fan_in",
+    "sort_rows",
     "stable_argsort",
 ]
 
@@ -52,8 +54,19 @@ def edge_order(site: Tensor, source: Tensor, tap: Tensor | None) -> Tensor:
 
 def row_ptr_of(site: Tensor, num_sites: int) -> Tensor:
     """Where the edges of each site start, int64 ``[M + 1]``."""
-    counts = torch.bincount(site, minlength=num_sites)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return row_ptr_of_fan_in(torch.bincount(site, minlength=num_sites))
+
+
+def row_ptr_of_fan_in(fan_in: Tensor) -> Tensor:
+    """Where the edges of each site start, int64 ``[M + 1]``, from how many it has."""
+    return torch.cat([fan_in.new_zeros(1), fan_in.cumsum(0)])
+
+
+def sort_rows(values: Tensor) -> Tensor:
+    """Integers ``[M, n]``, sorted row by row."""
+    if values.device.type != "cpu":
+        return values.sort(1).values
+    return torch.from_numpy(np.sort(values.numpy(), axis=1))  # several times faster than torch's
 
 
 def first_true(flags: Tensor) -> int | None:

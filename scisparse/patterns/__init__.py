@@ -1,7 +1,9 @@
-"""Builders of patterns: stencils on grids, neighbours by distance, meshes, tokens, random ones."""
+"""Builders of patterns: grids, distances, meshes, tokens; drawn at random, chosen from data."""
 
 from __future__ import annotations
 
+from scisparse.patterns.chosen import block_topk as block_topk
+from scisparse.patterns.chosen import lsh as lsh
 from scisparse.patterns.drawn import constant_fan_in as constant_fan_in
 from scisparse.patterns.meshes import mesh as mesh
 from scisparse.patterns.neighborhoods import neighborhood as neighborhood
@@ -20,10 +22,12 @@ from scisparse.patterns.windows import window as window
 __all__ = [
     "axial",
     "bigbird",
+    "block_topk",
     "blocks",
     "constant_fan_in",
     "fixed",
     "longformer",
+    "lsh",
     "mesh",
     "nearest",
     "neighborhood",

@@ -8,11 +8,21 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
-from scisparse.grids.integers import integer
+from scisparse.grids.integers import integer, integer_from
 from scisparse.pattern import Pattern
+from scisparse.pattern.edges import row_ptr_of_fan_in, sort_rows
 from scisparse.patterns.drawn import constant_fan_in
 
-__all__ = ["axial", "bigbird", "blocks", "fixed", "longformer", "sliding_window", "strided"]
+__all__ = [
+    "axial",
+    "bigbird",
+    "blocks",
+    "fixed",
+    "longformer",
+    "sliding_window",
+    "sorted_rows",
+    "strided",
+]
 
 
 def sliding_window(
@@ -73,7 +83,7 @@ def sliding_window(
         tap = tap.gather(1, order)
     inside = (source >= 0) & (source < length)
     return Pattern(
-        row_ptr=_row_ptr(inside.sum(1)),
+        row_ptr=row_ptr_of_fan_in(inside.sum(1)),
         col=source[inside].to(torch.int32),
         num_sources=length,
         tap=tap[inside].to(torch.int32),
@@ -297,32 +307,31 @@ def blocks(labels: Tensor, source_labels: Tensor | None = None) -> Pattern:
     site, source = label[: len(labels)], label[len(labels) :]
     order = torch.argsort(source, stable=True)
     count = torch.bincount(source, minlength=len(kinds))
-    first = _row_ptr(count)
-    row_ptr = _row_ptr(count[site])
+    first = row_ptr_of_fan_in(count)
+    row_ptr = row_ptr_of_fan_in(count[site])
     edge = torch.arange(int(row_ptr[-1])) - row_ptr[:-1].repeat_interleave(count[site])
     col = order[first[site].repeat_interleave(count[site]) + edge]
     return Pattern(row_ptr, col.to(torch.int32), len(source))
 
 
 def _positive(name: str, value: int, least: int = 1) -> int:
-    value = integer(name, value, OptionError)
-    if value < least:
-        raise OptionError(f"`{name}` (={value}) must be at least {least}")
-    return value
-
-
-def _row_ptr(fan_in: Tensor) -> Tensor:
-    return torch.cat([fan_in.new_zeros(1), fan_in.cumsum(0)])
+    return integer_from(name, value, least, OptionError)
 
 
 def _from_rows(source: Tensor, length: int, causal: bool) -> Pattern:
     """Pattern of candidate sources ``[length, n]``, in any order, repeated or out of range."""
-    source = source.sort(1).values
-    keep = (source >= 0) & (source < length)
-    keep[:, 1:] &= source.diff(dim=1) > 0
+    source, keep = sorted_rows(source, length)
     if causal:
         keep &= source <= torch.arange(length)[:, None]
-    return Pattern(_row_ptr(keep.sum(1)), source[keep].to(torch.int32), length)
+    return Pattern(row_ptr_of_fan_in(keep.sum(1)), source[keep].to(torch.int32), length)
+
+
+def sorted_rows(source: Tensor, num_sources: int) -> tuple[Tensor, Tensor]:
+    """Sort candidate sources ``[M, n]`` row by row; true where one exists and is not a repeat."""
+    source = sort_rows(source)
+    keep = (source >= 0) & (source < num_sources)
+    keep[:, 1:] &= source.diff(dim=1) > 0
+    return source, keep
 
 
 def _without_taps(pattern: Pattern) -> Pattern:
@@ -340,4 +349,4 @@ def _global(length: int, tokens: Sequence[int]) -> Pattern:
     everything, some = torch.arange(length), places.long()
     rows = [everything if r else some for r in reads.tolist()]
     col = torch.cat([everything.new_empty(0), *rows])
-    return Pattern(_row_ptr(fan_in), col.to(torch.int32), length)
+    return Pattern(row_ptr_of_fan_in(fan_in), col.to(torch.int32), length)

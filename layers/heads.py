@@ -1,0 +1,61 @@
+"""What layers of attention share: heads, maps into them and out of them, and what must fit."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from scisparse.errors import OptionError, ShapeError
+
+__all__ = ["check_heads", "check_input", "check_inputs", "draw_maps", "split_heads"]
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """``[..., N, H D]`` as ``[B, N, H, D]``, all batch dimensions in one."""
+    return x.reshape(math.prod(x.shape[:-2]), x.shape[-2], heads, x.shape[-1] // heads)
+
+
+def draw_maps(*maps: nn.Linear | None) -> None:
+    """Draw the maps as ``nn.MultiheadAttention`` does (Xavier); biases are 0."""
+    for map_ in maps:
+        if map_ is not None:
+            nn.init.xavier_uniform_(map_.weight)
+            if map_.bias is not None:
+                nn.init.zeros_(map_.bias)
+
+
+def check_heads(embed_dim: int, num_heads: int, kv_heads: int) -> None:
+    """Raise unless heads divide the channels, and one another."""
+    if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
+        raise OptionError(
+            f"`embed_dim` (={embed_dim}) must be a positive multiple of `num_heads` (={num_heads})"
+        )
+    if kv_heads < 1 or num_heads % kv_heads:
+        raise OptionError(
+            f"`num_heads` (={num_heads}) must be a multiple of `kv_heads` (={kv_heads})"
+        )
+
+
+def check_input(name: str, x: Tensor, size: int | None, channels: int, hint: str = "") -> None:
+    """Raise unless `x` is ``[..., size, channels]``, of any size where none is named."""
+    if x.dim() < 2 or x.shape[-1] != channels or size not in (None, x.shape[-2]):
+        what = "sources" if name == "source" else "sites"
+        count = "M" if size is None else size
+        raise ShapeError(
+            f"`{name}` {list(x.shape)} must be [..., {count} {what}, {channels} channels]{hint}"
+        )
+
+
+def check_inputs(
+    x: Tensor, source: Tensor, sizes: tuple[int | None, int], channels: tuple[int, int]
+) -> None:
+    """Raise unless sites and sources have these sizes and channels, and the same batch."""
+    hint = "; give `source` for another grid" if x is source else ""
+    check_input("x", x, sizes[0], channels[0], hint)
+    check_input("source", source, sizes[1], channels[1], hint)
+    if x.shape[:-2] != source.shape[:-2]:
+        raise ShapeError(
+            f"`x` {list(x.shape)} and `source` {list(source.shape)} must have the same batch "
+            "dimensions"
+        )

@@ -1,0 +1,51 @@
+"""What tests of chosen edges share: patterns side by side as booleans, and dense attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from scisparse.pattern import Pattern
+
+
+def copies_of(pattern: Pattern, batch: int, heads: int) -> Tensor:
+    """Booleans ``[B, G, N, N]``; no edge may join two copies."""
+    pattern.validate()
+    tokens = pattern.num_sites // (batch * heads)
+    dense = pattern.to_dense().view(batch * heads, tokens, batch * heads, tokens)
+    inside = torch.eye(batch * heads).bool()[:, None, :, None]
+    assert not (dense & ~inside).any()
+    return torch.stack([dense[c, :, c] for c in range(batch * heads)]).view(
+        batch, heads, tokens, tokens
+    )
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, reads: Tensor) -> Tensor:
+    """Softmax attention over the true pairs of ``reads [B, G, N, N]``, from full matrices."""
+    share = q.shape[2] // k.shape[2]
+    k, v = (t.repeat_interleave(share, 2) for t in (k, v))
+    score = torch.einsum("bmhd,bnhd->bhmn", q, k) / q.shape[3] ** 0.5
+    weight = score.masked_fill(~reads.repeat_interleave(share, 1), -torch.inf).softmax(-1)
+    return torch.einsum("bhmn,bnhd->bmhd", weight, v)
+
+
+def randomize(module: nn.Module, seed: int = 0) -> None:
+    gen = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=gen) * 0.5)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def assert_same_with_gradients(layer: nn.Module, actual: Tensor, expected: Tensor) -> None:
+    """Outputs, and the gradients of all parameters."""
+    torch.testing.assert_close(actual, expected)
+    grad = normal(*actual.shape, seed=9)
+    parameters = list(layer.parameters())
+    ours, theirs = (torch.autograd.grad(y, parameters, grad) for y in (actual, expected))
+    for (name, _), a, b in zip(layer.named_parameters(), ours, theirs, strict=True):
+        assert b.abs().max() > 0 or name == "k_proj.bias", name
+        torch.testing.assert_close(a, b, msg=lambda m, name=name: f"{name}: {m}")
