@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from layer_cases import randn
 from torch import Tensor, nn
 
 from scisparse.pattern import Pattern
@@ -29,21 +30,10 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, reads: Tensor) -> Tensor:
     return torch.einsum("bhmn,bnhd->bmhd", weight, v)
 
 
-def randomize(module: nn.Module, seed: int = 0) -> None:
-    gen = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=gen) * 0.5)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def assert_same_with_gradients(layer: nn.Module, actual: Tensor, expected: Tensor) -> None:
     """Outputs, and the gradients of all parameters."""
     torch.testing.assert_close(actual, expected)
-    grad = normal(*actual.shape, seed=9)
+    grad = randn(*actual.shape, seed=9)
     parameters = list(layer.parameters())
     ours, theirs = (torch.autograd.grad(y, parameters, grad) for y in (actual, expected))
     for (name, _), a, b in zip(layer.named_parameters(), ours, theirs, strict=True):

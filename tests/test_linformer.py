@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from chosen_cases import assert_same_with_gradients, masked_attention, normal, randomize
+from chosen_cases import assert_same_with_gradients, masked_attention
+from layer_cases import randn, randomize
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scisparse.errors import OptionError, ShapeError
@@ -28,8 +29,8 @@ def test_identity_maps_are_dense_attention(share: bool, source_dim: int | None) 
         for mix in (layer.k_mix, layer.v_mix):
             if mix is not None:
                 mix.copy_(torch.eye(sources))
-    x = normal(3, sites, 8)
-    source = x if source_dim is None else normal(3, sources, source_dim, seed=1)
+    x = randn(3, sites, 8)
+    source = x if source_dim is None else randn(3, sources, source_dim, seed=8)
     pairs = ((layer.q_proj, x), (layer.k_proj, source), (layer.v_proj, source))
     heads = [m(t).view(3, -1, 2, 4) for m, t in pairs]
     dense = masked_attention(*heads, torch.ones(3, 2, sites, sources).bool())
@@ -40,7 +41,7 @@ def test_identity_maps_are_dense_attention(share: bool, source_dim: int | None) 
 @pytest.mark.parametrize("share", [False, True])
 def test_sums_are_those_of_the_formula(share: bool) -> None:
     layer = build(6, 2, 9, 4, share=share, source_dim=5)
-    x, source = normal(2, 7, 6), normal(2, 9, 5, seed=1)
+    x, source = randn(2, 7, 6), randn(2, 9, 5, seed=8)
     v_mix = layer.k_mix if layer.v_mix is None else layer.v_mix
     mixed = [torch.einsum("rn,bnc->brc", mix, source) for mix in (layer.k_mix, v_mix)]
     q = layer.q_proj(x).view(2, 7, 2, 3)
@@ -52,7 +53,7 @@ def test_sums_are_those_of_the_formula(share: bool) -> None:
 
 def test_gradients_of_both_orders() -> None:
     layer = build(4, 2, 5, 3)
-    x = normal(2, 5, 4).requires_grad_()
+    x = randn(2, 5, 4).requires_grad_()
     assert torch.autograd.gradcheck(layer, (x,))
     with sdpa_kernel(SDPBackend.MATH):
         assert torch.autograd.gradgradcheck(layer, (x,), fast_mode=True)
@@ -60,7 +61,7 @@ def test_gradients_of_both_orders() -> None:
 
 def test_batch_dimensions_are_carried_and_entries_on_their_own() -> None:
     layer = build(4, 2, 9, 3)
-    x = normal(2, 3, 9, 4)
+    x = randn(2, 3, 9, 4)
     y = layer(x)
     assert y.shape == x.shape
     torch.testing.assert_close(y[1, 2], layer(x[1, 2]))
@@ -90,7 +91,7 @@ def test_mixtures_start_as_large_as_sources() -> None:
 
 def test_dropout_is_for_training_alone() -> None:
     layer = build(4, 2, 9, 3, dropout=0.5)
-    x = normal(1, 9, 4)
+    x = randn(1, 9, 4)
     assert not torch.equal(layer(x), layer(x))
     layer.eval()
     assert torch.equal(layer(x), layer(x))

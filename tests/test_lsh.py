@@ -8,13 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chosen_cases import (
-    assert_same_with_gradients,
-    copies_of,
-    masked_attention,
-    normal,
-    randomize,
-)
+from chosen_cases import assert_same_with_gradients, copies_of, masked_attention
+from layer_cases import randn, randomize
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -57,7 +52,7 @@ def by_loops(vectors: Tensor, rotations: Tensor, chunk: int, causal: bool) -> Te
 @pytest.mark.parametrize("rounds", [1, 3])
 @pytest.mark.parametrize(("tokens", "chunk"), [(1, 4), (37, 5), (40, 5), (37, 1), (23, 100)])
 def test_edges_are_those_of_plain_loops(tokens: int, chunk: int, rounds: int, causal: bool) -> None:
-    vectors, rotations = normal(2, tokens, 3, 6), normal(3, rounds, 6, 2, seed=1)
+    vectors, rotations = randn(2, tokens, 3, 6), randn(3, rounds, 6, 2, seed=8)
     pattern = lsh(vectors, rotations, chunk, causal=causal)
     expected = by_loops(vectors, rotations, chunk, causal)
     assert torch.equal(copies_of(pattern, 2, 3), expected)
@@ -66,7 +61,7 @@ def test_edges_are_those_of_plain_loops(tokens: int, chunk: int, rounds: int, ca
 
 
 def test_edges_do_not_hang_on_how_many_are_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors, rotations = normal(2, 37, 3, 6), normal(3, 2, 6, 2, seed=1)
+    vectors, rotations = randn(2, 37, 3, 6), randn(3, 2, 6, 2, seed=8)
     whole = lsh(vectors, rotations, 5)
     monkeypatch.setattr("scisparse.patterns.chosen._NUMBERS_AT_ONCE", 130)
     assert lsh(vectors, rotations, 5) == whole
@@ -85,7 +80,7 @@ def test_nothing_has_no_edges(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_equals_dense_attention_under_the_mask(rounds: int, causal: bool) -> None:
     layer = build(6, 2, 6, 4, rounds=rounds, causal=causal)
-    x = normal(2, 29, 6)
+    x = randn(2, 29, 6)
     q = layer.qk_proj(x).view(2, 29, 2, 3)
     reads = by_loops(q.detach(), layer.rotations, 4, causal)
     assert 2 < reads.sum(-1).double().mean() < 15  # neither nothing nor everything
@@ -99,25 +94,25 @@ def test_equals_dense_attention_under_the_mask(rounds: int, causal: bool) -> Non
 def test_gradients_of_both_orders() -> None:
     """Steps of the check are too small to move a token to another bucket."""
     layer = build(4, 2, 4, 3, rounds=2)
-    x = normal(2, 7, 4).requires_grad_()
+    x = randn(2, 7, 4).requires_grad_()
     assert torch.autograd.gradcheck(layer, (x,))
     assert torch.autograd.gradgradcheck(layer, (x,), fast_mode=True)
 
 
 def test_batch_entries_and_heads_are_on_their_own() -> None:
     layer = build(6, 2, 6, 4)
-    x = normal(3, 4, 29, 6)
+    x = randn(3, 4, 29, 6)
     y = layer(x)
     assert y.shape == x.shape
     torch.testing.assert_close(y[1, 2], layer(x[1, 2]))
     changed = x.clone()
-    changed[2, 1] = normal(29, 6, seed=5)
+    changed[2, 1] = randn(29, 6, seed=5)
     same = torch.ones(3, 4).bool()
     same[2, 1] = False
     assert torch.equal(layer(changed)[same], y[same])
-    vectors, rotations = normal(2, 29, 3, 6), normal(3, 2, 6, 3, seed=1)
+    vectors, rotations = randn(2, 29, 3, 6), randn(3, 2, 6, 3, seed=8)
     other = vectors.clone()
-    other[:, :, 1] = normal(2, 29, 6, seed=2)
+    other[:, :, 1] = randn(2, 29, 6, seed=2)
     before, after = (copies_of(lsh(t, rotations, 4), 2, 3) for t in (vectors, other))
     assert torch.equal(before[:, [0, 2]], after[:, [0, 2]])
     assert not torch.equal(before[:, 1], after[:, 1])
@@ -126,11 +121,11 @@ def test_batch_entries_and_heads_are_on_their_own() -> None:
 def test_no_output_hangs_on_later_tokens() -> None:
     """Neither by its values nor by the choice of edges."""
     layer = build(6, 2, 6, 4, causal=True)
-    x = normal(1, 40, 6)
+    x = randn(1, 40, 6)
     y = layer(x)
     for end in (1, 13, 39):
         changed = x.clone()
-        changed[:, end:] = normal(1, 40 - end, 6, seed=end)
+        changed[:, end:] = randn(1, 40 - end, 6, seed=end)
         torch.testing.assert_close(layer(changed)[:, :end], y[:, :end])
         torch.testing.assert_close(layer(x[:, :end]), y[:, :end])
 
@@ -149,13 +144,13 @@ def clusters(count: int, members: int, width: int) -> Tensor:
 def test_clusters_are_found_where_a_window_misses_them() -> None:
     q = clusters(16, 32, 24)
     length = q.shape[1]
-    rotations = normal(1, 4, 24, 16, seed=2)
+    rotations = randn(1, 4, 24, 16, seed=2)
     itself = Pattern.from_dense(torch.eye(length).bool())
     hashed = lsh(q, rotations, 64).union(itself)
     fan_in = hashed.num_edges // length
     assert fan_in < length / 3
     window = sliding_window(length, fan_in + 1)
-    v = normal(*q.shape, seed=3).float()
+    v = randn(*q.shape, seed=3).float()
     caught = approximation_error(q, q, v, hashed, scale=1.0)
     missed = approximation_error(q, q, v, window, scale=1.0)
     assert caught.weight > 0.99
@@ -200,7 +195,7 @@ def test_built_on_meta_and_reset_it_is_as_if_built_here() -> None:
 
 def test_activations_computed_again_meet_the_same_edges() -> None:
     layer = build(6, 2, 6, 4)
-    x = normal(2, 29, 6).requires_grad_()
+    x = randn(2, 29, 6).requires_grad_()
     (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
     y = checkpoint(layer, x, use_reentrant=False)
     assert torch.equal(torch.autograd.grad(y.square().sum(), x)[0], expected)
@@ -208,7 +203,7 @@ def test_activations_computed_again_meet_the_same_edges() -> None:
 
 def test_dropout_is_for_training_alone() -> None:
     layer = build(6, 2, 6, 8, dropout=0.5)
-    x = normal(1, 29, 6)
+    x = randn(1, 29, 6)
     assert not torch.equal(layer(x), layer(x))
     layer.eval()
     assert torch.equal(layer(x), layer(x))

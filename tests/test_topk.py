@@ -7,13 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chosen_cases import (
-    assert_same_with_gradients,
-    copies_of,
-    masked_attention,
-    normal,
-    randomize,
-)
+from chosen_cases import assert_same_with_gradients, copies_of, masked_attention
+from layer_cases import randn, randomize
 from torch import Tensor
 
 from scisparse.errors import OptionError, ShapeError
@@ -58,14 +53,14 @@ def by_loops(q: Tensor, k: Tensor, block: int, top: int, causal: bool) -> Tensor
 def test_edges_are_those_of_plain_loops(
     tokens: int, block: int, top: int, groups: int, causal: bool
 ) -> None:
-    q, k = normal(2, tokens, 4, 3), normal(2, tokens, groups, 3, seed=1)
+    q, k = randn(2, tokens, 4, 3), randn(2, tokens, groups, 3, seed=8)
     pattern = block_topk(q, k, block, top, causal=causal)
     assert torch.equal(copies_of(pattern, 2, groups), by_loops(q, k, block, top, causal))
     assert (pattern.fan_in > 0).all()
 
 
 def test_edges_do_not_hang_on_how_many_are_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    q, k = normal(3, 27, 4, 3), normal(3, 27, 2, 3, seed=1)
+    q, k = randn(3, 27, 4, 3), randn(3, 27, 2, 3, seed=8)
     whole = block_topk(q, k, 4, 2)
     monkeypatch.setattr("scisparse.patterns.chosen._NUMBERS_AT_ONCE", 2 * 2 * 27 * 7)
     assert block_topk(q, k, 4, 2) == whole
@@ -93,7 +88,7 @@ def test_a_planted_block_is_found() -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_all_blocks_are_dense_attention(causal: bool) -> None:
     layer = build(8, 4, 5, 6, kv_heads=2, causal=causal)
-    x = normal(2, 33, 8)  # seven blocks, the last of 3
+    x = randn(2, 33, 8)  # seven blocks, the last of 3
     q, k, v = (
         m(x).view(2, 33, -1, 2).transpose(1, 2) for m in (layer.q_proj, layer.k_proj, layer.v_proj)
     )
@@ -108,7 +103,7 @@ def test_all_blocks_are_dense_attention(causal: bool) -> None:
 @pytest.mark.parametrize("groups", [4, 2])
 def test_equals_dense_attention_under_the_mask(groups: int, causal: bool) -> None:
     layer = build(8, 4, 4, 2, kv_heads=groups, causal=causal)
-    x = normal(2, 27, 8)
+    x = randn(2, 27, 8)
     q, k, v = (m(x).view(2, 27, -1, 2) for m in (layer.q_proj, layer.k_proj, layer.v_proj))
     reads = by_loops(q.detach(), k.detach(), 4, 2, causal)
     expected = layer.out_proj(masked_attention(q, k, v, reads).flatten(2))
@@ -119,24 +114,24 @@ def test_equals_dense_attention_under_the_mask(groups: int, causal: bool) -> Non
 def test_gradients_of_both_orders() -> None:
     """Steps of the check are too small to change a choice."""
     layer = build(4, 2, 2, 1, kv_heads=1)
-    x = normal(2, 7, 4).requires_grad_()
+    x = randn(2, 7, 4).requires_grad_()
     assert torch.autograd.gradcheck(layer, (x,))
     assert torch.autograd.gradgradcheck(layer, (x,), fast_mode=True)
 
 
 def test_batch_entries_and_heads_are_on_their_own() -> None:
     layer = build(8, 4, 4, 2)
-    x = normal(3, 4, 27, 8)
+    x = randn(3, 4, 27, 8)
     y = layer(x)
     torch.testing.assert_close(y[1, 2], layer(x[1, 2]))
     changed = x.clone()
-    changed[2, 1] = normal(27, 8, seed=5)
+    changed[2, 1] = randn(27, 8, seed=5)
     same = torch.ones(3, 4).bool()
     same[2, 1] = False
     assert torch.equal(layer(changed)[same], y[same])
-    q, k = normal(2, 27, 3, 4), normal(2, 27, 3, 4, seed=1)
+    q, k = randn(2, 27, 3, 4), randn(2, 27, 3, 4, seed=8)
     other = k.clone()
-    other[:, :, 1] = normal(2, 27, 4, seed=2)
+    other[:, :, 1] = randn(2, 27, 4, seed=2)
     before, after = (copies_of(block_topk(q, t, 4, 2), 2, 3) for t in (k, other))
     assert torch.equal(before[:, [0, 2]], after[:, [0, 2]])
     assert not torch.equal(before[:, 1], after[:, 1])
@@ -145,7 +140,7 @@ def test_batch_entries_and_heads_are_on_their_own() -> None:
 def test_no_output_hangs_on_later_tokens() -> None:
     """Neither by its values nor by the choice of blocks; NaN would be seen anywhere."""
     layer = build(8, 2, 4, 2, causal=True)
-    x = normal(1, 40, 8)
+    x = randn(1, 40, 8)
     y = layer(x)
     for end in (1, 13, 39):
         changed = x.clone()
@@ -183,7 +178,7 @@ def test_same_seed_same_result_in_all_precisions() -> None:
 
 def test_dropout_is_for_training_alone() -> None:
     layer = build(8, 2, 4, 2, dropout=0.5)
-    x = normal(1, 27, 8)
+    x = randn(1, 27, 8)
     assert not torch.equal(layer(x), layer(x))
     layer.eval()
     assert torch.equal(layer(x), layer(x))
