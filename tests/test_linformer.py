@@ -32,8 +32,8 @@ def test_identity_maps_are_dense_attention(share: bool, source_dim: int | None) 
     x = randn(3, sites, 8)
     source = x if source_dim is None else randn(3, sources, source_dim, seed=8)
     pairs = ((layer.q_proj, x), (layer.k_proj, source), (layer.v_proj, source))
-    heads = [m(t).view(3, -1, 2, 4) for m, t in pairs]
-    dense = masked_attention(*heads, torch.ones(3, 2, sites, sources).bool())
+    q, k, v = (m(t).view(3, -1, 2, 4) for m, t in pairs)
+    dense = masked_attention(q, k, v, torch.ones(3, 2, sites, sources).bool())
     y = layer(x) if source_dim is None else layer(x, source)
     torch.testing.assert_close(y, layer.out_proj(dense.flatten(2)))
 

@@ -137,7 +137,7 @@ def clusters(count: int, members: int, width: int) -> Tensor:
     centre = 6 * centre / centre.norm(dim=1, keepdim=True)
     order = torch.randperm(count * members, generator=gen)
     kind = torch.arange(count).repeat_interleave(members)[order]
-    vectors = centre[kind] + 0.01 * torch.randn(len(kind), width, generator=gen)
+    vectors: Tensor = centre[kind] + 0.01 * torch.randn(len(kind), width, generator=gen)
     return vectors.view(1, -1, 1, width)
 
 

@@ -59,11 +59,17 @@ def test_edges_are_those_of_plain_loops(
     assert (pattern.fan_in > 0).all()
 
 
-def test_edges_do_not_hang_on_how_many_are_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [1, 2 * 7 * 10, 2 * 7 * 27 * 4])
+def test_edges_do_not_hang_on_how_many_are_found_at_once(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """One token, ten tokens, or four of six heads and batch entries."""
     q, k = randn(3, 27, 4, 3), randn(3, 27, 2, 3, seed=8)
-    whole = block_topk(q, k, 4, 2)
-    monkeypatch.setattr("scisparse.patterns.chosen._NUMBERS_AT_ONCE", 2 * 2 * 27 * 7)
-    assert block_topk(q, k, 4, 2) == whole
+    for causal in (False, True):
+        monkeypatch.undo()
+        whole = block_topk(q, k, 4, 2, causal=causal)
+        monkeypatch.setattr("scisparse.patterns.chosen._NUMBERS_AT_ONCE", at_once)
+        assert block_topk(q, k, 4, 2, causal=causal) == whole
 
 
 def test_a_planted_block_is_found() -> None:

@@ -77,19 +77,7 @@ def lsh(vectors: Tensor, rotations: Tensor, chunk: int, *, causal: bool = False)
     chunk = integer_from("chunk", chunk, 1, OptionError)
     _check_rotations(vectors, rotations)
     batch, tokens, heads, _ = vectors.shape
-    turned = torch.einsum("bnhd,hrdk->bhrnk", vectors.to(rotations.dtype), rotations)
-    bucket = torch.cat([turned, -turned], -1).argmax(-1).flatten(0, 1)
-    # [B H, R, N]: the tokens of all buckets, one after the other, in order; ranks are places there.
-    bucket, order = bucket.sort(stable=True)
-    begin = torch.searchsorted(bucket, bucket)
-    end = torch.searchsorted(bucket, bucket, right=True)
-    rank = torch.arange(tokens, device=order.device).expand_as(order)
-    chunk_begin = rank - (rank - begin) % chunk
-    first = begin.maximum(chunk_begin - chunk)
-    last = rank if causal else end.minimum(chunk_begin + chunk)
-    # By token, [B H N, R].
-    by_token = (torch.empty_like(order).scatter(2, order, t) for t in (first, last, rank))
-    first, last, rank = (t.transpose(1, 2).flatten(0, 1) for t in by_token)
+    order, first, last, rank = _chunks(vectors, rotations, chunk, causal)
     fan_in, col = [], []
     width = max(1, int((last - first).max())) if order.numel() else 1
     near = torch.arange(width, device=order.device)
@@ -168,38 +156,66 @@ def block_topk(q: Tensor, k: Tensor, block: int, top: int, *, causal: bool = Fal
     device = q.device
     begin = torch.arange(0, tokens, block, device=device)
     end = (begin + block).clamp(max=tokens)
-    place = torch.arange(tokens, device=device)
-    own = place[:, None] // block == place[: len(begin)]
-    others = begin[None] + block <= place[:, None] if causal else ~own
-    reach = (place[:, None] + 1).minimum(end) if causal else end.expand(tokens, -1)
     wide = torch.promote_types(q.dtype, torch.float32)
     # [B G, H / G, N, D] and [B G, 1, D, blocks]
     q = q.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(0, 1)
     mean = _block_means(k.to(wide), block, len(begin)).permute(0, 2, 3, 1).flatten(0, 1)[:, None]
     fan_in, col = [], []
-    at_once = max(1, _NUMBERS_AT_ONCE // max(1, heads // groups * tokens * len(begin)))
-    for copies in torch.arange(batch * groups, device=device).split(at_once):
-        score = q[copies].to(wide) @ mean[copies] / math.sqrt(max(width, 1))
-        score = score.masked_fill(~others, -torch.inf)
-        # The logarithm of the sum of softmaxes: the softmaxes themselves are often 0.
-        score = score.log_softmax(-1).logsumexp(1).masked_fill(~others, -torch.inf)
-        best = score.topk(min(top, len(begin)), sorted=False).indices
-        reads = torch.zeros_like(score, dtype=torch.bool).scatter(2, best, True)
-        reads = (reads & others) | own
-        count = (reach - begin).expand_as(reads).where(reads, 0)
-        fan_in.append(count.sum(-1).flatten())
-        copy, _, chosen = reads.nonzero(as_tuple=True)
-        count = count[reads]
-        start = begin[chosen] + copies[copy] * tokens
-        edge = torch.arange(int(count.sum()), device=device)
-        col.append(edge + (start - row_ptr_of_fan_in(count)[:-1]).repeat_interleave(count))
+    at_once = max(1, _NUMBERS_AT_ONCE // max(1, heads // groups * len(begin)))
+    # Bands of tokens of one copy, or several whole copies.
+    several = max(1, at_once // max(1, tokens))
+    for copies in torch.arange(batch * groups, device=device).split(several):
+        for sites in torch.arange(tokens, device=device).split(at_once):
+            site = sites[:, None]
+            own = (site >= begin) & (site < end)
+            others = end <= site if causal else ~own
+            score = q[copies[:, None], :, sites].to(wide).transpose(1, 2) @ mean[copies]
+            reads = _best(score / math.sqrt(max(width, 1)), others, top) | own
+            last = end.minimum(site + 1) if causal else end
+            count = (last - begin).expand_as(reads).where(reads, 0)
+            fan_in.append(count.sum(-1).flatten())
+            copy, _, chosen = reads.nonzero(as_tuple=True)
+            count = count[reads]
+            start = begin[chosen] + copies[copy] * tokens
+            edge = torch.arange(int(count.sum()), device=device)
+            col.append(edge + (start - row_ptr_of_fan_in(count)[:-1]).repeat_interleave(count))
     return _joined(fan_in, col, batch * groups * tokens)
+
+
+def _best(score: Tensor, others: Tensor, top: int) -> Tensor:
+    """True at the best of the `others` by score ``[B G, H / G, N, blocks]``, by all heads of it."""
+    score = score.masked_fill(~others, -torch.inf)
+    # The logarithm of the sum of softmaxes: the softmaxes themselves are often 0.
+    score = score.log_softmax(-1).logsumexp(1).masked_fill(~others, -torch.inf)
+    best = score.topk(min(top, score.shape[-1]), sorted=False).indices
+    return torch.zeros_like(score, dtype=torch.bool).scatter(2, best, True) & others
+
+
+def _chunks(
+    vectors: Tensor, rotations: Tensor, chunk: int, causal: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tokens sorted by (bucket, place) ``[B H, R, N]``, and what each token reads of them.
+
+    The latter by token, ``[B H N, R]``: the first, the end, and the rank of the token itself.
+    """
+    turned = torch.einsum("bnhd,hrdk->bhrnk", vectors.to(rotations.dtype), rotations)
+    bucket = torch.cat([turned, -turned], -1).argmax(-1).flatten(0, 1)
+    bucket, order = bucket.sort(stable=True)
+    begin = torch.searchsorted(bucket, bucket)
+    end = torch.searchsorted(bucket, bucket, right=True)
+    rank = torch.arange(order.shape[2], device=order.device).expand_as(order)
+    chunk_begin = rank - (rank - begin) % chunk
+    first = begin.maximum(chunk_begin - chunk)
+    last = rank if causal else end.minimum(chunk_begin + chunk)
+    by_token = (torch.empty_like(order).scatter(2, order, t) for t in (first, last, rank))
+    first, last, rank = (t.transpose(1, 2).flatten(0, 1) for t in by_token)
+    return order, first, last, rank
 
 
 def _block_means(k: Tensor, block: int, blocks: int) -> Tensor:
     """Means of the tokens of each block, ``[B, blocks, G, D]``; the last block may be shorter."""
     whole = k.shape[1] // block
-    means = k[:, : whole * block].unflatten(1, (whole, block)).mean(2)
+    means: Tensor = k[:, : whole * block].unflatten(1, (whole, block)).mean(2)
     if whole == blocks:
         return means
     return torch.cat([means, k[:, whole * block :].mean(1, keepdim=True)], 1)
