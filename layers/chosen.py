@@ -62,7 +62,6 @@ class _ChosenAttention(nn.Module):
             row_ptr, col = self._edges(*self._queries_and_keys(x))
         return Pattern(row_ptr, col, row_ptr.numel() - 1)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _edges(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         # What is chosen must not hang on the precision of products under autocast.
         with torch.autocast(q.device.type, enabled=False):
