@@ -29,7 +29,8 @@ class Weights {
       : blocks_(p.weight, {1, p.in * p.out, 0}), weight_(p.weight), tie_(p.pattern.tie), size_(p.in * p.out),
         end_(p.pattern.row_ptr[p.pattern.sites]) {
     const int64_t bytes = size_ * int64_t(sizeof(R));
-    if (weight_.are_reals() && bytes >= 64 && bytes <= 4096) distance_ = 4096 / bytes;
+    // Blocks that a tie permutes take longer to come: each opens other pages.
+    if (weight_.are_reals() && bytes >= 64 && bytes <= 4096) distance_ = (tie_.bits ? 16384 : 4096) / bytes;
   }
 
   explicit operator bool() const { return bool(blocks_); }
