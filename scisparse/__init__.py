@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scisparse import layers as layers
     from scisparse import losses as losses
     from scisparse import models as models
+    from scisparse import orders as orders
     from scisparse import patterns as patterns
     from scisparse import plots as plots
     from scisparse import sparsity as sparsity
@@ -41,6 +42,7 @@ _MODULES = frozenset(
         "layers",
         "losses",
         "models",
+        "orders",
         "patterns",
         "plots",
         "sparsity",

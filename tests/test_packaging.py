@@ -39,6 +39,7 @@ PUBLIC = {
     "layers",
     "losses",
     "models",
+    "orders",
     "patterns",
     "plots",
     "sparsity",

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from functools import cache as remember
 from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
 from kernel_cases import generator
 from sparsity_cases import seed
 from torch import Tensor, nn
 
+from scisparse import orders
 from scisparse.errors import OptionError
-from scisparse.grids import LatLonGrid, ProjectedGrid
+from scisparse.grids import LatLonGrid
 from scisparse.layers import LocallyConnected, SparseLinear
 from scisparse.pattern import Pattern
 from scisparse.patterns import constant_fan_in, radius, window
@@ -27,7 +27,6 @@ from scisparse.sparsity.reordering import (
     reorder,
     reordered,
     simulated_io,
-    space_filling_order,
 )
 
 EMPTY = Pattern(torch.zeros(1, dtype=torch.int64), torch.empty(0, dtype=torch.int32), 0)
@@ -139,12 +138,8 @@ def test_order_is_the_order_of_the_edges() -> None:
         (lambda p: simulated_io(p, 1, order=torch.tensor([0, 2, 1])), "splits some rows"),
         (lambda p: anneal(p, 0), r"`cache` \(=0\) must be at least 1"),
         (lambda p: anneal(p, 1, steps=-1), r"`steps` \(=-1\) must not be negative"),
-        (lambda p: reordered(p, sites=torch.ones(2)), r"`sites`.*must be int64 \[2\]"),
-        (lambda p: reordered(p, sources=torch.tensor([1, 1])), "`sources` must be a permutation"),
         (lambda _: reorder(nn.Sequential(), 0), r"`cache` \(=0\) must be at least 1"),
         (lambda _: reorder(nn.Sequential(), 1, steps=-1), r"`steps` \(=-1\) must not be negative"),
-        (lambda _: space_filling_order(np.zeros((4, 5))), r"`points` \(shape \(4, 5\)\) must be"),
-        (lambda _: space_filling_order([[0, np.nan]]), "must be finite, but point 0"),
     ],
 )
 def test_wrong_options_are_named(call: Callable[[Pattern], Any], message: str) -> None:
@@ -152,40 +147,13 @@ def test_wrong_options_are_named(call: Callable[[Pattern], Any], message: str) -
         call(Pattern.from_dense(torch.tensor([[1, 1], [0, 1]]).bool()))
 
 
-# -- curves --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("dims", "level"), [(2, 1), (2, 5), (3, 1), (3, 3)])
-def test_curve_goes_from_neighbour_to_neighbour(dims: int, level: int) -> None:
-    cells = np.array(list(itertools.product(range(2**level), repeat=dims)))
-    cells = np.random.default_rng(0).permutation(cells)
-    order = space_filling_order(1e3 * cells - 7)
-    assert order.sort().values.tolist() == list(range(len(cells)))
-    assert set(np.abs(np.diff(cells[order], axis=0)).sum(1)) == {1}
-
-
-def test_curve_passes_date_line_and_poles() -> None:
-    grid = LatLonGrid.regular(19, 36)
-    place = space_filling_order(grid).argsort().view(19, 36)
-    for pole in place[0], place[-1]:  # all its points are one
-        assert pole.sort().values.diff().tolist() == [1] * 35
-    turned = LatLonGrid.from_degrees(np.linspace(-90, 90, 19), np.arange(-180, 180, 10))
-    again = space_filling_order(turned).argsort().view(19, 36).roll(18, 1)
-    south_first = place if grid.lat[0] < 0 else place.flip(0)
-    assert torch.equal(south_first[1:-1], again[1:-1])  # wherever longitude begins
-
-
-def test_points_in_one_place_keep_their_order() -> None:
-    assert space_filling_order(np.ones((4, 2))).tolist() == [0, 1, 2, 3]
-    assert space_filling_order(torch.empty(0, 3)).tolist() == []
-    projected = ProjectedGrid([0.0, 1e3], [0.0, 1e3])
-    assert space_filling_order(projected).tolist() == [0, 2, 3, 1]
+# -- patterns in another order -------------------------------------------------------------------
 
 
 def test_curve_needs_less_io_than_random_numbers() -> None:
     grid = LatLonGrid.regular(31, 60)
     pattern = radius(grid, 1e6)
-    random_order, curve = shuffled(grid.size), space_filling_order(grid)
+    random_order, curve = shuffled(grid.size), orders.hilbert(grid)
     mixed, along = (reordered(pattern, o, o)[0] for o in (random_order, curve))
     for line, cache in ((1, 64), (8, 12)):
         io = [simulated_io(p, cache, line=line).total for p in (along, mixed)]
@@ -194,42 +162,11 @@ def test_curve_needs_less_io_than_random_numbers() -> None:
     assert simulated_io(along, 64).total < simulated_io(pattern, 64).total
 
 
-# -- patterns in another order -------------------------------------------------------------------
-
-
-def test_reordered_pattern_has_the_same_edges_with_their_arrays() -> None:
-    grid = LatLonGrid.regular(7, 12)
-    pattern = radius(grid, 3e6)
-    sites, sources = shuffled(84), shuffled(84, 1)
-    new, edges = reordered(pattern, sites, sources)
-    new.validate()
-    assert torch.equal(new.to_dense(), pattern.to_dense()[sites][:, sources])
-    assert new.distance is not None
-    assert pattern.distance is not None
-    assert torch.equal(new.distance, pattern.distance[edges])
-    assert new.site_grid is new.source_grid is None
-    rows_alone, _ = reordered(pattern, sites)
-    assert rows_alone.source_grid is grid
-
-
-def test_reordered_pattern_keeps_taps_where_padding_repeats_sources() -> None:
-    pattern = window((5, 6), 3, padding=1, padding_mode="replicate")
-    new, edges = reordered(pattern, sources=shuffled(30))
-    assert new.validate().window is None
-    assert new.num_taps == 9
-    assert new.tap is not None
-    assert pattern.tap is not None
-    assert torch.equal(new.tap, pattern.tap[edges])
-    same, unmoved = reordered(pattern)
-    assert same == pattern
-    assert torch.equal(unmoved, torch.arange(pattern.num_edges))
-
-
 def test_locally_connected_layer_on_a_reordered_pattern_gives_the_same_field() -> None:
     seed()
     grid = LatLonGrid.regular(9, 18)
     layer = LocallyConnected(radius(grid, 3e6), 2, 3)
-    order = space_filling_order(grid)
+    order = orders.hilbert(grid)
     pattern, edges = reordered(layer.pattern, order, order)
     along = LocallyConnected(pattern, 2, 3, bias="site")
     assert layer.bias is not None
@@ -313,10 +250,10 @@ def banded_network() -> nn.Sequential:
     first, second = window((60,), 3, padding=1), window((60,), 5, padding=2)
     hidden = shuffled(60)
     return nn.Sequential(
-        SparseLinear(60, 60, pattern=reordered(first, sites=hidden)[0]),
+        SparseLinear(60, 60, pattern=reordered(first, site_order=hidden)[0]),
         nn.Tanh(),
         nn.Dropout(0.5),
-        SparseLinear(60, 60, pattern=reordered(second, sources=hidden)[0], bias=False),
+        SparseLinear(60, 60, pattern=reordered(second, source_order=hidden)[0], bias=False),
         nn.ReLU(),
         nn.Linear(60, 4),
     ).eval()

@@ -80,6 +80,43 @@ class UnstructuredGrid(Grid):
         self._given_areas = None if areas is None else _checked_areas(areas, self.size)
         self._areas = self._given_areas
 
+    @classmethod
+    def from_grid(cls, grid: Grid, order: ArrayLike) -> UnstructuredGrid:
+        """Put the points of a grid in another order; mask and areas go with their points.
+
+        Parameters
+        ----------
+        grid
+            On the sphere.
+        order
+            Integers ``[size]``: number of the point that comes first, second and so on.
+
+        Raises
+        ------
+        GridError
+            The grid lies in the plane, or the order is no permutation.
+
+        Examples
+        --------
+        >>> grid = UnstructuredGrid([0.0, 0.1, 0.2], [0.0, 3.1, 2.0], areas=[1.0, 2.0, 3.0])
+        >>> UnstructuredGrid.from_grid(grid, [2, 0, 1]).areas.tolist()
+        [3.0, 1.0, 2.0]
+        """
+        if not grid.spherical:
+            raise GridError(f"`grid` ({grid!r}) must lie on the sphere: points do in any order")
+        index = np.asarray(order)
+        if index.dtype.kind not in "iu" or not np.array_equal(np.sort(index), np.arange(grid.size)):
+            raise GridError(
+                f"`order` ({index.dtype} {list(index.shape)}) must be a permutation: name each "
+                f"point below {grid.size} once"
+            )
+        mask = None if grid.mask is None else grid.valid[index]
+        lat, lon = grid.lat[index], grid.lon[index]
+        if not isinstance(grid, UnstructuredGrid):
+            return cls(lat, lon, mask, grid.areas[index])
+        given = None if grid._given_areas is None else grid._given_areas[index]
+        return cls(lat, lon, mask, given, grid.dims)
+
     @property
     def dims(self) -> tuple[str, ...]:
         """Name of the one axis."""

@@ -9,12 +9,36 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import PatternError
-from scisparse.pattern.edges import first_true
+from scisparse.pattern.edges import check_tensor, col_dtype, first_true
 
 if TYPE_CHECKING:
     from scisparse.pattern.value import Pattern
 
-__all__ = ["check_edge_arrays", "check_edge_index", "check_pattern"]
+__all__ = ["check_edge_arrays", "check_edge_index", "check_fields", "check_pattern"]
+
+
+def check_fields(pattern: Pattern) -> None:
+    """Raise unless tensors have their dtype, length and device, and grids their size."""
+    check_tensor("row_ptr", pattern.row_ptr, torch.int64, None, pattern.device)
+    if pattern.row_ptr.numel() == 0:
+        raise PatternError(
+            "`row_ptr` (empty) must hold M + 1 values, the first 0; give [0] for no sites"
+        )
+    if pattern.num_sources < 0:
+        raise PatternError(f"`num_sources` (={pattern.num_sources}) must not be negative")
+    check_tensor("col", pattern.col, col_dtype(pattern.num_sources), None, pattern.device)
+    edges = pattern.num_edges
+    check_tensor("tap", pattern.tap, torch.int32, edges, pattern.device)
+    check_tensor("distance", pattern.distance, torch.float32, edges, pattern.device)
+    check_tensor("bearing", pattern.bearing, torch.float32, edges, pattern.device)
+    for name, grid, size in (
+        ("site_grid", pattern.site_grid, pattern.num_sites),
+        ("source_grid", pattern.source_grid, pattern.num_sources),
+    ):
+        if grid is not None and grid.size != size:
+            raise PatternError(
+                f"`{name}` ({grid.size} points) must have the pattern's {size} points"
+            )
 
 
 def check_pattern(pattern: Pattern) -> None:

@@ -1,4 +1,4 @@
-"""Patterns made of the edges of others."""
+"""Patterns made of others: some of their edges, or all, elsewhere or the other way round."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import PatternError
-from scisparse.pattern.edges import col_dtype, edge_order, join, kept, row_ptr_of
+from scisparse.pattern.edges import (
+    col_dtype,
+    edge_order,
+    join,
+    kept,
+    move,
+    row_ptr_of,
+    stable_argsort,
+)
 
 if TYPE_CHECKING:
     from scisparse.pattern.value import Pattern
 
-__all__ = ["restrict", "select", "union"]
+__all__ = ["moved", "restrict", "select", "transposed", "union"]
 
 
 def union(first: Pattern, second: Pattern) -> Pattern:
@@ -99,6 +107,39 @@ def select(pattern: Pattern, edges: Tensor) -> Pattern:
         window=pattern.window if edges.numel() == pattern.num_edges else None,
         tap_count=None if pattern.tap is None else pattern.num_taps,
     )
+
+
+def moved(pattern: Pattern, device: torch.device) -> Pattern:
+    """Put the tensors on another device; see ``Pattern.to``."""
+    if device == pattern.device:
+        return pattern
+    return replace(
+        pattern,
+        row_ptr=pattern.row_ptr.to(device),
+        col=pattern.col.to(device),
+        tap=move(pattern.tap, device),
+        distance=move(pattern.distance, device),
+        bearing=move(pattern.bearing, device),
+    )
+
+
+def transposed(pattern: Pattern) -> tuple[Pattern, Tensor]:
+    """Swap sites and sources; see ``Pattern.transpose``."""
+    order = stable_argsort(pattern.col)
+    swapped = replace(
+        pattern,
+        row_ptr=row_ptr_of(pattern.col, pattern.num_sources),
+        col=pattern.rows()[order].to(col_dtype(pattern.num_sites)),
+        num_sources=pattern.num_sites,
+        tap=_pick(pattern.tap, order),
+        distance=_pick(pattern.distance, order),
+        bearing=None,
+        site_grid=pattern.source_grid,
+        source_grid=pattern.site_grid,
+        window=pattern.window.swapped() if pattern.window is not None else None,
+        tap_count=None if pattern.tap is None else pattern.num_taps,
+    )
+    return swapped, order
 
 
 def _pick(values: Tensor | None, edges: Tensor) -> Tensor | None:

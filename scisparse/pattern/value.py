@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from scisparse.errors import PatternError
 from scisparse.grids import Grid
-from scisparse.pattern.checks import check_edge_arrays, check_edge_index, check_pattern
-from scisparse.pattern.combine import restrict, select, union
-from scisparse.pattern.edges import (
-    check_tensor,
-    col_dtype,
-    edge_order,
-    move,
-    row_ptr_of,
-    stable_argsort,
-)
+from scisparse.pattern.build import EdgeArrays, dense_edges, sorted_edges
+from scisparse.pattern.checks import check_fields, check_pattern
+from scisparse.pattern.combine import moved, restrict, select, transposed, union
+from scisparse.pattern.content import describe, digest, statistics
 from scisparse.pattern.reach import coverage
+from scisparse.pattern.renumber import reorder
+from scisparse.pattern.tiles import TileOccupancy, block_mask, tile_occupancy
 from scisparse.pattern.window_spec import WindowSpec
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 __all__ = ["Pattern"]
 
@@ -83,26 +81,7 @@ class Pattern:
     tap_count: int | None = None
 
     def __post_init__(self) -> None:
-        check_tensor("row_ptr", self.row_ptr, torch.int64, None, self.row_ptr.device)
-        if self.row_ptr.numel() == 0:
-            raise PatternError(
-                "`row_ptr` (empty) must hold M + 1 values, the first 0; give [0] for no sites"
-            )
-        if self.num_sources < 0:
-            raise PatternError(f"`num_sources` (={self.num_sources}) must not be negative")
-        check_tensor("col", self.col, col_dtype(self.num_sources), None, self.device)
-        edges = self.col.numel()
-        check_tensor("tap", self.tap, torch.int32, edges, self.device)
-        check_tensor("distance", self.distance, torch.float32, edges, self.device)
-        check_tensor("bearing", self.bearing, torch.float32, edges, self.device)
-        for name, grid, size in (
-            ("site_grid", self.site_grid, self.num_sites),
-            ("source_grid", self.source_grid, self.num_sources),
-        ):
-            if grid is not None and grid.size != size:
-                raise PatternError(
-                    f"`{name}` ({grid.size} points) must have the pattern's {size} points"
-                )
+        check_fields(self)
 
     # -- sizes ---------------------------------------------------------------------------------
 
@@ -147,18 +126,7 @@ class Pattern:
 
     def statistics(self) -> dict[str, float]:
         """Count edges, density, fan-in, empty rows, and pairs that occur more than once."""
-        fan_in, sites = self.fan_in, self.num_sites
-        same = self.col[1:] == self.col[:-1]
-        rows = self.rows()
-        return {
-            "edges": self.num_edges,
-            "density": self.num_edges / max(1, sites * self.num_sources),
-            "fan_in_min": int(fan_in.min()) if sites else 0,
-            "fan_in_mean": self.num_edges / max(1, sites),
-            "fan_in_max": int(fan_in.max()) if sites else 0,
-            "empty_rows": int((fan_in == 0).sum()),
-            "duplicates": int((same & (rows[1:] == rows[:-1])).sum()),
-        }
+        return statistics(self)
 
     def coverage(self, hops: int = 1, *, samples: int = 256, seed: int = 0) -> float:
         """Find the part of all (site, source) pairs that are joined by at most `hops` edges.
@@ -183,6 +151,35 @@ class Pattern:
         """
         return coverage(self, hops, samples, seed)
 
+    def tile_occupancy(self, tile: int | tuple[int, int] = 128) -> TileOccupancy:
+        """Count what a kernel that works in tiles of sites and sources has to do.
+
+        Fewer and fuller tiles are better; an order of :mod:`scisparse.orders` makes them so.
+
+        Parameters
+        ----------
+        tile
+            Sites and sources of a tile, where they differ as two numbers.
+
+        Returns
+        -------
+        TileOccupancy
+            ``tiles``, ``filled`` and ``per_row``: how many tiles hold an edge, as a part of all,
+            how full these are, and how many there are in a row of tiles; 0 without edges.
+
+        Raises
+        ------
+        PatternError
+            `tile` is not one or two positive integers.
+
+        Examples
+        --------
+        >>> from scisparse.patterns import sliding_window
+        >>> sliding_window(64, 3).tile_occupancy(16)
+        TileOccupancy(tiles=0.625, filled=0.0742..., per_row=2.5)
+        """
+        return tile_occupancy(self, tile)
+
     # -- content -------------------------------------------------------------------------------
 
     def validate(self) -> Pattern:
@@ -200,15 +197,10 @@ class Pattern:
     def fingerprint(self) -> str:
         """SHA-256 of the content, as hexadecimal digits."""
         cached = self.__dict__.get("_fingerprint")
-        if cached is not None:
-            return str(cached)
-        window = None if self.window is None else astuple(self.window)
-        grids = [None if g is None else g.fingerprint for g in (self.site_grid, self.source_grid)]
-        digest = hashlib.sha256(repr((self.shape, self.num_taps, window, grids)).encode())
-        for values in (self.row_ptr, self.col, self.tap, self.distance, self.bearing):
-            digest.update(b"none" if values is None else values.cpu().numpy().tobytes())
-        object.__setattr__(self, "_fingerprint", digest.hexdigest())
-        return digest.hexdigest()
+        if cached is None:
+            cached = digest(self)
+            object.__setattr__(self, "_fingerprint", cached)
+        return str(cached)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Pattern):
@@ -222,27 +214,11 @@ class Pattern:
         return hash(self.fingerprint)
 
     def __repr__(self) -> str:
-        if self.device.type == "meta":
-            fan_in = "unknown"
-        else:
-            low, high = map(int, self.fan_in.aminmax()) if self.num_sites else (0, 0)
-            fan_in = f"{low}" if low == high else f"{low} to {high}"
-        points = f"{self.num_sites} sites x {self.num_sources} sources"
-        return f"Pattern({points}, {self.num_edges} edges, fan-in {fan_in})"
+        return describe(self)
 
     def to(self, device: torch.device | str) -> Pattern:
         """Give the pattern with its tensors on another device."""
-        target = torch.device(device)
-        if target == self.device:
-            return self
-        return replace(
-            self,
-            row_ptr=self.row_ptr.to(target),
-            col=self.col.to(target),
-            tap=move(self.tap, target),
-            distance=move(self.distance, target),
-            bearing=move(self.bearing, target),
-        )
+        return moved(self, torch.device(device))
 
     # -- from and to other forms ---------------------------------------------------------------
 
@@ -274,19 +250,8 @@ class Pattern:
             If a shape is wrong, indices or taps are no integers, an index is out of range, or a
             pair repeats without a tap of its own.
         """
-        check_edge_index(edge_index, num_sites, num_sources)
-        source, site = edge_index.long()
-        arrays = {"tap": tap, "distance": distance, "bearing": bearing}
-        check_edge_arrays(arrays, len(site))
-        order = edge_order(site, source, tap)
-        return cls(
-            row_ptr=row_ptr_of(site, num_sites),
-            col=source[order].to(col_dtype(num_sources)),
-            num_sources=num_sources,
-            tap=None if tap is None else tap[order].to(torch.int32),
-            distance=None if distance is None else distance[order].to(torch.float32),
-            bearing=None if bearing is None else bearing[order].to(torch.float32),
-        ).validate()
+        arrays = EdgeArrays(tap, distance, bearing)
+        return cls(*sorted_edges(edge_index, num_sites, num_sources, arrays)).validate()
 
     def to_edge_index(self) -> Tensor:
         """Give pairs as torch-geometric does, int64 ``[2, E]``: row 0 sources, row 1 sites."""
@@ -295,16 +260,7 @@ class Pattern:
     @classmethod
     def from_dense(cls, dense: Tensor) -> Pattern:
         """Build from booleans ``[M, N]``, true where site i reads source j."""
-        if dense.ndim != 2 or dense.dtype != torch.bool:
-            raise PatternError(
-                f"`dense` (shape {tuple(dense.shape)}, {dense.dtype}) must be booleans [M, N]"
-            )
-        site, source = dense.nonzero(as_tuple=True)
-        return cls(
-            row_ptr=row_ptr_of(site, dense.shape[0]),
-            col=source.to(col_dtype(dense.shape[1])),
-            num_sources=dense.shape[1],
-        )
+        return cls(*dense_edges(dense))
 
     def to_dense(self) -> Tensor:
         """Give booleans ``[M, N]``, true where site i reads source j."""
@@ -329,25 +285,9 @@ class Pattern:
         """
         cached = self.__dict__.get("_transposed")
         if cached is None:
-            cached = self._transposed_now()
+            cached = transposed(self)
             object.__setattr__(self, "_transposed", cached)
         return cached
-
-    def _transposed_now(self) -> tuple[Pattern, Tensor]:
-        order = stable_argsort(self.col)
-        site = self.rows()[order]
-        pattern = Pattern(
-            row_ptr=row_ptr_of(self.col, self.num_sources),
-            col=site.to(col_dtype(self.num_sites)),
-            num_sources=self.num_sites,
-            tap=None if self.tap is None else self.tap[order],
-            distance=None if self.distance is None else self.distance[order],
-            site_grid=self.source_grid,
-            source_grid=self.site_grid,
-            window=self.window.swapped() if self.window is not None else None,
-            tap_count=self.num_taps if self.tap is not None else None,
-        )
-        return pattern, order
 
     def union(self, other: Pattern) -> Pattern:
         """Join the edges of two patterns over the same sites and sources.
@@ -392,3 +332,62 @@ class Pattern:
             a side that has a mask). Else M and N stay, and rows of other sites are empty.
         """
         return restrict(self, site_mask, source_mask, relabel)
+
+    def reorder(self, site_order: Tensor, source_order: Tensor | None = None) -> Pattern:
+        """Number sites and sources anew: new site ``i`` is the old site ``site_order[i]``.
+
+        Taps, distances and bearings go with their edges, and the points of a grid on the sphere
+        become an ``UnstructuredGrid``; a grid in the plane and a window are dropped. What a layer
+        reads goes along as ``x[:, order]``. ``order.argsort()`` leads back, but not to rows and
+        columns.
+
+        Parameters
+        ----------
+        site_order, source_order
+            int64 ``[M]`` and ``[N]``; where sources have none, they have that of the sites.
+
+        Raises
+        ------
+        PatternError
+            An order is no permutation, or the sources need one of their own.
+
+        Examples
+        --------
+        >>> import torch
+        >>> ring = Pattern.from_dense(torch.eye(4).roll(1, 1).bool())
+        >>> ring.reorder(torch.tensor([0, 2, 1, 3])).col.tolist()
+        [2, 3, 1, 0]
+        """
+        return reorder(self, site_order, source_order)
+
+    def to_block_mask(self, block_size: int | tuple[int, int] = 128) -> BlockMask:
+        """Hand the pattern to torch's ``flex_attention``, which computes tiles with an edge whole.
+
+        The mask lies on the device of the pattern, and takes a bit for each pair of a tile that is
+        not full, beside four numbers a tile. Sites without edges get 0, as in ``graph_attention``.
+
+        Parameters
+        ----------
+        block_size
+            Sites and sources of a tile, where they differ as two numbers; they need not divide M
+            and N. Compiled kernels want multiples of their own blocks: 128 suits them.
+
+        Raises
+        ------
+        PatternError
+            There are no sites or sources, or a site reads a source by several taps.
+        MemoryLimitError
+            The bits take more than 2 GiB.
+
+        References
+        ----------
+        Dong, J. et al. (2024). Flex Attention. https://doi.org/10.48550/arXiv.2412.05496
+
+        Examples
+        --------
+        >>> from scisparse.patterns import sliding_window
+        >>> mask = sliding_window(300, 33).to_block_mask(128)
+        >>> mask.shape, mask.kv_num_blocks.tolist()
+        ((1, 1, 300, 300), [[[2, 3, 2]]])
+        """
+        return block_mask(self, block_size)

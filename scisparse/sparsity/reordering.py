@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from scisparse.errors import OptionError
 from scisparse.layers.linear import SparseLinear
 from scisparse.pattern import Pattern
-from scisparse.pattern.edges import edge_order, row_ptr_of
+from scisparse.pattern.renumber import reordered as reordered
 from scisparse.sparsity.ablation import ELEMENTWISE
 from scisparse.sparsity.annealing import Ordering as Ordering
 from scisparse.sparsity.annealing import anneal as anneal
@@ -21,7 +20,6 @@ from scisparse.sparsity.annealing import check_steps
 from scisparse.sparsity.simulated_io import IO as IO
 from scisparse.sparsity.simulated_io import check_memory
 from scisparse.sparsity.simulated_io import simulated_io as simulated_io
-from scisparse.sparsity.space_filling import space_filling_order as space_filling_order
 
 __all__ = [
     "IO",
@@ -31,7 +29,6 @@ __all__ = [
     "reorder",
     "reordered",
     "simulated_io",
-    "space_filling_order",
 ]
 
 
@@ -52,61 +49,6 @@ class LayerIO:
     def __str__(self) -> str:
         counts = f"{self.before.total} lines before, {self.after.total} after"
         return f"{self.name}: {counts}, at least {self.after.bound}"
-
-
-def reordered(
-    pattern: Pattern, sites: Tensor | None = None, sources: Tensor | None = None
-) -> tuple[Pattern, Tensor]:
-    """Number sites and sources anew.
-
-    Parameters
-    ----------
-    pattern
-        M sites, N sources, E edges.
-    sites, sources
-        int64 ``[M]`` and ``[N]``: old number of the new site or source 0, 1 and so on; numbers stay
-        where not given.
-
-    Returns
-    -------
-    Pattern
-        With taps, distances and bearings, without a window, and without a grid where numbers
-        changed.
-    torch.Tensor
-        int64 ``[E]``: old number of each new edge, such that ``weight[edges]`` are the weights.
-
-    Raises
-    ------
-    OptionError
-        Sites or sources are no permutation.
-
-    Examples
-    --------
-    >>> import torch
-    >>> pattern = Pattern.from_dense(torch.tensor([[1, 1, 0], [0, 0, 1]]).bool())
-    >>> new, edges = reordered(pattern, sites=torch.tensor([1, 0]))
-    >>> new.to_dense().int().tolist(), edges.tolist()
-    ([[0, 0, 1], [1, 1, 0]], [2, 0, 1])
-    """
-    site, source = pattern.rows(), pattern.col.long()
-    if sites is not None:
-        site = _ranks("sites", sites.to(pattern.device), pattern.num_sites)[site]
-    if sources is not None:
-        source = _ranks("sources", sources.to(pattern.device), pattern.num_sources)[source]
-    edges = edge_order(site, source, pattern.tap)
-    new = replace(
-        pattern,
-        row_ptr=row_ptr_of(site, pattern.num_sites),
-        col=source[edges].to(pattern.col.dtype),
-        tap=None if pattern.tap is None else pattern.tap[edges],
-        distance=None if pattern.distance is None else pattern.distance[edges],
-        bearing=None if pattern.bearing is None else pattern.bearing[edges],
-        site_grid=pattern.site_grid if sites is None else None,
-        source_grid=pattern.source_grid if sources is None else None,
-        window=pattern.window if sites is sources is None else None,
-        tap_count=None if pattern.tap is None else pattern.num_taps,
-    )
-    return new, edges
 
 
 def reorder(
@@ -201,10 +143,10 @@ def _best_order(
     def cost(order: Tensor | None) -> int:
         total = 0
         if isinstance(first, SparseLinear):
-            pattern, _ = reordered(first.pattern, sites=order)
+            pattern, _ = reordered(first.pattern, site_order=order)
             total += simulated_io(pattern, cache, line=line).total
         if isinstance(second, SparseLinear):
-            pattern, _ = reordered(second.pattern, sources=order)
+            pattern, _ = reordered(second.pattern, source_order=order)
             total += simulated_io(pattern, cache, line=line).total
         return total
 
@@ -225,7 +167,7 @@ def _permute(layer: nn.Module, order: Tensor, dim: int) -> None:
     """Number the outputs (`dim` 0) or inputs (`dim` 1) of a linear layer anew."""
     assert isinstance(layer, nn.Linear | SparseLinear)
     if isinstance(layer, SparseLinear):
-        given = {"sites": order} if dim == 0 else {"sources": order}
+        given = {"site_order": order} if dim == 0 else {"source_order": order}
         layer.rewire(*reordered(layer.pattern, **given), rows=layer.weight.shape[0])
     else:
         _move(layer.weight, order, dim)
@@ -239,12 +181,3 @@ def _move(parameter: Tensor, order: Tensor, dim: int) -> None:
     for values in (parameter, parameter.grad):
         if values is not None:
             values.copy_(values.index_select(dim, order))
-
-
-def _ranks(name: str, order: Tensor, size: int) -> Tensor:
-    """Place of each number in a permutation, or raise unless it is one."""
-    if order.dtype != torch.int64 or order.shape != (size,):
-        raise OptionError(f"`{name}` ({order.dtype} {list(order.shape)}) must be int64 [{size}]")
-    if not torch.equal(order.sort().values, torch.arange(size, device=order.device)):
-        raise OptionError(f"`{name}` must be a permutation: name each number below {size} once")
-    return order.argsort()

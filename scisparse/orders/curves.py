@@ -1,6 +1,8 @@
-"""Numberings of points in which neighbours have near numbers."""
+"""Curves through the plane and through space that visit near points one after the other."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from scisparse.errors import OptionError
 from scisparse.grids import Grid
 
-__all__ = ["space_filling_order"]
+__all__ = ["hilbert", "morton"]
 
 _Ints = NDArray[np.int64]
 
@@ -18,13 +20,14 @@ _Ints = NDArray[np.int64]
 _DECIMALS = 12
 
 
-def space_filling_order(points: Grid | ArrayLike) -> Tensor:
+def hilbert(points: Grid | ArrayLike) -> Tensor:
     """Sort points along a Hilbert curve, so that points with near numbers are near each other.
 
     Points on the sphere are sorted along a curve through the cube around it: there is no seam at
     the date line, and the points of a pole follow each other. The order pays where the fast memory
     holds less than the latitudes that a stencil spans; where it holds them, latitude by latitude is
-    as good or better. Count both with ``simulated_io``.
+    as good or better. ``sparsity.reordering.simulated_io`` counts both, for tiles
+    ``Pattern.tile_occupancy``.
 
     Parameters
     ----------
@@ -50,9 +53,50 @@ def space_filling_order(points: Grid | ArrayLike) -> Tensor:
 
     Examples
     --------
-    >>> space_filling_order([[0, 0], [0, 1], [1, 0], [1, 1]]).tolist()
+    >>> hilbert([[0, 0], [0, 1], [1, 0], [1, 1]]).tolist()
     [0, 1, 3, 2]
     """
+    return _along(points, _hilbert)
+
+
+def morton(points: Grid | ArrayLike) -> Tensor:
+    """Sort points along a Morton curve (Z order): by the bits of their coordinates, interleaved.
+
+    Every aligned square or cube of ``2**k`` cells is one run of numbers, as along a Hilbert curve,
+    but one run may end far from where the next begins.
+
+    Parameters
+    ----------
+    points
+        A grid, masked points included, or positions ``[n, 2]`` or ``[n, 3]`` in any unit. Points on
+        the sphere are sorted in the cube around it.
+
+    Returns
+    -------
+    torch.Tensor
+        int64 ``[n]``: the number of the point that comes first, second and so on; as fine as
+        :func:`hilbert`.
+
+    Raises
+    ------
+    OptionError
+        Positions have another shape, or are not finite.
+
+    References
+    ----------
+    Morton, G. M. (1966). A computer oriented geodetic data base and a new technique in file
+    sequencing. IBM, Ottawa.
+
+    Examples
+    --------
+    >>> morton([[0, 0], [0, 1], [1, 0], [1, 1]]).tolist()
+    [0, 2, 1, 3]
+    """
+    return _along(points, _morton)
+
+
+def _along(points: Grid | ArrayLike, curve: Callable[[_Ints, int], _Ints]) -> Tensor:
+    """Sort points by their place on a curve through cells ``[n, D]`` of so many bits an axis."""
     positions = np.asarray(points.positions() if isinstance(points, Grid) else points, np.float64)
     if positions.ndim != 2 or positions.shape[1] not in (2, 3):
         raise OptionError(f"`points` (shape {positions.shape}) must be a grid, [n, 2] or [n, 3]")
@@ -65,7 +109,7 @@ def space_filling_order(points: Grid | ArrayLike) -> Tensor:
     if not len(positions):
         return torch.empty(0, dtype=torch.int64)
     bits = 62 // positions.shape[1]
-    place = _hilbert(_cells(positions, bits), bits)
+    place = curve(_cells(positions, bits), bits)
     return torch.from_numpy(np.argsort(place, kind="stable"))
 
 
@@ -76,6 +120,19 @@ def _cells(positions: NDArray[np.float64], bits: int) -> _Ints:
     part = np.round((positions - low) / extent, _DECIMALS)
     cells: _Ints = np.minimum(np.floor(part * 2.0**bits), 2**bits - 1).astype(np.int64)
     return cells
+
+
+def _morton(cells: _Ints, bits: int) -> _Ints:
+    """Place of each cell on the Morton curve: bit `level` of axis `d` becomes bit ``D level + d``.
+
+    The last axis counts most, as in the order of its coordinates.
+    """
+    dims = cells.shape[1]
+    place = np.zeros(len(cells), np.int64)
+    for level in range(bits):
+        for axis in range(dims):
+            place |= ((cells[:, axis] >> level) & 1) << (dims * level + axis)
+    return place
 
 
 def _hilbert(cells: _Ints, bits: int) -> _Ints:
