@@ -109,7 +109,9 @@ def test_points_anywhere_in_a_pixel_are_sorted_with_it(nside: int) -> None:
     grid, step = healpix(nside), 0.25 / nside
     lat = grid.lat + rng.uniform(-step, step, grid.size)
     # Near a pole a pixel spans more longitude than its distance from the pole lets it.
-    lon = grid.lon + rng.uniform(-step, step, grid.size) + 2 * np.pi * rng.integers(-3, 3, grid.size)
+    lon = (
+        grid.lon + rng.uniform(-step, step, grid.size) + 2 * np.pi * rng.integers(-3, 3, grid.size)
+    )
     mixed = rng.permutation(grid.size)
     points = UnstructuredGrid(lat[mixed], lon[mixed])
     assert mixed[orders.healpix_nested(points)].tolist() == list(range(grid.size))

@@ -15,9 +15,10 @@ __all__ = ["cuthill_mckee"]
 def cuthill_mckee(pattern: Pattern) -> Tensor:
     """Number sites so that edges join near numbers: reverse Cuthill-McKee.
 
-    From a site with few neighbours on, those of each site follow, those with the fewest first; then
-    all is reversed. Edges count in both directions. It keeps edges near the diagonal: on the sphere
-    it goes around in rings, and tiles hold less of one neighbourhood than along a Hilbert curve.
+    From a site with few neighbours on, the neighbours of each site follow, those with the fewest
+    first; then all is reversed. Edges count in both directions. It keeps edges near the diagonal,
+    which is good where fan-ins are much alike; those of a fixed radius on a latitude-longitude
+    grid, hundreds near the poles, are better off along a curve.
 
     Parameters
     ----------
@@ -42,9 +43,10 @@ def cuthill_mckee(pattern: Pattern) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> line = Pattern.from_dense((torch.arange(5).diff(prepend=torch.tensor([0])) >= 0).diag())
-    >>> cuthill_mckee(line).shape
-    torch.Size([5])
+    >>> from scisparse.patterns import sliding_window
+    >>> mixed = sliding_window(5, 3).reorder(torch.tensor([3, 0, 4, 1, 2]))
+    >>> mixed.reorder(cuthill_mckee(mixed)) == sliding_window(5, 3)
+    True
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import reverse_cuthill_mckee

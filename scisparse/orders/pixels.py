@@ -52,7 +52,9 @@ def healpix_nested(grid: Grid) -> Tensor:
     [13, 5, 4, 0, 15, 7, 6, 1]
     """
     if not grid.has_lat_lon:
-        raise GridError(f"`grid` ({grid!r}) must have latitudes and longitudes; give it lat= and lon=")
+        raise GridError(
+            f"`grid` ({grid!r}) must have latitudes and longitudes; give it lat= and lon="
+        )
     return torch.from_numpy(np.argsort(_pixel(grid.lat, grid.lon), kind="stable"))
 
 
@@ -77,9 +79,12 @@ def _pixel(lat: FloatArray, lon: FloatArray) -> NDArray[np.int64]:
     south = np.where(t < 1, 2, np.where(t > 3, 4, 1 + rises - falls))
     centre = np.where(width < 1, middle, rises + falls)
     along = [(south - t + step * (east - centre)) / 2 for step in (1, -1)]
-    u, v = (np.clip(np.floor(part * 2.0**_LEVEL), 0, 2**_LEVEL - 1).astype(np.int64) for part in along)
+    u, v = (
+        np.clip(np.floor(part * 2.0**_LEVEL), 0, 2**_LEVEL - 1).astype(np.int64) for part in along
+    )
     base = (4 * (south - 2) + np.mod(centre, 8) // 2).astype(np.int64)
     within = np.zeros(len(base), np.int64)
     for level in range(_LEVEL):
         within |= ((u >> level) & 1) << (2 * level) | ((v >> level) & 1) << (2 * level + 1)
-    return (base << (2 * _LEVEL)) | within
+    pixel: NDArray[np.int64] = (base << (2 * _LEVEL)) | within
+    return pixel

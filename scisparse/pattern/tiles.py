@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -97,13 +97,13 @@ def block_mask(pattern: Pattern, block_size: int | tuple[int, int]) -> BlockMask
 
 
 def _tile_size(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
-    sizes = (size, size) if isinstance(size, int) else size
+    sizes: Any = (size, size) if isinstance(size, int) else size
     sound = isinstance(sizes, tuple) and len(sizes) == 2
     if not sound or not all(type(n) is int and n > 0 for n in sizes):
         raise PatternError(
             f"`{name}` (={size!r}) must be a positive integer, or two: of sites and of sources"
         )
-    return sizes
+    return sizes[0], sizes[1]
 
 
 def _tiles(pattern: Pattern, height: int, width: int, chosen: Tensor | None = None) -> _Tiles:
