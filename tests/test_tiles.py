@@ -18,9 +18,10 @@ from scisparse.patterns import bigbird, longformer, sliding_window, strided, win
 
 
 def drawn(sites: int, sources: int, density: float, number: int = 0) -> Pattern:
-    """Each edge with the same probability, rows and tiles without one, and some that are full."""
+    """Drawn edges, rows and tiles without one, tiles that are full, and one that lacks one edge."""
     dense = torch.rand(sites, sources, generator=generator(number)) < density
     dense[: sites // 2, sources // 3 : 2 * sources // 3] = True
+    dense[1, sources // 3 + 1] = False
     dense[sites // 2 : sites // 2 + 3] = False
     dense[3 * sites // 4 :, : sources // 3] = False
     return Pattern.from_dense(dense)

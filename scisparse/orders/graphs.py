@@ -45,8 +45,9 @@ def cuthill_mckee(pattern: Pattern) -> Tensor:
     >>> import torch
     >>> from scisparse.patterns import sliding_window
     >>> mixed = sliding_window(5, 3).reorder(torch.tensor([3, 0, 4, 1, 2]))
-    >>> mixed.reorder(cuthill_mckee(mixed)) == sliding_window(5, 3)
-    True
+    >>> line = mixed.reorder(cuthill_mckee(mixed))
+    >>> [int((p.rows() - p.col).abs().max()) for p in (mixed, line)]
+    [4, 1]
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import reverse_cuthill_mckee
@@ -59,7 +60,7 @@ def cuthill_mckee(pattern: Pattern) -> Tensor:
     if not sites:
         return torch.empty(0, dtype=torch.int64)
     pattern = pattern.to("cpu")
-    edges = np.ones(pattern.num_edges, dtype=np.int8), pattern.col.numpy(), pattern.row_ptr.numpy()
+    edges = np.ones(pattern.num_edges, dtype=np.bool_), pattern.col.numpy(), pattern.row_ptr.numpy()
     one_way = csr_array(edges, shape=pattern.shape)
     order = reverse_cuthill_mckee(one_way + one_way.T, symmetric_mode=True)
     return torch.from_numpy(order.astype(np.int64))

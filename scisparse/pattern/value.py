@@ -154,7 +154,7 @@ class Pattern:
     def tile_occupancy(self, tile: int | tuple[int, int] = 128) -> TileOccupancy:
         """Count what a kernel that works in tiles of sites and sources has to do.
 
-        Fewer and fuller tiles are better; an order of :mod:`scisparse.orders` makes them so.
+        Fewer and fuller tiles are better; an order of :mod:`scisparse.orders` may make them so.
 
         Parameters
         ----------
