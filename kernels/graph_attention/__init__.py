@@ -25,17 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scisparse.errors import BackendError, ShapeError
-from scisparse.kernels._debug import check_ends
+from scisparse.errors import ShapeError
 from scisparse.kernels._edges import Edges
-from scisparse.kernels._modes import autocast_dtype, lacks_rules
-from scisparse.kernels._segments import accumulator
+from scisparse.kernels._modes import autocast_dtype
 from scisparse.kernels.graph_attention import ops as ops
+from scisparse.kernels.graph_attention import softmax as softmax
 from scisparse.kernels.graph_attention.calculus import (
     incidence,
     run_attention,
-    run_sddmm,
-    run_segment_softmax,
     run_spmm,
     run_weights,
     spread_attr,
@@ -43,16 +40,16 @@ from scisparse.kernels.graph_attention.calculus import (
 )
 from scisparse.kernels.graph_attention.checks import (
     check_attention,
+    check_call,
     check_dropout,
     check_edge_features,
     check_edges,
-    check_heads,
     check_number,
-    check_rows,
-    check_transpose,
-    check_value,
     full_bias,
 )
+from scisparse.kernels.graph_attention.products import sddmm as sddmm
+from scisparse.kernels.graph_attention.products import segment_softmax as segment_softmax
+from scisparse.kernels.graph_attention.products import spmm as spmm
 from scisparse.kernels.graph_attention.reference import Inputs
 
 __all__ = ["attention_weights", "graph_attention", "sddmm", "segment_softmax", "spmm"]
@@ -136,7 +133,7 @@ def graph_attention(
         (q, k, v), Edges(row_ptr, col, None), scale, (edge_attr, edge_weight), bias
     )
     check_dropout(dropout)
-    _check_call("graph_attention", transpose, edges, k.shape[1])
+    check_call("graph_attention", transpose, edges, k.shape[1])
     if dropout > 0:
         out, edge_out = _with_dropout(inputs, edges, transpose, scale, dropout, backend)
     else:
@@ -173,147 +170,8 @@ def attention_weights(
     inputs, edges, scale, _ = _prepare(
         (q, k, k), Edges(row_ptr, col, None), scale, (edge_attr, edge_weight), bias
     )
-    _check_call("attention_weights", transpose, edges, k.shape[1])
+    check_call("attention_weights", transpose, edges, k.shape[1])
     return run_weights(inputs, edges, transpose, scale, backend)
-
-
-def spmm(
-    value: Tensor,
-    x: Tensor,
-    row_ptr: Tensor,
-    col: Tensor,
-    *,
-    transpose: Edges | None = None,
-    backend: str = "auto",
-) -> Tensor:
-    """Sum sources, each times the number of its edge: a sparse matrix times a dense one.
-
-    ``y[b,i,h] = sum_{e in row i} value[b,e,h] * x[b,col[e],h]``
-
-    Parameters
-    ----------
-    value
-        Numbers of the edges, ``[B, E, H]`` or ``[1, E, H]``; float32 for 16-bit `x`.
-    x
-        Sources, ``[B, N, H, D]``.
-    row_ptr, col, transpose, backend
-        As in :func:`graph_attention`.
-
-    Returns
-    -------
-    Tensor
-        ``[B, M, H, D]``, of the dtype of `x`.
-
-    Raises
-    ------
-    ShapeError
-        Shapes or dtypes do not fit together.
-
-    Examples
-    --------
-    >>> import torch
-    >>> x = torch.tensor([1.0, 2.0, 4.0]).view(1, 3, 1, 1)
-    >>> row_ptr, col = torch.tensor([0, 2, 3]), torch.tensor([0, 2, 1])
-    >>> spmm(torch.tensor([[[1.0], [10.0], [0.5]]]), x, row_ptr, col).flatten()
-    tensor([41.,  1.])
-    """
-    check_edges(row_ptr, col)
-    check_heads(x=x)
-    check_value(value, x, col.shape[0])
-    _check_call("spmm", transpose, Edges(row_ptr, col, None), x.shape[1])
-    return run_spmm(value, x, Edges(row_ptr, col, None), transpose, backend)
-
-
-def sddmm(
-    x: Tensor,
-    z: Tensor,
-    row_ptr: Tensor,
-    col: Tensor,
-    *,
-    transpose: Edges | None = None,
-    backend: str = "auto",
-) -> Tensor:
-    """Scalar product of site and source on every edge: a dense product, sampled.
-
-    ``value[b,e,h] = x[b,row(e),h] . z[b,col[e],h]``
-
-    Parameters
-    ----------
-    x, z
-        Sites ``[B, M, H, D]`` and sources ``[B, N, H, D]``.
-    row_ptr, col, transpose, backend
-        As in :func:`graph_attention`.
-
-    Returns
-    -------
-    Tensor
-        ``[B, E, H]``; float32 for 16-bit types.
-
-    Raises
-    ------
-    ShapeError
-        Shapes or dtypes do not fit together.
-
-    Examples
-    --------
-    >>> import torch
-    >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(1, 2, 1, 2)
-    >>> sddmm(x, x, torch.tensor([0, 1, 2]), torch.tensor([1, 1])).flatten()
-    tensor([11., 25.])
-    """
-    check_edges(row_ptr, col)
-    check_heads(x=x, z=z)
-    sites = row_ptr.shape[0] - 1
-    if x.shape[1] != sites or (x.shape[0], *x.shape[2:]) != (z.shape[0], *z.shape[2:]):
-        raise ShapeError(
-            f"`x` {list(x.shape)} and `z` {list(z.shape)} must be [B, M, H, D] and [B, N, H, D] "
-            f"with {sites} sites"
-        )
-    _check_call("sddmm", transpose, Edges(row_ptr, col, None), z.shape[1])
-    return run_sddmm(x, z, Edges(row_ptr, col, None), transpose, backend)
-
-
-def segment_softmax(score: Tensor, row_ptr: Tensor) -> Tensor:
-    """Softmax over the edges of each site.
-
-    ``p[b,e,h] = exp(score[b,e,h] - m) / sum_{e' in the row} exp(score[b,e',h] - m)`` with ``m`` the
-    largest score of the row; 0 in a row of -infinity alone.
-
-    Parameters
-    ----------
-    score
-        ``[B, E, H]``.
-    row_ptr
-        ``[M + 1]`` int64, from 0 to E.
-
-    Examples
-    --------
-    >>> import torch
-    >>> segment_softmax(torch.zeros(1, 3, 1), torch.tensor([0, 2, 3])).flatten()
-    tensor([0.5000, 0.5000, 1.0000])
-    """
-    if score.dim() != 3 or not score.is_floating_point():
-        raise ShapeError(f"`score` ({score.dtype} {list(score.shape)}) must be floats [B, E, H]")
-    check_rows(row_ptr)
-    _refuse_transforms("segment_softmax")
-    if row_ptr.is_cpu and not torch.compiler.is_compiling():
-        check_ends(row_ptr, score.shape[1])
-    return run_segment_softmax(score.to(accumulator(score.dtype)), row_ptr).to(score.dtype)
-
-
-def _check_call(op: str, edges_t: Edges | None, edges: Edges, num_sources: int) -> None:
-    if edges_t is not None:
-        check_transpose(edges_t, edges, num_sources)
-    _refuse_transforms(op)
-
-
-def _refuse_transforms(op: str) -> None:
-    """Raise where torch would give a tangent of 0, or an error that names no remedy."""
-    if lacks_rules():
-        raise BackendError(
-            f"{op} has no rule for forward mode and for gradients of torch.func; use "
-            "torch.autograd.grad, of any order (create_graph=True)"
-        )
 
 
 def _prepare(

@@ -30,15 +30,15 @@ __all__ = [
     "run_attention",
     "run_sddmm",
     "run_segment_softmax",
+    "run_softmax_slope",
     "run_spmm",
     "run_weights",
     "save_attention",
     "save_attention_backward",
     "save_product",
-    "save_segment_softmax",
     "sddmm_backward",
-    "segment_softmax_backward",
     "spmm_backward",
+    "spread_rows",
     "sum_rows",
 ]
 
@@ -80,6 +80,14 @@ def run_segment_softmax(score: Tensor, row_ptr: Tensor, backend: str = "auto") -
     return weight
 
 
+def run_softmax_slope(
+    weight: Tensor, grad: Tensor, row_ptr: Tensor, backend: str = "auto"
+) -> Tensor:
+    """Call the registered operator; arguments are taken to be valid."""
+    slope: Tensor = torch.ops.scisparse.segment_softmax_backward(weight, grad, row_ptr, backend)
+    return slope
+
+
 def save_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Save both tensors and both edge lists; ``spmm`` and ``sddmm`` have the same arguments."""
     ctx.save_for_backward(*inputs[:8])
@@ -118,24 +126,6 @@ def sddmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_x, grad_z, *(None,) * 7
 
 
-def save_segment_softmax(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Save the weights and the rows."""
-    ctx.save_for_backward(output, inputs[1])
-    ctx.backend = inputs[2]
-
-
-def segment_softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    """Return the gradient of the scores, ``p (dp - sum over the row of p dp)``."""
-    weight, row_ptr = ctx.saved_tensors
-    return _softmax_slope(weight, grad, row_ptr, ctx.backend), None, None
-
-
-def _softmax_slope(weight: Tensor, grad: Tensor, row_ptr: Tensor, backend: str) -> Tensor:
-    mean = sum_rows(weight * grad, row_ptr, backend)
-    edges, edges_t = incidence(row_ptr, weight.shape[1])
-    return weight * (grad - run_sddmm(mean[..., None], _ones(weight), edges, edges_t, backend))
-
-
 def incidence(row_ptr: Tensor, num_edges: int) -> tuple[Edges, Edges]:
     """Edges that read themselves, and the same from the side of what is read."""
     count = torch.arange(num_edges + 1, device=row_ptr.device)
@@ -147,6 +137,13 @@ def sum_rows(value: Tensor, row_ptr: Tensor, backend: str = "auto") -> Tensor:
     """Sums over the edges of each site, ``[B, M, H]`` of ``[B, E, H]``."""
     edges, edges_t = incidence(row_ptr, value.shape[1])
     return run_spmm(value, _ones(value), edges, edges_t, backend)[..., 0]
+
+
+def spread_rows(total: Tensor, row_ptr: Tensor, num_edges: int, backend: str = "auto") -> Tensor:
+    """Give each edge the number of its site, ``[B, E, H]`` of ``[B, M, H]``."""
+    edges, edges_t = incidence(row_ptr, num_edges)
+    ones = total.new_ones(1, 1, 1, 1).expand(total.shape[0], num_edges, total.shape[2], 1)
+    return run_sddmm(total[..., None], ones, edges, edges_t, backend)
 
 
 def _ones(value: Tensor) -> Tensor:
@@ -269,7 +266,7 @@ def _unfused_backward(
         spread = spread_attr(attr, q)
         if grad_edge is not None:
             slope = slope + run_sddmm(grad_edge, spread, per_edge, per_edge_t, backend)
-    slope = _softmax_slope(weight, slope, edges.row_ptr, backend)
+    slope = run_softmax_slope(weight, slope, edges.row_ptr, backend)
     scaled = scale * slope
     grad_q = run_spmm(scaled, spread_heads(k, heads), edges, edges_t, backend)
     grad_k = run_spmm(scaled, q, edges_t, edges, backend)

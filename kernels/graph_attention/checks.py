@@ -7,22 +7,44 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from scisparse.errors import OptionError, PatternError, ShapeError
+from scisparse.errors import BackendError, OptionError, PatternError, ShapeError
 from scisparse.kernels._edges import Edges
+from scisparse.kernels._modes import lacks_rules
 from scisparse.kernels._segments import accumulator
 
 __all__ = [
     "check_attention",
+    "check_call",
     "check_dropout",
     "check_edge_features",
     "check_edges",
     "check_heads",
     "check_number",
+    "check_reduce",
     "check_rows",
     "check_transpose",
     "check_value",
     "full_bias",
+    "refuse_transforms",
 ]
+
+REDUCTIONS = ("sum", "mean", "max", "min")
+
+
+def check_call(op: str, edges_t: Edges | None, edges: Edges, num_sources: int) -> None:
+    """Raise where a transpose cannot be one, or torch is at work that the operators do not know."""
+    if edges_t is not None:
+        check_transpose(edges_t, edges, num_sources)
+    refuse_transforms(op)
+
+
+def refuse_transforms(op: str) -> None:
+    """Raise where torch would give a tangent of 0, or an error that names no remedy."""
+    if lacks_rules():
+        raise BackendError(
+            f"{op} has no rule for forward mode and for gradients of torch.func; use "
+            "torch.autograd.grad, of any order (create_graph=True)"
+        )
 
 
 def check_rows(row_ptr: Tensor) -> None:
@@ -155,6 +177,13 @@ def check_number(name: str, value: object) -> None:
             f"`{name}` is a {type(value).__name__}; it must be a number: multiply the queries with "
             "one that is learned"
         )
+
+
+def check_reduce(reduce: str) -> None:
+    """Raise unless rows can be reduced so."""
+    if reduce not in REDUCTIONS:
+        choices = ", ".join(map(repr, REDUCTIONS))
+        raise OptionError(f"`reduce` (={reduce!r}) must be one of {choices}")
 
 
 def check_dropout(rate: float) -> None:

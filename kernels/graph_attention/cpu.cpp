@@ -65,6 +65,19 @@ int64_t batches_at_once(const scisparse_attention& p) {
   return fitting < 1 ? 1 : fitting < p.batch ? fitting : p.batch;
 }
 
+// Runs one of the kernels over [first, last) of `edges`, of a problem that has dtype, batch, heads and width.
+template <class Problem>
+Status run(const Problem& p, const scisparse_edges& edges, int64_t width, int isa, int threads,
+           Status (*AttentionKernels::*kernel)(const Problem&, int64_t, int64_t)) {
+  const AttentionKernels* kernels = kernels_of(isa);
+  if (const Status status = check(p.dtype, kernels, edges)) return status;
+  return over_sites(edges, p.batch * p.heads * width, threads,
+                    [&](int64_t first, int64_t last) { return (kernels->*kernel)(p, first, last); });
+}
+
+// An exponential, in multiply-adds.
+constexpr int64_t exponential_work = 8;
+
 }  // namespace
 
 extern "C" int scisparse_graph_attention(const scisparse_attention* problem, int isa, int threads) {
@@ -104,15 +117,26 @@ extern "C" int scisparse_graph_attention_backward(const scisparse_attention_back
 }
 
 extern "C" int scisparse_spmm(const scisparse_spmm_problem* problem, int isa, int threads) {
-  const scisparse_spmm_problem& p = *problem;
-  const AttentionKernels* kernels = kernels_of(isa);
-  if (const Status status = check(p.dtype, kernels, p.edges)) return status;
-  return over_sites(p.edges, p.batch * p.heads * p.width, threads, [&](int64_t first, int64_t last) { return kernels->spmm(p, first, last); });
+  return run(*problem, problem->edges, problem->width, isa, threads, &AttentionKernels::spmm);
 }
 
 extern "C" int scisparse_sddmm(const scisparse_sddmm_problem* problem, int isa, int threads) {
-  const scisparse_sddmm_problem& p = *problem;
-  const AttentionKernels* kernels = kernels_of(isa);
-  if (const Status status = check(p.dtype, kernels, p.edges)) return status;
-  return over_sites(p.edges, p.batch * p.heads * p.width, threads, [&](int64_t first, int64_t last) { return kernels->sddmm(p, first, last); });
+  return run(*problem, problem->edges, problem->width, isa, threads, &AttentionKernels::sddmm);
+}
+
+extern "C" int scisparse_choose(const scisparse_choice* problem, int isa, int threads) {
+  return run(*problem, problem->edges, problem->width, isa, threads, &AttentionKernels::choose);
+}
+
+extern "C" int scisparse_choice_sources(const scisparse_choice* problem, int isa, int threads) {
+  if (!has_ends(problem->edges)) return bad_rows;
+  return run(*problem, problem->transposed, problem->width, isa, threads, &AttentionKernels::choice_sources);
+}
+
+extern "C" int scisparse_choice_edges(const scisparse_choice* problem, int isa, int threads) {
+  return run(*problem, problem->edges, problem->width, isa, threads, &AttentionKernels::choice_edges);
+}
+
+extern "C" int scisparse_segment_softmax(const scisparse_softmax* problem, int isa, int threads) {
+  return run(*problem, problem->edges, exponential_work, isa, threads, &AttentionKernels::softmax);
 }

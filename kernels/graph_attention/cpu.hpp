@@ -47,9 +47,10 @@ struct scisparse_attention_backward {
   void* grad_bias;                    // reals with the steps of bias, added to; null: not wanted
 };
 
-// y[b,i,h] = sum_e value[b,e,h] * x[b,j,h]: value reals [B or 1,E,H], x [B,N,H,D], y [B,M,H,D]
+// y[b,i,h] = sum_e value[b,e,h] * x[b,j,h]: value reals, x [B,N,H,D], y [B,M,H,D]
 struct scisparse_spmm_problem {
-  int64_t dtype, batch, heads, width, value_batch;
+  int64_t dtype, batch, heads, width;
+  int64_t value_batch, value_edge, value_head;  // steps between its numbers, 0 where it is shared
   scisparse_edges edges;
   const void *value, *x;
   void* y;
@@ -63,9 +64,36 @@ struct scisparse_sddmm_problem {
   void* value;
 };
 
+// The product value[b,e,h] * sources[b,j,h,d] that is largest in its row, or smallest: the first of several, or the first NaN; 0 of
+// nothing. With the choice k made, f = sum_(b,i,h,d) value[b,k,h] * sites[b,i,h,d] * sources[b,j(k),h,d] is linear in all three.
+struct scisparse_choice {
+  int64_t dtype, batch, heads, width, smallest;
+  int64_t value_batch, value_edge, value_head;  // steps between its numbers, 0 where it is shared
+  scisparse_edges edges, transposed;            // the tie of the latter: the edge, in the order of the rows
+  void* value;                                  // reals
+  void *sites, *sources;                        // [B,M,H,D], [B,N,H,D]
+  int32_t* choice;                              // [B,M,H,D], counted from the first edge of the row; -1 of nothing
+};
+
+// to = the softmax of `from` over the edges of each site if grad is null, else from * (grad - sum_e from * grad), its derivative where
+// `from` are the weights. All reals [B,E,H]; of the edges, rows alone are read.
+struct scisparse_softmax {
+  int64_t dtype, batch, heads;
+  scisparse_edges edges;
+  const void *from, *grad;
+  void* to;
+};
+
 // 0, or a status of gather_matmul/cpu.hpp.
 int scisparse_graph_attention(const scisparse_attention* problem, int isa, int threads);
 int scisparse_graph_attention_backward(const scisparse_attention_backward* problem, int isa, int threads);
 int scisparse_spmm(const scisparse_spmm_problem* problem, int isa, int threads);
 int scisparse_sddmm(const scisparse_sddmm_problem* problem, int isa, int threads);
+// Writes sites and choice.
+int scisparse_choose(const scisparse_choice* problem, int isa, int threads);
+// Writes sources, or value: the derivative of f by it.
+int scisparse_choice_sources(const scisparse_choice* problem, int isa, int threads);
+int scisparse_choice_edges(const scisparse_choice* problem, int isa, int threads);
+// dtype is that of reals.
+int scisparse_segment_softmax(const scisparse_softmax* problem, int isa, int threads);
 }

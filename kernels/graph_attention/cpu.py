@@ -17,11 +17,26 @@ from scisparse.kernels._segments import accumulator
 from scisparse.kernels.gather_matmul.cpu import DTYPES, STATUS, can_run
 from scisparse.kernels.graph_attention.reference import Inputs
 
-__all__ = ["attention", "attention_backward", "can_run", "sddmm", "spmm"]
+__all__ = [
+    "attention",
+    "attention_backward",
+    "can_run",
+    "choice_edges",
+    "choice_sources",
+    "sddmm",
+    "segment_softmax",
+    "segment_softmax_backward",
+    "spmm",
+    "spmm_extreme",
+]
 
 _SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _ISA_AUTO = 0
 _BAD_ROWS = 4
+_FUNCTIONS = (
+    *("graph_attention", "graph_attention_backward", "spmm", "sddmm"),
+    *("choose", "choice_sources", "choice_edges", "segment_softmax"),
+)
 
 
 def _fields(sizes: str = "", pointers: str = "") -> list[tuple[str, type]]:
@@ -56,7 +71,7 @@ class _AttentionBackward(ctypes.Structure):
 
 class _Spmm(ctypes.Structure):
     _fields_ = (
-        *_fields("dtype batch heads width value_batch"),
+        *_fields("dtype batch heads width value_batch value_edge value_head"),
         ("edges", _Edges),
         *_fields("", "value x y"),
     )
@@ -67,6 +82,23 @@ class _Sddmm(ctypes.Structure):
         *_fields("dtype batch heads width"),
         ("edges", _Edges),
         *_fields("", "x z value"),
+    )
+
+
+class _Choice(ctypes.Structure):
+    _fields_ = (
+        *_fields("dtype batch heads width smallest value_batch value_edge value_head"),
+        ("edges", _Edges),
+        ("transposed", _Edges),
+        *_fields("", "value sites sources choice"),
+    )
+
+
+class _Softmax(ctypes.Structure):
+    _fields_ = (
+        *_fields("dtype batch heads"),
+        ("edges", _Edges),
+        *_fields("", "start grad to"),
     )
 
 
@@ -118,12 +150,11 @@ def attention_backward(
 
 def spmm(value: Tensor, x: Tensor, edges: Edges) -> Tensor:
     """Run the C++ kernel; see the function of the same name in ``reference``."""
-    value, x, edges = value.contiguous(), x.contiguous(), _dense_edges(edges)
+    x, edges = x.contiguous(), _dense_edges(edges)
     batch, sources, heads, width = x.shape
     y = x.new_empty(batch, edges.row_ptr.shape[0] - 1, heads, width)
-    step = 0 if value.shape[0] == 1 else value.shape[1] * heads
     problem = _Spmm(
-        *(DTYPES[x.dtype], batch, heads, width, step, _edges(edges, sources)),
+        *(DTYPES[x.dtype], batch, heads, width, *_steps(value), _edges(edges, sources)),
         *map(_address, (value, x, y)),
     )
     _run("scisparse_spmm", problem, (edges,))
@@ -143,13 +174,86 @@ def sddmm(x: Tensor, z: Tensor, edges: Edges) -> Tensor:
     return value
 
 
+def spmm_extreme(value: Tensor, x: Tensor, edges: Edges, smallest: bool) -> tuple[Tensor, Tensor]:
+    """Run the C++ kernel; see the function of the same name in ``reference``."""
+    x, edges = x.contiguous(), _dense_edges(edges)
+    y = x.new_empty(x.shape[0], edges.row_ptr.shape[0] - 1, *x.shape[2:])
+    choice = torch.empty_like(y, dtype=torch.int32)
+    tensors = (value, y, x, choice)
+    _run("scisparse_choose", _choice(tensors, edges, smallest=smallest), (edges,))
+    return y, choice
+
+
+def choice_sources(
+    value: Tensor, y: Tensor, choice: Tensor, edges: Edges, edges_t: Edges
+) -> Tensor:
+    """Run the C++ kernel; see the function of the same name in ``reference``."""
+    y, choice = y.contiguous(), choice.contiguous()
+    edges, edges_t = _dense_edges(edges), _dense_edges(edges_t)
+    x = y.new_empty(y.shape[0], edges_t.row_ptr.shape[0] - 1, *y.shape[2:])
+    problem = _choice((value, y, x, choice), edges, edges_t)
+    _run("scisparse_choice_sources", problem, (edges, edges_t))
+    return x
+
+
+def choice_edges(y: Tensor, x: Tensor, choice: Tensor, edges: Edges) -> Tensor:
+    """Run the C++ kernel; see the function of the same name in ``reference``."""
+    y, x, choice, edges = y.contiguous(), x.contiguous(), choice.contiguous(), _dense_edges(edges)
+    value = x.new_empty(x.shape[0], edges.col.shape[0], x.shape[2], dtype=accumulator(x.dtype))
+    _run("scisparse_choice_edges", _choice((value, y, x, choice), edges), (edges,))
+    return value
+
+
+def segment_softmax(score: Tensor, row_ptr: Tensor) -> Tensor:
+    """Run the C++ kernel; see the function of the same name in ``reference``."""
+    return _softmax(score, None, row_ptr)
+
+
+def segment_softmax_backward(weight: Tensor, grad: Tensor, row_ptr: Tensor) -> Tensor:
+    """Run the C++ kernel; see the function of the same name in ``reference``."""
+    return _softmax(weight, grad, row_ptr)
+
+
+def _softmax(start: Tensor, grad: Tensor | None, row_ptr: Tensor) -> Tensor:
+    start, row_ptr = start.contiguous(), row_ptr.contiguous()
+    grad = None if grad is None else grad.contiguous()
+    batch, count, heads = start.shape
+    to = torch.empty_like(start)
+    rows = _Edges(row_ptr.shape[0] - 1, 0, count, row_ptr.data_ptr())
+    problem = _Softmax(
+        *(DTYPES[start.dtype], batch, heads, rows), *map(_address, (start, grad, to))
+    )
+    _run_rows("scisparse_segment_softmax", problem, [(row_ptr, count)])
+    return to
+
+
+def _choice(
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor],
+    edges: Edges,
+    edges_t: Edges | None = None,
+    smallest: bool = False,
+) -> _Choice:
+    """Problem of value, sites, sources and choice, all but the first contiguous."""
+    value, y, x, _ = tensors
+    batch, sources, heads, width = x.shape
+    return _Choice(
+        *(DTYPES[x.dtype], batch, heads, width, smallest, *_steps(value)),
+        _edges(edges, sources),
+        _Edges() if edges_t is None else _edges(edges_t, y.shape[1]),
+        *map(_address, tensors),
+    )
+
+
+def _steps(value: Tensor) -> list[int]:
+    """Steps between numbers, 0 along a dimension of which there is one."""
+    return [s if n > 1 else 0 for s, n in zip(value.stride(), value.shape, strict=True)]
+
+
 def _problem(inputs: Inputs, edges: Edges, scale: float, lse: Tensor) -> _Attention:
     q, k, v, edge_q, attr, bias = inputs
     batch, _, heads, width = q.shape
     sizes = (heads, k.shape[2], width, v.shape[3], 0 if attr is None else attr.shape[1])
-    steps = [0, 0, 0]
-    if bias is not None:
-        steps = [s if n > 1 else 0 for s, n in zip(bias.stride(), bias.shape, strict=True)]
+    steps = [0, 0, 0] if bias is None else _steps(bias)
     return _Attention(
         *(DTYPES[q.dtype], batch, *sizes, scale, _edges(edges, k.shape[1])),
         *map(_address, (q, k, v, edge_q, attr, bias)),
@@ -179,10 +283,15 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 def _run(name: str, problem: ctypes.Structure, edges: Sequence[Edges]) -> None:
+    _run_rows(name, problem, [(row_ptr, col.shape[0]) for row_ptr, col, _ in edges])
+
+
+def _run_rows(name: str, problem: ctypes.Structure, rows: Sequence[tuple[Tensor, int]]) -> None:
+    """Call a kernel; `rows` and the numbers of edges that they must end with explain a failure."""
     status = getattr(_library(), name)(ctypes.byref(problem), _ISA_AUTO, torch.get_num_threads())
     if status == _BAD_ROWS:
-        for row_ptr, col, _ in edges:
-            check_ends(row_ptr, col.shape[0])
+        for row_ptr, count in rows:
+            check_ends(row_ptr, count)
     if status:
         raise BackendError(f"backend 'cpu' failed: it lacks the {STATUS.get(status, status)}")
 
@@ -192,6 +301,6 @@ def _library() -> ctypes.CDLL:
     library = load()
     if isinstance(library, str):
         raise BackendError(f"backend 'cpu' cannot run: {library}")
-    for name in ("graph_attention", "graph_attention_backward", "spmm", "sddmm"):
+    for name in _FUNCTIONS:
         getattr(library, f"scisparse_{name}").argtypes = [_POINTER, ctypes.c_int, ctypes.c_int]
     return library

@@ -29,6 +29,11 @@ struct AttentionKernels {
   Status (*backward_sources)(const scisparse_attention_backward&, const EdgeWorkspace&, const Span& sources);
   Status (*spmm)(const scisparse_spmm_problem&, int64_t first, int64_t last);
   Status (*sddmm)(const scisparse_sddmm_problem&, int64_t first, int64_t last);
+  Status (*choose)(const scisparse_choice&, int64_t first, int64_t last);
+  // Sources [first, last).
+  Status (*choice_sources)(const scisparse_choice&, int64_t first, int64_t last);
+  Status (*choice_edges)(const scisparse_choice&, int64_t first, int64_t last);
+  Status (*softmax)(const scisparse_softmax&, int64_t first, int64_t last);
 };
 
 // Null where a build leaves the unit out.

@@ -14,7 +14,7 @@ from scisparse.kernels.graph_attention import calculus, cpu, reference
 from scisparse.kernels.graph_attention.checks import check_transpose, check_value
 from scisparse.kernels.graph_attention.reference import Inputs
 
-__all__ = ["IMPLEMENTATIONS"]
+__all__ = ["IMPLEMENTATIONS", "choose", "register"]
 
 
 def _implementations(op: str) -> tuple[_backends.Implementation, ...]:
@@ -30,8 +30,17 @@ IMPLEMENTATIONS = {
     op: _implementations(op) for op in ("attention", "attention_backward", "spmm", "sddmm")
 }
 
+# Registered in `choices` and `softmax`.
+IMPLEMENTATIONS |= {
+    op: _implementations(op)
+    for op in (
+        *("spmm_extreme", "choice_sources", "choice_edges"),
+        *("segment_softmax", "segment_softmax_backward"),
+    )
+}
 
-def _choose(
+
+def choose(
     op: str,
     backend: str,
     like: Tensor,
@@ -66,7 +75,7 @@ def _attention(
     backend: str,
 ) -> Any:
     edges = Edges(row_ptr, col, None)
-    run = _choose("attention", backend, q, edges, k.shape[1])
+    run = choose("attention", backend, q, edges, k.shape[1])
     return run(Inputs(q, k, v, edge_q, edge_attr, bias), edges, scale)
 
 
@@ -93,7 +102,7 @@ def _attention_backward(
     inputs = Inputs(q, k, v, edge_q, edge_attr, bias)
     edges, edges_t = Edges(row_ptr, col, None), Edges(row_ptr_t, col_t, tie_t)
     check_transpose(edges_t, edges, k.shape[1])
-    run = _choose("attention_backward", backend, q, edges, k.shape[1], edges_t)
+    run = choose("attention_backward", backend, q, edges, k.shape[1], edges_t)
     grads = run(grad, grad_edge, inputs, lse, edges, edges_t, (wants_attr, wants_bias), scale)
     return tuple(
         q.new_empty(0) if g is None or t is None else g.to(t.dtype)
@@ -114,7 +123,7 @@ def _spmm(
 ) -> Any:
     edges = Edges(row_ptr, col, tie)
     check_value(value, x, col.shape[0])
-    return _choose("spmm", backend, x, edges, x.shape[1])(value, x, edges)
+    return choose("spmm", backend, x, edges, x.shape[1])(value, x, edges)
 
 
 def _sddmm(
@@ -129,7 +138,7 @@ def _sddmm(
     backend: str,
 ) -> Any:
     edges = Edges(row_ptr, col, tie)
-    return _choose("sddmm", backend, x, edges, z.shape[1])(x, z, edges)
+    return choose("sddmm", backend, x, edges, z.shape[1])(x, z, edges)
 
 
 def _attention_fake(
@@ -165,7 +174,8 @@ _EDGES_T = "Tensor? row_ptr_t, Tensor? col_t, Tensor? tie_t"
 _SIX = ", ".join(["Tensor"] * 6)
 
 
-def _register(name: str, schema: str, run: Any, fake: Any, backward: Any, save: Any) -> None:
+def register(name: str, schema: str, run: Any, fake: Any, backward: Any, save: Any) -> None:
+    """Register the operator ``scisparse::name`` with its derivative."""
     name = f"scisparse::{name}"
     torch.library.define(name, schema)
     torch.library.impl(name, "default")(run)
@@ -173,7 +183,7 @@ def _register(name: str, schema: str, run: Any, fake: Any, backward: Any, save: 
     torch.library.register_autograd(name, backward, setup_context=save)
 
 
-_register(
+register(
     "graph_attention",
     f"({_INPUTS}, {_EDGES}, {_EDGES_T}, float scale, str backend) -> (Tensor, Tensor, Tensor)",
     _attention,
@@ -181,7 +191,7 @@ _register(
     calculus.attention_backward,
     calculus.save_attention,
 )
-_register(
+register(
     "graph_attention_backward",
     f"(Tensor grad, Tensor? grad_edge, Tensor lse, {_INPUTS}, {_EDGES}, "
     "Tensor row_ptr_t, Tensor col_t, Tensor tie_t, bool wants_attr, bool wants_bias, "
@@ -191,7 +201,7 @@ _register(
     calculus.attention_backward_backward,
     calculus.save_attention_backward,
 )
-_register(
+register(
     "spmm",
     f"(Tensor value, Tensor x, {_EDGES}, Tensor? tie, {_EDGES_T}, str backend) -> Tensor",
     _spmm,
@@ -199,19 +209,11 @@ _register(
     calculus.spmm_backward,
     calculus.save_product,
 )
-_register(
+register(
     "sddmm",
     f"(Tensor x, Tensor z, {_EDGES}, Tensor? tie, {_EDGES_T}, str backend) -> Tensor",
     _sddmm,
     _sddmm_fake,
     calculus.sddmm_backward,
     calculus.save_product,
-)
-_register(
-    "segment_softmax",
-    "(Tensor score, Tensor row_ptr, str backend) -> Tensor",
-    lambda score, row_ptr, backend: reference.segment_softmax(score, row_ptr),
-    lambda score, row_ptr, backend: torch.empty_like(score),
-    calculus.segment_softmax_backward,
-    calculus.save_segment_softmax,
 )

@@ -14,7 +14,19 @@ from torch import Tensor
 from scisparse.kernels._edges import Edges
 from scisparse.kernels._segments import accumulator, segment_sum, site_of_edge
 
-__all__ = ["Inputs", "attention", "attention_backward", "sddmm", "segment_softmax", "spmm"]
+__all__ = [
+    "Inputs",
+    "attention",
+    "attention_backward",
+    "choice_edges",
+    "choice_sites",
+    "choice_sources",
+    "sddmm",
+    "segment_softmax",
+    "segment_softmax_backward",
+    "spmm",
+    "spmm_extreme",
+]
 
 
 class Inputs(NamedTuple):
@@ -45,10 +57,72 @@ def sddmm(x_BMHD: Tensor, z_BNHD: Tensor, edges: Edges) -> Tensor:
     return torch.empty_like(value).index_copy_(1, edges.tie.long(), value)
 
 
+def spmm_extreme(
+    value_BEH: Tensor, x_BNHD: Tensor, edges: Edges, smallest: bool
+) -> tuple[Tensor, Tensor]:
+    """Largest or smallest product of each row, 0 of nothing; which edge of the row has it, or -1.
+
+    The first of several, or the first NaN. The choice is int32 and counts from the start of the
+    row.
+    """
+    terms = value_BEH[..., None] * x_BNHD[:, edges.col.long()].to(value_BEH.dtype)
+    count = edges.col.numel()
+    site = site_of_edge(edges.row_ptr, count)
+    index = site[None, :, None, None].expand_as(terms)
+    empty = terms.new_zeros(x_BNHD.shape[0], edges.row_ptr.numel() - 1, *terms.shape[2:])
+    how = "amin" if smallest else "amax"
+    best = empty.scatter_reduce(1, index, terms, how, include_self=False)
+    # Where a row has NaN it is the best, and no other term equals it.
+    has_best = (terms == best[:, site]) | terms.isnan()
+    edge = torch.arange(count, device=site.device)[None, :, None, None]
+    edge = edge.masked_fill(~has_best, count)
+    first = torch.full_like(best, count, dtype=torch.int64)
+    first = first.scatter_reduce(1, index, edge, "amin")
+    choice = first - edges.row_ptr[:-1, None, None]
+    choice = choice.masked_fill((edges.row_ptr.diff() == 0)[:, None, None], -1)
+    return best.to(x_BNHD.dtype), choice.to(torch.int32)
+
+
+def choice_sites(value_BEH: Tensor, x_BNHD: Tensor, choice_BMHD: Tensor, edges: Edges) -> Tensor:
+    """``value[b,k,h] * x[b,col[k],h,d]`` with ``k`` the edge that each number has chosen."""
+    if edges.col.numel() == 0:
+        return x_BNHD.new_zeros(choice_BMHD.shape)
+    nothing = choice_BMHD < 0
+    edge = (choice_BMHD + edges.row_ptr[:-1, None, None]).masked_fill(nothing, 0)
+    value = value_BEH.expand(x_BNHD.shape[0], -1, -1)[..., None].expand(-1, -1, -1, edge.shape[3])
+    x = x_BNHD.gather(1, edges.col.long()[edge]).to(value.dtype)
+    return (value.gather(1, edge) * x).masked_fill(nothing, 0).to(x_BNHD.dtype)
+
+
+def choice_sources(
+    value_BEH: Tensor, y_BMHD: Tensor, choice_BMHD: Tensor, edges: Edges, edges_t: Edges
+) -> Tensor:
+    """Sum over the edges of each source of ``value[b,e,h] * y[b,i,h,d]``, where `e` is chosen."""
+    edge, site = _tie(edges_t), edges_t.col.long()
+    terms = value_BEH[:, edge, :, None] * y_BMHD[:, site].to(value_BEH.dtype)
+    terms = terms.masked_fill(~_chosen(choice_BMHD, edges, edge, site), 0)
+    return _sum_rows(terms, edges_t).to(y_BMHD.dtype)
+
+
+def choice_edges(y_BMHD: Tensor, x_BNHD: Tensor, choice_BMHD: Tensor, edges: Edges) -> Tensor:
+    """Sum over ``d`` of ``y[b,i,h,d] * x[b,col[e],h,d]`` where `e` is chosen, ``[B, E, H]``."""
+    dtype, count = accumulator(x_BNHD.dtype), edges.col.numel()
+    edge, site = torch.arange(count, device=edges.col.device), site_of_edge(edges.row_ptr, count)
+    terms = y_BMHD[:, site].to(dtype) * x_BNHD[:, edges.col.long()].to(dtype)
+    return terms.masked_fill(~_chosen(choice_BMHD, edges, edge, site), 0).sum(-1)
+
+
 def segment_softmax(score_BEH: Tensor, row_ptr_M1: Tensor) -> Tensor:
     """Softmax over the edges of each site; 0 where all its scores are -infinity."""
     weight, _ = _softmax(score_BEH, row_ptr_M1)
     return weight
+
+
+def segment_softmax_backward(weight_BEH: Tensor, grad_BEH: Tensor, row_ptr_M1: Tensor) -> Tensor:
+    """Gradient of the scores, ``p (dp - sum over the row of p dp)``."""
+    terms = (weight_BEH * grad_BEH).transpose(0, 1)
+    mean = segment_sum(terms, row_ptr_M1).transpose(0, 1)
+    return weight_BEH * (grad_BEH - mean[:, site_of_edge(row_ptr_M1, weight_BEH.shape[1])])
 
 
 def attention(inputs: Inputs, edges: Edges, scale: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,6 +200,18 @@ def _softmax(score_BEH: Tensor, row_ptr_M1: Tensor) -> tuple[Tensor, Tensor]:
 def _sum_rows(terms: Tensor, edges: Edges) -> Tensor:
     """Sums over the edges of each site, ``[B, M, ...]``, of ``[B, E, ...]``."""
     return segment_sum(terms.transpose(0, 1), edges.row_ptr).transpose(0, 1).contiguous()
+
+
+def _tie(edges: Edges) -> Tensor:
+    """Places of edges in arrays of them."""
+    if edges.tie is None:
+        return torch.arange(edges.col.numel(), device=edges.col.device)
+    return edges.tie.long()
+
+
+def _chosen(choice_BMHD: Tensor, edges: Edges, edge: Tensor, site: Tensor) -> Tensor:
+    """Whether the numbers of `site` have chosen `edge`."""
+    return choice_BMHD[:, site] == (edge - edges.row_ptr[site])[:, None, None]
 
 
 def _wide(*tensors: Tensor) -> tuple[Tensor, ...]:

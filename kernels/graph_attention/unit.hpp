@@ -1,7 +1,9 @@
-// The kernels of attention and of its two products for one instruction set, `attention` in the namespace of a unit (native/*.cpp).
+// The kernels of attention and of its products for one instruction set, `attention` in the namespace of a unit (native/*.cpp).
 #pragma once
 
 #include "attention.hpp"
+#include "choices.hpp"
+#include "softmax.hpp"
 
 namespace SCISPARSE_NAMESPACE {
 namespace {
@@ -12,7 +14,8 @@ struct Spmm {
 
   static Status run(const scisparse_spmm_problem& p, int64_t first, int64_t last) {
     const Heads<T> x{p.x, p.edges.sources, p.heads, p.width};
-    Row row(p.edges, {first, last, 1});
+    const EdgeNumbers<R> numbers{p.value, p.value_batch, p.value_edge, p.value_head};
+    Row row(p.edges, first, last);
     Buffer<R> buffer(row.room() + p.width);
     if (!row || !buffer) return Status::no_memory;
     R *value = buffer.get(), *sum = value + row.room();
@@ -20,8 +23,7 @@ struct Spmm {
       for (int64_t i = first; i < last; i++) {
         row.read(i);
         for (int64_t h = 0; h < p.heads; h++) {
-          const R* from = static_cast<const R*>(p.value) + b * p.value_batch + h;
-          for (int64_t j = 0; j < row.count(); j++) value[j] = from[row.places()[j] * p.heads];
+          numbers.read(b, h, row, value);
           sums(value, x.head(b, h), row.sources(), row.count(), p.width, sum, false);
           write(sum, p.width, static_cast<T*>(p.y) + ((b * p.edges.sites + i) * p.heads + h) * p.width);
         }
@@ -66,7 +68,21 @@ Status any_spmm(const scisparse_spmm_problem& p, int64_t first, int64_t last) { 
 
 Status any_sddmm(const scisparse_sddmm_problem& p, int64_t first, int64_t last) { return for_dtype<Sddmm>(p.dtype, p, first, last); }
 
-constexpr scisparse::AttentionKernels attention = {any_forward, any_sites, any_sources, any_spmm, any_sddmm};
+Status any_choose(const scisparse_choice& p, int64_t first, int64_t last) { return for_dtype<Choose>(p.dtype, p, first, last); }
+
+Status any_choice_sources(const scisparse_choice& p, int64_t first, int64_t last) {
+  return for_dtype<ChoiceSources>(p.dtype, p, first, last);
+}
+
+Status any_choice_edges(const scisparse_choice& p, int64_t first, int64_t last) { return for_dtype<ChoiceEdges>(p.dtype, p, first, last); }
+
+Status any_softmax(const scisparse_softmax& p, int64_t first, int64_t last) {
+  if (DType(p.dtype) == DType::float64) return RowSoftmax<double>::run(p, first, last);
+  return DType(p.dtype) == DType::float32 ? RowSoftmax<float>::run(p, first, last) : Status::bad_dtype;
+}
+
+constexpr scisparse::AttentionKernels attention = {any_forward, any_sites,          any_sources,      any_spmm,   any_sddmm,
+                                                   any_choose,  any_choice_sources, any_choice_edges, any_softmax};
 
 }  // namespace
 }  // namespace SCISPARSE_NAMESPACE

@@ -1,0 +1,208 @@
+"""Largest and smallest products of rows, and the calculus of a choice that stands.
+
+With ``k(b,i,h,d)`` the edge that a number of a site has chosen, this is linear in edges, sites and
+sources::
+
+    f = sum_(b,i,h,d) value[b,k,h] * y[b,i,h,d] * x[b,col[k],h,d]
+
+``choice_sites`` is its derivative by ``y``, ``choice_sources`` by ``x`` and ``choice_edges`` by
+``value``. A choice is constant but where it jumps, so that every order of derivative is again one
+of the three. Sources gather over the transposed edges, and nothing scatters. Choices are int32 and
+count from the start of a row, which has fewer than 2^31 edges.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scisparse.errors import ShapeError
+from scisparse.kernels._edges import Edges, transpose_edges
+from scisparse.kernels._segments import accumulator
+from scisparse.kernels.graph_attention import reference
+from scisparse.kernels.graph_attention.checks import check_transpose, check_value
+from scisparse.kernels.graph_attention.ops import choose, register
+
+__all__ = ["run_extreme"]
+
+
+def run_extreme(
+    value: Tensor,
+    x: Tensor,
+    edges: Edges,
+    edges_t: Edges | None,
+    smallest: bool,
+    backend: str = "auto",
+) -> Tensor:
+    """Call the registered operator; arguments are taken to be valid, and edges have no tie."""
+    y: Tensor
+    y, _ = torch.ops.scisparse.spmm_extreme(
+        value, x, *edges[:2], *(edges_t or (None, None, None)), smallest, backend
+    )
+    return y
+
+
+def _extreme(
+    value: Tensor,
+    x: Tensor,
+    row_ptr: Tensor,
+    col: Tensor,
+    row_ptr_t: Tensor | None,
+    col_t: Tensor | None,
+    tie_t: Tensor | None,
+    smallest: bool,
+    backend: str,
+) -> Any:
+    edges = Edges(row_ptr, col, None)
+    check_value(value, x, col.shape[0])
+    return choose("spmm_extreme", backend, x, edges, x.shape[1])(value, x, edges, smallest)
+
+
+def _sites(value: Tensor, x: Tensor, choice: Tensor, *rest: Any) -> Any:
+    """On every backend in plain torch: one number is read for each that is written."""
+    edges, _ = _checked(choice, rest, sources=x)
+    check_value(value, x, edges.col.shape[0])
+    return reference.choice_sites(value, x, choice, edges)
+
+
+def _sources(value: Tensor, y: Tensor, choice: Tensor, *rest: Any) -> Any:
+    edges, edges_t = _checked(choice, rest, sites=y)
+    check_value(value, y, edges.col.shape[0])
+    sources = edges_t.row_ptr.shape[0] - 1
+    run = choose("choice_sources", rest[5], y, edges, sources, edges_t)
+    return run(value, y, choice, edges, edges_t)
+
+
+def _edges(y: Tensor, x: Tensor, choice: Tensor, *rest: Any) -> Any:
+    edges, edges_t = _checked(choice, rest, sites=y, sources=x)
+    run = choose("choice_edges", rest[5], x, edges, x.shape[1], edges_t)
+    return run(y, x, choice, edges)
+
+
+def _checked(
+    choice: Tensor,
+    rest: tuple[Any, ...],
+    *,
+    sites: Tensor | None = None,
+    sources: Tensor | None = None,
+) -> tuple[Edges, Edges]:
+    """Both edge lists, once sizes and types fit: memory is misread without."""
+    edges, edges_t = Edges(rest[0], rest[1], None), Edges(*rest[2:5])
+    check_transpose(edges_t, edges, edges_t.row_ptr.shape[0] - 1)
+    batch, num_sites, *ends = choice.shape
+    fits = (
+        choice.dtype == torch.int32
+        and num_sites == edges.row_ptr.shape[0] - 1
+        and (sites is None or sites.shape == choice.shape)
+        and (sources is None or [sources.shape[0], *sources.shape[2:]] == [batch, *ends])
+    )
+    if not fits:
+        raise ShapeError(
+            f"`choice` is {choice.dtype} {list(choice.shape)}; it must be int32 [B, M, H, D], as "
+            "spmm_extreme has returned it for the same edges"
+        )
+    return edges, edges_t
+
+
+def _extreme_fake(value: Tensor, x: Tensor, row_ptr: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    y = x.new_empty(x.shape[0], row_ptr.shape[0] - 1, *x.shape[2:])
+    return y, torch.empty_like(y, dtype=torch.int32)
+
+
+def _sites_fake(value: Tensor, x: Tensor, choice: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(choice.shape)
+
+
+def _sources_fake(value: Tensor, y: Tensor, choice: Tensor, *rest: Any) -> Tensor:
+    return y.new_empty(y.shape[0], rest[2].shape[0] - 1, *y.shape[2:])
+
+
+def _edges_fake(y: Tensor, x: Tensor, choice: Tensor, row_ptr: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(x.shape[0], rest[0].shape[0], x.shape[2], dtype=accumulator(x.dtype))
+
+
+def _save_extreme(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    value, x, *places = inputs[:7]
+    ctx.save_for_backward(value, x, output[1], *places)
+    ctx.backend = inputs[8]
+    ctx.mark_non_differentiable(output[1])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Save the tensors, the choice and both edge lists; three operators have the same arguments."""
+    ctx.save_for_backward(*inputs[:8])
+    ctx.backend = inputs[8]
+
+
+def _of_sites(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of value and sources from those of the sites."""
+    value, x, *places = ctx.saved_tensors
+    if places[3] is None:
+        places[3:] = transpose_edges(places[1], places[2], x.shape[1])
+    ops, rest = torch.ops.scisparse, (*places, ctx.backend)
+    of_value, of_x = ctx.needs_input_grad[:2]
+    grad_value = ops.choice_edges(grad, x, *rest).sum_to_size(value.shape) if of_value else None
+    return grad_value, ops.choice_sources(value, grad, *rest) if of_x else None
+
+
+def _extreme_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    return *_of_sites(ctx, grad), *(None,) * 7
+
+
+def _sites_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *_of_sites(ctx, grad), *(None,) * 7
+
+
+def _sources_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    value, y, *places = ctx.saved_tensors
+    ops, rest = torch.ops.scisparse, (*places, ctx.backend)
+    of_value, of_y = ctx.needs_input_grad[:2]
+    grad_value = ops.choice_edges(y, grad, *rest).sum_to_size(value.shape) if of_value else None
+    return grad_value, ops.choice_sites(value, grad, *rest) if of_y else None, *(None,) * 7
+
+
+def _edges_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    y, x, *places = ctx.saved_tensors
+    ops, rest = torch.ops.scisparse, (*places, ctx.backend)
+    of_y, of_x = ctx.needs_input_grad[:2]
+    grad_y = ops.choice_sites(grad, x, *rest) if of_y else None
+    return grad_y, ops.choice_sources(grad, y, *rest) if of_x else None, *(None,) * 7
+
+
+_BOTH = "Tensor choice, Tensor row_ptr, Tensor col, Tensor row_ptr_t, Tensor col_t, Tensor tie_t"
+
+register(
+    "spmm_extreme",
+    "(Tensor value, Tensor x, Tensor row_ptr, Tensor col, Tensor? row_ptr_t, Tensor? col_t, "
+    "Tensor? tie_t, bool smallest, str backend) -> (Tensor, Tensor)",
+    _extreme,
+    _extreme_fake,
+    _extreme_backward,
+    _save_extreme,
+)
+register(
+    "choice_sites",
+    f"(Tensor value, Tensor x, {_BOTH}, str backend) -> Tensor",
+    _sites,
+    _sites_fake,
+    _sites_backward,
+    _save,
+)
+register(
+    "choice_sources",
+    f"(Tensor value, Tensor y, {_BOTH}, str backend) -> Tensor",
+    _sources,
+    _sources_fake,
+    _sources_backward,
+    _save,
+)
+register(
+    "choice_edges",
+    f"(Tensor y, Tensor x, {_BOTH}, str backend) -> Tensor",
+    _edges,
+    _edges_fake,
+    _edges_backward,
+    _save,
+)
