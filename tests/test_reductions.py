@@ -82,7 +82,7 @@ def test_derivatives_of_every_order(backend: str, given: bool) -> None:
             assert torch.autograd.gradgradcheck(run, arguments, fast_mode=True)
 
 
-def choices() -> tuple[dict[str, Any], tuple[Tensor, ...]]:
+def choices() -> tuple[dict[str, Any], tuple[Any, ...]]:
     """Tensors by name, and the last arguments of the operators of a choice that stands."""
     value, x, edges = problem((2, 3, 4, 2, 3, 2))
     edges_t = transpose_edges(edges.row_ptr, edges.col, 4)
@@ -225,7 +225,7 @@ def test_compiles_without_graph_breaks_forward_and_backward(backend: str) -> Non
 
     def loss(value: Tensor, x: Tensor) -> Tensor:
         weight = segment_softmax(value, edges.row_ptr, backend=backend)
-        rest = {"reduce": "max", "backend": backend}
+        rest: dict[str, Any] = {"reduce": "max", "backend": backend}
         ys = spmm(weight, x, *edges[:2], **rest), spmm(None, x, *edges[:2], **rest)
         mean = spmm(None, x, *edges[:2], reduce="mean", backend=backend)
         return sum(y.sin().sum() for y in (*ys, mean))  # type: ignore[return-value]

@@ -40,7 +40,7 @@ def test_softmax_of_rows_and_its_gradient_equal_loops(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_softmax_of_what_is_not_finite(dtype: torch.dtype, heads: int, backend: str) -> None:
     nan, inf = torch.nan, torch.inf
-    rows = [
+    rows: list[tuple[list[float], list[float]]] = [
         ([], []),
         ([-inf, -inf], [0, 0]),
         ([1e4, -1e4, 1e4], [0.5, 0, 0.5]),
@@ -85,7 +85,9 @@ def test_derivatives_of_every_order(backend: str) -> None:
         return segment_softmax(score, edges.row_ptr, backend=backend)
 
     def slope(weight: Tensor, grad: Tensor) -> Tensor:
-        return torch.ops.scisparse.segment_softmax_backward(weight, grad, edges.row_ptr, backend)
+        op = torch.ops.scisparse.segment_softmax_backward
+        y: Tensor = op(weight, grad, edges.row_ptr, backend)
+        return y
 
     inputs = (score.requires_grad_(), torch.randn_like(score).requires_grad_())
     for call, arguments in ((run, inputs[:1]), (slope, inputs)):

@@ -1,8 +1,7 @@
 // Softmax over the edges of each site, and its derivative.
 //
-// The numbers of a row, [edges, heads], are one run of memory: lane l of its vector at k belongs to head (k + l) % heads. So a row
-// goes through whole vectors for any number of heads, and what belongs to a head is kept for as many lanes as the heads take to
-// come round to the first lane again.
+// The numbers of a row, [edges, heads], are one run of memory. Where the heads divide the lanes of a vector, a row goes through
+// whole vectors, lane l for head l % heads, and the lanes of a head are joined at the end; else a vector holds heads of one edge.
 #pragma once
 
 #include "problem.hpp"
@@ -10,70 +9,48 @@
 namespace SCISPARSE_NAMESPACE {
 namespace {
 
-// A number for each head, in one vector: where the heads divide its lanes.
-template <class R>
-class FewHeads {
- public:
-  static constexpr int L = width<R>;
-  using V = Vec<R, L>;
+// Not lambdas: those without captures are functions as well, which return vectors by an ABI that no flag of the build names.
+struct Add {
+  template <class V>
+  SCISPARSE_INLINE V operator()(V a, V b) const {
+    return a + b;
+  }
+};
+struct Larger {
+  template <class V>
+  SCISPARSE_INLINE V operator()(V a, V b) const {
+    return a > b ? a : b;
+  }
+};
 
-  static int64_t room(int64_t) { return 0; }
-  FewHeads(int64_t heads, R*) : heads_(heads) {}
-  int64_t vectors() const { return 1; }
-  SCISPARSE_INLINE V get(int64_t) const { return vector_; }
-  SCISPARSE_INLINE void set(int64_t, V v) { vector_ = v; }
+// The vectors of a row that go together: `count` of them, `step` apart, of n numbers each, or `last` in the last one.
+struct RowVectors {
+  int64_t step, count;
+  int n, last;
+  int64_t heads;  // lanes that are so many apart belong together
 
-  // Joins the numbers of each head; all of its lanes hold the result.
-  template <class Op>
-  SCISPARSE_INLINE void fold(const Op& op) {
-    unrolled<log2_of(L)>([&](auto step) SCISPARSE_INLINE_LAMBDA {
-      constexpr int half = L >> (step + 1);
-      if (half >= heads_) vector_ = op(vector_, pick<Rotated<half>>(vector_, vector_));
+  // Calls f(k, n) for the n numbers from k on.
+  template <class F>
+  SCISPARSE_INLINE void each(const F& f) const {
+    for (int64_t j = 0; j < count; j++) f(j * step, j + 1 < count ? n : last);
+  }
+
+  // Joins lanes that belong together; all of them hold the result.
+  template <class V, class Op>
+  SCISPARSE_INLINE V fold(V v, const Op& op) const {
+    constexpr int L = lanes<V>;
+    unrolled<log2_of(L)>([&](auto step_down) SCISPARSE_INLINE_LAMBDA {
+      constexpr int half = L >> (step_down + 1);
+      if (half >= heads) v = op(v, pick<Rotated<L, half>>(v, v));
     });
+    return v;
   }
 
  private:
-  template <int BY>
+  template <int L, int BY>
   struct Rotated {
     static constexpr int at(int l) { return (l + BY) % L; }
   };
-
-  int64_t heads_;
-  V vector_ = {};
-};
-
-// The same for any number of heads, in memory.
-template <class R>
-class ManyHeads {
- public:
-  static constexpr int L = width<R>;
-  using V = Vec<R, L>;
-
-  // The least common multiple of heads and lanes, heads times a power of two, and a vector behind it.
-  static int64_t room(int64_t heads) { return period(heads) + L; }
-  ManyHeads(int64_t heads, R* numbers) : heads_(heads), period_(period(heads)), numbers_(numbers) {}
-  int64_t vectors() const { return period_ / L; }
-  SCISPARSE_INLINE V get(int64_t k) const { return load<L>(numbers_ + k * L); }
-  SCISPARSE_INLINE void set(int64_t k, V v) { store(numbers_ + k * L, v); }
-
-  template <class Op>
-  SCISPARSE_INLINE void fold(const Op& op) {
-    // Whole vectors: what they write past their end is not read again, or is written again.
-    for (int64_t half = period_ / 2; half >= heads_; half /= 2)
-      for (int64_t k = 0; k < half; k += L) store(numbers_ + k, op(load<L>(numbers_ + k), load<L>(numbers_ + k + half)));
-    for (int64_t done = heads_; done < period_; done *= 2)
-      for (int64_t k = 0; k < done; k += L) store(numbers_ + done + k, load<L>(numbers_ + k));
-  }
-
- private:
-  static int64_t period(int64_t heads) {
-    int64_t period = heads;
-    while (period % L) period *= 2;
-    return period;
-  }
-
-  int64_t heads_, period_;
-  R* numbers_;
 };
 
 // The first n numbers at p, and another in the other lanes; nothing behind them is read.
@@ -87,92 +64,70 @@ SCISPARSE_INLINE Vec<R, width<R>> load_part(const R* p, int n, R other) {
   return place < splat<V>(R(n)) ? load<L>(p, n) : splat<V>(other);
 }
 
-// Calls f(k, t, n) for the n numbers from k on, a vector at a time; heads have those at t of theirs.
-template <class Numbers, class F>
-SCISPARSE_INLINE void over_row(int64_t size, const Numbers& heads, const F& f) {
-  constexpr int L = Numbers::L;
-  for (int64_t k = 0, t = 0; k < size; k += L) {
-    f(k, t, int(min_of(L, size - k)));
-    t = t + 1 == heads.vectors() ? 0 : t + 1;
-  }
-}
-
-template <class Numbers, class V>
-SCISPARSE_INLINE void fill(Numbers& heads, V v) {
-  for (int64_t t = 0; t < heads.vectors(); t++) heads.set(t, v);
-}
-
-constexpr auto sum_of_two = [](auto a, auto b) SCISPARSE_INLINE_LAMBDA { return a + b; };
-constexpr auto larger_of_two = [](auto a, auto b) SCISPARSE_INLINE_LAMBDA { return a > b ? a : b; };
-
-// to[k] = exp(score[k] - the largest of the row and head), over their sum; 0 of -infinity alone. The largest may miss a NaN, which
-// the exponentials still have.
-template <class R, class Numbers>
-__attribute__((noinline)) void softmax_of_row(const R* score, int64_t size, Numbers most, Numbers sum, R* to) {
+// to = exp(score - the largest of row and head), over their sum; 0 of -infinity alone. The largest may miss a NaN, which the
+// exponentials still have.
+template <class R>
+__attribute__((noinline)) void softmax_of(const RowVectors& row, const R* score, R* to) {
   constexpr int L = width<R>;
   using V = Vec<R, L>;
   constexpr R none = -R(__builtin_inf());
-  fill(most, splat<V>(none));
-  fill(sum, V{});
-  over_row(size, most, [&](int64_t k, int64_t t, int n) SCISPARSE_INLINE_LAMBDA {
-    most.set(t, larger_of_two(load_part(score + k, n, none), most.get(t)));
-  });
-  most.fold(larger_of_two);
-  over_row(size, most, [&](int64_t k, int64_t t, int n) SCISPARSE_INLINE_LAMBDA {
-    const V largest = most.get(t);
-    const V e = exp_of<L>(load_part(score + k, n, none) - (largest == splat<V>(none) ? V{} : largest));
+  V most = splat<V>(none), sum = {};
+  row.each([&](int64_t k, int n) SCISPARSE_INLINE_LAMBDA { most = Larger()(load_part(score + k, n, none), most); });
+  most = row.fold(most, Larger());
+  most = most == splat<V>(none) ? V{} : most;
+  row.each([&](int64_t k, int n) SCISPARSE_INLINE_LAMBDA {
+    const V e = exp_of<L>(load_part(score + k, n, none) - most);
     store(to + k, e, n);
-    sum.set(t, sum.get(t) + e);
+    sum += e;
   });
-  sum.fold(sum_of_two);
-  over_row(size, sum, [&](int64_t k, int64_t t, int n) SCISPARSE_INLINE_LAMBDA {
-    const V total = sum.get(t);
-    store(to + k, load<L>(to + k, n) / (total == V{} ? splat<V>(R(1)) : total), n);
-  });
+  sum = row.fold(sum, Add());
+  const V share = 1 / (sum == V{} ? splat<V>(R(1)) : sum);
+  row.each([&](int64_t k, int n) SCISPARSE_INLINE_LAMBDA { store(to + k, load<L>(to + k, n) * share, n); });
 }
 
-// to[k] = weight[k] * (grad[k] - the sum of weight * grad over the row and head)
-template <class R, class Numbers>
-__attribute__((noinline)) void softmax_slope_of_row(const R* weight, const R* grad, int64_t size, Numbers sum, R* to) {
+// to = weight * (grad - the sum of weight * grad over row and head)
+template <class R>
+__attribute__((noinline)) void softmax_slope_of(const RowVectors& row, const R* weight, const R* grad, R* to) {
   constexpr int L = width<R>;
   using V = Vec<R, L>;
-  fill(sum, V{});
-  over_row(size, sum, [&](int64_t k, int64_t t, int n) SCISPARSE_INLINE_LAMBDA {
-    sum.set(t, sum.get(t) + load<L>(weight + k, n) * load<L>(grad + k, n));
-  });
-  sum.fold(sum_of_two);
-  over_row(size, sum, [&](int64_t k, int64_t t, int n) SCISPARSE_INLINE_LAMBDA {
-    store(to + k, load<L>(weight + k, n) * (load<L>(grad + k, n) - sum.get(t)), n);
-  });
+  V sum = {};
+  row.each([&](int64_t k, int n) SCISPARSE_INLINE_LAMBDA { sum += load<L>(weight + k, n) * load<L>(grad + k, n); });
+  sum = row.fold(sum, Add());
+  row.each([&](int64_t k, int n) SCISPARSE_INLINE_LAMBDA { store(to + k, load<L>(weight + k, n) * (load<L>(grad + k, n) - sum), n); });
 }
 
 // Of scores, or of weights with their gradients if there are any.
 template <class R>
 struct RowSoftmax {
   static Status run(const scisparse_softmax& p, int64_t first, int64_t last) {
-    if (p.heads == 0) return Status::ok;
-    return width<R> % p.heads == 0 ? rows<FewHeads<R>>(p, first, last) : rows<ManyHeads<R>>(p, first, last);
+    for (int64_t b = 0; b < p.batch; b++)
+      for (int64_t i = first; i < last; i++) {
+        const int64_t edges = p.edges.row_ptr[i + 1] - p.edges.row_ptr[i];
+        if (edges && p.heads) row(p, edges, (b * p.edges.count + p.edges.row_ptr[i]) * p.heads);
+      }
+    return Status::ok;
   }
 
  private:
-  template <class Numbers>
-  static Status rows(const scisparse_softmax& p, int64_t first, int64_t last) {
-    const int64_t room = Numbers::room(p.heads);
-    Buffer<R> buffer(2 * room);
-    if (!buffer) return Status::no_memory;
-    const Numbers most(p.heads, buffer.get()), sum(p.heads, buffer.get() + room);
-    for (int64_t b = 0; b < p.batch; b++)
-      for (int64_t i = first; i < last; i++) {
-        const int64_t place = (b * p.edges.count + p.edges.row_ptr[i]) * p.heads;
-        const int64_t size = (p.edges.row_ptr[i + 1] - p.edges.row_ptr[i]) * p.heads;
-        const R* from = static_cast<const R*>(p.from) + place;
-        R* to = reals<R>(p.to) + place;
-        if (p.grad)
-          softmax_slope_of_row(from, static_cast<const R*>(p.grad) + place, size, sum, to);
-        else
-          softmax_of_row(from, size, most, sum, to);
-      }
-    return Status::ok;
+  static constexpr int L = width<R>;
+
+  static SCISPARSE_INLINE void row(const scisparse_softmax& p, int64_t edges, int64_t place) {
+    if (L % p.heads == 0) {
+      const int64_t count = ceil_div(edges * p.heads, L);
+      return vectors(p, {L, count, L, int(edges * p.heads - (count - 1) * L), p.heads}, place);
+    }
+    for (int64_t h = 0; h < p.heads; h += L) {
+      const int n = int(min_of(L, p.heads - h));
+      vectors(p, {p.heads, edges, n, n, L}, place + h);
+    }
+  }
+
+  static SCISPARSE_INLINE void vectors(const scisparse_softmax& p, const RowVectors& row, int64_t place) {
+    const R* from = static_cast<const R*>(p.from) + place;
+    if (p.grad)
+      softmax_slope_of(row, from, static_cast<const R*>(p.grad) + place, reals<R>(p.to) + place);
+    else
+      softmax_of(row, from, reals<R>(p.to) + place);
   }
 };
 
