@@ -73,7 +73,7 @@ struct Choose {
 
   static Status run(const scisparse_choice& p, int64_t first, int64_t last) {
     const Heads<T> x{p.sources, p.edges.sources, p.heads, p.width};
-    Row row(p.edges, first, last);
+    Row row(p.edges, {first, last, 1});
     Buffer<R> value(row.room());
     if (!row || !value) return Status::no_memory;
     for (int64_t b = 0; b < p.batch; b++)
@@ -133,7 +133,7 @@ struct ChoiceSources {
     const int64_t sites = p.edges.sites;
     const Heads<T> y{p.sites, sites, p.heads, p.width};
     const Heads<int32_t> choices{p.choice, sites, p.heads, p.width};
-    Row row(p.transposed, first, last);
+    Row row(p.transposed, {first, last, 1});
     Buffer<R> value(row.room());
     Buffer<Whole<R>> place(row.room());
     if (!row || !value || !place) return Status::no_memory;
@@ -181,7 +181,7 @@ struct ChoiceEdges {
   static Status run(const scisparse_choice& p, int64_t first, int64_t last) {
     const Heads<T> y{p.sites, p.edges.sites, p.heads, p.width}, x{p.sources, p.edges.sources, p.heads, p.width};
     const Heads<int32_t> choices{p.choice, p.edges.sites, p.heads, p.width};
-    Row row(p.edges, first, last);
+    Row row(p.edges, {first, last, 1});
     Buffer<R> value(row.room());
     if (!row || !value) return Status::no_memory;
     for (int64_t b = 0; b < p.batch; b++)

@@ -15,7 +15,7 @@ struct Spmm {
   static Status run(const scisparse_spmm_problem& p, int64_t first, int64_t last) {
     const Heads<T> x{p.x, p.edges.sources, p.heads, p.width};
     const EdgeNumbers<R> numbers{p.value, p.value_batch, p.value_edge, p.value_head};
-    Row row(p.edges, first, last);
+    Row row(p.edges, {first, last, 1});
     Buffer<R> buffer(row.room() + p.width);
     if (!row || !buffer) return Status::no_memory;
     R *value = buffer.get(), *sum = value + row.room();
