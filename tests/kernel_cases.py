@@ -26,9 +26,9 @@ BACKENDS = [
 ]
 
 # What the C++ kernels are compiled for: baseline, AVX2, AVX-512.
-_BEST = 0 if isinstance(_LIBRARY, str) else _LIBRARY.scisparse_isa()
+BEST = 0 if isinstance(_LIBRARY, str) else _LIBRARY.scisparse_isa()
 INSTRUCTION_SETS = [
-    pytest.param(n, marks=pytest.mark.skipif(n > _BEST, reason="not of this machine"))
+    pytest.param(n, marks=pytest.mark.skipif(n > BEST, reason="not of this machine"))
     for n in (1, 2, 3)
 ]
 

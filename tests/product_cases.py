@@ -6,17 +6,13 @@ import itertools
 
 import pytest
 import torch
-from kernel_cases import TOLERANCE, Case, generator
+from kernel_cases import BEST, COMPILED, TOLERANCE, Case, generator
 from torch import Tensor
 
 from scisparse.kernels import Edges
-from scisparse.kernels._native import load
 from scisparse.kernels.graph_attention import cpu
 
-library = load()
-BEST = 0 if isinstance(library, str) else library.scisparse_isa()
-NO_CPU = pytest.mark.skipif(isinstance(library, str), reason="no compiled kernels")
-BACKENDS = ["reference", pytest.param("cpu", marks=NO_CPU)]
+BACKENDS = ["reference", pytest.param("cpu", marks=COMPILED)]
 # C++ once for each instruction set that the machine has
 KERNELS = ["reference", *(f"isa {isa}" for isa in range(1, BEST + 1))]
 

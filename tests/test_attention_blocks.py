@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,7 @@ from kernel_cases import COMPILED, INSTRUCTION_SETS, TOLERANCE, generator
 from torch import Tensor
 
 from scisparse.kernels import Edges, graph_attention
-
-# The package has a function of the same name as the folder.
-cpu = importlib.import_module("scisparse.kernels.graph_attention.cpu")
+from scisparse.kernels.graph_attention import cpu
 
 
 @dataclass(frozen=True)

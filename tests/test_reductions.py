@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import TOLERANCE, generator
-from product_cases import BACKENDS, KERNELS, NO_CPU, choose, loop, near, problem
+from kernel_cases import COMPILED, TOLERANCE, generator
+from product_cases import BACKENDS, KERNELS, choose, loop, near, problem
 from torch import Tensor
 
 from scisparse.errors import BackendError, OptionError, PatternError, ShapeError
@@ -263,7 +263,7 @@ def test_forward_mode_is_refused() -> None:
             spmm(None, dual, *edges[:2], reduce="max")
 
 
-@NO_CPU
+@COMPILED
 def test_use_backend_reaches_every_part() -> None:
     value, x, edges = problem((2, 7, 5, 2, 3, 4))
     value.requires_grad_()
