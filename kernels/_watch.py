@@ -1,20 +1,21 @@
-"""Let others see what a backward pass multiplies to make the gradients of weights.
+"""Let others see what a backward pass makes the gradients on edges of.
 
 The gradient of every weight over a pattern is an outer product on its edges. Who wants the gradient
-on edges that a layer does not have (yet) needs the same two tensors. Operators are called with the
-layer's own index buffers, also under ``torch.compile``, which is how a watcher knows its layer: no
-hook on a module, nothing to trace.
+on edges that a layer does not have (yet) needs the same two tensors; for edges of attention, its
+inputs. Operators are called with the layer's own index buffers, also under ``torch.compile``, which
+is how a watcher knows its layer: no hook on a module, nothing to trace.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
 __all__ = ["Watch", "tell", "watch"]
 
-Seen = Callable[[Tensor, Tensor], None]
+Seen = Callable[..., None]
 
 _watches: dict[int, Watch] = {}
 
@@ -32,15 +33,18 @@ class Watch:
 
 
 def watch(col: Tensor, seen: Seen) -> Watch:
-    """Call ``seen(x, grad)`` in every backward pass of an operator over the edges of `col`.
+    """Call `seen` in every backward pass of an operator over the edges of `col`.
 
     Parameters
     ----------
     col
         The very buffer ``[E]`` that the operators get, not a copy; watched by one at a time.
     seen
-        Gets the sources ``[B, N, C]`` and the gradient at the sites ``[B, M, O]`` whose outer
-        products are the gradients of the weights. May be called several times in a pass.
+        Gets, of an operator with weights, the sources ``[B, N, C]`` and the gradient at the sites
+        ``[B, M, O]`` whose outer products are the gradients of the weights; of attention, its
+        inputs, the gradient at the sites ``[B, M, H, V]``, the logarithms of the denominators
+        ``[B, M, H]`` and the scale. May be called several times in a pass. The tensors may be
+        written over as soon as it returns.
     """
     one = Watch(col, seen)
     if col.numel():
@@ -48,7 +52,7 @@ def watch(col: Tensor, seen: Seen) -> Watch:
     return one
 
 
-def tell(col: Tensor, x: Tensor, grad: Tensor) -> None:
+def tell(col: Tensor, *what: Any) -> None:
     """Tell the watcher of `col`, if there is one."""
     if _watches and col.numel() and (one := _watches.get(col.data_ptr())) is not None:
-        one.seen(x, grad)
+        one.seen(*what)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from scisparse.errors import OptionError, ShapeError
+from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels import graph_attention
 from scisparse.kernels.graph_attention.checks import check_dropout
 from scisparse.layers.edges import EdgeBias, PatternEdges, check_edge_attr
 from scisparse.layers.heads import check_heads, check_inputs, draw_maps, split_heads
+from scisparse.layers.rewiring import pack_edges, same_points, unpack_edges
 from scisparse.pattern import Pattern
 
 __all__ = ["Scores", "SparseAttention"]
+
+# What a state holds beside parameters, once the edges have moved.
+_EDGES, _REACH = "moved_edges", "moved_reach"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,8 @@ class SparseAttention(nn.Module):
     ``(Q x[b,i]) . (K x[b,col[e]]) / sqrt(D) + bias[e,h]``, head by head. Self-attention, or
     cross-attention from sites to sources on another grid. With edge features ``a``, ``W a[e]`` is
     added to the keys and values of the edge, and never formed.
+
+    :meth:`rewire` gives it other edges, and a ``scisparse.Sparsifier`` does so while it trains.
 
     Parameters
     ----------
@@ -147,12 +154,73 @@ class SparseAttention(nn.Module):
             knots=self.scores.knots,
             taps=self.scores.taps,
         )
+        self._built = self.pattern, self.bias.reach
         self.reset_parameters()
 
     @property
     def pattern(self) -> Pattern:
         """Who reads whom."""
         return self.edges.pattern
+
+    def rewire(self, pattern: Pattern) -> None:
+        """Attend over another pattern between the same sites and sources.
+
+        Parameters keep their places. With as many edges as before all index buffers do too, so that
+        compiled graphs and distributed training go on. From then on ``state_dict`` holds the edges.
+
+        Parameters
+        ----------
+        pattern
+            M sites and N sources as before; distances, bearings and taps where `scores` needs them.
+
+        Raises
+        ------
+        PatternError
+            Another number of sites or sources, edges without what `scores` needs, or a layer with
+            `edge_dim`.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from scisparse.patterns import sliding_window
+        >>> attend = SparseAttention(sliding_window(6, 3), embed_dim=4, num_heads=2)
+        >>> attend.rewire(sliding_window(6, 5))
+        >>> attend.pattern
+        Pattern(6 sites x 6 sources, 24 edges, fan-in 3 to 5)
+        """
+        self.check_rewirable()
+        pattern = self.bias.fit(same_points(pattern, self.pattern))
+        self.edges.move_to(pattern)
+        self.bias.move_to(pattern)
+
+    def check_rewirable(self) -> None:
+        """Raise where edges have features, which are given in the order of the edges."""
+        if self.edge_dim:
+            raise PatternError(
+                f"a layer with edge_dim={self.edge_dim} cannot be rewired: its callers give "
+                "features for the edges that it was built with; describe edges by `scores` instead"
+            )
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.edges.rewired:
+            destination[prefix + _EDGES] = pack_edges(self.pattern)
+            destination[prefix + _REACH] = torch.tensor(self.bias.reach, dtype=torch.float64)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any
+    ) -> None:
+        """Take over the edges of a state; one without is of the pattern the layer was built on."""
+        packed, reach = (state_dict.pop(prefix + key, None) for key in (_EDGES, _REACH))
+        if packed is not None and reach is not None:
+            self.bias.reach = float(reach)
+            self.rewire(unpack_edges(packed, self.pattern))
+        elif self.edges.rewired and prefix + "q_proj.weight" in state_dict:
+            pattern, self.bias.reach = self._built
+            self.rewire(pattern)
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
 
     def reset_parameters(self) -> None:
         """Draw the maps as ``nn.MultiheadAttention`` does (Xavier); biases are 0, norms 1."""

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from dataclasses import replace
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels import Edges
+from scisparse.layers.rewiring import OwnBuffers
 from scisparse.pattern import Pattern
 
-__all__ = ["EdgeBias", "PatternEdges", "check_edge_attr"]
+__all__ = ["BiasWeights", "EdgeBias", "PatternEdges", "check_edge_attr", "longest"]
 
 _INT32 = 2**31
 
 
-class PatternEdges(nn.Module):
+class PatternEdges(OwnBuffers):
     """Both directions of a pattern, where the layer that holds it lies.
 
     Nothing is saved: all follows from the pattern, which stays on the CPU, and is written again
@@ -50,7 +52,12 @@ class PatternEdges(nn.Module):
 
     def _write(self, device: torch.device) -> None:
         for name, index in self._buffers_of(self.pattern).items():
-            self.register_buffer(name, index.to(device), persistent=False)
+            self._put_buffer(name, index, device)
+
+    def move_to(self, pattern: Pattern) -> None:
+        """Take the edges of another pattern over the same sites and sources, checked already."""
+        self.pattern, self.rewired = pattern, True
+        self._write(self.row_ptr.device)
 
     def _buffers_of(self, pattern: Pattern) -> dict[str, Tensor]:
         transposed, order = pattern.transpose()
@@ -84,7 +91,14 @@ class PatternEdges(nn.Module):
         return repr(self.pattern)
 
 
-class EdgeBias(nn.Module):
+class BiasWeights(NamedTuple):
+    """What an :class:`EdgeBias` has learned: of its features ``[F, H]``, of its taps ``[K, H]``."""
+
+    features: Tensor | None
+    taps: Tensor | None
+
+
+class EdgeBias(OwnBuffers):
     """Number of each edge and head that geometry and learning add to scores.
 
     ``bias[e,h] = log(area[col[e]] / mean area) + sum_f features[e,f] * weight[f,h] +
@@ -93,7 +107,9 @@ class EdgeBias(nn.Module):
     The first term, where `areas` is true, makes a softmax over edges an integral over the sphere.
     The features of the second are piecewise linear in distance ``d``,
     ``max(0, 1 - |(K - 1) d / reach - n|)`` for ``n < K``, by themselves and times the cosine and
-    sine of the bearing, where the pattern has one. Its weights start at 0.
+    sine of the bearing, where the pattern has one. Its weights start at 0. The reach is the longest
+    distance of the pattern that the layer is built on; edges that it gets later, and are longer,
+    count as that long.
 
     Parameters
     ----------
@@ -146,7 +162,10 @@ class EdgeBias(nn.Module):
                 "`pattern` has no taps for a bias by tap; build it with patterns.window, "
                 "patterns.neighborhood or patterns.sliding_window"
             )
-        self.pattern, self.areas, self.knots, self.taps = pattern.to("cpu"), areas, knots, taps
+        self.areas, self.knots, self.taps, self.num_taps = areas, knots, taps, pattern.num_taps
+        self.turns = bool(knots) and pattern.bearing is not None
+        self.reach = longest(pattern) if knots else 0.0  #: metres
+        self._pattern = pattern.to("cpu")  # not a layer over a pattern: none of its weights is
         self._write(torch.empty(0))
         size = None if self.features is None else self.features.shape[1]
         self.weight = None if size is None else nn.Parameter(torch.zeros(size, num_heads))
@@ -154,15 +173,75 @@ class EdgeBias(nn.Module):
 
     def _write(self, like: Tensor) -> None:
         """Write the buffers beside `like`: in float64 if it is, else in float32."""
+        for name, values in self._arrays(self._pattern, like)._asdict().items():
+            self._put_buffer(name, values, like.device)
+
+    def _arrays(self, pattern: Pattern, like: Tensor) -> _Arrays:
+        """What the bias reads of a pattern, beside `like`."""
         wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-        area = _log_area(self.pattern) if self.areas else None
-        features = _features(self.pattern, self.knots) if self.knots else None
-        tap = self.pattern.tap.long() if self.taps and self.pattern.tap is not None else None
-        for name, values in (("log_area", area), ("features", features), ("tap", tap)):
-            if values is not None:
-                dtype = wide if values.is_floating_point() else values.dtype
-                values = values.to(like.device, dtype)
-            self.register_buffer(name, values, persistent=False)
+        device = like.device
+        area = _log_area(pattern).to(device, wide) if self.areas else None
+        features = None
+        if self.knots:
+            features = _features(pattern, self.knots, self.reach, self.turns).to(device, wide)
+        tap = pattern.tap if self.taps else None
+        return _Arrays(area, features, None if tap is None else tap.to(device, torch.int64))
+
+    def fit(self, pattern: Pattern) -> Pattern:
+        """Return another pattern as this bias reads it, or raise: it looks at the same sources.
+
+        Raises
+        ------
+        PatternError
+            The pattern lacks the distances, bearings or taps that the bias was built with.
+        """
+        lacks = [
+            name
+            for name, needed in (("distance", self.knots), ("bearing", self.turns))
+            if needed and getattr(pattern, name) is None
+        ]
+        if lacks:
+            raise PatternError(
+                f"`pattern` has no `{lacks[0]}`, which the bias of this layer (knots={self.knots}) "
+                "reads on every edge; build it with patterns.radius or patterns.nearest"
+            )
+        if self.taps and (pattern.tap is None or pattern.num_taps > self.num_taps):
+            given = "no taps" if pattern.tap is None else f"{pattern.num_taps} taps"
+            raise PatternError(
+                f"`pattern` has {given} and this layer a learned bias for each of {self.num_taps}; "
+                "give edges with one of its taps, or build the layer with scores that have no taps"
+            )
+        return replace(pattern, source_grid=self._pattern.source_grid) if self.areas else pattern
+
+    def move_to(self, pattern: Pattern) -> None:
+        """Belong to the edges of another pattern, which :meth:`fit` has returned."""
+        self._pattern, self.rewired = pattern, True
+        floating = [t for t in (self.log_area, self.features) if t is not None]
+        if floating or self.tap is not None:
+            self._write(floating[0] if floating else self.tap)
+
+    @property
+    def learned(self) -> BiasWeights:
+        """What is learned."""
+        return BiasWeights(self.weight, self.tap_weight)
+
+    def of(self, pattern: Pattern, weights: BiasWeights | None = None) -> Tensor | None:
+        """Bias of the edges of another pattern: ``[E', H]``, ``[E', 1]`` or nothing.
+
+        Parameters
+        ----------
+        pattern
+            Over the same sources, and with the arrays that :meth:`fit` asks for.
+        weights
+            In place of those learned by now.
+        """
+        learned = self.learned if weights is None else weights
+        like = next(
+            (t for t in (self.log_area, self.features, learned.taps) if t is not None), None
+        )
+        if like is None:
+            return None
+        return _bias(self._arrays(self.fit(pattern), like), learned)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = (self.log_area, self.features, self.tap)
@@ -182,16 +261,34 @@ class EdgeBias(nn.Module):
 
     def forward(self) -> Tensor | None:
         """Return ``[E, H]``, ``[E, 1]`` or nothing."""
-        parts = [] if self.log_area is None else [self.log_area[:, None]]
-        if self.features is not None and self.weight is not None:
-            parts.append(self.features.to(self.weight.dtype) @ self.weight)
-        if self.tap is not None and self.tap_weight is not None:
-            parts.append(self.tap_weight[self.tap])
-        return sum(parts[1:], parts[0]) if parts else None
+        return _bias(_Arrays(self.log_area, self.features, self.tap), self.learned)
 
     def extra_repr(self) -> str:
         """What it is made of."""
         return f"areas={self.areas}, knots={self.knots}, taps={self.taps}"
+
+
+class _Arrays(NamedTuple):
+    """What a bias reads of a pattern: ``[E]``, ``[E, F]``, ``[E]``."""
+
+    log_area: Tensor | None
+    features: Tensor | None
+    tap: Tensor | None
+
+
+def _bias(arrays: _Arrays, learned: BiasWeights) -> Tensor | None:
+    parts = [] if arrays.log_area is None else [arrays.log_area[:, None]]
+    if arrays.features is not None and learned.features is not None:
+        parts.append(arrays.features.to(learned.features.dtype) @ learned.features)
+    if arrays.tap is not None and learned.taps is not None:
+        parts.append(learned.taps[arrays.tap])
+    return sum(parts[1:], parts[0]) if parts else None
+
+
+def longest(pattern: Pattern) -> float:
+    """Longest distance of an edge, metres; 0 where there is none."""
+    distance = pattern.distance
+    return 0.0 if distance is None or not distance.numel() else float(distance.double().max())
 
 
 def _log_area(pattern: Pattern) -> Tensor:
@@ -201,21 +298,21 @@ def _log_area(pattern: Pattern) -> Tensor:
     return (areas / areas.mean()).log()[pattern.col.long()]
 
 
-def _features(pattern: Pattern, knots: int) -> Tensor:
-    """Features of the edges, float64 ``[E, K]`` or ``[E, 3 K]``."""
+def _features(pattern: Pattern, knots: int, reach: float, turns: bool) -> Tensor:
+    """Features of the edges, float64 ``[E, K]``, or ``[E, 3 K]`` with those of the bearing."""
     assert pattern.distance is not None  # checked when the layer is built
     distance = pattern.distance.double()
-    reach = float(distance.max()) if distance.numel() else 0.0
-    place = distance / max(reach, 1e-12) * max(knots - 1, 1)
+    place = distance.clamp(max=reach) / max(reach, 1e-12) * max(knots - 1, 1)
     knot = torch.arange(knots, device=distance.device)
     hats = (1 - (place[:, None] - knot).abs()).clamp(min=0)
-    if pattern.bearing is None:
+    if not turns:
         return hats
+    assert pattern.bearing is not None
     bearing = pattern.bearing.double().nan_to_num()[:, None]
     # A site has no bearing to itself.
     elsewhere = (distance > 0)[:, None]
-    turns = [torch.where(elsewhere, f(bearing), 0.0) for f in (torch.cos, torch.sin)]
-    return torch.cat([hats, *(hats * turn for turn in turns)], dim=1)
+    parts = [torch.where(elsewhere, f(bearing), 0.0) for f in (torch.cos, torch.sin)]
+    return torch.cat([hats, *(hats * part for part in parts)], dim=1)
 
 
 def check_edge_attr(edge_attr: Tensor | None, edges: int, edge_dim: int | None) -> None:

@@ -13,10 +13,49 @@ from torch import Tensor, nn
 from scisparse.errors import PatternError, ShapeError
 from scisparse.pattern import Pattern
 
-__all__ = ["Rewirable", "match_edges", "move_rows", "pack_edges", "unpack_edges"]
+__all__ = [
+    "OwnBuffers",
+    "Rewirable",
+    "match_edges",
+    "move_rows",
+    "pack_edges",
+    "same_points",
+    "unpack_edges",
+]
 
 
-class Rewirable(nn.Module):
+class OwnBuffers(nn.Module):
+    """Module with buffers that follow from a pattern, which may be exchanged for another.
+
+    Until then they may share the tensors of the pattern. From then on they are the module's own and
+    are written in place where sizes have not changed: so compiled graphs and distributed training
+    go on with the same tensors.
+    """
+
+    rewired = False  #: whether the pattern is another than the one the layer was built on
+
+    def _put_buffer(self, name: str, values: Tensor | None, device: torch.device) -> None:
+        """Write a buffer: in place if the module has one of this size that is its own."""
+        old = self._buffers.get(name)
+        if values is None:
+            self.register_buffer(name, None, False)
+        elif not self.rewired:
+            self.register_buffer(name, values.to(device), False)
+        elif old is not None and name in self._own and _alike(old, values, device):
+            old.copy_(values)
+        else:
+            # A pattern is frozen, and layers built on one share its tensors.
+            self.register_buffer(name, values.to(device, copy=True), False)
+            self._own.add(name)
+
+    @property
+    def _own(self) -> set[str]:
+        """Names of buffers that this module alone writes."""
+        own: set[str] = self.__dict__.setdefault("_own_buffers", set())
+        return own
+
+
+class Rewirable(OwnBuffers):
     """Module with own weights on every edge of a pattern, which may be given another pattern.
 
     Subclasses hold ``pattern`` and ``weight [E, ...]`` in the order of its edges, and write their
@@ -27,7 +66,6 @@ class Rewirable(nn.Module):
 
     pattern: Pattern
     weight: nn.Parameter
-    rewired = False  #: whether the pattern is another than the one the layer was built on
 
     @property
     def edge_weight(self) -> Tensor:
@@ -73,12 +111,7 @@ class Rewirable(nn.Module):
         [1, -1]
         """
         self.check_rewirable()
-        pattern = replace(pattern.to("cpu"), window=None).validate()
-        if pattern.shape != self.pattern.shape:
-            raise PatternError(
-                f"`pattern` (sites x sources {pattern.shape}) must have this layer's "
-                f"{self.pattern.shape}"
-            )
+        pattern = replace(same_points(pattern, self.pattern), window=None)
         if kept is None:
             kept = match_edges(self.pattern, pattern)
         elif kept.shape != (pattern.num_edges,) or kept.dtype != torch.int64:
@@ -106,26 +139,6 @@ class Rewirable(nn.Module):
         """Write the index buffers that follow from the pattern."""
         raise NotImplementedError
 
-    def _put_buffer(self, name: str, index: Tensor | None, device: torch.device) -> None:
-        """Write an index buffer: in place if the layer has one of this size that is its own."""
-        old = self._buffers.get(name)
-        if index is None:
-            self.register_buffer(name, None, False)
-        elif not self.rewired:
-            self.register_buffer(name, index.to(device), False)
-        elif old is not None and name in self._own and _alike(old, index, device):
-            old.copy_(index)
-        else:
-            # A pattern is frozen, and layers built on one share its tensors.
-            self.register_buffer(name, index.to(device, copy=True), False)
-            self._own.add(name)
-
-    @property
-    def _own(self) -> set[str]:
-        """Names of buffers that this layer alone writes."""
-        own: set[str] = self.__dict__.setdefault("_own_buffers", set())
-        return own
-
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any
     ) -> None:
@@ -149,6 +162,16 @@ class Rewirable(nn.Module):
 
 def _alike(old: Tensor, new: Tensor, device: torch.device) -> bool:
     return old.shape == new.shape and old.dtype == new.dtype and old.device == device
+
+
+def same_points(pattern: Pattern, before: Pattern) -> Pattern:
+    """Return `pattern` on the CPU, or raise unless it is over the sites and sources of `before`."""
+    pattern = pattern.to("cpu").validate()  # the kernels trust its indices
+    if pattern.shape != before.shape:
+        raise PatternError(
+            f"`pattern` (sites x sources {pattern.shape}) must have this layer's {before.shape}"
+        )
+    return pattern
 
 
 def match_edges(old: Pattern, new: Pattern) -> Tensor:

@@ -14,15 +14,17 @@ from sparsity_cases import OFTEN, adam, batches, fields, locally, network
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from scisparse.layers import SparseAttention
+from scisparse.patterns import sliding_window
 from scisparse.sparsity import Sparsifier
-from scisparse.sparsity.rewired import RewiredTarget
+from scisparse.sparsity.edge_target import EdgeTarget
 
 RANKS = 2
 
 
 #: What is under the sparsifier, and how it grows.
 CASES = [
-    *itertools.product(["masked", "edges"], ["random", "gradient"]),
+    *itertools.product(["masked", "edges", "attention"], ["random", "gradient"]),
     ("masked", "superset"),
     ("gates", "none"),
 ]
@@ -41,13 +43,20 @@ def train_together(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+def _attention() -> nn.Module:
+    return nn.Sequential(SparseAttention(sliding_window(40, 5), 2, 2), nn.Linear(2, 3))
+
+
 def _train(rank: int, kind: str, growth: str) -> dict[str, Any]:
     torch.manual_seed(generator(1).initial_seed())  # the same weights on all ranks
-    model: nn.Module = locally() if kind == "edges" else network()
-    data = fields(12) if kind == "edges" else batches(12)
+    models = {"edges": locally, "attention": _attention}
+    model: nn.Module = models.get(kind, network)()
+    data = fields(12) if kind in models else batches(12)
     optimizer = adam(model)
     # Random numbers of the ranks differ: the choices must not.
     options: dict[str, Any] = {"method": "rigl", "growth": growth, "schedule": OFTEN}
+    if kind == "attention":
+        options |= {"params": ["0.edges"], "candidates": sliding_window(40, 9)}
     if kind == "gates":
         options = {"method": "l0", "total_steps": 12}
     sparsifier = Sparsifier(model, optimizer, sparsity=0.6, seed=rank, **options)
@@ -66,7 +75,7 @@ def _train(rank: int, kind: str, growth: str) -> dict[str, Any]:
         if k == 1:
             assert all(layer.churn == 0 for layer in sparsifier.report().layers)
     topology = [
-        t.active if isinstance(t, RewiredTarget) else t.state_dict()["mask"]
+        t.active if isinstance(t, EdgeTarget) else t.state_dict()["mask"]
         for t in sparsifier.targets
     ]
     churn = [layer.churn for layer in sparsifier.report().layers]

@@ -195,10 +195,11 @@ def test_equal_candidates_are_drawn() -> None:
         candidates=AllPairs(like),
         active=active,
         seen=active,
-        passes=[],
+        gradients=None,
         momentum=None,
         far=None,
         block=1,
+        numbers=1,
     )
     left, rule = torch.tensor([20]), growth.named("cannistraci_hebb")
     found = [search.best(None, left, rule, generator(k)) for k in (0, 0, 1)]

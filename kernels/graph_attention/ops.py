@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scisparse.kernels import _backends, _debug
+from scisparse.kernels import _backends, _debug, _watch
 from scisparse.kernels._edges import Edges, check_is_transpose
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention import calculus, cpu, reference
@@ -103,6 +103,7 @@ def _attention_backward(
     edges, edges_t = Edges(row_ptr, col, None), Edges(row_ptr_t, col_t, tie_t)
     check_transpose(edges_t, edges, k.shape[1])
     run = choose("attention_backward", backend, q, edges, k.shape[1], edges_t)
+    _watch.tell(col, inputs, grad, lse, scale)
     grads = run(grad, grad_edge, inputs, lse, edges, edges_t, (wants_attr, wants_bias), scale)
     return tuple(
         q.new_empty(0) if g is None or t is None else g.to(t.dtype)

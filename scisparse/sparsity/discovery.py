@@ -5,15 +5,17 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError
+from scisparse.layers.edges import PatternEdges
 from scisparse.pattern import Pattern
 from scisparse.sparsity import optimizer_state
+from scisparse.sparsity.attended import AttentionTarget
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
 from scisparse.sparsity.candidates import AllPairs, CandidateEdges, Listed
 from scisparse.sparsity.edge_structures import for_pattern
@@ -38,17 +40,18 @@ __all__ = [
 ]
 
 _ATTRIBUTES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+_EDGES = "edges"
 _DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A weight of a model.
+    """A weight of a model, or the edges of an attention layer.
 
     Parameters
     ----------
     name
-        Of the parameter in the model.
+        Of the parameter or of the edges in the model.
     module, attribute
         Which holds it, under which name.
     edges
@@ -60,9 +63,23 @@ class Found:
     attribute: str
     edges: bool
 
+    @property
+    def path(self) -> str:
+        """Name of the module."""
+        return self.name.rpartition(".")[0]
 
-def find(model: nn.Module, params: Sequence[str] | None) -> list[Found]:
-    """Return the weights to work on, in the order of the model.
+    @property
+    def attends(self) -> bool:
+        """Whether these are edges without weights."""
+        return self.attribute == _EDGES
+
+
+def find(
+    model: nn.Module,
+    params: Sequence[str] | None,
+    candidates: Pattern | Mapping[str, Pattern] | None = None,
+) -> list[Found]:
+    """Return the weights to work on, and edges of attention, in the order of the model.
 
     Parameters
     ----------
@@ -70,14 +87,19 @@ def find(model: nn.Module, params: Sequence[str] | None) -> list[Found]:
         Any module.
     params
         Names of parameters or modules, with ``*`` and ``?``; ``None``: all weights of linear,
-        convolution, attention and pattern layers.
+        convolution, attention and pattern layers. Edges of attention carry no weights and join only
+        under their own name, ``"attend.edges"`` or ``"*.edges"``, or with `candidates`.
+    candidates
+        Edges that may be grown, a Pattern for all layers of its size or one for each layer name.
 
     Raises
     ------
     OptionError
         A name matches nothing, or there is no weight at all.
     """
-    known = list(_weights(model))
+    everything = list(_weights(model))
+    wanted = {f.name for f in everything if not f.attends or _has_candidates(f, candidates)}
+    known = [found for found in everything if found.name in wanted]
     if params is None:
         if not known:
             raise OptionError(
@@ -87,7 +109,7 @@ def find(model: nn.Module, params: Sequence[str] | None) -> list[Found]:
         return known
     if isinstance(params, str):
         params = [params]
-    every = {found.name: found for found in known} | _others(model, known)
+    every = {found.name: found for found in everything} | _others(model, everything)
     chosen: dict[str, Found] = {}
     for word in params:
         matched = {
@@ -96,8 +118,11 @@ def find(model: nn.Module, params: Sequence[str] | None) -> list[Found]:
             if fnmatch.fnmatchcase(name, word)
             or any(fnmatch.fnmatchcase(part, word) for part in _parents(name))
         }
-        # A module's name stands for its weights, not for its biases and norms.
-        matched = {n: f for n, f in matched.items() if n in {k.name for k in known} or n == word}
+        # A module's name stands for its weights, not for its biases, norms and edges.
+        own = word.rpartition(".")[2] == _EDGES
+        matched = {
+            n: f for n, f in matched.items() if n in wanted or n == word or (f.attends and own)
+        }
         if not matched:
             raise OptionError(choice("params", word, every))
         chosen |= matched
@@ -112,6 +137,8 @@ def _parents(name: str) -> list[str]:
 def _weights(model: nn.Module) -> Iterator[Found]:
     seen: set[int] = set()
     for path, module in model.named_modules():
+        if isinstance(getattr(module, _EDGES, None), PatternEdges) and hasattr(module, "rewire"):
+            yield Found(f"{path}.{_EDGES}" if path else _EDGES, module, _EDGES, True)
         for attribute in _ATTRIBUTES:
             weight = module._parameters.get(attribute)
             edges = _moves_edges(module)
@@ -139,6 +166,15 @@ def _others(model: nn.Module, known: list[Found]) -> dict[str, Found]:
             path, _, attribute = name.rpartition(".")
             found[name] = Found(name, model.get_submodule(path), attribute, False)
     return found
+
+
+def _has_candidates(found: Found, candidates: Pattern | Mapping[str, Pattern] | None) -> bool:
+    """Whether candidates are given for the edges of an attention layer."""
+    if isinstance(candidates, Mapping):
+        return found.path in candidates or found.name in candidates
+    layer: Any = found.module
+    fits = candidates is not None and candidates.shape == layer.pattern.shape
+    return fits and _moves_edges(layer)
 
 
 def _moves_edges(module: Any) -> bool:
@@ -179,7 +215,7 @@ def check_candidates(
             "`candidates` are for edges that move, and with growth='superset' weights only wait "
             "for their turn; build the layer on the candidates"
         )
-    names = {f.name.rpartition(".")[0]: f.name for f in found if f.edges}
+    names = {f.path: f.name for f in found if f.edges}
     if isinstance(candidates, Mapping):
         for name in candidates:
             if name not in names and name not in names.values():
@@ -187,7 +223,7 @@ def check_candidates(
     elif candidates is not None and not names:
         raise OptionError(
             "`candidates` are given and no layer has edges that can move: pattern layers with "
-            "tie=None and groups=1, or SparseLinear"
+            "tie=None and groups=1, SparseLinear, or attention over a pattern of their size"
         )
 
 
@@ -207,6 +243,11 @@ def check_own(model: nn.Module, found: list[Found], rules: Rules) -> None:
 
 def masked_target(found: Found, structure: Structure, rules: Rules) -> Target:
     """Put a mask over a weight; a pattern layer loses and keeps whole edges."""
+    if found.attends:
+        raise OptionError(
+            f"{found.name} are edges without weights that could be pruned under a mask; choose a "
+            "method that moves edges, such as 'rigl', or leave them out of `params`"
+        )
     if found.edges and isinstance(structure, ConstantFanIn):
         raise OptionError(
             f"{structure!r} needs a method that regrows on the edges of {found.name}; choose "
@@ -238,6 +279,8 @@ def rewired_target(
 ) -> Target:
     """Let the edges of a pattern layer move, or those alone that fill its far slots."""
     layer: Any = found.module
+    if found.attends:
+        return _attention_target(found, structure, budget, candidates, teleconnections)
     _without_spares(layer, rules)
     edges = _candidates(found, candidates, teleconnections > 0)
     reference = edges.fan_in if isinstance(edges, AllPairs) else layer.pattern.fan_in
@@ -252,24 +295,59 @@ def rewired_target(
     return RewiredTarget(found.name, layer, edges, reference, groups, far, ablation)
 
 
+def _attention_target(
+    found: Found,
+    structure: Structure,
+    budget: Budget,
+    candidates: Pattern | Mapping[str, Pattern] | None,
+    teleconnections: int,
+) -> Target:
+    """Let the edges of an attention layer move."""
+    layer: Any = found.module
+    if teleconnections:
+        raise OptionError(
+            f"`teleconnections` (={teleconnections}) end in a test of weights held at 0, and the "
+            f"edges of {found.name} carry none; name layers with weights in `params`, and give "
+            "attention far edges by `candidates`"
+        )
+    layer.check_rewirable()
+    given = _given(found, candidates) or layer.pattern
+    repeats = any(p.statistics()["duplicates"] for p in (given, layer.pattern))
+    if given.tap is not None and not layer.bias.taps and not repeats:
+        # Nothing reads the taps, which of a wider window are others on the same edges.
+        given = replace(given, tap=None, tap_count=None, window=None)
+    edges = Listed(given)
+    reference = layer.pattern.fan_in
+    groups = _row_groups(structure, budget, edges, reference, layer.pattern)
+    return AttentionTarget(found.name, layer, edges, reference, groups)
+
+
 def _candidates(
     found: Found, candidates: Pattern | Mapping[str, Pattern] | None, far: bool
 ) -> CandidateEdges:
     layer: Any = found.module
-    given = candidates
-    if isinstance(candidates, Mapping):
-        path = found.name.rpartition(".")[0]
-        given = candidates.get(path, candidates.get(found.name))
+    given = _given(found, candidates)
     if given is not None:
-        if not isinstance(given, Pattern) or given.shape != layer.pattern.shape:
-            raise OptionError(
-                f"`candidates` of {found.name} is {given!r}; give a Pattern of "
-                f"{layer.pattern.shape} sites x sources, or a dict of layer name to Pattern"
-            )
-        return Listed(given.to("cpu"))
+        return Listed(given)
     if far or layer.weight.dim() == 1:  # of a linear layer any pair may be an edge
         return AllPairs(layer.pattern)
     return Listed(layer.pattern)
+
+
+def _given(found: Found, candidates: Pattern | Mapping[str, Pattern] | None) -> Pattern | None:
+    """Candidates that are given for a layer."""
+    layer: Any = found.module
+    given = candidates
+    if isinstance(candidates, Mapping):
+        given = candidates.get(found.path, candidates.get(found.name))
+    if given is None:
+        return None
+    if not isinstance(given, Pattern) or given.shape != layer.pattern.shape:
+        raise OptionError(
+            f"`candidates` of {found.name} is {given!r}; give a Pattern of "
+            f"{layer.pattern.shape} sites x sources, or a dict of layer name to Pattern"
+        )
+    return given.to("cpu")
 
 
 def _row_groups(

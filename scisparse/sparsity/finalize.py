@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from scisparse.errors import BackendError, OptionError
 from scisparse.layers.linear import SparseLinear
 from scisparse.sparsity import optimizer_state
+from scisparse.sparsity.attended import AttentionTarget
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.names import choice
 from scisparse.sparsity.rewired import RewiredTarget
@@ -94,6 +95,8 @@ def finalize_layers(
         path = target.name.rpartition(".")[0]
         if isinstance(target, RewiredTarget):
             optimizer_state.rewire(optimizer, target.layer, target.layer.pattern)
+            forms.append(Form(target.name, "condensed", {}))
+        elif isinstance(target, AttentionTarget):  # holds its edges and nothing else
             forms.append(Form(target.name, "condensed", {}))
         elif isinstance(target, MaskedTarget) and hasattr(target.module, "rewire"):
             forms.append(_drop_edges(target, optimizer))

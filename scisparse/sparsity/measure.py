@@ -15,9 +15,9 @@ from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
 from scisparse.patterns.geometry import great_circle
 from scisparse.sparsity.budgets import Budget, Regions
+from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.report import DISTANCE_BINS, LayerReport, RegionReport, Report
-from scisparse.sparsity.rewired import RewiredTarget
 from scisparse.sparsity.target import Move, Target
 from scisparse.tying import site_shape
 
@@ -102,7 +102,8 @@ def _measure_one(target: Target, move: Move, labels: SiteLabels | None) -> Layer
         active=target.count,
         seen=target.seen,
         churn=move.grown / max(1, target.count),
-        bytes=target.parameter.numel() * target.parameter.element_size(),
+        bytes=target.bytes,
+        operations=target.operations,
         distances=_distances(target),
         regions=() if labels is None else count_regions(target, labels),
     )
@@ -146,7 +147,7 @@ def count_regions(target: Target, labels: SiteLabels) -> tuple[RegionReport, ...
     pattern = _pattern(target)
     if pattern is None or pattern.num_sites != labels.region.numel():
         return ()
-    if isinstance(target, RewiredTarget):
+    if isinstance(target, EdgeTarget):
         region: Tensor | None = labels.region
         site = target.candidates.ends(target.active)[0]
         active = torch.bincount(site, minlength=pattern.num_sites) * target.block

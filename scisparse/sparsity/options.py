@@ -115,7 +115,10 @@ def check_rules(targets: Sequence[Target], rules: Rules, schedule: Schedule) -> 
     for target in targets:
         pattern = getattr(target.module, "pattern", None)
         if by_area and pattern is not None:
-            area_of_edges(pattern, target.name, len(target.parameter))
+            weight = target.parameter
+            area_of_edges(
+                pattern, target.name, pattern.num_edges if weight is None else len(weight)
+            )
         if given is None:
             continue
         if not isinstance(target, MaskedTarget):
@@ -177,7 +180,8 @@ def check_optimizer(optimizer: Optimizer | None, targets: list[Target]) -> None:
         return
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for target in targets:
-        if target.parameter.requires_grad and id(target.parameter) not in held:
+        weight = target.parameter
+        if weight is not None and weight.requires_grad and id(weight) not in held:
             raise OptionError(
                 f"`optimizer` does not hold {target.name}; build it from this model's parameters, "
                 "or name the weights to make sparse in `params`"

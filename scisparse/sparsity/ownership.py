@@ -1,4 +1,4 @@
-"""Which weights are under a sparsifier now: two would undo each other's work."""
+"""Which weights and edges are under a sparsifier now: two would undo each other's work."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from scisparse.sparsity.target import Target
 __all__ = ["hold", "let_go"]
 
 # By identity: parameters are compared by value.
-_held: dict[int, tuple[weakref.ref[nn.Parameter], weakref.ref[Target]]] = {}
+_held: dict[int, tuple[weakref.ref[nn.Parameter | nn.Module], weakref.ref[Target]]] = {}
 
 
 def hold(targets: Sequence[Target]) -> None:
     """Take the weights, or raise if a living sparsifier holds one."""
     for target in targets:
-        parameter, owner = _held.get(id(target.parameter), (None, None))
-        same = parameter is not None and parameter() is target.parameter
+        owned, owner = _held.get(id(target.owned), (None, None))
+        same = owned is not None and owned() is target.owned
         if same and owner is not None and owner() is not None:
             raise OptionError(
                 f"{target.name} is under another sparsifier; call finalize() or release() on that "
                 "one first"
             )
     for target in targets:
-        _held[id(target.parameter)] = (weakref.ref(target.parameter), weakref.ref(target))
+        _held[id(target.owned)] = (weakref.ref(target.owned), weakref.ref(target))
 
 
 def let_go(targets: Sequence[Target]) -> None:

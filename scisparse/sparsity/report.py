@@ -51,7 +51,7 @@ class RegionReport:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One weight.
+    """One weight, or the edges of an attention layer, which count as weights here.
 
     Parameters
     ----------
@@ -66,12 +66,16 @@ class LayerReport:
     churn
         Fraction of the active weights that the last change brought.
     bytes
-        Of the stored values, zeros under a mask and spare rows among them, without indices.
+        Of the stored values, zeros under a mask and spare rows among them, without indices; of the
+        indices for edges of attention, which have no values.
     distances
         Edges with an active weight by distance, in the bins of :data:`DISTANCE_BINS`; empty where
         the layer is not over a pattern on a grid.
     regions
         Weights by region of their sites; empty where the layer has none.
+    operations
+        Of an active weight, for one sample: a product and a sum; of an edge of attention, those for
+        each channel of queries and of values.
     """
 
     name: str
@@ -82,15 +86,16 @@ class LayerReport:
     bytes: int
     distances: tuple[int, ...] = ()
     regions: tuple[RegionReport, ...] = ()
+    operations: int = 2
 
     @property
     def flops(self) -> int:
-        """Operations that active weights need for one sample: a product and a sum each.
+        """Operations that active weights need for one sample.
 
         A weight that several places share, as in a convolution, counts once; a dense layer under a
         mask multiplies by its zeros as well.
         """
-        return 2 * self.active
+        return self.operations * self.active
 
     @property
     def sparsity(self) -> float:

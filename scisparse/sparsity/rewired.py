@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import math
-import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from scisparse.errors import OptionError
-from scisparse.kernels._watch import Watch, watch
 from scisparse.pattern import Pattern
 from scisparse.sparsity import optimizer_state
-from scisparse.sparsity.areas import by_area
-from scisparse.sparsity.candidates import CandidateEdges, Pass
+from scisparse.sparsity.candidates import CandidateEdges, Chunk, Pass
+from scisparse.sparsity.edge_target import EdgeTarget, RowGroups
 from scisparse.sparsity.far import Audit, FarSlots, outstanding
-from scisparse.sparsity.growth import Growth, random
 from scisparse.sparsity.ranks import agree, average, every
-from scisparse.sparsity.search import Search
-from scisparse.sparsity.select import best, best_of_groups, count_of_groups
 from scisparse.sparsity.structures import ConstantFanIn
-from scisparse.sparsity.target import Move, Rules, Target
+from scisparse.sparsity.target import Move, Rules
 
-__all__ = ["EdgeLayer", "RewiredTarget", "RowGroups"]
-
-_MOST_NUMBERS = 1 << 26
+__all__ = ["EdgeLayer", "RewiredTarget"]
 
 
 class EdgeLayer(Protocol):
@@ -40,34 +33,14 @@ class EdgeLayer(Protocol):
         """Move the weights to another pattern."""
 
 
-class RowGroups(Protocol):
-    """Says which sites share a number of edges, and how many each group of them keeps."""
-
-    def __call__(self, count: int) -> tuple[Tensor | None, Tensor]:
-        """Group of each site (``None``: one group) and edges of each group, for `count` edges."""
-
-
-class RewiredTarget(Target):
+class RewiredTarget(EdgeTarget):
     """Layer with weights ``[E, ...]`` in the order of its pattern's edges.
 
-    Active edges are the layer's own; everything else are numbers of candidates. A change with as
-    many edges as before leaves every tensor in its place.
-
-    Parameters
-    ----------
-    name, layer
-        Name of the weight in the model, and the layer.
-    candidates
-        Edges that it may have; they include those that it has.
-    reference
-        Edges of each site that sparsity is a fraction of, int64 ``[M]``.
-    row_groups
-        Structure or budget by sites.
-    far
-        Far slots, which alone move then.
-    ablation
-        Structure whose sites may lose all their edges to others.
+    Parameters are those of :class:`EdgeTarget`; the name is that of the weight in the model.
     """
+
+    layer: EdgeLayer
+    _passes: list[Pass]
 
     def __init__(
         self,
@@ -80,25 +53,8 @@ class RewiredTarget(Target):
         ablation: ConstantFanIn | None = None,
     ) -> None:
         assert isinstance(layer, nn.Module)
-        self.name, self.module, self.layer = name, layer, layer
-        self.candidates, self.reference, self._row_groups = candidates, reference, row_groups
-        self.size = int(reference.sum()) * self.block
-        self.far, self._ablation = far, ablation
-        self._fan_in: Tensor | None = None  # of ablated structures
-        self._room = 0  # rows of the weight at least, once it is sparse
-        self.active = candidates.numbers(layer.pattern)
-        self.goal = self.count
-        self._ever = self.active
-        self._passes: list[Pass] = []
-        self._watches: list[Watch] = []
-        self._started = False  # before, weights may change their size
-        self._momentum: Tensor | None = None
-        self._copies: list[EdgeLayer] = []
         self._audit: Audit | None = None
-        weakref.finalize(self, _stop, self._watches)
-        # From now on the layer's buffers are its own, and known by their place in memory.
-        layer.rewire(candidates.select(self.active), torch.arange(self.active.numel()))
-        self._pattern = layer.pattern
+        super().__init__(name, layer, candidates, reference, row_groups, far, ablation)
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -110,47 +66,17 @@ class RewiredTarget(Target):
         """Numbers on an edge."""
         return math.prod(self.parameter.shape[1:])
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Sites and edges of a site, in the mean, times the numbers on an edge."""
-        sites = max(1, self.layer.pattern.num_sites)
-        return (sites, max(1, round(self.size / sites)))
+    # -- gradients -------------------------------------------------------------------------------
 
-    @property
-    def count(self) -> int:
-        """Weights that are active."""
-        return self.active.numel() * self.block
+    def _ears(self) -> list[tuple[Tensor, Callable[..., Any]]]:
+        """Both edge lists: layers are called over the one, and differentiated over the other."""
+        return [
+            (self.layer.col, lambda x, grad: Pass(x.detach(), grad.detach())),
+            (self.layer.col_t, lambda grad, x: Pass(x.detach(), grad.detach())),
+        ]
 
-    @property
-    def seen(self) -> int:
-        """Weights that have been active at some time."""
-        return self._ever.numel() * self.block
-
-    # -- gradients -----------------------------------------------------------------------------
-
-    def listen(self, gradients: bool) -> None:
-        """Begin or end to keep sources and gradients at the sites; an audit keeps those before."""
-        if self._audit is None:
-            self._passes.clear()
-        held = [w.col for w in self._watches]
-        if gradients and not (held and held[0] is self.layer.col and held[1] is self.layer.col_t):
-            self.release()
-            known = weakref.ref(self)  # a sparsifier that is dropped hears nothing more
-
-            def seen(x: Tensor, grad: Tensor) -> None:
-                if (target := known()) is not None:
-                    target._passes.append(Pass(x.detach(), grad.detach()))
-
-            def seen_back(grad: Tensor, x: Tensor) -> None:
-                seen(x, grad)
-
-            self._watches += [watch(self.layer.col, seen), watch(self.layer.col_t, seen_back)]
-        elif not gradients:
-            self.release()
-
-    def release(self) -> None:
-        """End all watches."""
-        _stop(self._watches)
+    def _gradients(self, chunk: Chunk) -> Tensor:
+        return self.candidates.gradients(chunk, self._passes)
 
     def finite(self) -> bool:
         """Whether gradients of weights and at sites are."""
@@ -158,133 +84,25 @@ class RewiredTarget(Target):
         finite = grad is None or bool(torch.isfinite(grad).all())
         return finite and all(map(_is_finite, self._passes))
 
-    @property
-    def heard(self) -> bool:
-        """Whether there were backward passes since it began to listen."""
-        return bool(self._passes)
-
-    def gather(self, rules: Rules) -> None:
-        """Keep the running mean of the gradients of all candidates."""
-        if rules.growth is None or not rules.growth.needs_momentum or not self._passes:
-            return
-        if not self.finite():
-            return
-        if self.candidates.size * self.block > _MOST_NUMBERS:
-            raise OptionError(
-                f"growth by momentum keeps a number for each of the {self.candidates.size} "
-                f"candidates of {self.name}; give fewer in `candidates`, or grow by gradient"
-            )
-        chunks = self.candidates.chunks(self.block)
-        parts = [self.candidates.gradients(chunk, self._passes).cpu() for chunk in chunks]
-        now = average(torch.cat(parts) if parts else torch.empty(0))
-        self._momentum = now if self._momentum is None else self._momentum.lerp(now, 0.1)
-
     def enforce(self) -> None:
         """Hold edges under audit at 0; what is not active is not stored."""
         if self._audit is not None:
             self._audit.hold(self.parameter)
 
-    # -- changes -------------------------------------------------------------------------------
+    # -- changes ---------------------------------------------------------------------------------
 
-    def sparsify(self, count: int, rules: Rules) -> None:
-        """Keep edges at random, at first of those that the layer has."""
-        self.goal = count
-        if self._ablation is not None:  # it may use what rounding the fan-in leaves
-            self._room = count // self.block
-        drawn = torch.rand(self.active.numel(), generator=rules.generator)
-        group, quota = self._row_groups(round(count / self.block))
-        of_edge = None if group is None else group[self.candidates.ends(self.active)[0]]
-        kept = best_of_groups(drawn, of_edge, quota)
-        left = quota - count_of_groups(kept, of_edge, quota)
-        active = self.active[kept]
-        active = self._grow(active, group, left, random(), rules)
-        self._set(agree(active), rules)
-        self._ever, self._started = self.active, True
-
-    def change(self, count: int, drop: float, rules: Rules) -> Move:
-        """Drop a fraction of the edges that may move, then grow until there are `count` weights."""
-        self._started = True
-        if self.layer.pattern is not self._pattern:  # the layer loaded other edges
-            self.active = self.candidates.numbers(self.layer.pattern)
-        score = average(self._importance(rules))
-        if self.far is not None:
-            score[self.far.fixed(self.active)] = torch.inf
-        may_go = int((score < torch.inf).sum())
-        drops = math.floor(drop * may_go) if rules.growth is not None else 0
-        group, quota = self._row_groups(round(count / self.block))
-        of_edge = None if group is None else group[self.candidates.ends(self.active)[0]]
-        kept = best(score, score.numel() - drops)
-        if self._ablation is not None and drops:
-            quota = self._ablated(self.active[kept], quota, count // self.block, rules)
-        kept = best_of_groups(torch.where(kept, score, -torch.inf), of_edge, quota)
-        left = quota - count_of_groups(kept, of_edge, quota)
-        active = self.active[kept]
-        if rules.growth is not None:
-            active = self._grow(active, group, left, rules.growth, rules)
-        return self._set(agree(active), rules)
-
-    def _ablated(self, kept: Tensor, quota: Tensor, count: int, rules: Rules) -> Tensor:
-        """Fan-in of each site, from the edges that there would be without structure."""
-        assert self._ablation is not None
-        assert rules.growth is not None
-        left = torch.tensor([count - kept.numel()])
-        free = self._grow(kept, None, left, rules.growth, rules)
-        salient = torch.bincount(self.candidates.ends(free)[0], minlength=quota.numel())
-        before = quota if self._fan_in is None else self._fan_in
-        inputs = int(self.candidates.fan_in.max())
-        self._fan_in = agree(self._ablation.ablated(salient, before, count, inputs))
-        return self._fan_in.minimum(self.candidates.fan_in)
-
-    def _importance(self, rules: Rules) -> Tensor:
-        if rules.importance.sums:
-            raise OptionError(
-                f"the score {rules.importance.name!r} is summed over steps, for which edges must "
-                "stay where they are; choose a score of the step, or a method that only prunes"
-            )
+    def _score(self, rules: Rules) -> Tensor:
         weight = self.parameter.detach()
         score = rules.importance.score(weight, self.parameter.grad)[: self.active.numel()]
-        score = score.float().reshape(score.shape[0], -1).sum(1).cpu()
-        return by_area(score, self.layer.pattern, self.name) if rules.importance.by_area else score
+        return score.float().reshape(score.shape[0], -1).sum(1)
 
-    def _grow(
-        self, active: Tensor, group: Tensor | None, left: Tensor, growth: Growth, rules: Rules
-    ) -> Tensor:
-        """`active` and the best other candidates, as many as are `left`, rising."""
-        if not int(left.sum()):
-            return active
-        search = Search(
-            candidates=self.candidates,
-            active=active,
-            seen=self._ever,
-            passes=self._passes,
-            momentum=self._momentum,
-            far=self.far,
-            block=self.block,
-        )
-        found = search.best(group, left, growth, rules.generator)
-        return torch.cat([active, found]).sort().values
-
-    def _set(self, active: Tensor, rules: Rules) -> Move:
-        """Rewire the layer, the state of the optimizer and all copies."""
-        before = self.active
-        place = torch.searchsorted(before, active).clamp(max=max(0, before.numel() - 1))
-        kept = place if before.numel() else torch.full_like(active, -1)
-        if before.numel():
-            kept = torch.where(before[place] == active, place, -1)
-        grown = int((kept < 0).sum())
-        dropped = before.numel() - (active.numel() - grown)
-        if not grown and not dropped:
-            return Move(0, 0)
-        pattern = self.candidates.select(active)
+    def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:
         before_rows = self.parameter.shape[0]
-        rows = before_rows if self._started else self._room
+        rows = 0 if rules is None else before_rows if self._started else self._room
         for layer in (self.layer, *self._copies):
             rows_kept = layer.rewire(pattern, kept, rows=rows)
-        self._pattern = self.layer.pattern
-        optimizer_state.move(rules.optimizer, self.parameter, rows_kept, before_rows)
-        self.active = active
-        self._ever = torch.cat([self._ever, active]).unique()
-        return Move(dropped * self.block, grown * self.block)
+        if rules is not None:
+            optimizer_state.move(rules.optimizer, self.parameter, rows_kept, before_rows)
 
     # -- audit of far slots --------------------------------------------------------------------
 
@@ -335,50 +153,21 @@ class RewiredTarget(Target):
             active = agree(self._grow(active, sites, left, outstanding(significance), rules))
         return self._set(active, rules)
 
-    def follow(self, copy: nn.Module) -> None:
-        """Rewire the same layer of a copy from now on."""
-        layer: Any = copy.get_submodule(self.name.rpartition(".")[0])
-        if layer.pattern != self.layer.pattern:
-            layer.rewire(self.layer.pattern)
-        self._copies.append(layer)
-
-    def refresh(self, model: nn.Module) -> None:
-        """Nothing: pattern layers are not replaced."""
+    # -- states ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers of active and of once active candidates, running means."""
-        return {
-            "active": self.active,
-            "ever": self._ever,
-            "momentum": self._momentum,
-            "fan_in": self._fan_in,
+        """Numbers of active and of once active candidates, running means, a running audit."""
+        return super().state_dict() | {
             "audit": None if self._audit is None else self._audit.state_dict(),
             "passes": [] if self._audit is None else [tuple(p) for p in self._passes],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave; weights stay with their edges."""
-        active = state["active"]
-        if active.numel() and int(active[-1]) >= self.candidates.size:
-            raise OptionError(
-                f"the saved edges of {self.name} go beyond its {self.candidates.size} candidates; "
-                "give the sparsifier the same `candidates` as before"
-            )
-        pattern = self.candidates.select(active)
-        if pattern.fingerprint != self.layer.pattern.fingerprint:
-            self.layer.rewire(pattern)
-        self._pattern = self.layer.pattern
-        self.active, self._ever, self._momentum = active, state["ever"], state["momentum"]
+        super().load_state_dict(state)
         self._audit = None if state["audit"] is None else Audit.from_state(state["audit"])
-        self._fan_in = state["fan_in"]
         self._passes[:] = [Pass(*pair) for pair in state["passes"]]
 
 
 def _is_finite(one: Pass) -> bool:
     return all(bool(torch.isfinite(t).all()) for t in one)
-
-
-def _stop(watches: list[Watch]) -> None:
-    for one in watches:
-        one.stop()
-    watches.clear()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scisparse.sparsity.candidates import CandidateEdges, Chunk, Pass
+from scisparse.sparsity.candidates import CandidateEdges, Chunk
 from scisparse.sparsity.far import FarSlots
 from scisparse.sparsity.growth import Candidates, Growth
 from scisparse.sparsity.link_prediction import Links
@@ -28,23 +29,27 @@ class Search:
         All edges that may be.
     active, seen
         Rising numbers of those that are, and of those that were at some time.
-    passes
-        Backward passes since the last change of weights.
+    gradients
+        Gives the gradients of the candidates in a chunk, ``[n, ...]``, since the last change of
+        weights; ``None`` where there are none.
     momentum
         Running mean of the gradients of all candidates, ``[n, C, O]``, if there is one.
     far
         Far slots, which alone may be filled then.
     block
         Numbers on an edge.
+    numbers
+        Numbers that the score of a candidate is made of.
     """
 
     candidates: CandidateEdges
     active: Tensor
     seen: Tensor
-    passes: list[Pass]
+    gradients: Callable[[Chunk], Tensor] | None
     momentum: Tensor | None
     far: FarSlots | None
     block: int
+    numbers: int
 
     def best(
         self, group: Tensor | None, left: Tensor, growth: Growth, generator: torch.Generator
@@ -55,7 +60,7 @@ class Search:
         """
         by_site = group is not None and torch.equal(group, torch.arange(group.numel()))
         found, found_score = torch.empty(0, dtype=torch.int64), torch.empty(0)
-        for chunk in self.candidates.chunks(self.block):
+        for chunk in self.candidates.chunks(self.numbers):
             sites = slice(chunk.first_site, chunk.last_site)
             if by_site and not bool(left[sites].any()):
                 continue
@@ -84,8 +89,8 @@ class Search:
 
     def _describe(self, chunk: Chunk, growth: Growth, generator: torch.Generator) -> Candidates:
         known: dict[str, Any] = {}
-        if growth.needs_gradient and self.passes:
-            known["gradient"] = _size(average(self.candidates.gradients(chunk, self.passes))).cpu()
+        if growth.needs_gradient and self.gradients is not None:
+            known["gradient"] = _size(average(self.gradients(chunk))).cpu()
         if self.momentum is not None:
             known["momentum"] = _size(self.momentum[chunk.first : chunk.last])
         if growth.needs_seen:
@@ -107,6 +112,6 @@ class Search:
 
 
 def _size(blocks: Tensor) -> Tensor:
-    """Root of the sum of squares of each block ``[n, C, O]``, float32 ``[n]``."""
-    size: Tensor = blocks.float().flatten(1).norm(dim=1)
+    """Root of the sum of squares of each block ``[n, ...]``, float32 ``[n]``."""
+    size: Tensor = blocks.float().reshape(len(blocks), -1).norm(dim=1)
     return size

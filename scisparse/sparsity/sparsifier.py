@@ -48,7 +48,7 @@ from scisparse.sparsity.rewinding import Rewinding
 from scisparse.sparsity.rewired import RewiredTarget
 from scisparse.sparsity.schedules import Change, Schedule
 from scisparse.sparsity.structures import Structure
-from scisparse.sparsity.target import Move, Target, gather_before_steps
+from scisparse.sparsity.target import Move, Target, gather_before_steps, without_passes
 
 __all__ = ["Sparsifier"]
 
@@ -60,7 +60,8 @@ class Sparsifier:
 
     Call :meth:`step` after each step of the optimizer; nothing else in the training loop changes.
     Weights of dense layers are held at 0 under a mask. Layers over patterns store the weights of
-    their edges alone, and methods that regrow move edges among candidates. Parameters keep their
+    their edges alone, and methods that regrow move edges among candidates; edges of attention
+    layers move without weights (see :mod:`scisparse.sparsity.attended`). Parameters keep their
     identity and, once training has begun, their shapes.
 
     Parameters
@@ -92,13 +93,16 @@ class Sparsifier:
     growth
         Where they come: a name or one of :mod:`scisparse.sparsity.growth`.
     params
-        Names of weights or modules, with ``*``; default: all that can be sparse.
+        Names of weights or modules, with ``*``; default: all weights that can be sparse. Edges of
+        an attention layer ``attend`` are ``"attend.edges"``: they move where that, or
+        ``"*.edges"``, is named, or where `candidates` are given for the layer.
     candidates
-        Edges that pattern layers may grow: a Pattern, or one for each layer name. By default those
-        that they have, and any pair for ``SparseLinear`` and far slots.
+        Edges that pattern layers may grow: a Pattern, for all layers, attention of its size among
+        them, or one for each layer name. By default those that they have, and any pair for
+        ``SparseLinear`` and far slots.
     teleconnections
-        Far slots that each site of a pattern layer gets, without `sparsity`: they alone are
-        rewired. When rewiring ends, slots without a significant effect are emptied: see
+        Far slots that each site of a layer with weights on a pattern gets, without `sparsity`: they
+        alone are rewired. When rewiring ends, slots without a significant effect are emptied: see
         :mod:`scisparse.sparsity.far`.
     seed
         Of all random choices.
@@ -154,7 +158,7 @@ class Sparsifier:
         self.far = check_teleconnections(teleconnections, self.method, self.rules, sparsity)
         if self.rules.growth is not None:
             check_audit(self.far, self.schedule, total_steps, AUDIT_STEPS)
-        found = find(model, params)
+        found = find(model, params, candidates)
         check_candidates(found, candidates, self.method, self.rules)
         found = edges_alone(found, self._moves) if sparsity is None else found
         check_own(model, found, self.rules)
@@ -243,7 +247,8 @@ class Sparsifier:
         self._listen()
 
     def _finite(self) -> bool:
-        return every(all(t.finite() for t in self.targets), self.targets[0].parameter)
+        like = next(self.targets[0].module.parameters())
+        return every(all(t.finite() for t in self.targets), like)
 
     def _audit(self) -> None:
         """Test what the far slots hold, once rewiring has ended."""
@@ -275,15 +280,9 @@ class Sparsifier:
         counts = [target.goal for target in self.targets]
         if self.sparsity is not None and not self._moves:
             counts = self._allot(change.sparsity)
-        grows = self.rules.growth
-        listens = bool(change.drop) and grows is not None and grows.needs_gradient
-        if listens and not any(target.heard for target in self.targets):
-            raise OptionError(
-                "no weight had a gradient before a change; call loss.backward() before, and "
-                "sparsifier.step() once after, each step of the optimizer"
-            )
+        deaf = without_passes(self.targets, self.rules) if change.drop else []
         for target, count in zip(self.targets, counts, strict=True):
-            if target.heard or not listens:  # a layer without gradients stays as it is
+            if target not in deaf:  # a layer without gradients stays as it is
                 self._moved[target.name] = target.change(count, change.drop, self.rules)
         if change.rewind:
             self._rewinding.go_back()
@@ -292,9 +291,10 @@ class Sparsifier:
         """Keep gradients of the next step, if a change after it needs them."""
         grows = self.rules.growth
         due = self._pending is not None or self._due(self.steps + 1) is not None
-        wanted = grows is not None and (grows.needs_momentum or (grows.needs_gradient and due))
+        always = grows is not None and grows.needs_momentum
         for target in self.targets:
-            target.listen(wanted or (isinstance(target, RewiredTarget) and target.in_audit))
+            audited = isinstance(target, RewiredTarget) and target.in_audit
+            target.listen(always or audited or (due and target.needs_passes(self.rules)))
 
     # -- results -------------------------------------------------------------------------------
 

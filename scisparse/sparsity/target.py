@@ -17,7 +17,7 @@ from scisparse.errors import OptionError
 from scisparse.sparsity.growth import Growth
 from scisparse.sparsity.importance import Importance
 
-__all__ = ["Move", "Rules", "Target", "gather_before_steps"]
+__all__ = ["Move", "Rules", "Target", "gather_before_steps", "without_passes"]
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class Move:
 
 
 class Target(ABC):
-    """A weight whose connections change.
+    """A weight, or edges, whose connections change.
 
     Attributes
     ----------
     name
-        Of the parameter, in the model.
+        Of the parameter or of the edges, in the model.
     module
-        Which holds it.
+        Which holds them.
     size
         Weights of the layer with nothing pruned: what sparsity is a fraction of.
     goal
@@ -84,8 +84,25 @@ class Target(ABC):
 
     @property
     @abstractmethod
-    def parameter(self) -> nn.Parameter:
-        """The weights."""
+    def parameter(self) -> nn.Parameter | None:
+        """The weights; ``None`` for edges that carry none."""
+
+    @property
+    def owned(self) -> nn.Parameter | nn.Module:
+        """What one sparsifier alone may work on: the weights."""
+        assert self.parameter is not None  # subclasses without one say what it is
+        return self.parameter
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of what is stored: of the weights, without indices."""
+        weight = self.parameter
+        return 0 if weight is None else weight.numel() * weight.element_size()
+
+    @property
+    def operations(self) -> int:
+        """Operations of one active weight for one sample."""
+        return 2
 
     @property
     @abstractmethod
@@ -109,6 +126,10 @@ class Target(ABC):
     @abstractmethod
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Drop a fraction of the active weights, then grow or drop until `count` are active."""
+
+    def needs_passes(self, rules: Rules) -> bool:
+        """Whether a change needs what backward passes tell: by default, where growth does."""
+        return rules.growth is not None and rules.growth.needs_gradient
 
     @abstractmethod
     def listen(self, gradients: bool) -> None:
@@ -150,6 +171,24 @@ class Target(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take it over."""
+
+
+def without_passes(targets: Sequence[Target], rules: Rules) -> list[Target]:
+    """Return those that need backward passes for a change, and heard of none.
+
+    Raises
+    ------
+    OptionError
+        None of all that need them heard of one: the loop calls things in another order.
+    """
+    needing = [target for target in targets if target.needs_passes(rules)]
+    deaf = [target for target in needing if not target.heard]
+    if deaf and len(deaf) == len(needing):
+        raise OptionError(
+            "no weight had a gradient before a change; call loss.backward() before, and "
+            "sparsifier.step() once after, each step of the optimizer"
+        )
+    return deaf
 
 
 def gather_before_steps(targets: Sequence[Target], rules: Rules) -> RemovableHandle:

@@ -1,0 +1,190 @@
+"""What edges of attention are worth, those that a layer has and those that it may get.
+
+Give every edge a gate ``z`` that multiplies its weight before the softmax is normalised::
+
+    p[e] = z[e] exp(s[e]) / sum over the row of z[e'] exp(s[e'])        y[i] = sum p[e] v[e]
+
+Edges of the layer have ``z = 1``, candidates ``z = 0``. With ``g`` the gradient of the loss at the
+sites, and sums over batch entries and heads, which share an edge,
+
+    dL/dz[e] = sum p[e] g[i] . (v[e] - y[i])        edges of the layer
+    dL/dz[e] = sum exp(s[e] - lse[i]) g[i] . (v[e] - y[i])        candidates, at z = 0
+
+where ``lse`` is the logarithm of the denominator. The first is the gradient of the edge's score,
+too. The second grows without bound where a candidate would outweigh its row, as an edge can not: it
+takes the share ``a = exp(s) / (exp(lse) + exp(s))`` and leaves ``1 - a`` to the others. So what
+counts for a candidate is the mean slope on the way from ``z = 0`` to ``z = 1``, which is exact in
+the softmax, and the change of the loss to first order in the output:
+
+    effect[e] = sum a[e] g[i] . (v[e] - y[i]) = sum g[i] . (y with the edge - y without it)
+
+For small shares it is the gradient at 0. A site without edges reads 0, and the share of its first
+edge is 1. For the only edge of a site ``dL/dz`` is 0, as its weight is 1 whatever its gate is,
+but not when it is gone: ``sum g[i] . v[e]`` counts instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scisparse.kernels import Edges
+from scisparse.kernels.graph_attention.calculus import (
+    run_sddmm,
+    run_segment_softmax,
+    spread_heads,
+    sum_rows,
+)
+from scisparse.kernels.graph_attention.reference import Inputs
+from scisparse.layers.edges import BiasWeights
+from scisparse.pattern import Pattern
+from scisparse.sparsity.candidates import Chunk, Listed
+
+__all__ = ["ActiveEdges", "AttentionPass", "effects_of_candidates", "measure_active"]
+
+_NUMBERS_AT_ONCE = 1 << 22
+
+
+class AttentionPass(NamedTuple):
+    """What one backward pass of attention knew; shapes in :mod:`scisparse.kernels`."""
+
+    inputs: Inputs
+    grad: Tensor  #: at the sites, ``[B, M, H, V]``
+    lse: Tensor  #: logarithm of the denominators, ``[B, M, H]``
+    scale: float
+    learned: BiasWeights  #: what the bias of the edges was made of
+
+    @classmethod
+    def of(
+        cls, inputs: Inputs, grad: Tensor, lse: Tensor, scale: float, learned: BiasWeights
+    ) -> AttentionPass:
+        """Copy what may be written over later: compiled code uses memory again."""
+        copies = (None if t is None else t.detach().clone() for t in inputs)
+        kept = BiasWeights(*(None if t is None else t.detach().clone() for t in learned))
+        return cls(Inputs(*copies), grad.detach().clone(), lse.detach().clone(), scale, kept)  # type: ignore[arg-type]
+
+    def is_finite(self) -> bool:
+        """Whether gradients, queries, keys and values are."""
+        tensors = (self.grad, *self.inputs[:3])
+        return all(bool(torch.isfinite(t).all()) for t in tensors)
+
+
+class ActiveEdges(NamedTuple):
+    """The edges that a layer has, over all passes.
+
+    Parameters
+    ----------
+    weight
+        Mean of their softmax weights over batch entries and heads, float64 ``[E]``.
+    effect
+        Gradients of their gates, float64 ``[E]``.
+    slope
+        ``g . y`` of the sites, of each pass, ``[B, M, H]``.
+    """
+
+    weight: Tensor
+    effect: Tensor
+    slope: list[Tensor]
+
+
+class _Rows(NamedTuple):
+    """All edges of some sites, and some batch entries."""
+
+    edges: Edges
+    site: Tensor  # int64 [n], from 0 on
+    sites: slice
+    batch: slice
+
+
+def measure_active(passes: list[AttentionPass], pattern: Pattern) -> ActiveEdges:
+    """Weights and gradients of the edges that a layer has.
+
+    Parameters
+    ----------
+    passes
+        Its backward passes.
+    pattern
+        Its edges.
+    """
+    weight, effect = torch.zeros(2, pattern.num_edges, dtype=torch.float64)
+    slopes, count = [], 0
+    for one in passes:
+        slope = torch.zeros_like(one.lse)
+        for chunk in Listed(pattern).chunks(one.lse.shape[2]):
+            places = slice(chunk.first, chunk.last)
+            bias = one.inputs.bias
+            for rows in _rows(one, pattern, chunk):
+                score, gain = _products(one, rows)
+                if bias is not None:
+                    score = score + bias[rows.batch if len(bias) > 1 else slice(None), places]
+                p = run_segment_softmax(score, rows.edges.row_ptr)
+                mean = sum_rows(p * gain, rows.edges.row_ptr)
+                slope[rows.batch, rows.sites] = mean
+                alone = rows.edges.row_ptr.diff()[rows.site] == 1
+                without = mean[:, rows.site].masked_fill(alone[:, None], 0)
+                weight[places] += p.sum((0, 2)).cpu()
+                effect[places] += (p * (gain - without)).sum((0, 2)).cpu()
+        slopes.append(slope)
+        count += one.lse.shape[0] * one.lse.shape[2]
+    return ActiveEdges(weight / max(count, 1), effect, slopes)
+
+
+def effects_of_candidates(
+    passes: list[AttentionPass],
+    slopes: list[Tensor],
+    pattern: Pattern,
+    chunk: Chunk,
+    bias_of: Callable[[Pattern, BiasWeights], Tensor | None],
+) -> Tensor:
+    """Effects of the candidates in a chunk, float64 ``[n]``.
+
+    Parameters
+    ----------
+    passes
+        Backward passes of the layer.
+    slopes
+        Those of :func:`measure_active`.
+    pattern
+        All candidates.
+    chunk
+        Whole rows of it.
+    bias_of
+        Gives what is added to the scores of a pattern's edges.
+    """
+    effect = torch.zeros(chunk.count, dtype=torch.float64)
+    some = pattern.select(torch.arange(chunk.first, chunk.last))
+    for one, slope in zip(passes, slopes, strict=True):
+        bias = bias_of(some, one.learned)
+        for rows in _rows(one, pattern, chunk):
+            score, gain = _products(one, rows)
+            score = score if bias is None else score + bias
+            lse = one.lse[rows.batch, rows.sites][:, rows.site]
+            share = torch.sigmoid(score - lse).masked_fill(score == -torch.inf, 0)
+            gain = gain - slope[rows.batch, rows.sites][:, rows.site]
+            effect += (share * gain).sum((0, 2)).cpu()
+    return effect
+
+
+def _rows(one: AttentionPass, pattern: Pattern, chunk: Chunk) -> Iterator[_Rows]:
+    """The edges of a chunk, with as many batch entries at a time as memory should hold."""
+    device = one.lse.device
+    row_ptr = pattern.row_ptr[chunk.first_site : chunk.last_site + 1] - chunk.first
+    site = torch.arange(row_ptr.numel() - 1).repeat_interleave(row_ptr.diff()).to(device)
+    edges = Edges(row_ptr.to(device), pattern.col[chunk.first : chunk.last].to(device), None)
+    batch, _, heads = one.lse.shape
+    step = max(1, _NUMBERS_AT_ONCE // max(1, chunk.count * heads))
+    for first in range(0, batch, step):
+        sites = slice(chunk.first_site, chunk.last_site)
+        yield _Rows(edges, site, sites, slice(first, first + step))
+
+
+def _products(one: AttentionPass, rows: _Rows) -> tuple[Tensor, Tensor]:
+    """Scores without bias, and ``g . v``, of edges, ``[b, n, H]``."""
+    q, k, v = (t[rows.batch] for t in one.inputs[:3])
+    heads = q.shape[2]
+    sites, grad = (t[:, rows.sites].contiguous() for t in (q, one.grad[rows.batch]))
+    score = one.scale * run_sddmm(sites, spread_heads(k, heads), rows.edges, None)
+    return score, run_sddmm(grad, spread_heads(v, heads), rows.edges, None)

@@ -1,0 +1,334 @@
+"""Layers over patterns whose edges move: which are active, what goes and what comes."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from scisparse.errors import OptionError
+from scisparse.kernels._watch import Watch, watch
+from scisparse.pattern import Pattern
+from scisparse.sparsity.areas import by_area
+from scisparse.sparsity.candidates import CandidateEdges, Chunk
+from scisparse.sparsity.far import FarSlots
+from scisparse.sparsity.growth import Growth, random
+from scisparse.sparsity.ranks import agree, average
+from scisparse.sparsity.search import Search
+from scisparse.sparsity.select import best, best_of_groups, count_of_groups
+from scisparse.sparsity.structures import ConstantFanIn
+from scisparse.sparsity.target import Move, Rules, Target
+
+__all__ = ["EdgeTarget", "RowGroups"]
+
+_MOST_NUMBERS = 1 << 26
+
+
+class RowGroups(Protocol):
+    """Says which sites share a number of edges, and how many each group of them keeps."""
+
+    def __call__(self, count: int) -> tuple[Tensor | None, Tensor]:
+        """Group of each site (``None``: one group) and edges of each group, for `count` edges."""
+
+
+class EdgeTarget(Target):
+    """Layer over a pattern whose edges move.
+
+    Active edges are the layer's own; everything else are numbers of candidates. A change with as
+    many edges as before leaves every tensor in its place. Subclasses say what edges carry: how it
+    moves along, what scores are made of, and what is kept of backward passes to make them.
+
+    Parameters
+    ----------
+    name, layer
+        Name in the model, and the layer.
+    candidates
+        Edges that it may have; they include those that it has.
+    reference
+        Edges of each site that sparsity is a fraction of, int64 ``[M]``.
+    row_groups
+        Structure or budget by sites.
+    far
+        Far slots, which alone move then.
+    ablation
+        Structure whose sites may lose all their edges to others.
+    """
+
+    layer: Any
+
+    def __init__(
+        self,
+        name: str,
+        layer: nn.Module,
+        candidates: CandidateEdges,
+        reference: Tensor,
+        row_groups: RowGroups,
+        far: FarSlots | None = None,
+        ablation: ConstantFanIn | None = None,
+    ) -> None:
+        self.name, self.module, self.layer = name, layer, layer
+        self.candidates, self.reference, self._row_groups = candidates, reference, row_groups
+        self.size = int(reference.sum()) * self.block
+        self.far, self._ablation = far, ablation
+        self._fan_in: Tensor | None = None  # of ablated structures
+        self._room = 0  # edges that there must be room for at least, once it is sparse
+        self.active = candidates.numbers(self.layer.pattern)
+        self.goal = self.count
+        self._ever = self.active
+        self._passes: list[Any] = []
+        self._watches: list[Watch] = []
+        self._started = False  # before, tensors may change their size
+        self._momentum: Tensor | None = None
+        self._copies: list[Any] = []
+        weakref.finalize(self, _stop, self._watches)
+        # From now on the layer's buffers are its own, and known by their place in memory.
+        self._rewire(candidates.select(self.active), torch.arange(self.active.numel()), None)
+        self._pattern = self.layer.pattern
+
+    # -- what subclasses say ---------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def block(self) -> int:
+        """Numbers on an edge."""
+
+    @abstractmethod
+    def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:
+        """Give layer and copies a pattern; `kept` is the old number of each edge, -1 if new."""
+
+    @abstractmethod
+    def _ears(self) -> list[tuple[Tensor, Callable[..., Any]]]:
+        """Buffers to watch, and what makes a pass of what is told."""
+
+    @abstractmethod
+    def _gradients(self, chunk: Chunk) -> Tensor:
+        """Gradients of the candidates in a chunk, ``[n, ...]``."""
+
+    @abstractmethod
+    def _score(self, rules: Rules) -> Tensor:
+        """Scores of active edges, larger = kept, ``[E]``."""
+
+    # -- sizes -----------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sites and edges of a site, in the mean, times the numbers on an edge."""
+        sites = max(1, self.layer.pattern.num_sites)
+        return (sites, max(1, round(self.size / sites)))
+
+    @property
+    def count(self) -> int:
+        """Numbers on active edges."""
+        return self.active.numel() * self.block
+
+    @property
+    def seen(self) -> int:
+        """Numbers on edges that have been active at some time."""
+        return self._ever.numel() * self.block
+
+    @property
+    def numbers(self) -> int:
+        """Numbers that the score of a candidate is made of."""
+        return self.block
+
+    # -- gradients -------------------------------------------------------------------------------
+
+    def listen(self, gradients: bool) -> None:
+        """Begin or end to keep what backward passes tell; an audit keeps those before."""
+        if not self.in_audit:
+            self._forget()
+        if not gradients:
+            return self.release()
+        ears = self._ears()
+        held = [w.col for w in self._watches]
+        if len(held) != len(ears) or any(h is not e for h, (e, _) in zip(held, ears, strict=True)):
+            self.release()
+            known = weakref.ref(self)  # a sparsifier that is dropped hears nothing more
+
+            def into_passes(make: Callable[..., Any]) -> Callable[..., None]:
+                def seen(*told: Any) -> None:
+                    if (target := known()) is not None:
+                        target._passes.append(make(*told))
+
+                return seen
+
+            self._watches += [watch(buffer, into_passes(make)) for buffer, make in ears]
+
+    def _forget(self) -> None:
+        """Drop what was heard."""
+        self._passes.clear()
+
+    @property
+    def in_audit(self) -> bool:
+        """Whether far slots are under test."""
+        return False
+
+    def release(self) -> None:
+        """End all watches."""
+        _stop(self._watches)
+
+    @property
+    def heard(self) -> bool:
+        """Whether there were backward passes since it began to listen."""
+        return bool(self._passes)
+
+    def gather(self, rules: Rules) -> None:
+        """Keep the running mean of the gradients of all candidates."""
+        if rules.growth is None or not rules.growth.needs_momentum or not self._passes:
+            return
+        if not self.finite():
+            return
+        if self.candidates.size * self.block > _MOST_NUMBERS:
+            raise OptionError(
+                f"growth by momentum keeps a number for each of the {self.candidates.size} "
+                f"candidates of {self.name}; give fewer in `candidates`, or grow by gradient"
+            )
+        parts = [self._gradients(chunk).cpu() for chunk in self.candidates.chunks(self.numbers)]
+        now = average(torch.cat(parts) if parts else torch.empty(0))
+        self._momentum = now if self._momentum is None else self._momentum.lerp(now, 0.1)
+
+    def enforce(self) -> None:
+        """Nothing: what is not active is not stored."""
+
+    # -- changes -------------------------------------------------------------------------------
+
+    def sparsify(self, count: int, rules: Rules) -> None:
+        """Keep edges at random, at first of those that the layer has."""
+        self.goal = count
+        if self._ablation is not None:  # it may use what rounding the fan-in leaves
+            self._room = count // self.block
+        drawn = torch.rand(self.active.numel(), generator=rules.generator)
+        group, quota = self._row_groups(round(count / self.block))
+        of_edge = None if group is None else group[self.candidates.ends(self.active)[0]]
+        kept = best_of_groups(drawn, of_edge, quota)
+        left = quota - count_of_groups(kept, of_edge, quota)
+        active = self.active[kept]
+        active = self._grow(active, group, left, random(), rules)
+        self._set(agree(active), rules)
+        self._ever, self._started = self.active, True
+
+    def change(self, count: int, drop: float, rules: Rules) -> Move:
+        """Drop a fraction of the edges that may move, then grow until there are `count` weights."""
+        self._started = True
+        if self.layer.pattern is not self._pattern:  # the layer loaded other edges
+            self.active = self.candidates.numbers(self.layer.pattern)
+        score = average(self._importance(rules))
+        if self.far is not None:
+            score[self.far.fixed(self.active)] = torch.inf
+        may_go = int((score < torch.inf).sum())
+        drops = math.floor(drop * may_go) if rules.growth is not None else 0
+        group, quota = self._row_groups(round(count / self.block))
+        of_edge = None if group is None else group[self.candidates.ends(self.active)[0]]
+        kept = best(score, score.numel() - drops)
+        if self._ablation is not None and drops:
+            quota = self._ablated(self.active[kept], quota, count // self.block, rules)
+        kept = best_of_groups(torch.where(kept, score, -torch.inf), of_edge, quota)
+        left = quota - count_of_groups(kept, of_edge, quota)
+        active = self.active[kept]
+        if rules.growth is not None:
+            active = self._grow(active, group, left, rules.growth, rules)
+        return self._set(agree(active), rules)
+
+    def _ablated(self, kept: Tensor, quota: Tensor, count: int, rules: Rules) -> Tensor:
+        """Fan-in of each site, from the edges that there would be without structure."""
+        assert self._ablation is not None
+        assert rules.growth is not None
+        left = torch.tensor([count - kept.numel()])
+        free = self._grow(kept, None, left, rules.growth, rules)
+        salient = torch.bincount(self.candidates.ends(free)[0], minlength=quota.numel())
+        before = quota if self._fan_in is None else self._fan_in
+        inputs = int(self.candidates.fan_in.max())
+        self._fan_in = agree(self._ablation.ablated(salient, before, count, inputs))
+        return self._fan_in.minimum(self.candidates.fan_in)
+
+    def _importance(self, rules: Rules) -> Tensor:
+        if rules.importance.sums:
+            raise OptionError(
+                f"the score {rules.importance.name!r} is summed over steps, for which edges must "
+                "stay where they are; choose a score of the step, or a method that only prunes"
+            )
+        score = self._score(rules).float().cpu()
+        return by_area(score, self.layer.pattern, self.name) if rules.importance.by_area else score
+
+    def _grow(
+        self, active: Tensor, group: Tensor | None, left: Tensor, growth: Growth, rules: Rules
+    ) -> Tensor:
+        """`active` and the best other candidates, as many as are `left`, rising."""
+        if not int(left.sum()):
+            return active
+        search = Search(
+            candidates=self.candidates,
+            active=active,
+            seen=self._ever,
+            gradients=self._gradients if self._passes else None,
+            momentum=self._momentum,
+            far=self.far,
+            block=self.block,
+            numbers=self.numbers,
+        )
+        found = search.best(group, left, growth, rules.generator)
+        return torch.cat([active, found]).sort().values
+
+    def _set(self, active: Tensor, rules: Rules) -> Move:
+        """Rewire the layer, the state of the optimizer and all copies."""
+        before = self.active
+        place = torch.searchsorted(before, active).clamp(max=max(0, before.numel() - 1))
+        kept = place if before.numel() else torch.full_like(active, -1)
+        if before.numel():
+            kept = torch.where(before[place] == active, place, -1)
+        grown = int((kept < 0).sum())
+        dropped = before.numel() - (active.numel() - grown)
+        if not grown and not dropped:
+            return Move(0, 0)
+        self._rewire(self.candidates.select(active), kept, rules)
+        self._pattern = self.layer.pattern
+        self.active = active
+        self._ever = torch.cat([self._ever, active]).unique()
+        return Move(dropped * self.block, grown * self.block)
+
+    # -- copies and states -----------------------------------------------------------------------
+
+    def follow(self, copy: nn.Module) -> None:
+        """Rewire the same layer of a copy from now on."""
+        layer: Any = copy.get_submodule(self.name.rpartition(".")[0])
+        if layer.pattern != self.layer.pattern:
+            layer.rewire(self.layer.pattern)
+        self._copies.append(layer)
+
+    def refresh(self, model: nn.Module) -> None:
+        """Nothing: pattern layers are not replaced."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers of active and of once active candidates, running means."""
+        return {
+            "active": self.active,
+            "ever": self._ever,
+            "momentum": self._momentum,
+            "fan_in": self._fan_in,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave; weights stay with their edges."""
+        active = state["active"]
+        if active.numel() and int(active[-1]) >= self.candidates.size:
+            raise OptionError(
+                f"the saved edges of {self.name} go beyond its {self.candidates.size} candidates; "
+                "give the sparsifier the same `candidates` as before"
+            )
+        pattern = self.candidates.select(active)
+        if pattern.fingerprint != self.layer.pattern.fingerprint:
+            self.layer.rewire(pattern)
+        self._pattern = self.layer.pattern
+        self.active, self._ever, self._momentum = active, state["ever"], state["momentum"]
+        self._fan_in = state["fan_in"]
+
+
+def _stop(watches: list[Watch]) -> None:
+    for one in watches:
+        one.stop()
+    watches.clear()
