@@ -43,8 +43,7 @@ def watch(col: Tensor, seen: Seen) -> Watch:
         Gets, of an operator with weights, the sources ``[B, N, C]`` and the gradient at the sites
         ``[B, M, O]`` whose outer products are the gradients of the weights; of attention, its
         inputs, the gradient at the sites ``[B, M, H, V]``, the logarithms of the denominators
-        ``[B, M, H]`` and the scale. May be called several times in a pass. The tensors may be
-        written over as soon as it returns.
+        ``[B, M, H]`` and the scale. May be called several times in a pass.
     """
     one = Watch(col, seen)
     if col.numel():

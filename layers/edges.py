@@ -216,9 +216,9 @@ class EdgeBias(OwnBuffers):
     def move_to(self, pattern: Pattern) -> None:
         """Belong to the edges of another pattern, which :meth:`fit` has returned."""
         self._pattern, self.rewired = pattern, True
-        floating = [t for t in (self.log_area, self.features) if t is not None]
-        if floating or self.tap is not None:
-            self._write(floating[0] if floating else self.tap)
+        buffers = [t for t in (self.log_area, self.features, self.tap) if t is not None]
+        if buffers:
+            self._write(buffers[0])
 
     @property
     def learned(self) -> BiasWeights:

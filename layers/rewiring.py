@@ -111,7 +111,7 @@ class Rewirable(OwnBuffers):
         [1, -1]
         """
         self.check_rewirable()
-        pattern = replace(same_points(pattern, self.pattern), window=None)
+        pattern = same_points(replace(pattern, window=None), self.pattern)
         if kept is None:
             kept = match_edges(self.pattern, pattern)
         elif kept.shape != (pattern.num_edges,) or kept.dtype != torch.int64:

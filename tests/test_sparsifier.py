@@ -40,6 +40,7 @@ def test_ends_exactly_on_target(method: str, sparsity: float) -> None:
     kept = round((1 - sparsity) * TOTAL)
     assert sum(target.count for target in sparsifier.targets) == kept
     for target, mask in zip(sparsifier.targets, masks(sparsifier), strict=True):
+        assert target.parameter is not None
         assert not bool(target.parameter[~mask].any())
     assert sparsifier.report().sparsity == pytest.approx(1 - kept / TOTAL)
 

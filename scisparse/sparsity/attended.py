@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,14 @@ class AttentionLayer(Protocol):
 
     def rewire(self, pattern: Pattern) -> None:
         """Attend over another pattern."""
+
+
+class _Found(NamedTuple):
+    """What so many passes say about active edges, and the numbers of those."""
+
+    passes: int
+    edges: ActiveEdges
+    numbers: Tensor
 
 
 class AttentionTarget(EdgeTarget):
@@ -92,7 +100,7 @@ class AttentionTarget(EdgeTarget):
                 f"the edges of {name} cannot move while the layer drops weights at random, "
                 f"`dropout` (={layer.dropout}); build it with dropout=0"
             )
-        self._found: tuple[int, ActiveEdges] | None = None
+        self._found: _Found | None = None
         layer.bias.fit(candidates.pattern)
         super().__init__(name, layer, candidates, reference, row_groups)
 
@@ -133,10 +141,11 @@ class AttentionTarget(EdgeTarget):
         return rules.growth is not None
 
     def _ears(self) -> list[tuple[Tensor, Callable[..., Any]]]:
-        bias = self.layer.bias
+        layer = self.layer
 
         def make(inputs: Inputs, grad: Tensor, lse: Tensor, scale: float) -> AttentionPass:
-            return AttentionPass.of(inputs, grad, lse, scale, bias.learned)
+            known = AttentionPass(inputs, grad, lse, scale, layer.bias.learned, layer.pattern)
+            return known.kept()
 
         return [(self.layer.edges.col, make)]
 
@@ -150,13 +159,28 @@ class AttentionTarget(EdgeTarget):
         finite = all(bool(torch.isfinite(grad).all()) for grad in grads)
         return finite and all(one.is_finite() for one in self._passes)
 
+    def _drop_stale(self) -> None:
+        """Forget passes over other edges: the layer may have loaded some since."""
+        now = self.layer.pattern
+        if any(one.pattern is not now for one in self._passes):
+            passes = [one for one in self._passes if one.pattern is now]
+            self._forget()
+            self._passes += passes
+
     @torch.no_grad()
-    def _active(self) -> ActiveEdges:
+    def _active(self) -> _Found:
         """Weights and gradients of active edges, computed once."""
-        if self._found is None or self._found[0] != len(self._passes):
+        if self._found is None or self._found.passes != len(self._passes):
             self._check_masks()
-            self._found = len(self._passes), measure_active(self._passes, self.layer.pattern)
-        return self._found[1]
+            pattern = self.layer.pattern
+            edges = measure_active(self._passes, pattern)
+            self._found = _Found(len(self._passes), edges, self.candidates.numbers(pattern))
+        return self._found
+
+    def gather(self, rules: Rules) -> None:
+        """Keep the running mean of the gradients of all candidates."""
+        self._drop_stale()
+        super().gather(rules)
 
     def _check_masks(self) -> None:
         """Raise where calls have hidden sources: those that no edge reads may be hidden as well."""
@@ -175,12 +199,11 @@ class AttentionTarget(EdgeTarget):
 
     @torch.no_grad()
     def _gradients(self, chunk: Chunk) -> Tensor:
-        active = self._active()
+        _, active, numbers = self._active()
         effect = effects_of_candidates(
             self._passes, active.slope, self.candidates.pattern, chunk, self.layer.bias.of
         )
         # An edge that goes in this change, and may come back, has a weight and not a prospect.
-        numbers = self.candidates.numbers(self.layer.pattern)
         first, last = torch.searchsorted(numbers, torch.tensor([chunk.first, chunk.last])).tolist()
         effect[numbers[first:last] - chunk.first] = active.effect[first:last]
         return effect.float()
@@ -189,12 +212,11 @@ class AttentionTarget(EdgeTarget):
 
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Drop and grow edges; without a backward pass over the edges of now nothing moves."""
-        if self.layer.pattern is not self._pattern:  # the layer loaded other edges
-            self._forget()
+        self._drop_stale()
         return super().change(count, drop, rules) if self._passes else Move(0, 0)
 
     def _score(self, rules: Rules) -> Tensor:
-        active = self._active()
+        active = self._active().edges
         weight, effect = average(active.weight.clone()), average(active.effect.clone())
         slope = torch.where(weight > 0, effect / weight, 0)
         return rules.importance.score(weight, slope)

@@ -56,15 +56,23 @@ class AttentionPass(NamedTuple):
     lse: Tensor  #: logarithm of the denominators, ``[B, M, H]``
     scale: float
     learned: BiasWeights  #: what the bias of the edges was made of
+    pattern: Pattern  #: of the layer
 
-    @classmethod
-    def of(
-        cls, inputs: Inputs, grad: Tensor, lse: Tensor, scale: float, learned: BiasWeights
-    ) -> AttentionPass:
+    def kept(self) -> AttentionPass:
         """Copy what may be written over later: compiled code uses memory again."""
-        copies = (None if t is None else t.detach().clone() for t in inputs)
-        kept = BiasWeights(*(None if t is None else t.detach().clone() for t in learned))
-        return cls(Inputs(*copies), grad.detach().clone(), lse.detach().clone(), scale, kept)  # type: ignore[arg-type]
+
+        def copied(tensor: Tensor) -> Tensor:
+            return tensor.detach().clone()
+
+        q, k, v, *rest = self.inputs
+        parts = (None if t is None else copied(t) for t in rest)
+        learned = BiasWeights(*(None if t is None else copied(t) for t in self.learned))
+        return self._replace(
+            inputs=Inputs(copied(q), copied(k), copied(v), *parts),
+            grad=copied(self.grad),
+            lse=copied(self.lse),
+            learned=learned,
+        )
 
     def is_finite(self) -> bool:
         """Whether gradients, queries, keys and values are."""
