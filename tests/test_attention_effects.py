@@ -177,6 +177,7 @@ def test_weights_are_means_over_batch_and_heads_of_all_passes() -> None:
     x = torch.randn(5, GRID.size, 4)
     for part in (x[:2], x[2:]):  # gradients are accumulated
         layer(part).square().sum().backward()
+        target._active()  # what was looked up before is not kept
     weight = target._active().edges.weight
     sums = torch.zeros(GRID.size).double().index_add_(0, layer.pattern.rows(), weight)
     torch.testing.assert_close(sums, (layer.pattern.fan_in > 0).double())

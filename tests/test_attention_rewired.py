@@ -19,6 +19,7 @@ from scisparse.layers import Scores, SparseAttention
 from scisparse.pattern import Pattern
 from scisparse.patterns import radius, window
 from scisparse.sparsity import Sparsifier, growth, importance, schedules
+from scisparse.sparsity.attended import AttentionTarget
 from scisparse.sparsity.candidates import Listed
 
 
@@ -118,6 +119,28 @@ def test_edges_move_in_place_and_parameters_stay() -> None:
     fresh.load_state_dict({n: p for n, p in model.named_parameters()})
     x = data(1)[0][0]
     assert torch.equal(fresh(x), model(x))
+
+
+def test_growth_takes_the_candidates_that_lower_the_loss_most() -> None:
+    model, _, sparsifier = started(schedule=schedules.CosineDrop(end=100, every=2, fraction=0.2))
+    (target,) = sparsifier.targets
+    assert isinstance(target, AttentionTarget)
+    sparsifier.step()  # the change is due after the second
+    x, y = data(1)[0]
+    (model(x) - y).square().mean().backward()
+    (chunk,) = target.candidates.chunks(target.numbers)
+    effect, weight = target._gradients(chunk), target._active().edges.weight
+    before = target.active
+    sparsifier.step()
+    change = sparsifier.schedule.at(2, 0.0)
+    assert change is not None
+    drops = int(change.drop * len(before))
+    kept = before[weight.argsort()[drops:]]
+    effect[kept] = torch.inf
+    grown = effect.argsort()[:drops]
+    assert float(effect[grown].max()) < 0
+    assert torch.equal(target.active, torch.cat([kept, grown]).sort().values)
+    assert len(set(grown.tolist()) - set(before.tolist())) > drops / 2
 
 
 def test_sparsity_prunes_edges_and_regrows_among_them() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from kernel_cases import generator
 from layer_cases import needs_scipy
 from rewired_attention_cases import (
     GRID,
@@ -118,6 +120,16 @@ def test_dense_weights_and_edges_go_together() -> None:
     assert len(weights.targets) == 4
     # Maps of queries under one sparsifier, edges under another.
     Sparsifier(model, None, params=["attend.edges"], candidates=joined(), total_steps=9)
+
+
+def test_learned_biases_of_attention_are_no_weights() -> None:
+    pattern = plain().attend.pattern
+    far = torch.rand(pattern.num_edges, generator=generator(0))
+    model = Model(replace(pattern, distance=far), scores=Scores(knots=2))
+    sparsifier = Sparsifier(model, None, "gmp", sparsity=0.5, total_steps=9)
+    names = {t.name for t in sparsifier.targets}
+    assert "attend.q_proj.weight" in names
+    assert not any("bias" in name for name in names)
 
 
 def test_candidates_choose_the_layers_of_their_size() -> None:

@@ -59,11 +59,11 @@ class AttentionTarget(EdgeTarget):
     made of weights and gradients take for the weight of an edge its mean softmax weight
     ``w = mean p``, which its gate scales, and for the gradient ``dL/dw = (dL/dz) / w``. So
     ``"magnitude"`` is the attention that an edge gets, and ``"taylor"`` is ``|dL/dz|``, the change
-    of the loss without the edge, to first order. Growth by gradient takes the candidates with the
-    largest effect.
+    of the loss without the edge, to first order.
 
-    Both signs count: a source that makes the output worse today carries information that the next
-    layer may turn to use. Of losses that are made of derivatives the first backward pass counts.
+    Growth by gradient takes the candidates that lower the loss most, ``max(0, -effect)``. With
+    weights both signs count, as a weight may become negative; a gate can not. Of losses that are
+    made of derivatives the first backward pass counts.
 
     Parameters
     ----------
@@ -207,6 +207,9 @@ class AttentionTarget(EdgeTarget):
         first, last = torch.searchsorted(numbers, torch.tensor([chunk.first, chunk.last])).tolist()
         effect[numbers[first:last] - chunk.first] = active.effect[first:last]
         return effect.float()
+
+    def _size(self, gradients: Tensor) -> Tensor:
+        return (-gradients).clamp(min=0)
 
     # -- changes ---------------------------------------------------------------------------------
 

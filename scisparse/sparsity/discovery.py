@@ -71,7 +71,7 @@ class Found:
     @property
     def attends(self) -> bool:
         """Whether these are edges without weights."""
-        return self.attribute == _EDGES
+        return isinstance(getattr(self.module, self.attribute), PatternEdges)
 
 
 def find(

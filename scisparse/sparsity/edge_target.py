@@ -19,7 +19,7 @@ from scisparse.sparsity.candidates import CandidateEdges, Chunk
 from scisparse.sparsity.far import FarSlots
 from scisparse.sparsity.growth import Growth, random
 from scisparse.sparsity.ranks import agree, average
-from scisparse.sparsity.search import Search
+from scisparse.sparsity.search import Search, norms
 from scisparse.sparsity.select import best, best_of_groups, count_of_groups
 from scisparse.sparsity.structures import ConstantFanIn
 from scisparse.sparsity.target import Move, Rules, Target
@@ -112,6 +112,10 @@ class EdgeTarget(Target):
     @abstractmethod
     def _score(self, rules: Rules) -> Tensor:
         """Scores of active edges, larger = kept, ``[E]``."""
+
+    def _size(self, gradients: Tensor) -> Tensor:
+        """What growth by gradient goes by, at least 0, ``[n]`` of ``[n, ...]``."""
+        return norms(gradients)
 
     # -- sizes -----------------------------------------------------------------------------------
 
@@ -270,6 +274,7 @@ class EdgeTarget(Target):
             far=self.far,
             block=self.block,
             numbers=self.numbers,
+            size=self._size,
         )
         found = search.best(group, left, growth, rules.generator)
         return torch.cat([active, found]).sort().values

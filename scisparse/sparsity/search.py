@@ -16,7 +16,13 @@ from scisparse.sparsity.link_prediction import Links
 from scisparse.sparsity.ranks import average
 from scisparse.sparsity.select import best_of_groups
 
-__all__ = ["Search"]
+__all__ = ["Search", "norms"]
+
+
+def norms(blocks: Tensor) -> Tensor:
+    """Root of the sum of squares of each block ``[n, ...]``, float32 ``[n]``."""
+    size: Tensor = blocks.float().reshape(len(blocks), -1).norm(dim=1)
+    return size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,8 @@ class Search:
         Numbers on an edge.
     numbers
         Numbers that the score of a candidate is made of.
+    size
+        Makes sizes ``[n]``, at least 0, of gradients ``[n, ...]``.
     """
 
     candidates: CandidateEdges
@@ -50,6 +58,7 @@ class Search:
     far: FarSlots | None
     block: int
     numbers: int
+    size: Callable[[Tensor], Tensor] = norms
 
     def best(
         self, group: Tensor | None, left: Tensor, growth: Growth, generator: torch.Generator
@@ -90,9 +99,9 @@ class Search:
     def _describe(self, chunk: Chunk, growth: Growth, generator: torch.Generator) -> Candidates:
         known: dict[str, Any] = {}
         if growth.needs_gradient and self.gradients is not None:
-            known["gradient"] = _size(average(self.gradients(chunk))).cpu()
+            known["gradient"] = self.size(average(self.gradients(chunk))).cpu()
         if self.momentum is not None:
-            known["momentum"] = _size(self.momentum[chunk.first : chunk.last])
+            known["momentum"] = self.size(self.momentum[chunk.first : chunk.last])
         if growth.needs_seen:
             known["seen"] = torch.zeros(chunk.count, dtype=torch.bool)
             known["seen"][chunk.places(self.seen)] = True
@@ -109,9 +118,3 @@ class Search:
             known |= {"site_degree": pattern.fan_in[site], "source_degree": sources[source]}
         distance = self.candidates.distance(chunk)
         return Candidates(chunk.count, generator, distance=distance, block=self.block, **known)
-
-
-def _size(blocks: Tensor) -> Tensor:
-    """Root of the sum of squares of each block ``[n, ...]``, float32 ``[n]``."""
-    size: Tensor = blocks.float().reshape(len(blocks), -1).norm(dim=1)
-    return size
