@@ -173,7 +173,7 @@ def _has_candidates(found: Found, candidates: Pattern | Mapping[str, Pattern] | 
     if isinstance(candidates, Mapping):
         return found.path in candidates or found.name in candidates
     layer: Any = found.module
-    fits = candidates is not None and candidates.shape == layer.pattern.shape
+    fits = isinstance(candidates, Pattern) and candidates.shape == layer.pattern.shape
     return fits and _moves_edges(layer)
 
 
