@@ -28,9 +28,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from scisparse.kernels._edges import Edges
+from scisparse.kernels._triton import Call
 from scisparse.kernels.gather_matmul import cuda as cuda_binding
 from scisparse.kernels.gather_matmul import triton as triton_binding
-from scisparse.kernels.gather_matmul import triton_kernels
+from scisparse.kernels.graph_attention import triton as attention_binding
+from scisparse.kernels.graph_attention.reference import Inputs
 
 BUDGETS = Path(__file__).with_name("gpu_budgets.json")
 TARGETS = (80, 90, 100)
@@ -100,14 +103,16 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-def compile_triton(call: triton_binding.Call, target: int, kernel: Any = None) -> Code:
+def compile_triton(call: Call, target: int) -> Code:
     """Compile a call for compute capability `target`, from its meta tensors alone."""
-    kernel = kernel or getattr(triton_kernels, call.kernel)
+    kernel = call.function()
     signature, attributes = {}, {}
     for place, (name, value) in enumerate(zip(kernel.arg_names, call.arguments, strict=False)):
         if isinstance(value, torch.Tensor):
             signature[name] = TYPES[value.dtype]
             attributes[(place,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, float):
+            signature[name] = "fp64"
         else:
             signature[name] = "i32" if value < 2**31 else "i64"
     signature |= dict.fromkeys(call.constants, "constexpr")
@@ -189,6 +194,65 @@ WORK = (  # one of every kind of plan
 )
 
 
+@dataclass(frozen=True)
+class AttentionWork:
+    """Meta tensors of attention between `sites` points, with `fan_in` edges each."""
+
+    sites: int
+    fan_in: int
+    heads: int
+    width: int
+    dtype: torch.dtype
+    groups: int | None = None
+    edge_width: int = 0
+
+    def __str__(self) -> str:
+        kind = str(self.dtype).removeprefix("torch.")
+        groups = f" of {self.groups}" if self.groups else ""
+        carried = f" A{self.edge_width}" if self.edge_width else ""
+        return f"attention {self.heads}{groups} x {self.width}{carried} {kind}"
+
+    def calls(self) -> Iterator[tuple[str, Call]]:
+        """Forward pass, both backward passes, and the products of two tensors."""
+        batch, edges, groups = 1, self.sites * self.fan_in, self.groups or self.heads
+        real = torch.float64 if self.dtype == torch.float64 else torch.float32
+
+        def tensor(*shape: int, dtype: torch.dtype = self.dtype) -> torch.Tensor:
+            return torch.empty(shape, dtype=dtype, device="meta")
+
+        row_ptr = tensor(self.sites + 1, dtype=torch.int64)
+        col = tensor(edges, dtype=torch.int32)
+        plain, tied = Edges(row_ptr, col, None), Edges(row_ptr, col, col)
+        q = tensor(batch, self.sites, self.heads, self.width)
+        k = tensor(batch, self.sites, groups, self.width)
+        edge_q = tensor(*q.shape[:3], self.edge_width) if self.edge_width else None
+        attr = tensor(edges, self.edge_width) if self.edge_width else None
+        bias = tensor(1, edges, 1, dtype=real) if self.heads == 1 else None  # areas of cells
+        lse = tensor(*q.shape[:3], dtype=real)
+        weight = tensor(batch, edges, self.heads, dtype=real)
+        inputs, space = Inputs(q, k, k, edge_q, attr, bias), (weight, weight)
+        results = q, tensor(0) if edge_q is None else edge_q, lse
+        b = attention_binding
+        yield "forward", b.attention_call(inputs, plain, 0.5, results)
+        yield "sites", b.sites_call((q, edge_q), lse, inputs, plain, 0.5, (q, edge_q), space)
+        yield "sources", b.sources_call(q, q, tied, 0.5, space, (k, k))
+        if attr is not None:
+            grad = tensor(*attr.shape, dtype=real)
+            yield "edges", b.edges_call(space, edge_q, edge_q, col, grad)
+        elif self.groups is None:
+            yield "spmm", b.spmm_call(weight, q, tied, q)
+            yield "sddmm", b.sddmm_call(q, q, plain, weight)
+
+
+ATTENTION = (
+    AttentionWork(40962, 8, 16, 64, torch.float16),  # multi-mesh of level 6
+    AttentionWork(40962, 8, 16, 32, torch.float16, edge_width=11),
+    AttentionWork(10242, 8, 4, 32, torch.float32, edge_width=11),  # of level 5
+    AttentionWork(65160, 30, 1, 64, torch.float32),  # sphere of one degree
+    AttentionWork(40962, 8, 8, 64, torch.bfloat16, groups=2),
+)
+
+
 def compiled(targets: list[int]) -> Iterator[tuple[str, str, bool, Code]]:
     """Name, kernel, whether it must read 16 bytes at once, and machine code of every call."""
     for work in WORK:
@@ -197,6 +261,11 @@ def compiled(targets: list[int]) -> Iterator[tuple[str, str, bool, Code]]:
                 wide = work.is_wide and stage != "outer"
                 code = compile_triton(call, target)
                 yield f"{stage} {work} triton sm_{target}", call.kernel, wide, code
+    for attention in ATTENTION:
+        for stage, call in attention.calls():
+            for target in targets:
+                code = compile_triton(call, target)
+                yield f"{stage} {attention} triton sm_{target}", call.kernel, stage != "edges", code
     if shutil.which("nvcc") is None and not cuda_binding.is_installed():
         print("CUDA C++ was not compiled: there is neither nvcc nor cuda-core")
         return
@@ -217,7 +286,7 @@ def faults(code: Code, budget: dict[str, int] | None, wide: bool) -> list[str]:
     if code.atomics:
         found.append(f"{code.atomics} atomic instructions; sums would depend on their order")
     if wide and not code.wide_reads:
-        found.append("no read of 16 bytes; weights must be read in whole vectors")
+        found.append("no read of 16 bytes; weights and heads must be read in whole vectors")
     if budget is None:
         found.append("no budget; run with --renew, read the difference and commit it")
         return found

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
-from kernel_cases import BACKENDS, TOLERANCE, Case, device_of, generator
+from kernel_cases import BACKENDS, GPU, TOLERANCE, Case, device_of, generator
 from torch import Tensor
 
 from scisparse.kernels import Edges
 
-# Triton has none yet.
-PLAIN = [b for b in BACKENDS if b == "reference" or getattr(b, "values", None) == ("cpu",)]
+PLAIN = [b for b in BACKENDS if b != "cuda"]  # CUDA C++ has none
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,16 @@ CASES = [
 ]
 
 
+def pairs(values: Iterable[Any], slow: Container[Any] = ()) -> list[Any]:
+    """Each of `values` with each backend; but for `slow` ones in Triton's interpreter."""
+    return [
+        pytest.param(value, *getattr(b, "values", (b,)), marks=getattr(b, "marks", ()))
+        for value in values
+        for b in PLAIN
+        if GPU == "cuda" or value not in slow or getattr(b, "values", None) != ("triton",)
+    ]
+
+
 def dense(tensors: dict[str, Any], edges: Edges, scale: float | None = None) -> Tensor:
     """Independent truth in float64: a full matrix of scores, -infinity where there is no edge."""
     wide = {name: t.cpu().double() for name, t in tensors.items()}
@@ -120,7 +131,7 @@ def assert_near(actual: Tensor, expected: Tensor, dtype: torch.dtype, name: str)
     """Within the tolerance of the dtype, relative to the largest number; sums have few terms."""
     size = max(expected.abs().max().item(), 1.0) if expected.numel() else 1.0
     assert actual.shape == expected.shape, name
-    error = (actual.detach().cpu().double() - expected).abs()
+    error = (actual.detach().cpu().double() - expected.cpu()).abs()
     bound = 10 * TOLERANCE[dtype] * size
     worst = error.max().item() if error.numel() else 0.0
     assert worst <= bound, f"{name}: error {worst:.2e} above {bound:.2e}"

@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from scisparse.kernels.gather_matmul.triton import Call
+from scisparse.kernels._triton import Call
 
 CHECK = Path(__file__).parent.parent / ".ci" / "check_gpu_code.py"
 spec = importlib.util.spec_from_file_location("check_gpu_code", CHECK)
@@ -57,8 +57,8 @@ GENEROUS = {"registers": 255, "shared": 10**6, "barriers": 10**6}
 
 def say(kernel: triton.JITFunction, budget: dict[str, int] | None, wide: bool) -> list[str]:
     x = torch.empty(128 * 128, device="meta")
-    call = Call(kernel.__name__, 1, (x, x), {"N": 128}, warps=1)
-    found: list[str] = check.faults(check.compile_triton(call, 90, kernel), budget, wide)
+    call = Call(__name__, kernel.__name__, 1, (x, x), {"N": 128}, warps=1)
+    found: list[str] = check.faults(check.compile_triton(call, 90), budget, wide)
     return found
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from kernel_cases import GPU, Case, assert_close
 
+from scisparse.kernels import _triton
 from scisparse.kernels._segments import site_of_edge
 from scisparse.kernels.gather_matmul import plans, reference, triton
 from scisparse.kernels.gather_matmul.ops import GATHER_IMPLEMENTATIONS
@@ -156,9 +157,9 @@ except Exception as error:
 
 def test_an_old_gpu_and_a_missing_triton_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda", 0)
-    monkeypatch.setattr(triton, "_is_installed", lambda: False)
+    monkeypatch.setattr(_triton, "_is_installed", lambda: False)
     assert "pip install" in str(triton.can_run(cuda, torch.float32))
-    monkeypatch.setattr(triton, "_is_installed", lambda: True)
+    monkeypatch.setattr(_triton, "_is_installed", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert "compute capability 7.5; 8.0 or newer" in str(triton.can_run(cuda, torch.float32))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -166,7 +167,7 @@ def test_an_old_gpu_and_a_missing_triton_are_told_apart(monkeypatch: pytest.Monk
 
 
 def test_auto_takes_triton_for_a_gpu_and_never_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "_is_installed", lambda: True)
+    monkeypatch.setattr(_triton, "_is_installed", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     gpu = torch.device("cuda", 0)
     able = [i.name for i in GATHER_IMPLEMENTATIONS if i.can_run(gpu, torch.float32) is None]

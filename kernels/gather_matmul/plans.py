@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scisparse.kernels._triton import power_of_two
+
 __all__ = [
     "GatherPlan",
     "OuterPlan",
@@ -94,7 +96,7 @@ def plan_gather(shape: Shape, threads: int = THREADS) -> GatherPlan:
     """
     c, o = shape.channels_in, shape.channels_out
     if c == o == 1 and shape.fan_in <= FEW_EDGES:
-        return GatherPlan(kernel="singles", sites=THREADS, batches=_power(shape.batch, 1, 4))
+        return GatherPlan(kernel="singles", sites=THREADS, batches=power_of_two(shape.batch, 1, 4))
     if o == 1:
         return _vectors(shape, threads)
     wide = c * shape.fan_in >= 32 and o >= 16 and shape.batch >= 8
@@ -102,23 +104,23 @@ def plan_gather(shape: Shape, threads: int = THREADS) -> GatherPlan:
         return GatherPlan(
             kernel="dots",
             rows=64 if c * shape.fan_in > 32 else 32,
-            outputs=_power(o, 16, 64 if shape.itemsize == 2 else 32),
-            batches=_power(shape.batch, 16, 32),
+            outputs=power_of_two(o, 16, 64 if shape.itemsize == 2 else 32),
+            batches=power_of_two(shape.batch, 16, 32),
             warps=2 if shape.itemsize == 2 else 4,
         )
-    return _tiles(shape, _power(shape.batch, 1, 4), threads)
+    return _tiles(shape, power_of_two(shape.batch, 1, 4), threads)
 
 
 def _vectors(shape: Shape, threads: int) -> GatherPlan:
     """Each thread reads 16 bytes of weights and as many of inputs."""
     vector, line = 16 // shape.itemsize, LINE // shape.itemsize
     row = round(shape.channels_in * shape.fan_in)
-    rows = _power(row, vector, line if row <= 4 * line else 4 * line)
+    rows = power_of_two(row, vector, line if row <= 4 * line else 4 * line)
     return GatherPlan(
         kernel="vectors",
         sites=max(1, vector * threads // rows),
         rows=rows,
-        batches=_power(shape.batch, 1, 4),
+        batches=power_of_two(shape.batch, 1, 4),
         unroll=2 if rows < row else 1,
     )
 
@@ -127,11 +129,11 @@ def _tiles(shape: Shape, batches: int, threads: int) -> GatherPlan:
     """Tiles where each thread reads 16 bytes of weights, and those of a site fill cache lines."""
     vector, line = 16 // shape.itemsize, LINE // shape.itemsize
     if shape.transposed:  # neighbours in memory are inputs
-        rows = _power(shape.channels_in, 1, line)
-        outputs = _power(shape.channels_out, 1, max(2 * vector, line // rows))
+        rows = power_of_two(shape.channels_in, 1, line)
+        outputs = power_of_two(shape.channels_out, 1, max(2 * vector, line // rows))
     else:
-        outputs = _power(shape.channels_out, 1, 16)
-        rows = _power(round(shape.channels_in * shape.fan_in), 1, max(4, line // outputs))
+        outputs = power_of_two(shape.channels_out, 1, 16)
+        rows = power_of_two(round(shape.channels_in * shape.fan_in), 1, max(4, line // outputs))
     # More numbers of rows than threads would have to pass through shared memory.
     sites = max(1, min(vector * threads // (rows * outputs), threads // (2 * rows)))
     return GatherPlan(
@@ -152,7 +154,10 @@ def plan_outer(shape: Shape, threads: int = THREADS) -> OuterPlan:
 
 def plan_ties(shape: Shape, edges: int, weights: int) -> TiePlan:
     """Plan ``edge_outer`` with ties: enough parts to fill a GPU, though not more than needed."""
-    inputs, outputs = _power(shape.channels_in, 1, 16), _power(shape.channels_out, 1, 16)
+    inputs, outputs = (
+        power_of_two(shape.channels_in, 1, 16),
+        power_of_two(shape.channels_out, 1, 16),
+    )
     at_once = max(8, 1024 // (inputs * outputs))
     blocks = -(-shape.channels_in // inputs) * -(-shape.channels_out // outputs)
     each = edges / max(weights, 1) / at_once  # steps for the edges of a weight
@@ -160,11 +165,6 @@ def plan_ties(shape: Shape, edges: int, weights: int) -> TiePlan:
     return TiePlan(
         edges=at_once, inputs=inputs, outputs=outputs, parts=max(1, min(most, int(each / 4)))
     )
-
-
-def _power(count: int, least: int, most: int) -> int:
-    """The power of two that holds `count`, within bounds that are powers of two."""
-    return max(least, min(most, 1 << max(count - 1, 0).bit_length()))
 
 
 def _floor_power(count: int) -> int:

@@ -1,24 +1,23 @@
-"""Binding of the Triton kernels: which one runs, on which grid.
-
-``TRITON_INTERPRET=1``, set before Triton is imported, runs them on the CPU, slowly: how they are
-tested without a GPU.
-"""
+"""Binding of the Triton kernels: which one runs, on which grid."""
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from scisparse.kernels._backends import why_not_capability, why_not_dtype
 from scisparse.kernels._edges import sort_by_tie
+from scisparse.kernels._triton import (
+    Call,
+    accumulator_type,
+    can_run,
+    ceil_div,
+    is_interpreted,
+    is_wide,
+    larger_tiles,
+)
 from scisparse.kernels.gather_matmul.plans import THREADS, Shape, plan_gather, plan_outer, plan_ties
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 __all__ = [
     "Call",
@@ -30,80 +29,7 @@ __all__ = [
     "ties_call",
 ]
 
-_INT32 = 2**31 - 1
-
-
-def can_run(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return ``None`` when the Triton kernels can run, else the reason."""
-    if (reason := why_not_dtype(dtype)) is not None:
-        return reason
-    if device.type != "cuda" and not (device.type == "cpu" and is_interpreted()):
-        return "it runs on CUDA devices alone (on the CPU only with TRITON_INTERPRET=1)"
-    if not _is_installed():
-        return 'Triton is not installed; install it with: pip install "scisparse[gpu]"'
-    return why_not_capability(device) if device.type == "cuda" else None
-
-
-@functools.cache
-def _is_installed() -> bool:
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def is_interpreted() -> bool:
-    """Whether Triton runs its kernels in Python, on the CPU."""
-    if not _is_installed():
-        return False
-    from triton import knobs
-
-    return bool(knobs.runtime.interpret)
-
-
-def _threads() -> int:
-    """Threads of a program; the interpreter takes as long for a large tile as for a small one."""
-    return 16 * THREADS if is_interpreted() else THREADS
-
-
-def _kernels() -> ModuleType:
-    from scisparse.kernels.gather_matmul import triton_kernels
-
-    return triton_kernels
-
-
-@dataclass(frozen=True)
-class Call:
-    """A kernel with all that it is launched with; tensors on the meta device serve to compile it.
-
-    Parameters
-    ----------
-    kernel
-        Its name in ``triton_kernels.py``.
-    programs
-        Size of the grid.
-    arguments, constants
-        Values of its parameters in their order, then its compile-time constants by name.
-    warps
-        Warps of 32 threads in each program.
-    """
-
-    kernel: str
-    programs: int
-    arguments: tuple[Tensor | int, ...]
-    constants: dict[str, Any]
-    warps: int
-
-    def options(self) -> dict[str, Any]:
-        """Options of the compiler."""
-        return {"num_warps": self.warps, "enable_fp_fusion": True}
-
-    def run(self, device: torch.device) -> None:
-        """Launch it on the current stream of `device`."""
-        kernel = getattr(_kernels(), self.kernel)
-        with torch.cuda.device(device if device.type == "cuda" else -1):
-            kernel[(self.programs,)](*self.arguments, **self.constants, **self.options())
+_KERNELS = "scisparse.kernels.gather_matmul.triton_kernels"
 
 
 def gather_matmul(
@@ -137,11 +63,11 @@ def gather_call(
 ) -> Call:
     """Return the call that fills `y`; nothing is empty."""
     (batch, sources, channels_in), (sites, channels_out) = x.shape, y.shape[1:]
-    plan = plan_gather(_shape(x, y, col, transpose_weight), _threads())
-    groups, blocks = _ceil(batch, plan.batches), _ceil(channels_out, plan.outputs)
+    plan = plan_gather(_shape(x, y, col, transpose_weight), larger_tiles(16) * THREADS)
+    groups, blocks = ceil_div(batch, plan.batches), ceil_div(channels_out, plan.outputs)
     tensors = (x, weight, row_ptr, col, col if tie is None else tie, y)
     sizes: tuple[int, ...] = (sites, sources, batch, groups, blocks)
-    constants: dict[str, Any] = {"TIED": tie is not None, "WIDE": _is_wide(*tensors)}
+    constants: dict[str, Any] = {"TIED": tie is not None, "WIDE": is_wide(*tensors)}
     if plan.kernel in ("singles", "vectors"):
         sizes = sizes[:-1]
     else:
@@ -151,11 +77,13 @@ def gather_call(
     if plan.kernel == "dots":
         constants |= {"OPERAND": _operand(x.dtype), "BB": plan.batches}
     else:
-        constants |= {"ACC": _accumulator(x.dtype), "S": plan.sites, "NB": plan.batches}
+        constants |= {"ACC": accumulator_type(x.dtype), "S": plan.sites, "NB": plan.batches}
     if plan.kernel in ("tiles", "vectors"):
         constants |= {"UNROLL": plan.unroll}
-    programs = _ceil(sites, plan.sites) * groups * blocks
-    return Call(f"gather_{plan.kernel}", programs, (*tensors, *sizes), constants, plan.warps)
+    programs = ceil_div(sites, plan.sites) * groups * blocks
+    return Call(
+        _KERNELS, f"gather_{plan.kernel}", programs, (*tensors, *sizes), constants, plan.warps
+    )
 
 
 def edge_outer(
@@ -183,14 +111,14 @@ def edge_outer(
 def outer_call(x: Tensor, grad: Tensor, row_ptr: Tensor, col: Tensor, out: Tensor) -> Call:
     """Return the call that fills `out` where every edge has its own weight; nothing is empty."""
     (batch, sources, channels_in), (sites, channels_out) = x.shape, grad.shape[1:]
-    plan = plan_outer(_shape(x, grad, col), _threads())
-    blocks = _ceil(channels_out, plan.outputs)
+    plan = plan_outer(_shape(x, grad, col), larger_tiles(16) * THREADS)
+    blocks = ceil_div(channels_out, plan.outputs)
     tensors = (x, grad, row_ptr, col, out)
-    constants = {"C": channels_in, "O": channels_out, "ACC": _accumulator(x.dtype)}
-    constants |= {"WIDE": _is_wide(*tensors), "S": plan.sites, "R": plan.rows, "BO": plan.outputs}
+    constants = {"C": channels_in, "O": channels_out, "ACC": accumulator_type(x.dtype)}
+    constants |= {"WIDE": is_wide(*tensors), "S": plan.sites, "R": plan.rows, "BO": plan.outputs}
     arguments = (*tensors, sites, sources, batch, blocks)
-    programs = _ceil(sites, plan.sites) * blocks
-    return Call("outer_tiles", programs, arguments, constants, plan.warps)
+    programs = ceil_div(sites, plan.sites) * blocks
+    return Call(_KERNELS, "outer_tiles", programs, arguments, constants, plan.warps)
 
 
 def ties_call(
@@ -205,14 +133,14 @@ def ties_call(
     plan = plan_ties(_shape(x, grad, col), col.numel(), weights)
     accumulator = torch.float64 if x.dtype == torch.float64 else torch.float32
     parts = x.new_empty(plan.parts, *out.shape, dtype=accumulator)
-    blocks = (_ceil(channels_in, plan.inputs), _ceil(channels_out, plan.outputs))
+    blocks = (ceil_div(channels_in, plan.inputs), ceil_div(channels_out, plan.outputs))
     tensors = (x, grad, tie_ptr, col, site, parts)
-    constants = {"C": channels_in, "O": channels_out, "ACC": _accumulator(x.dtype)}
-    constants |= {"WIDE": _is_wide(*tensors)}
+    constants = {"C": channels_in, "O": channels_out, "ACC": accumulator_type(x.dtype)}
+    constants |= {"WIDE": is_wide(*tensors)}
     constants |= {"K": plan.edges, "BC": plan.inputs, "BO": plan.outputs}
     arguments = (*tensors, sites, sources, batch, weights, plan.parts, *blocks)
     programs = weights * plan.parts * blocks[0] * blocks[1]
-    return Call("outer_ties", programs, arguments, constants, plan.warps), parts
+    return Call(_KERNELS, "outer_ties", programs, arguments, constants, plan.warps), parts
 
 
 def _shape(x: Tensor, y: Tensor, col: Tensor, transposed: bool = False) -> Shape:
@@ -230,12 +158,6 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
-def _accumulator(dtype: torch.dtype) -> Any:
-    import triton.language as tl
-
-    return tl.float64 if dtype == torch.float64 else tl.float32
-
-
 def _operand(dtype: torch.dtype) -> Any:
     """Type in which tensor cores multiply; the interpreter knows no 16-bit arithmetic."""
     import triton.language as tl
@@ -243,12 +165,3 @@ def _operand(dtype: torch.dtype) -> Any:
     if is_interpreted() or dtype == torch.float32:
         return tl.float32
     return tl.bfloat16 if dtype == torch.bfloat16 else tl.float16
-
-
-def _is_wide(*tensors: Tensor) -> bool:
-    """Whether offsets, with those of a tile's masked numbers, may pass 32 bits."""
-    return max(t.numel() for t in tensors) > _INT32 - 2**24
-
-
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)

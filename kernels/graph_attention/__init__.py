@@ -100,7 +100,7 @@ def graph_attention(
     transpose
         :func:`transpose_edges` of the same edges; computed in each backward pass when not given.
     backend
-        ``"auto"``, ``"cpu"`` or ``"reference"``.
+        ``"auto"``, ``"cpu"``, ``"triton"`` or ``"reference"``.
 
     Returns
     -------

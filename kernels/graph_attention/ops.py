@@ -10,7 +10,7 @@ from torch import Tensor
 from scisparse.kernels import _backends, _debug, _watch
 from scisparse.kernels._edges import Edges, check_is_transpose
 from scisparse.kernels._segments import accumulator
-from scisparse.kernels.graph_attention import calculus, cpu, reference
+from scisparse.kernels.graph_attention import calculus, cpu, reference, triton
 from scisparse.kernels.graph_attention.checks import check_transpose, check_value
 from scisparse.kernels.graph_attention.reference import Inputs
 
@@ -21,6 +21,7 @@ def _implementations(op: str) -> tuple[_backends.Implementation, ...]:
     """Best first."""
     return (
         _backends.Implementation("cpu", cpu.can_run, getattr(cpu, op)),
+        _backends.Implementation("triton", triton.can_run, getattr(triton, op)),
         _backends.Implementation("reference", lambda *_: None, getattr(reference, op)),
     )
 

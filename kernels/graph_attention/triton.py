@@ -1,0 +1,290 @@
+"""Binding of the Triton kernels: which tiles, on which grid, how many batch entries at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scisparse.kernels._edges import Edges
+from scisparse.kernels._segments import accumulator, site_of_edge
+from scisparse.kernels._triton import (
+    Call,
+    accumulator_type,
+    can_run,
+    ceil_div,
+    is_wide,
+    larger_tiles,
+    power_of_two,
+)
+from scisparse.kernels.graph_attention.plans import RowPlan, plan_edges, plan_rows
+from scisparse.kernels.graph_attention.reference import Inputs
+
+__all__ = [
+    "attention",
+    "attention_backward",
+    "attention_call",
+    "can_run",
+    "edges_call",
+    "sddmm",
+    "sddmm_call",
+    "sites_call",
+    "sources_call",
+    "spmm",
+    "spmm_call",
+]
+
+_KERNELS = "scisparse.kernels.graph_attention.triton_kernels"
+_PRODUCTS = "scisparse.kernels.graph_attention.triton_products"
+WORKSPACE = 256 << 20  # bytes for the weights and slopes of some batch entries
+
+
+def attention(inputs: Inputs, edges: Edges, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a Triton kernel; see :func:`scisparse.kernels.graph_attention.reference.attention`."""
+    inputs, edges = _dense_inputs(inputs), _dense_edges(edges)
+    q, v = inputs.q, inputs.v
+    out = q.new_empty(*q.shape[:3], v.shape[3])
+    edge_out = q.new_empty(0) if inputs.edge_q is None else torch.empty_like(inputs.edge_q)
+    lse = q.new_empty(q.shape[:3], dtype=accumulator(q.dtype))
+    if edges.col.numel() == 0 or lse.numel() == 0:
+        return out.zero_(), edge_out.zero_(), lse.fill_(-torch.inf)
+    attention_call(inputs, edges, scale, (out, edge_out, lse)).run(q.device)
+    return out, edge_out, lse
+
+
+def attention_call(
+    inputs: Inputs, edges: Edges, scale: float, results: tuple[Tensor, Tensor, Tensor]
+) -> Call:
+    """Return the call that fills output, sums of what edges carry, and logarithms."""
+    q, k, v, edge_q, attr, bias = inputs
+    plan = _plan(q, v, edges, q.shape[2], 4, 0 if attr is None else attr.shape[1])
+    constants = _constants(plan, inputs, (*inputs, *edges, *results))
+    blocks = ceil_div(q.shape[2], plan.heads)
+    tensors = _tensors(q, k, v, edge_q, attr, bias, *edges[:2], *results)
+    rows = q.shape[0] * q.shape[1]
+    sizes = (float(scale), q.shape[1], k.shape[1], rows, blocks, *_steps(bias))
+    programs = ceil_div(rows, plan.sites) * blocks
+    return Call(_KERNELS, "attention_rows", programs, (*tensors, *sizes), constants, plan.warps)
+
+
+def attention_backward(
+    grad: Tensor,
+    grad_edge: Tensor | None,
+    inputs: Inputs,
+    lse: Tensor,
+    edges: Edges,
+    edges_t: Edges,
+    wanted: tuple[bool, bool],
+    scale: float,
+) -> Inputs:
+    """Run the Triton kernels; see the function of the same name in ``reference``."""
+    inputs, edges, edges_t = _dense_inputs(inputs), _dense_edges(edges), _dense_edges(edges_t)
+    grad, lse = grad.contiguous(), lse.contiguous()
+    grad_edge = None if grad_edge is None else grad_edge.contiguous()
+    q, k, v, edge_q, attr, bias = inputs
+    real, (batch, _, heads, _), count = accumulator(q.dtype), q.shape, edges.col.numel()
+    out = Inputs(
+        torch.empty_like(q),
+        torch.empty_like(k),
+        torch.empty_like(v),
+        None if edge_q is None else torch.empty_like(edge_q),
+        torch.zeros_like(attr, dtype=real) if attr is not None and wanted[0] else None,
+        torch.zeros_like(bias) if bias is not None and wanted[1] else None,
+    )
+    if count == 0 or batch == 0:
+        return Inputs(*(None if t is None else t.zero_() for t in out))  # type: ignore[arg-type]
+    site = None if out.edge_attr is None else site_of_edge(edges.row_ptr, count).to(edges.col.dtype)
+    step = max(1, min(batch, WORKSPACE // (2 * real.itemsize * count * heads)))
+    weights, slopes = q.new_empty(2, step, count, heads, dtype=real)
+    for first in range(0, batch, step):
+        part = slice(first, min(first + step, batch))
+        some = _batches(inputs, part)
+        to = _batches(out, part)
+        space = weights[: some.q.shape[0]], slopes[: some.q.shape[0]]
+        grads = grad[part], None if grad_edge is None else grad_edge[part]
+        sites_call(grads, lse[part], some, edges, scale, (to.q, to.edge_q), space).run(q.device)
+        sources_call(grads[0], some.q, edges_t, scale, space, (to.k, to.v)).run(q.device)
+        if out.edge_attr is not None and site is not None and out.edge_attr.numel():
+            one = torch.empty_like(out.edge_attr)
+            edges_call(space, some.edge_q, grads[1], site, one).run(q.device)
+            out.edge_attr.add_(one)
+        if to.bias is not None:
+            to.bias.add_(space[1].sum_to_size(to.bias.shape))
+    return out
+
+
+def sites_call(
+    grads: tuple[Tensor, Tensor | None],
+    lse: Tensor,
+    inputs: Inputs,
+    edges: Edges,
+    scale: float,
+    results: tuple[Tensor, Tensor | None],
+    space: tuple[Tensor, Tensor],
+) -> Call:
+    """Return the call that fills gradients at the sites; weights and slopes ``[B, E, H]``."""
+    q, k, v, edge_q, attr, bias = inputs
+    plan = _plan(q, v, edges, q.shape[2], 2, 0 if attr is None else attr.shape[1])
+    constants = _constants(plan, inputs, (*inputs, *edges, *results, *grads, *space))
+    constants |= {"CARRIED": grads[1] is not None and constants["A"] > 0}
+    blocks = ceil_div(q.shape[2], plan.heads)
+    tensors = _tensors(*grads, lse, q, k, v, edge_q, attr, bias, *edges[:2], *results, *space)
+    rows = q.shape[0] * q.shape[1]
+    sizes = (float(scale), q.shape[1], k.shape[1], edges.col.numel(), rows, blocks, *_steps(bias))
+    programs = ceil_div(rows, plan.sites) * blocks
+    return Call(_KERNELS, "attention_sites", programs, (*tensors, *sizes), constants, plan.warps)
+
+
+def sources_call(
+    grad: Tensor,
+    q: Tensor,
+    edges_t: Edges,
+    scale: float,
+    space: tuple[Tensor, Tensor],
+    results: tuple[Tensor, Tensor],
+) -> Call:
+    """Return the call that fills the gradients of keys and values."""
+    (batch, sources, groups, _), heads = results[0].shape, q.shape[2]
+    plan = _plan(q, grad, edges_t, groups, 2)
+    tensors = _tensors(*space, q, grad, *edges_t, *results)
+    constants = {"H": heads, "GROUP": heads // groups} | _widths(D=q.shape[3], V=grad.shape[3])
+    constants |= _tile(plan, q.dtype, tensors)
+    blocks, rows = ceil_div(groups, plan.heads), batch * sources
+    sizes = (float(scale), sources, q.shape[1], edges_t.col.numel(), rows, blocks)
+    programs = ceil_div(rows, plan.sites) * blocks
+    return Call(_KERNELS, "attention_sources", programs, (*tensors, *sizes), constants, plan.warps)
+
+
+def edges_call(
+    space: tuple[Tensor, Tensor],
+    edge_q: Tensor | None,
+    grad_edge: Tensor | None,
+    site: Tensor,
+    out: Tensor,
+) -> Call:
+    """Return the call that fills the gradient ``[E, A]`` of what edges carry."""
+    batch, count, heads = space[0].shape
+    plan = plan_edges(heads, out.shape[1])
+    tensors = _tensors(*space, edge_q, grad_edge, site, out)
+    constants = {"H": heads, "CARRIED": grad_edge is not None} | _widths(A=out.shape[1])
+    constants |= {"ACC": accumulator_type(out.dtype), "WIDE": is_wide(*tensors)}
+    constants |= {"K": plan.edges, "BH": plan.heads}
+    sites = 0 if edge_q is None else edge_q.shape[1]
+    arguments: tuple[Tensor | int, ...] = (*tensors, batch, sites, count)
+    programs = ceil_div(count, plan.edges)
+    return Call(_KERNELS, "attention_edges", programs, arguments, constants, plan.warps)
+
+
+def spmm(value: Tensor, x: Tensor, edges: Edges) -> Tensor:
+    """Run a Triton kernel; see the function of the same name in ``reference``."""
+    value, x, edges = value.contiguous(), x.contiguous(), _dense_edges(edges)
+    y = x.new_empty(x.shape[0], edges.row_ptr.shape[0] - 1, *x.shape[2:])
+    if edges.col.numel() == 0 or y.numel() == 0:
+        return y.zero_()
+    spmm_call(value, x, edges, y).run(x.device)
+    return y
+
+
+def spmm_call(value: Tensor, x: Tensor, edges: Edges, y: Tensor) -> Call:
+    """Return the call that fills `y`; nothing is empty."""
+    plan = _plan(x, x, edges, x.shape[2], 4)
+    constants = {"SHARED": value.shape[0] == 1}
+    return _product_call("spmm_rows", plan, (value, x), edges, y, y.shape[1], constants)
+
+
+def sddmm(x: Tensor, z: Tensor, edges: Edges) -> Tensor:
+    """Run a Triton kernel; see the function of the same name in ``reference``."""
+    x, z, edges = x.contiguous(), z.contiguous(), _dense_edges(edges)
+    value = x.new_empty(x.shape[0], edges.col.shape[0], x.shape[2], dtype=accumulator(x.dtype))
+    if value.numel():
+        sddmm_call(x, z, edges, value).run(x.device)
+    return value
+
+
+def sddmm_call(x: Tensor, z: Tensor, edges: Edges, value: Tensor) -> Call:
+    """Return the call that fills `value`; nothing is empty."""
+    plan = _plan(x, z, edges, x.shape[2], 4)
+    return _product_call("sddmm_rows", plan, (x, z), edges, value, x.shape[1], {})
+
+
+def _product_call(
+    kernel: str,
+    plan: RowPlan,
+    factors: tuple[Tensor, Tensor],
+    edges: Edges,
+    result: Tensor,
+    sites: int,
+    constants: dict[str, Any],
+) -> Call:
+    batch, sources, heads, width = factors[1].shape
+    tensors = _tensors(*factors, *edges, result)
+    constants |= {"H": heads, "TIED": edges.tie is not None} | _widths(D=width)
+    constants |= _tile(plan, factors[1].dtype, tensors)
+    blocks, rows = ceil_div(heads, plan.heads), batch * sites
+    arguments: tuple[Tensor | int, ...] = (*tensors, sites, sources)
+    arguments += (edges.col.numel(), rows, blocks)
+    programs = ceil_div(rows, plan.sites) * blocks
+    return Call(_PRODUCTS, kernel, programs, arguments, constants, plan.warps)
+
+
+def _plan(x: Tensor, z: Tensor, edges: Edges, heads: int, unroll: int, carried: int = 0) -> RowPlan:
+    width, rows = max(x.shape[3], z.shape[3], carried), edges.row_ptr.numel() - 1
+    plan = plan_rows(heads, width, x.element_size(), edges.col.numel() / rows, unroll)
+    sites = min(larger_tiles(64) * plan.sites, power_of_two(x.shape[0] * rows))
+    return dataclasses.replace(plan, sites=max(plan.sites, sites))
+
+
+def _constants(plan: RowPlan, inputs: Inputs, tensors: tuple[Tensor | None, ...]) -> dict[str, Any]:
+    q, k, v, _, attr, bias = inputs
+    heads, carried = q.shape[2], 0 if attr is None else attr.shape[1]
+    constants = {"H": heads, "GROUP": heads // k.shape[2], "BIASED": bias is not None}
+    constants |= _widths(D=q.shape[3], V=v.shape[3], A=carried)
+    return constants | _tile(plan, q.dtype, tensors)
+
+
+def _widths(**widths: int) -> dict[str, Any]:
+    """Numbers of a head, and how many a tile has of them."""
+    return widths | {f"B{name}": power_of_two(width) for name, width in widths.items()}
+
+
+def _tile(plan: RowPlan, dtype: torch.dtype, tensors: tuple[Tensor | None, ...]) -> dict[str, Any]:
+    return {
+        "ACC": accumulator_type(dtype),
+        "WIDE": is_wide(*(t for t in tensors if t is not None)),
+        "SITES": plan.sites,
+        "SLOTS": plan.slots,
+        "BH": plan.heads,
+        "UNROLL": plan.unroll,
+    }
+
+
+def _tensors(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """What a kernel takes: another tensor, never read, in the place of one that is not there."""
+    some = next(t for t in tensors if t is not None)
+    return tuple(some if t is None else t for t in tensors)
+
+
+def _steps(bias: Tensor | None) -> tuple[int, ...]:
+    """Numbers from one batch entry, edge and head to the next."""
+    if bias is None:
+        return (0, 0, 0)
+    return tuple(s if n > 1 else 0 for s, n in zip(bias.stride(), bias.shape, strict=True))
+
+
+def _batches(inputs: Inputs, part: slice) -> Inputs:
+    """Some batch entries of all that have any."""
+    q, k, v, edge_q, attr, bias = inputs
+    if bias is not None and bias.shape[0] > 1:
+        bias = bias[part]
+    return Inputs(q[part], k[part], v[part], None if edge_q is None else edge_q[part], attr, bias)
+
+
+def _dense_inputs(inputs: Inputs) -> Inputs:
+    return Inputs(*(None if t is None else t.contiguous() for t in inputs))  # type: ignore[arg-type]
+
+
+def _dense_edges(edges: Edges) -> Edges:
+    row_ptr, col, tie = edges
+    return Edges(row_ptr.contiguous(), col.contiguous(), None if tie is None else tie.contiguous())

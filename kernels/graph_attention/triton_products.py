@@ -1,0 +1,94 @@
+# mypy: disable-error-code="assignment, no-untyped-call, no-untyped-def, untyped-decorator"
+"""Triton kernels of ``spmm`` and ``sddmm``; ``triton.py`` says which runs when.
+
+Letters and tiles are those of ``triton_tiles.py``.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from scisparse.kernels.graph_attention.triton_tiles import (
+    SIZES,
+    merge,
+    own_rows,
+    own_sites,
+    read,
+    write,
+)
+
+__all__ = ["sddmm_rows", "spmm_rows"]
+
+
+@triton.jit(do_not_specialize=SIZES)
+def spmm_rows(
+    value, x, row_ptr, col, tie, y, sites, sources, edges, rows, blocks,
+    H: tl.constexpr, D: tl.constexpr, SHARED: tl.constexpr, TIED: tl.constexpr,
+    ACC: tl.constexpr, WIDE: tl.constexpr,
+    SITES: tl.constexpr, SLOTS: tl.constexpr, BH: tl.constexpr, UNROLL: tl.constexpr,
+    BD: tl.constexpr,
+):  # fmt: skip
+    """``y[b,i,h] = sum over e in row i of value[b,tie[e],h] x[b,col[e],h]``.
+
+    `SHARED` values are those of all batch entries.
+    """
+    INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
+    program = tl.program_id(0)
+    h = program % blocks * BH + tl.arange(0, BH)
+    tile = program // blocks
+    _, b, first, length, slot = own_rows(tile, row_ptr, sites, rows, INDEX, SITES, SLOTS)
+    is_head = (h < H)[None, :]
+    total = tl.zeros([SITES * SLOTS, BH, BD], ACC)
+    for start in range(0, tl.max(length), SLOTS * UNROLL):
+        factors = ()
+        terms = ()
+        for u in tl.static_range(UNROLL):
+            j = start + u * SLOTS + slot
+            inside = j < length
+            wanted = is_head & inside[:, None]
+            e = first + j
+            at = (b * sources + tl.load(col + e, inside, 0).to(INDEX))[:, None] * H + h[None, :]
+            if TIED:
+                e = tl.load(tie + e, inside, 0).to(INDEX)
+            if not SHARED:
+                e += b * edges
+            factors = factors + (tl.load(value + e[:, None] * H + h[None, :], wanted, 0),)
+            terms = terms + (read(x, at, wanted, D, BD, ACC),)
+        for u in tl.static_range(UNROLL):
+            total += factors[u][:, :, None] * terms[u]
+    site = own_sites(tile, INDEX, SITES)
+    own = is_head & (site < rows)
+    total = merge(total, SITES, SLOTS, BH, BD)
+    write(y, site * H + h[None, :], total, own, D, BD)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def sddmm_rows(
+    x, z, row_ptr, col, tie, value, sites, sources, edges, rows, blocks,
+    H: tl.constexpr, D: tl.constexpr, TIED: tl.constexpr, ACC: tl.constexpr, WIDE: tl.constexpr,
+    SITES: tl.constexpr, SLOTS: tl.constexpr, BH: tl.constexpr, UNROLL: tl.constexpr,
+    BD: tl.constexpr,
+):  # fmt: skip
+    """``value[b,tie[e],h] = x[b,row(e),h] . z[b,col[e],h]``."""
+    INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
+    program = tl.program_id(0)
+    h = program % blocks * BH + tl.arange(0, BH)
+    tile = program // blocks
+    row, b, first, length, slot = own_rows(tile, row_ptr, sites, rows, INDEX, SITES, SLOTS)
+    is_head = (h < H)[None, :]
+    own = is_head & (row < rows)[:, None]
+    left = read(x, row[:, None] * H + h[None, :], own, D, BD, ACC)
+    for start in range(0, tl.max(length), SLOTS * UNROLL):
+        right = ()
+        for u in tl.static_range(UNROLL):
+            j = start + u * SLOTS + slot
+            inside = j < length
+            at = (b * sources + tl.load(col + first + j, inside, 0).to(INDEX))[:, None] * H
+            right = right + (read(z, at + h[None, :], is_head & inside[:, None], D, BD, ACC),)
+        for u in tl.static_range(UNROLL):
+            j = start + u * SLOTS + slot
+            inside = j < length
+            e = tl.load(tie + first + j, inside, 0).to(INDEX) if TIED else first + j
+            at = (b * edges + e)[:, None] * H + h[None, :]
+            tl.store(value + at, tl.sum(left * right[u], 2), is_head & inside[:, None])
