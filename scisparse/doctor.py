@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from scisparse.kernels.gather_matmul import edge_outer, gather_matmul, ops, reference
+from scisparse.kernels.graph_attention import graph_attention
+from scisparse.kernels.graph_attention import ops as attention_ops
 
 __all__ = ["largest_errors", "report"]
 
@@ -23,7 +25,11 @@ _EXTRAS = {
     "gpu": "triton",
 }
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_KERNELS = {"gather_matmul": ops.GATHER_IMPLEMENTATIONS, "edge_outer": ops.OUTER_IMPLEMENTATIONS}
+_KERNELS = {
+    "gather_matmul": ops.GATHER_IMPLEMENTATIONS,
+    "edge_outer": ops.OUTER_IMPLEMENTATIONS,
+    "graph_attention": attention_ops.IMPLEMENTATIONS["attention"],
+}
 
 
 def report() -> Iterator[str]:
@@ -92,6 +98,9 @@ def _run(
     device: torch.device,
 ) -> Tensor:
     x, weight, grad, row_ptr, col = (t.to(device) for t in (*inputs, row_ptr, col))
+    if kernel == "graph_attention":  # channels are two heads
+        q, k = grad.unflatten(2, (2, -1)), x.unflatten(2, (2, -1))
+        return graph_attention(q, k, k, row_ptr, col, backend=backend).cpu()
     if backend == "reference" and device.type == "cpu":
         if kernel == "gather_matmul":
             return reference.gather_matmul(x, weight, row_ptr, col, None, False)

@@ -13,7 +13,7 @@ from scisparse.doctor import largest_errors, report
 from scisparse.kernels.gather_matmul import reference
 
 
-@pytest.mark.parametrize("kernel", ["gather_matmul", "edge_outer"])
+@pytest.mark.parametrize("kernel", ["gather_matmul", "edge_outer", "graph_attention"])
 def test_errors_are_within_the_tolerance_of_each_dtype(kernel: str) -> None:
     errors = largest_errors(kernel, "auto", torch.device("cpu"))
     for dtype, tolerance in TOLERANCE.items():
