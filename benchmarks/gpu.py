@@ -24,13 +24,16 @@ __all__ = ["add_command"]
 
 TESTS = (
     "test_triton.py",
+    "test_triton_attention.py",
     "test_streams.py",
     "test_debug.py",
     "test_calculus.py",
-    "test_gather_matmul.py",
+    "test_products.py",
+    "test_graph_attention_calls.py",
 )
+LONG = ("test_gather_matmul.py", "test_graph_attention.py")
 LIMIT = 300  # seconds for all tests
-SHARDS = ("float64", "float32", "bfloat16", "float16")  # of the longest file, side by side
+SHARDS = ("float64", "float32", "bfloat16", "float16")  # of each long file, side by side
 
 
 def add_command(commands: Any, run_cases: Callable[..., None]) -> None:
@@ -66,10 +69,10 @@ def _tests_pass() -> bool:
     """Run the kernel tests on the GPU, in several processes, and print what they say."""
     start = time.monotonic()
     folder = Path(__file__).parent.parent / "tests"
-    *others, longest = (str(folder / name) for name in TESTS)
     rest = " and ".join(f"not {word}" for word in SHARDS)
-    selections = [others, [longest, "-k", rest]]
-    selections += [[longest, "-k", _exactly(word)] for word in SHARDS]
+    words = [rest, *map(_exactly, SHARDS)]
+    selections = [[str(folder / name) for name in TESTS]]
+    selections += [[str(folder / name), "-k", word] for name in LONG for word in words]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     running = [
         subprocess.Popen(

@@ -8,11 +8,14 @@ import importlib.util
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from scisparse import patterns
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,6 +36,7 @@ def harness() -> Any:
         importlib.import_module(f"benchmarks.{name}")
     importlib.import_module("benchmarks.cases.gather_matmul")
     importlib.import_module("benchmarks.cases.linear")
+    importlib.import_module("benchmarks.cases.attention_gpu")
     return module
 
 
@@ -93,6 +97,25 @@ def test_a_run_writes_results_that_compare_reads(
     assert "no results at" in capsys.readouterr().err
 
 
+# Of torch itself, where it loads its compiler.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_attention_cases_for_a_gpu_pass_the_gate_when_small(
+    harness: Any, dtype: torch.dtype
+) -> None:
+    cases, mesh = harness.cases.attention, partial(patterns.mesh, 1, multiscale=True)
+    place = cases.Place("cpu", dtype)
+    operator = harness.cases.attention_gpu.operator_work(mesh, cases.Sizes(8, 2), place)
+    operator = dataclasses.replace(operator, makers=operator.makers[:2])  # compiling takes long
+    layer = cases.layer_work(mesh, cases.Sizes(8, 2, 3), place)
+    sphere = cases.sphere_work(0.2, 22, 40, 4, place)
+    for work in (operator, layer, sphere):
+        results = harness.measure.in_turns(work, 0.01)
+        assert results["scisparse"].not_run is None
+        assert results["scisparse"].median("backward") > 0
+    assert harness.measure.in_turns(operator, 0.01)["gather + scatter"].not_run is None
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_command_for_one_says_so(
     harness: Any, capsys: pytest.CaptureFixture[str]
@@ -105,5 +128,8 @@ def test_cases_for_a_gpu_are_registered(harness: Any) -> None:
     cases = harness.registry.select("gpu", ["8to8", "16to16"])
     assert len(cases) == 6
     assert {case.device for case in cases} == {"cuda"}
+    attention = harness.registry.select("gpu", ["graph_attention"])
+    assert len(attention) == 5
+    assert {case.device for case in attention} == {"cuda"}
     with pytest.raises(ValueError, match="no case of suite 'gpu' matches"):
         harness.registry.select("gpu", ["nothing"])

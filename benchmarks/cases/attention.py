@@ -36,6 +36,22 @@ class Sizes:
         return self.channels // self.heads
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the tensors of a case lie, and their type."""
+
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    def random(self, *shape: int) -> Tensor:
+        """Normal numbers, the same on every machine."""
+        return torch.randn(shape).to(self.device, self.dtype)
+
+    def below(self, first: int, last: int, count: int = 0) -> Tensor:
+        """Places of samples."""
+        return torch.randint(first, last, (count or SAMPLED,)).to(self.device)
+
+
 class Flat:
     """The parameters of a module as one vector, and the module called with such a vector."""
 
@@ -58,21 +74,21 @@ class Flat:
         return y
 
 
-def layer_work(make: Callable[[], Pattern], sizes: Sizes) -> Work:
+def layer_work(make: Callable[[], Pattern], sizes: Sizes, place: Place = Place()) -> Work:
     """A whole graph transformer layer beside torch-geometric's with the same weights."""
     torch.manual_seed(0)
     pattern = make()
     nodes = pattern.num_sources
-    edge_index = torch.stack([pattern.col.long(), pattern.rows()])
-    attr = torch.randn(pattern.num_edges, sizes.edges) if sizes.edges else None
+    edge_index = torch.stack([pattern.col.long(), pattern.rows()]).to(place.device)
+    attr = place.random(pattern.num_edges, sizes.edges) if sizes.edges else None
     layer = GraphTransformer(
         sizes.channels, sizes.width, heads=sizes.heads, edge_dim=sizes.edges or None
-    )
-    flat, edges = Flat(layer), PatternEdges(pattern)
-    x, vector = torch.randn(nodes, sizes.channels), flat.vector()
-    grad = torch.randn(nodes, sizes.channels)
-    places = torch.randint(nodes, (SAMPLED,))
-    picked = torch.randint(vector.numel(), (16 * SAMPLED,))
+    ).to(place.device, place.dtype)
+    flat, edges = Flat(layer), PatternEdges(pattern).to(place.device)
+    x, vector = place.random(nodes, sizes.channels), flat.vector()
+    grad = place.random(nodes, sizes.channels)
+    places = place.below(0, nodes)
+    picked = place.below(0, vector.numel(), 16 * SAMPLED)
 
     def samples(output: Tensor, grad_x: Tensor, grad_weight: Tensor) -> Samples:
         return Samples(output[places], grad_x[places], grad_weight[picked])
@@ -96,7 +112,7 @@ def layer_work(make: Callable[[], Pattern], sizes: Sizes) -> Work:
             sizes.channels, sizes.width, heads=sizes.heads, edge_dim=sizes.edges or None
         )
         conv.load_state_dict(layer.state_dict())
-        return Flat(conv)
+        return Flat(conv.to(place.device, place.dtype))
 
     def geometric(x: Tensor, w: Tensor) -> Tensor:
         return theirs()(w, x, edge_index, attr)
@@ -111,7 +127,8 @@ def layer_work(make: Callable[[], Pattern], sizes: Sizes) -> Work:
         ),
     ]
     expected = samples(*_exact_layer(flat, sizes, edge_index, attr, (x, vector, grad)))
-    return Work(makers=makers, expected=expected, cost=_cost(pattern, sizes, vector.numel()))
+    cost = cost_of(pattern, sizes, vector.numel(), place.dtype.itemsize)
+    return Work(makers=makers, expected=on_cpu(expected), cost=cost)
 
 
 def _exact_layer(
@@ -145,18 +162,24 @@ def _exact_layer(
     yield from torch.autograd.grad(y, (x, vector), grad)
 
 
-def _cost(pattern: Pattern, sizes: Sizes, parameters: int) -> Cost:
+def on_cpu(samples: Samples) -> Samples:
+    """Where they are compared."""
+    return Samples(*(t.cpu() for t in (samples.output, samples.grad_x, samples.grad_weight)))
+
+
+def cost_of(pattern: Pattern, sizes: Sizes, parameters: int, itemsize: int = 4) -> Cost:
     """Each tensor once; products of edges, and the maps of a layer, if it has parameters."""
-    nodes, edges = 4 * pattern.num_sources * sizes.channels, 4 * pattern.num_edges
-    index = edges + 8 * pattern.num_sites
+    nodes, edges = itemsize * pattern.num_sources * sizes.channels, itemsize * pattern.num_edges
+    index = 4 * pattern.num_edges + 8 * pattern.num_sites
+    weights = itemsize * parameters
     per_edge = 2 * pattern.num_edges * (2 * sizes.channels + 2 * sizes.heads * sizes.edges)
     maps = 2 * pattern.num_sources * parameters
     return Cost(
-        forward_bytes=2 * nodes + index + edges * sizes.edges + 4 * parameters,
+        forward_bytes=2 * nodes + index + edges * sizes.edges + weights,
         forward_flops=per_edge + maps,
-        backward_bytes=4 * nodes + 3 * index + 2 * edges * sizes.edges + 8 * parameters,
+        backward_bytes=4 * nodes + 3 * index + 2 * edges * sizes.edges + 2 * weights,
         backward_flops=2 * (per_edge + maps),
-        weight_bytes=4 * parameters,
+        weight_bytes=weights,
     )
 
 
@@ -212,7 +235,7 @@ def window_work(length: int, width: int, heads: int, head_width: int) -> Work:
             partial(implementation, "flex_attention, compiled", lambda x, kv: flex()(x, kv)),
         ],
         expected=samples(*_exact_window(width // 2, x, kv, grad)),
-        cost=_cost(pattern, sizes, 0),
+        cost=cost_of(pattern, sizes, 0),
     )
 
 
@@ -233,7 +256,9 @@ def _exact_window(side: int, x: Tensor, kv: Tensor, grad: Tensor) -> Iterator[Te
     yield from torch.autograd.grad(y, (x, kv), grad)
 
 
-def sphere_work(reach: float, rows: int, columns: int, channels: int) -> Work:
+def sphere_work(
+    reach: float, rows: int, columns: int, channels: int, place: Place = Place()
+) -> Work:
     """A layer of attention within `reach` radians on a grid of latitudes, beside torch-harmonics'.
 
     Both weigh cells by area, with other numbers at the poles, and rounding decides who is just
@@ -245,14 +270,14 @@ def sphere_work(reach: float, rows: int, columns: int, channels: int) -> Work:
     grid = LatLonGrid.regular(rows, columns)
     layer = SparseAttention(
         radius(grid, reach * EARTH_RADIUS), channels, 1, scores=Scores(areas=True)
-    )
+    ).to(place.device, place.dtype)
     flat = Flat(layer)
-    band = slice(COMPARED[0] * columns, COMPARED[1] * columns)
-    x, vector = torch.randn(1, grid.size, channels), flat.vector()
+    band = slice(*(min(row, rows) * columns for row in COMPARED))
+    x, vector = place.random(1, grid.size, channels), flat.vector()
     grad = torch.zeros_like(x)
-    grad[:, band] = torch.randn_like(grad[:, band])
-    places = torch.randint(band.start, band.stop, (SAMPLED,))
-    picked = torch.randint(vector.numel(), (16 * SAMPLED,))
+    grad[:, band] = place.random(*grad[:, band].shape)
+    places = place.below(band.start, band.stop)
+    picked = place.below(0, vector.numel(), 16 * SAMPLED)
 
     def samples(output: Tensor, grad_x: Tensor, grad_weight: Tensor) -> Samples:
         return Samples(output[:, places], grad_x[:, places], grad_weight[picked])
@@ -268,7 +293,7 @@ def sphere_work(reach: float, rows: int, columns: int, channels: int) -> Work:
         module: torch.nn.Module = NeighborhoodAttentionS2(
             channels, (rows, columns), (rows, columns), num_heads=1, theta_cutoff=reach
         )
-        return module
+        return module.to(place.device, place.dtype)
 
     def harmonics(x: Tensor, w: Tensor) -> Tensor:
         named = {}
@@ -303,8 +328,8 @@ def sphere_work(reach: float, rows: int, columns: int, channels: int) -> Work:
         ),
     ]
     expected = samples(*_exact_sphere(flat, layer.pattern, band, (x, vector, grad)))
-    cost = _cost(layer.pattern, Sizes(channels, 1), vector.numel())
-    return Work(makers=makers, expected=expected, cost=cost)
+    cost = cost_of(layer.pattern, Sizes(channels, 1), vector.numel())
+    return Work(makers=makers, expected=on_cpu(expected), cost=cost)
 
 
 def _exact_sphere(
@@ -322,7 +347,8 @@ def _exact_sphere(
     edges = slice(int(pattern.row_ptr[band.start]), int(pattern.row_ptr[band.stop]))
     site, source = pattern.rows()[edges], pattern.col[edges].long()
     assert pattern.source_grid is not None
-    area = torch.as_tensor(pattern.source_grid.areas).reshape(-1)[source]
+    area = torch.as_tensor(pattern.source_grid.areas).reshape(-1)[source].to(x.device)
+    site, source = site.to(x.device), source.to(x.device)
     q, k, v = (maps(f"{name}_proj", x[0]) for name in "qkv")
     weight = ((q[site] * k[source]).sum(-1) / q.shape[1] ** 0.5).exp() * area
     total = weight.new_zeros(len(q)).index_add(0, site, weight)
@@ -333,8 +359,9 @@ def _exact_sphere(
 
 
 def register_attention(name: str, shape: str, make: Callable[[], Work]) -> None:
-    """Register one row of the table."""
-    register(Case(name=name, op=OP, suite="attention", shape=shape, make=make))
+    """Register one row of the table; names of those for a GPU begin with it."""
+    suite = "gpu" if name.startswith("gpu-") else "attention"
+    register(Case(name=name, op=OP, suite=suite, shape=shape, make=make))
 
 
 def _neighbours() -> Pattern:
