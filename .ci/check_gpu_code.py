@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import json
+import multiprocessing
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -37,6 +41,7 @@ from scisparse.kernels.graph_attention.reference import Inputs
 
 BUDGETS = Path(__file__).with_name("gpu_budgets.json")
 TARGETS = (80, 90, 100)
+BINDINGS = {"triton": triton_binding, "cuda": cuda_binding}
 TYPES = {
     torch.float64: "*fp64",
     torch.float32: "*fp32",
@@ -242,6 +247,8 @@ class AttentionWork:
         elif self.groups is None:
             yield "spmm", b.spmm_call(weight, q, tied, q)
             yield "sddmm", b.sddmm_call(q, q, plain, weight)
+            yield "softmax", b.softmax_call(weight, row_ptr, weight)
+            yield "slope", b.slope_call(weight, weight, row_ptr, weight)
 
 
 ATTENTION = (
@@ -253,29 +260,45 @@ ATTENTION = (
 )
 
 
-def compiled(targets: list[int]) -> Iterator[tuple[str, str, bool, Code]]:
-    """Name, kernel, whether it must read 16 bytes at once, and machine code of every call."""
-    for work in WORK:
-        for stage, call in work.calls(triton_binding):
-            for target in targets:
+class Built(NamedTuple):
+    """Machine code of a call, and whether it must read 16 bytes at once."""
+
+    key: str
+    kernel: str
+    wide: bool
+    code: Code
+
+
+def build(work: Work | AttentionWork, backend: str, targets: list[int]) -> list[Built]:
+    """Compile all calls of a problem for all targets."""
+    found = []
+    attends = isinstance(work, AttentionWork)
+    calls = work.calls() if attends else work.calls(BINDINGS[backend])
+    for stage, call in calls:
+        for target in targets:
+            if isinstance(work, AttentionWork):
+                wide = stage not in ("edges", "softmax", "slope")
+            elif backend == "cuda":
+                wide = work.is_wide or (work.channels_in, work.channels_out) == (8, 8)
+            else:
                 wide = work.is_wide and stage != "outer"
-                code = compile_triton(call, target)
-                yield f"{stage} {work} triton sm_{target}", call.kernel, wide, code
-    for attention in ATTENTION:
-        for stage, call in attention.calls():
-            for target in targets:
-                code = compile_triton(call, target)
-                yield f"{stage} {attention} triton sm_{target}", call.kernel, stage != "edges", code
+            code = (compile_cuda if backend == "cuda" else compile_triton)(call, target)
+            key = f"{stage} {work} {backend} sm_{target}"
+            found.append(Built(key, call.kernel, wide, code))
+    return found
+
+
+def compiled(targets: list[int]) -> Iterator[Built]:
+    """Compile every call for every target, in a process for each core."""
+    jobs = [(work, "triton") for work in (*WORK, *ATTENTION)]
     if shutil.which("nvcc") is None and not cuda_binding.is_installed():
         print("CUDA C++ was not compiled: there is neither nvcc nor cuda-core")
-        return
-    for work in WORK:
-        if work.cuda:
-            for stage, call in work.calls(cuda_binding):
-                for target in targets:
-                    wide = work.is_wide or (work.channels_in, work.channels_out) == (8, 8)
-                    code = compile_cuda(call, target)
-                    yield f"{stage} {work} cuda sm_{target}", call.kernel, wide, code
+    else:
+        jobs += [(work, "cuda") for work in WORK if work.cuda]
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        for found in pool.map(build, *zip(*jobs, strict=True), itertools.repeat(targets)):
+            yield from found
 
 
 def faults(code: Code, budget: dict[str, int] | None, wide: bool) -> list[str]:

@@ -18,10 +18,11 @@ _NO_TRITON = triton.can_run(torch.device(GPU), torch.float32)
 _NO_CUDA = cuda.can_run(torch.device(GPU), torch.float32)
 _LIBRARY = load()
 COMPILED = pytest.mark.skipif(isinstance(_LIBRARY, str), reason="no compiled kernels")
+TRITON = pytest.param("triton", marks=pytest.mark.skipif(bool(_NO_TRITON), reason=str(_NO_TRITON)))
 BACKENDS = [
     "reference",
     pytest.param("cpu", marks=COMPILED),
-    pytest.param("triton", marks=pytest.mark.skipif(bool(_NO_TRITON), reason=str(_NO_TRITON))),
+    TRITON,
     *([] if _NO_CUDA else ["cuda"]),  # test_cuda.py has what can be tested without a GPU
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_cases import generator
+from kernel_cases import TRITON, device_of, generator
 from product_cases import BACKENDS, KERNELS, choose, near, problem
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels import debug_mode, segment_softmax
 
 
-@pytest.fixture(params=KERNELS)
+@pytest.fixture(params=[*KERNELS, TRITON])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return choose(request.param, monkeypatch)
 
@@ -24,18 +24,20 @@ def test_softmax_of_rows_and_its_gradient_equal_loops(
     heads: int, dtype: torch.dtype, backend: str
 ) -> None:
     score, _, edges = problem((2, 30, 60, heads, 1, 20), dtype)
-    score = (3 * score).requires_grad_()
-    weight = segment_softmax(score, edges.row_ptr, backend=backend)
-    wide = score.detach().double().requires_grad_()
+    score, row_ptr = ((3 * score).to(device_of(backend)), edges.row_ptr.to(device_of(backend)))
+    weight = segment_softmax(score.requires_grad_(), row_ptr, backend=backend)
+    wide = score.detach().cpu().double().requires_grad_()
     parts = wide.split(edges.row_ptr.diff().tolist(), 1)
     expected = torch.cat([part.softmax(1) for part in parts], 1)
-    near(weight.detach(), expected.detach())
+    near(weight.detach().cpu(), expected.detach())
     grad = torch.randn(score.shape, generator=generator(1)).to(dtype)
-    (actual,) = torch.autograd.grad(weight, score, grad)
+    (actual,) = torch.autograd.grad(weight, score, grad.to(score.device))
     (exact,) = torch.autograd.grad(expected, wide, grad.double())
-    near(actual, exact)
+    near(actual.cpu(), exact)
 
 
+# Triton's interpreter subtracts by numpy, which warns of infinities.
+@pytest.mark.filterwarnings("ignore:invalid value encountered in subtract:RuntimeWarning")
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_softmax_of_what_is_not_finite(dtype: torch.dtype, heads: int, backend: str) -> None:
@@ -57,12 +59,13 @@ def test_softmax_of_what_is_not_finite(dtype: torch.dtype, heads: int, backend: 
     # The other heads must see nothing of it.
     sound = torch.zeros(1, score.shape[1], heads, dtype=dtype)
     sound[..., -1:] = score
-    weight = segment_softmax(sound, row_ptr, backend=backend)
+    device = device_of(backend)
+    weight = segment_softmax(sound.to(device), row_ptr.to(device), backend=backend).cpu()
     torch.testing.assert_close(weight[0, :, -1], expected, equal_nan=True, rtol=1e-6, atol=0)
     assert weight[..., :-1].isfinite().all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, TRITON])
 def test_softmax_of_nothing(backend: str) -> None:
     for shape, ends in (
         ((0, 4, 2), [0, 4]),
@@ -70,8 +73,9 @@ def test_softmax_of_nothing(backend: str) -> None:
         ((2, 0, 3), [0]),
         ((2, 4, 0), [0, 4]),
     ):
-        score = torch.zeros(shape, requires_grad=True)
-        weight = segment_softmax(score, torch.tensor(ends), backend=backend)
+        device = device_of(backend)
+        score = torch.zeros(shape, requires_grad=True, device=device)
+        weight = segment_softmax(score, torch.tensor(ends, device=device), backend=backend)
         assert weight.shape == shape
         (grad,) = torch.autograd.grad(weight.sum(), score)
         assert grad.shape == shape
@@ -124,7 +128,7 @@ def test_strides_and_thread_counts_give_the_same_bits(backend: str) -> None:
 
 def test_what_does_not_fit_is_named() -> None:
     score, _, edges = problem((2, 7, 5, 2, 3, 4), torch.float32)
-    with pytest.raises(OptionError, match="'gpu' is unknown; choose 'auto', 'cpu', 'reference'"):
+    with pytest.raises(OptionError, match="'gpu' is unknown; choose 'auto', 'cpu', 'triton', 'ref"):
         segment_softmax(score, edges.row_ptr, backend="gpu")
     for backend in ("cpu", "reference"):
         with pytest.raises(PatternError, match=r"must run from 0 to the number of edges, \d+"):

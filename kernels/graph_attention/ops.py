@@ -18,23 +18,24 @@ __all__ = ["IMPLEMENTATIONS", "choose", "register"]
 
 
 def _implementations(op: str) -> tuple[_backends.Implementation, ...]:
-    """Best first."""
-    return (
-        _backends.Implementation("cpu", cpu.can_run, getattr(cpu, op)),
-        _backends.Implementation("triton", triton.can_run, getattr(triton, op)),
-        _backends.Implementation("reference", lambda *_: None, getattr(reference, op)),
+    """Best first; Triton has no kernels of choices."""
+    found = (
+        ("cpu", cpu.can_run, cpu),
+        ("triton", triton.can_run, triton),
+        ("reference", lambda *_: None, reference),
+    )
+    return tuple(
+        _backends.Implementation(name, can_run, getattr(module, op))
+        for name, can_run, module in found
+        if hasattr(module, op)
     )
 
 
-#: How each operator can be run.
+#: How each operator can be run. The later ones are registered in `choices` and `softmax`.
 IMPLEMENTATIONS = {
-    op: _implementations(op) for op in ("attention", "attention_backward", "spmm", "sddmm")
-}
-
-# Registered in `choices` and `softmax`.
-IMPLEMENTATIONS |= {
     op: _implementations(op)
     for op in (
+        *("attention", "attention_backward", "spmm", "sddmm"),
         *("spmm_extreme", "choice_sources", "choice_edges"),
         *("segment_softmax", "segment_softmax_backward"),
     )

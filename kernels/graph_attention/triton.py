@@ -30,7 +30,11 @@ __all__ = [
     "edges_call",
     "sddmm",
     "sddmm_call",
+    "segment_softmax",
+    "segment_softmax_backward",
     "sites_call",
+    "slope_call",
+    "softmax_call",
     "sources_call",
     "spmm",
     "spmm_call",
@@ -207,6 +211,45 @@ def sddmm_call(x: Tensor, z: Tensor, edges: Edges, value: Tensor) -> Call:
     """Return the call that fills `value`; nothing is empty."""
     plan = _plan(x, z, edges, x.shape[2], 4)
     return _product_call("sddmm_rows", plan, (x, z), edges, value, x.shape[1], {})
+
+
+def segment_softmax(score: Tensor, row_ptr: Tensor) -> Tensor:
+    """Run a Triton kernel; see the function of the same name in ``reference``."""
+    score = score.contiguous()
+    weight = torch.empty_like(score)
+    if weight.numel():
+        softmax_call(score, row_ptr.contiguous(), weight).run(score.device)
+    return weight
+
+
+def softmax_call(score: Tensor, row_ptr: Tensor, weight: Tensor) -> Call:
+    """Return the call that fills `weight`; nothing is empty."""
+    return _rows_call("softmax_rows", (score, row_ptr, weight), row_ptr)
+
+
+def segment_softmax_backward(weight: Tensor, grad: Tensor, row_ptr: Tensor) -> Tensor:
+    """Run a Triton kernel; see the function of the same name in ``reference``."""
+    weight, grad = weight.contiguous(), grad.contiguous()
+    slope = torch.empty_like(weight)
+    if slope.numel():
+        slope_call(weight, grad, row_ptr.contiguous(), slope).run(weight.device)
+    return slope
+
+
+def slope_call(weight: Tensor, grad: Tensor, row_ptr: Tensor, slope: Tensor) -> Call:
+    """Return the call that fills `slope`; nothing is empty."""
+    return _rows_call("slope_rows", (weight, grad, row_ptr, slope), row_ptr)
+
+
+def _rows_call(kernel: str, tensors: tuple[Tensor, ...], row_ptr: Tensor) -> Call:
+    batch, edges, heads = tensors[0].shape
+    plan, sites = plan_edges(heads, 1), row_ptr.numel() - 1
+    blocks = ceil_div(heads, plan.heads)
+    fan_in = power_of_two(ceil_div(edges, max(sites, 1)))
+    constants = {"H": heads, "WIDE": is_wide(*tensors), "BH": plan.heads}
+    constants |= {"EDGES": min(plan.edges, fan_in)}
+    arguments = (*tensors, sites, edges, blocks)
+    return Call(_PRODUCTS, kernel, batch * sites * blocks, arguments, constants, 1)
 
 
 def _product_call(

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="assignment, no-untyped-call, no-untyped-def, untyped-decorator"
-"""Triton kernels of ``spmm`` and ``sddmm``; ``triton.py`` says which runs when.
+"""Triton kernels of ``spmm``, ``sddmm`` and softmax over rows; ``triton.py`` says which runs when.
 
 Letters and tiles are those of ``triton_tiles.py``.
 """
@@ -18,7 +18,7 @@ from scisparse.kernels.graph_attention.triton_tiles import (
     write,
 )
 
-__all__ = ["sddmm_rows", "spmm_rows"]
+__all__ = ["sddmm_rows", "slope_rows", "softmax_rows", "spmm_rows"]
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -92,3 +92,65 @@ def sddmm_rows(
             e = tl.load(tie + first + j, inside, 0).to(INDEX) if TIED else first + j
             at = (b * edges + e)[:, None] * H + h[None, :]
             tl.store(value + at, tl.sum(left * right[u], 2), is_head & inside[:, None])
+
+
+@triton.jit(do_not_specialize=("sites", "edges", "blocks"))
+def softmax_rows(
+    score, row_ptr, weight, sites, edges, blocks,
+    H: tl.constexpr, WIDE: tl.constexpr, EDGES: tl.constexpr, BH: tl.constexpr,
+):  # fmt: skip
+    """Softmax over a row for `BH` heads; 0 where all scores are -infinity."""
+    INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
+    at, length = _row(row_ptr, sites, edges, blocks, H, INDEX, BH)
+    is_head = (tl.program_id(0) % blocks * BH + tl.arange(0, BH) < H)[None, :]
+    e = tl.arange(0, EDGES)[:, None]
+    most = tl.full([BH], float("-inf"), score.dtype.element_ty)
+    for start in range(0, length, EDGES):
+        inside = is_head & (start + e < length)
+        most = tl.maximum(
+            most, tl.max(tl.load(score + at + (start + e) * H, inside, -float("inf")), 0)
+        )
+    most = tl.where(most == -float("inf"), 0, most)[None, :]
+    total = tl.zeros([BH], score.dtype.element_ty)
+    for start in range(0, length, EDGES):
+        inside = is_head & (start + e < length)
+        terms = tl.load(score + at + (start + e) * H, inside, -float("inf"))
+        total += tl.sum(tl.exp(terms - most), 0)
+    total = tl.where(total == 0, 1, total)[None, :]
+    for start in range(0, length, EDGES):
+        inside = is_head & (start + e < length)
+        terms = tl.load(score + at + (start + e) * H, inside, -float("inf"))
+        tl.store(weight + at + (start + e) * H, tl.exp(terms - most) / total, inside)
+
+
+@triton.jit(do_not_specialize=("sites", "edges", "blocks"))
+def slope_rows(
+    weight, grad, row_ptr, slope, sites, edges, blocks,
+    H: tl.constexpr, WIDE: tl.constexpr, EDGES: tl.constexpr, BH: tl.constexpr,
+):  # fmt: skip
+    """``slope = weight (grad - sum over the row of weight grad)``."""
+    INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
+    at, length = _row(row_ptr, sites, edges, blocks, H, INDEX, BH)
+    is_head = (tl.program_id(0) % blocks * BH + tl.arange(0, BH) < H)[None, :]
+    e = tl.arange(0, EDGES)[:, None]
+    mean = tl.zeros([BH], weight.dtype.element_ty)
+    for start in range(0, length, EDGES):
+        inside = is_head & (start + e < length)
+        terms = tl.load(weight + at + (start + e) * H, inside, 0)
+        mean += tl.sum(terms * tl.load(grad + at + (start + e) * H, inside, 0), 0)
+    for start in range(0, length, EDGES):
+        inside = is_head & (start + e < length)
+        terms = tl.load(weight + at + (start + e) * H, inside, 0)
+        above = tl.load(grad + at + (start + e) * H, inside, 0) - mean[None, :]
+        tl.store(slope + at + (start + e) * H, terms * above, inside)
+
+
+@triton.jit
+def _row(row_ptr, sites, edges, blocks, H: tl.constexpr, INDEX: tl.constexpr, BH: tl.constexpr):
+    """Place of the first edge of a program's row, ``[1, BH]`` heads, and the edges of the row."""
+    row = (tl.program_id(0) // blocks).to(INDEX)
+    h = tl.program_id(0) % blocks * BH + tl.arange(0, BH)
+    site = row % sites
+    first = tl.load(row_ptr + site).to(INDEX)
+    length = (tl.load(row_ptr + site + 1) - first).to(tl.int32)
+    return (row // sites * edges + first) * H + h[None, :], length
