@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -272,8 +272,10 @@ class Built(NamedTuple):
 def build(work: Work | AttentionWork, backend: str, targets: list[int]) -> list[Built]:
     """Compile all calls of a problem for all targets."""
     found = []
-    attends = isinstance(work, AttentionWork)
-    calls = work.calls() if attends else work.calls(BINDINGS[backend])
+    compile_call: Callable[[Any, int], Code] = compile_cuda if backend == "cuda" else compile_triton
+    calls: Iterator[tuple[str, Any]] = (
+        work.calls() if isinstance(work, AttentionWork) else work.calls(BINDINGS[backend])
+    )
     for stage, call in calls:
         for target in targets:
             if isinstance(work, AttentionWork):
@@ -282,9 +284,8 @@ def build(work: Work | AttentionWork, backend: str, targets: list[int]) -> list[
                 wide = work.is_wide or (work.channels_in, work.channels_out) == (8, 8)
             else:
                 wide = work.is_wide and stage != "outer"
-            code = (compile_cuda if backend == "cuda" else compile_triton)(call, target)
             key = f"{stage} {work} {backend} sm_{target}"
-            found.append(Built(key, call.kernel, wide, code))
+            found.append(Built(key, call.kernel, wide, compile_call(call, target)))
     return found
 
 

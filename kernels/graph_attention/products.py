@@ -50,7 +50,7 @@ def spmm(
     x
         Sources, ``[B, N, H, D]``.
     row_ptr, col, transpose, backend
-        As in :func:`graph_attention`.
+        As in :func:`graph_attention`; Triton has no maximum and minimum.
     reduce
         ``"sum"``; ``"mean"``, the sum divided by the fan-in; ``"max"`` or ``"min"``, for each
         number of a site by itself.
@@ -180,7 +180,7 @@ def segment_softmax(score: Tensor, row_ptr: Tensor, *, backend: str = "auto") ->
     row_ptr
         ``[M + 1]`` int64, from 0 to E.
     backend
-        ``"auto"``, ``"cpu"`` or ``"reference"``.
+        ``"auto"``, ``"cpu"``, ``"triton"`` or ``"reference"``.
 
     Returns
     -------

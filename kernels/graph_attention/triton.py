@@ -248,7 +248,7 @@ def _rows_call(kernel: str, tensors: tuple[Tensor, ...], row_ptr: Tensor) -> Cal
     fan_in = power_of_two(ceil_div(edges, max(sites, 1)))
     constants = {"H": heads, "WIDE": is_wide(*tensors), "BH": plan.heads}
     constants |= {"EDGES": min(plan.edges, fan_in)}
-    arguments = (*tensors, sites, edges, blocks)
+    arguments: tuple[Tensor | int, ...] = (*tensors, sites, edges, blocks)
     return Call(_PRODUCTS, kernel, batch * sites * blocks, arguments, constants, 1)
 
 
