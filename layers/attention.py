@@ -13,13 +13,10 @@ from scisparse.kernels import graph_attention
 from scisparse.kernels.graph_attention.checks import check_dropout
 from scisparse.layers.edges import EdgeBias, PatternEdges, check_edge_attr
 from scisparse.layers.heads import check_heads, check_inputs, draw_maps, split_heads
-from scisparse.layers.rewiring import pack_edges, same_points, unpack_edges
+from scisparse.layers.rewiring import pack_edges, same_points, unpack_edges, unpack_number
 from scisparse.pattern import Pattern
 
 __all__ = ["Scores", "SparseAttention"]
-
-# What a state holds beside parameters, once the edges have moved.
-_EDGES, _REACH = "moved_edges", "moved_reach"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,26 +198,25 @@ class SparseAttention(nn.Module):
                 "features for the edges that it was built with; describe edges by `scores` instead"
             )
 
-    def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
-    ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.edges.rewired:
-            destination[prefix + _EDGES] = pack_edges(self.pattern)
-            destination[prefix + _REACH] = torch.tensor(self.bias.reach, dtype=torch.float64)
+    def get_extra_state(self) -> Tensor:
+        """Edges, once they have moved, as bytes: a checkpoint holds them beside the weights."""
+        if not self.edges.rewired:
+            return torch.empty(0, dtype=torch.uint8)
+        return pack_edges(self.pattern, reach=self.bias.reach)
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any
-    ) -> None:
-        """Take over the edges of a state; one without is of the pattern the layer was built on."""
-        packed, reach = (state_dict.pop(prefix + key, None) for key in (_EDGES, _REACH))
-        if packed is not None and reach is not None:
-            self.bias.reach = float(reach)
-            self.rewire(unpack_edges(packed, self.pattern))
-        elif self.edges.rewired and prefix + "q_proj.weight" in state_dict:
-            pattern, self.bias.reach = self._built
-            self.rewire(pattern)
-        super()._load_from_state_dict(state_dict, prefix, *args, **options)
+    def set_extra_state(self, state: Any) -> None:
+        """Take over saved edges; without any they are those that the layer was built on."""
+        if state.numel():
+            pattern, reach = unpack_edges(state, self.pattern), unpack_number(state, "reach")
+        elif self.edges.rewired:
+            pattern, reach = self._built
+        else:
+            return
+        self.check_rewirable()
+        pattern = self.bias.fit(pattern)
+        self.bias.reach = reach
+        self.edges.move_to(pattern)
+        self.bias.move_to(pattern)
 
     def reset_parameters(self) -> None:
         """Draw the maps as ``nn.MultiheadAttention`` does (Xavier); biases are 0, norms 1."""

@@ -205,7 +205,7 @@ class EdgeBias(OwnBuffers):
                 f"`pattern` has no `{lacks[0]}`, which the bias of this layer (knots={self.knots}) "
                 "reads on every edge; build it with patterns.radius or patterns.nearest"
             )
-        if self.taps and (pattern.tap is None or pattern.num_taps > self.num_taps):
+        if self.taps and (pattern.tap is None or pattern.num_taps != self.num_taps):
             given = "no taps" if pattern.tap is None else f"{pattern.num_taps} taps"
             raise PatternError(
                 f"`pattern` has {given} and this layer a learned bias for each of {self.num_taps}; "

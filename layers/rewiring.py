@@ -148,6 +148,8 @@ class Rewirable(OwnBuffers):
         if edges is not None:
             pattern = unpack_edges(edges, self.pattern)
             if pattern.fingerprint != self.pattern.fingerprint:
+                if prefix + "weight" in state_dict:  # it may be this very weight, which moves now
+                    state_dict[prefix + "weight"] = state_dict[prefix + "weight"].clone()
                 self.rewire(pattern)
             rows = len(state_dict.get(prefix + "weight", self.weight))
             if rows > pattern.num_edges:
@@ -200,15 +202,17 @@ def move_rows(values: Tensor, kept: Tensor) -> Tensor:
     return moved
 
 
-def pack_edges(pattern: Pattern) -> Tensor:
-    """Edges and their arrays as bytes, uint8."""
+def pack_edges(pattern: Pattern, **numbers: float) -> Tensor:
+    """Edges, their arrays, and some numbers by name, as bytes, uint8."""
     arrays = {
         name: values.numpy()
         for name in ("row_ptr", "col", "tap", "distance", "bearing")
         if (values := getattr(pattern, name)) is not None
     }
     stream = io.BytesIO()
-    np.savez(stream, num_sources=pattern.num_sources, num_taps=pattern.num_taps, **arrays)
+    np.savez(
+        stream, num_sources=pattern.num_sources, num_taps=pattern.num_taps, **arrays, **numbers
+    )
     return torch.frombuffer(bytearray(stream.getbuffer()), dtype=torch.uint8)
 
 
@@ -220,10 +224,10 @@ def unpack_edges(packed: Tensor, like: Pattern) -> Pattern:
     PatternError
         Sites or sources are not as many as those of `like`.
     """
-    with np.load(io.BytesIO(packed.cpu().numpy().tobytes()), allow_pickle=False) as saved:
-        arrays = {name: saved[name] for name in saved.files}
-    num_sources, num_taps = int(arrays.pop("num_sources")), int(arrays.pop("num_taps"))
-    tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
+    arrays = _saved_arrays(packed)
+    num_sources, num_taps = int(arrays["num_sources"]), int(arrays["num_taps"])
+    names = ("row_ptr", "col", "tap", "distance", "bearing")
+    tensors = {name: torch.from_numpy(arrays[name]) for name in names if name in arrays}
     shape = (tensors["row_ptr"].numel() - 1, num_sources)
     if shape != like.shape:
         raise PatternError(
@@ -234,3 +238,13 @@ def unpack_edges(packed: Tensor, like: Pattern) -> Pattern:
     return replace(
         like, **(blank | tensors), tap_count=num_taps if "tap" in tensors else None
     ).validate()
+
+
+def unpack_number(packed: Tensor, name: str) -> float:
+    """Give a number that :func:`pack_edges` was given."""
+    return float(_saved_arrays(packed)[name])
+
+
+def _saved_arrays(packed: Tensor) -> dict[str, Any]:
+    with np.load(io.BytesIO(packed.cpu().numpy().tobytes()), allow_pickle=False) as saved:
+        return {name: saved[name] for name in saved.files}

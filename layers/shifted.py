@@ -26,12 +26,12 @@ class ShiftedWindowAttention(nn.Module):
     ``y[b,i] = Z sum_j p[b,i,j,h] V x[b,j]`` over the cells ``j`` in the window of cell ``i``, with
     ``p`` the softmax of ``(Q x[b,i]) . (K x[b,j]) / sqrt(D) + bias[tap(i,j),h]``, head by head.
 
-    It is ``SparseAttention(shifted_window(...), ..., scores=Scores(taps=True))``, whose state it
-    shares, and computes whole windows as dense blocks by torch's ``scaled_dot_product_attention``.
-    Windows that meet the end of an axis, the bias and its earth-specific taps are described at
-    :func:`scisparse.patterns.shifted_window`. By default the bias has numbers of its own for each
-    window and pair of places along latitude and height, and for each offset along longitude, as in
-    Pangu-Weather.
+    It is ``SparseAttention(shifted_window(...), ..., scores=Scores(taps=True))``, with parameters
+    of the same names, and computes whole windows as dense blocks by torch's
+    ``scaled_dot_product_attention``. Windows that meet the end of an axis, the bias and its
+    earth-specific taps are described at :func:`scisparse.patterns.shifted_window`. By default the
+    bias has numbers of its own for each window and pair of places along latitude and height, and
+    for each offset along longitude, as in Pangu-Weather.
 
     Parameters
     ----------

@@ -249,14 +249,15 @@ def test_query_key_norm_makes_the_size_of_queries_irrelevant() -> None:
     torch.testing.assert_close(layer(x), before, rtol=1e-4, atol=1e-4)
 
 
-def test_copies_pickles_and_states_hold_the_parameters_alone() -> None:
+def test_copies_pickles_and_states_hold_the_parameters() -> None:
     layer = build(window(GRID, 3), 4, 2, edge_dim=2, scores=Scores(areas=True, norm=True))
     x, attr = torch.randn(1, GRID.size, 4).double(), torch.randn(len(layer.edges.col), 2).double()
     expected = layer(x, edge_attr=attr)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         torch.testing.assert_close(other(x, edge_attr=attr), expected)
     state = layer.state_dict()
-    assert sorted(state) == sorted(name for name, _ in layer.named_parameters())
+    assert sorted(state) == sorted(["_extra_state", *dict(layer.named_parameters())])
+    assert state["_extra_state"].numel() == 0  # no index, before edges have moved
     fresh = SparseAttention(layer.pattern, 4, 2, edge_dim=2, scores=layer.scores)
     empty = fresh.to("meta").to_empty(device="cpu").double()
     empty.load_state_dict(state)

@@ -23,11 +23,12 @@ from rewired_attention_cases import (
 )
 from sparsity_cases import OFTEN, train
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-from scisparse.errors import OptionError, PatternError
+from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.layers import LocallyConnected, NeighborhoodAttention2d, Scores, SparseAttention
 from scisparse.pattern import Pattern
-from scisparse.patterns import radius, window
+from scisparse.patterns import radius, sliding_window, window
 from scisparse.sparsity import Sparsifier
 
 
@@ -73,7 +74,7 @@ def test_edges_go_with_the_state_and_bias_keeps_its_reach() -> None:
     x = torch.randn(2, GRID.size, 4)
     built = layer(x)
     old = copy.deepcopy(layer.state_dict())
-    assert sorted(old) == sorted(name for name, _ in layer.named_parameters())
+    assert sorted(old) == sorted(["_extra_state", *dict(layer.named_parameters())])
     layer.rewire(some_edges(wide, 0.5))
     expected = layer(x)
     state = copy.deepcopy(layer.state_dict())
@@ -98,6 +99,31 @@ def test_edges_go_with_the_state_and_bias_keeps_its_reach() -> None:
         PatternError, match=r"sites x sources \(48, 48\), this layer's has \(9, 48\)"
     ):
         fresh(near.restrict(torch.arange(48) < 9, relabel=True)).load_state_dict(state)
+
+
+def test_a_state_without_its_edges_is_not_taken_for_whole() -> None:
+    layer = SparseAttention(sliding_window(9, 3), 4, 1)
+    layer.rewire(sliding_window(9, 5))
+    state = get_model_state_dict(layer)  # looks every key up in the module
+    assert torch.equal(state["_extra_state"], layer.get_extra_state())
+    del state["_extra_state"]
+    with pytest.raises(RuntimeError, match="_extra_state"):
+        SparseAttention(sliding_window(9, 3), 4, 1).load_state_dict(state)
+
+
+def test_taps_that_mean_other_offsets_are_refused() -> None:
+    layer = SparseAttention(sliding_window(9, 5), 4, 1, scores=Scores(taps=True))
+    with pytest.raises(PatternError, match=r"has 3 taps and .* a learned bias for each of 5"):
+        layer.rewire(sliding_window(9, 3))
+
+
+def test_edges_left_on_meta_are_named() -> None:
+    pattern = sliding_window(9, 5)
+    with torch.device("meta"):
+        layer = SparseAttention(pattern, 4, 1)
+    layer.load_state_dict(SparseAttention(pattern, 4, 1).state_dict(), assign=True)
+    with pytest.raises(ShapeError, match=r"`row_ptr` is on meta.* `q` on cpu; .* to_empty\(\)"):
+        layer(torch.randn(2, 9, 4))
 
 
 def test_dense_weights_and_edges_go_together() -> None:

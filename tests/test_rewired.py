@@ -21,6 +21,7 @@ from sparsity_cases import (
 from torch import Tensor, nn
 
 from scisparse.layers import LocallyConnected, SparseLinear
+from scisparse.pattern import Pattern
 from scisparse.patterns import window
 from scisparse.sparsity import Sparsifier, schedules
 
@@ -107,6 +108,36 @@ def test_growth_takes_the_candidate_with_the_largest_gradient() -> None:
     free = full.weight.grad.abs().masked_fill(kept, -1)
     expected = kept | (free >= free.flatten().sort().values[-drops])
     assert torch.equal(layer.pattern.to_dense(), expected)
+
+
+def test_a_layer_loads_what_was_written_into_its_own_state() -> None:
+    """As torch.distributed.checkpoint does: the state's weight is the layer's, which moves."""
+    layers = [SparseLinear(6, 6, pattern=Pattern.from_dense(torch.eye(6).bool())) for _ in "ab"]
+    layers[0].rewire(Pattern.from_dense(torch.eye(6).roll(1, 0).bool()))
+    torch.nn.init.normal_(layers[0].weight)
+    state = layers[1].state_dict()
+    for name, value in layers[0].state_dict().items():
+        state[name].copy_(value)
+    layers[1].load_state_dict(state)
+    assert layers[1].pattern == layers[0].pattern
+    assert torch.equal(layers[1].weight, layers[0].weight)
+
+
+def test_a_sparsifier_knows_edges_that_its_layer_has_loaded() -> None:
+    layer = locally()
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+    rule = schedules.CosineDrop(100, 2, 0.5)
+    sparsifier = Sparsifier(layer, optimizer, "rigl", sparsity=0.5, schedule=rule)
+    best, pattern = copy.deepcopy(layer.state_dict()), layer.pattern
+    train(layer, optimizer, sparsifier, fields(6))
+    assert layer.pattern != pattern
+    layer.load_state_dict(best)
+    other = locally()
+    fresh = Sparsifier(other, torch.optim.Adam(other.parameters()), "rigl", schedule=rule)
+    other.load_state_dict(layer.state_dict())
+    fresh.load_state_dict(sparsifier.state_dict())
+    assert other.pattern == pattern
+    assert torch.equal(other.weight, layer.weight)
 
 
 def test_state_moves_with_edges() -> None:

@@ -45,6 +45,7 @@ from scisparse.kernels.graph_attention.checks import (
     check_edge_features,
     check_edges,
     check_number,
+    check_places,
     full_bias,
 )
 from scisparse.kernels.graph_attention.products import sddmm as sddmm
@@ -185,6 +186,7 @@ def _prepare(
     q, k, v, attr, weight = _autocast(heads, *features)
     check_edges(edges.row_ptr, edges.col)
     check_attention(q, k, v, edges.row_ptr.shape[0] - 1)
+    check_places(*edges[:2], q=q)
     if (attr is None) != (weight is None):
         raise ShapeError("`edge_attr` and `edge_weight` go together; give both or none")
     scale = 1 / math.sqrt(max(q.shape[3], 1)) if scale is None else scale

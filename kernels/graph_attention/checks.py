@@ -20,6 +20,7 @@ __all__ = [
     "check_edges",
     "check_heads",
     "check_number",
+    "check_places",
     "check_reduce",
     "check_rows",
     "check_transpose",
@@ -60,6 +61,17 @@ def check_edges(row_ptr: Tensor, col: Tensor) -> None:
     check_rows(row_ptr)
     if col.dim() != 1 or col.dtype not in (torch.int32, torch.int64):
         raise ShapeError(f"`col` is {col.dtype} {list(col.shape)}; it must be int32 or int64 [E]")
+
+
+def check_places(row_ptr: Tensor, col: Tensor, **tensors: Tensor) -> None:
+    """Raise unless edges are where the tensors are: a mixture would be misread, or not read."""
+    for name, tensor in tensors.items():
+        if not row_ptr.device == col.device == tensor.device:
+            raise ShapeError(
+                f"`row_ptr` is on {row_ptr.device}, `col` on {col.device} and `{name}` on "
+                f"{tensor.device}; move them to one device (a layer built on meta: to_empty() "
+                "before its state is loaded)"
+            )
 
 
 def check_heads(**tensors: Tensor) -> None:

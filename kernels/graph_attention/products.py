@@ -17,6 +17,7 @@ from scisparse.kernels.graph_attention.checks import (
     check_call,
     check_edges,
     check_heads,
+    check_places,
     check_reduce,
     check_rows,
     check_value,
@@ -89,6 +90,7 @@ def spmm(
     check_reduce(reduce)
     check_edges(row_ptr, col)
     check_heads(x=x)
+    check_places(row_ptr, col, x=x)
     edges = Edges(row_ptr, col, None)
     if value is not None:
         check_value(value, x, col.shape[0])
@@ -157,6 +159,7 @@ def sddmm(
     """
     check_edges(row_ptr, col)
     check_heads(x=x, z=z)
+    check_places(row_ptr, col, x=x)
     sites = row_ptr.shape[0] - 1
     if x.shape[1] != sites or (x.shape[0], *x.shape[2:]) != (z.shape[0], *z.shape[2:]):
         raise ShapeError(

@@ -103,7 +103,7 @@ def softmax_rows(
     INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
     at, length = _row(row_ptr, sites, edges, blocks, H, INDEX, BH)
     is_head = (tl.program_id(0) % blocks * BH + tl.arange(0, BH) < H)[None, :]
-    e = tl.arange(0, EDGES)[:, None]
+    e = tl.arange(0, EDGES)[:, None].to(INDEX)
     most = tl.full([BH], float("-inf"), score.dtype.element_ty)
     for start in range(0, length, EDGES):
         inside = is_head & (start + e < length)
@@ -132,7 +132,7 @@ def slope_rows(
     INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
     at, length = _row(row_ptr, sites, edges, blocks, H, INDEX, BH)
     is_head = (tl.program_id(0) % blocks * BH + tl.arange(0, BH) < H)[None, :]
-    e = tl.arange(0, EDGES)[:, None]
+    e = tl.arange(0, EDGES)[:, None].to(INDEX)
     mean = tl.zeros([BH], weight.dtype.element_ty)
     for start in range(0, length, EDGES):
         inside = is_head & (start + e < length)

@@ -77,9 +77,10 @@ class EdgeTarget(Target):
         self.far, self._ablation = far, ablation
         self._fan_in: Tensor | None = None  # of ablated structures
         self._room = 0  # edges that there must be room for at least, once it is sparse
-        self.active = candidates.numbers(self.layer.pattern)
+        self._pattern: Pattern = self.layer.pattern
+        self._current = candidates.numbers(self._pattern)
         self.goal = self.count
-        self._ever = self.active
+        self._ever = self._current
         self._passes: list[Any] = []
         self._watches: list[Watch] = []
         self._started = False  # before, tensors may change their size
@@ -87,7 +88,7 @@ class EdgeTarget(Target):
         self._copies: list[Any] = []
         weakref.finalize(self, _stop, self._watches)
         # From now on the layer's buffers are its own, and known by their place in memory.
-        self._rewire(candidates.select(self.active), torch.arange(self.active.numel()), None)
+        self._rewire(candidates.select(self._current), torch.arange(self._current.numel()), None)
         self._pattern = self.layer.pattern
 
     # -- what subclasses say ---------------------------------------------------------------------
@@ -124,6 +125,14 @@ class EdgeTarget(Target):
         """Sites and edges of a site, in the mean, times the numbers on an edge."""
         sites = max(1, self.layer.pattern.num_sites)
         return (sites, max(1, round(self.size / sites)))
+
+    @property
+    def active(self) -> Tensor:
+        """Numbers of the edges that the layer has, rising; it may have loaded others meanwhile."""
+        if self.layer.pattern is not self._pattern:
+            self._pattern = self.layer.pattern
+            self._current = self.candidates.numbers(self._pattern)
+        return self._current
 
     @property
     def count(self) -> int:
@@ -219,8 +228,6 @@ class EdgeTarget(Target):
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Drop a fraction of the edges that may move, then grow until there are `count` weights."""
         self._started = True
-        if self.layer.pattern is not self._pattern:  # the layer loaded other edges
-            self.active = self.candidates.numbers(self.layer.pattern)
         score = average(self._importance(rules))
         if self.far is not None:
             score[self.far.fixed(self.active)] = torch.inf
@@ -291,8 +298,7 @@ class EdgeTarget(Target):
         if not grown and not dropped:
             return Move(0, 0)
         self._rewire(self.candidates.select(active), kept, rules)
-        self._pattern = self.layer.pattern
-        self.active = active
+        self._pattern, self._current = self.layer.pattern, active
         self._ever = torch.cat([self._ever, active]).unique()
         return Move(dropped * self.block, grown * self.block)
 
@@ -328,8 +334,8 @@ class EdgeTarget(Target):
         pattern = self.candidates.select(active)
         if pattern.fingerprint != self.layer.pattern.fingerprint:
             self.layer.rewire(pattern)
-        self._pattern = self.layer.pattern
-        self.active, self._ever, self._momentum = active, state["ever"], state["momentum"]
+        self._pattern, self._current = self.layer.pattern, active
+        self._ever, self._momentum = state["ever"], state["momentum"]
         self._fan_in = state["fan_in"]
 
 
