@@ -202,7 +202,7 @@ class SparseAttention(nn.Module):
         """Edges, once they have moved, as bytes: a checkpoint holds them beside the weights."""
         if not self.edges.rewired:
             return torch.empty(0, dtype=torch.uint8)
-        return pack_edges(self.pattern, reach=self.bias.reach)
+        return pack_edges(self.pattern, {"reach": self.bias.reach})
 
     def set_extra_state(self, state: Any) -> None:
         """Take over saved edges; without any they are those that the layer was built on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -202,17 +203,16 @@ def move_rows(values: Tensor, kept: Tensor) -> Tensor:
     return moved
 
 
-def pack_edges(pattern: Pattern, **numbers: float) -> Tensor:
+def pack_edges(pattern: Pattern, numbers: Mapping[str, float] | None = None) -> Tensor:
     """Edges, their arrays, and some numbers by name, as bytes, uint8."""
-    arrays = {
+    arrays: dict[str, Any] = {
         name: values.numpy()
         for name in ("row_ptr", "col", "tap", "distance", "bearing")
         if (values := getattr(pattern, name)) is not None
     }
+    arrays |= numbers or {}
     stream = io.BytesIO()
-    np.savez(
-        stream, num_sources=pattern.num_sources, num_taps=pattern.num_taps, **arrays, **numbers
-    )
+    np.savez(stream, num_sources=pattern.num_sources, num_taps=pattern.num_taps, **arrays)
     return torch.frombuffer(bytearray(stream.getbuffer()), dtype=torch.uint8)
 
 

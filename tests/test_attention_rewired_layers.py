@@ -104,7 +104,7 @@ def test_edges_go_with_the_state_and_bias_keeps_its_reach() -> None:
 def test_a_state_without_its_edges_is_not_taken_for_whole() -> None:
     layer = SparseAttention(sliding_window(9, 3), 4, 1)
     layer.rewire(sliding_window(9, 5))
-    state = get_model_state_dict(layer)  # looks every key up in the module
+    state: dict[str, Any] = get_model_state_dict(layer)  # looks every key up in the module
     assert torch.equal(state["_extra_state"], layer.get_extra_state())
     del state["_extra_state"]
     with pytest.raises(RuntimeError, match="_extra_state"):
