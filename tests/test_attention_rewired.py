@@ -169,7 +169,13 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param(rule, id=name, marks=needs_scipy if name == "cannistraci_hebb" else ())
+        for name, rule in RULES.items()
+    ],
+)
 def test_every_rule_moves_edges_the_same_way_twice(rule: dict[str, Any]) -> None:
     def run() -> tuple[list[float], Pattern, Sparsifier]:
         near, wide = (replace(p, site_grid=GRID) for p in (plain().attend.pattern, joined()))

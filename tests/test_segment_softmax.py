@@ -130,9 +130,10 @@ def test_what_does_not_fit_is_named() -> None:
     score, _, edges = problem((2, 7, 5, 2, 3, 4), torch.float32)
     with pytest.raises(OptionError, match="'gpu' is unknown; choose 'auto', 'cpu', 'triton', 'ref"):
         segment_softmax(score, edges.row_ptr, backend="gpu")
-    for backend in ("cpu", "reference"):
-        with pytest.raises(PatternError, match=r"must run from 0 to the number of edges, \d+"):
-            segment_softmax(score[:, 1:], edges.row_ptr, backend=backend)
+    with pytest.raises(PatternError, match=r"must run from 0 to the number of edges, \d+"):
+        segment_softmax(score[:, 1:], edges.row_ptr)
+    with pytest.raises(PatternError, match=r"must run from 0 to the number of edges, \d+"):
+        segment_softmax(score[:, 1:], edges.row_ptr, backend="reference")
     with pytest.raises(ShapeError, match=r"must be alike"):
         torch.ops.scisparse.segment_softmax_backward(score, score[:1], *edges[:1], "reference")
     with pytest.raises(PatternError, match="never fall"), debug_mode():
