@@ -81,7 +81,7 @@ Status edge_outer(const EdgeOuter& p, const Kernels& kernels, int threads) {
   const int64_t block = p.channels_in * p.channels_out, numbers = p.num_weights * block;
   if (numbers == 0) return ok;
   const int64_t edges = edges_of(p.pattern);
-  ask_for_huge_pages(p.out, numbers * size_of(p.dtype));
+  HugePages pages(p.out, numbers * size_of(p.dtype));
   if (edges == 0 || p.batch == 0) {
     std::memset(p.out, 0, size_t(numbers * size_of(p.dtype)));
     return ok;
@@ -89,10 +89,17 @@ Status edge_outer(const EdgeOuter& p, const Kernels& kernels, int threads) {
   if (p.pattern.tie.bits == 0 && block == 1 && p.batch >= 4 && neighbourly_of_16(p.pattern) < most_of_16)
     if (const int64_t lanes = panel_lanes(kernels, p.dtype, p.pattern, p.batch)) return outer_in_panels(p, kernels, lanes, threads);
   const int64_t useful = threads_for(edges * block * p.batch + numbers, threads);
-  if (p.pattern.tie.bits == 0)
-    return in_parallel(useful, useful, [&](int64_t part) {
-      return kernels.edge_outer(p, first_site(p.pattern, part, useful), first_site(p.pattern, part + 1, useful));
+  if (p.pattern.tie.bits == 0) {
+    // Large gradients a huge page at a time, which is in the caches when it is written.
+    const int64_t bytes = block * size_of(p.dtype), pages_of_out = numbers * size_of(p.dtype) / huge_page;
+    const int64_t parts = pages_of_out > 8 ? pages_of_out : useful;
+    return in_parallel(parts, useful, [&](int64_t part) {
+      const int64_t first = first_site(p.pattern, part, parts), last = first_site(p.pattern, part + 1, parts);
+      char* out = static_cast<char*>(p.out);
+      pages.take(out + p.pattern.row_ptr[first] * bytes, out + p.pattern.row_ptr[last] * bytes);
+      return kernels.edge_outer(p, first, last);
     });
+  }
   constexpr int64_t most_parts = 64, most_numbers = 1 << 20;
   const int64_t fitting = most_numbers / numbers, parts = fitting < most_parts ? fitting : most_parts;
   return parts >= 4 ? edge_outer_by_sites(p, kernels, parts, useful) : edge_outer_by_ties(p, kernels, useful);

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <sys/mman.h>
+#include <time.h>
+
+#include <atomic>
 
 #include "types.hpp"
 
@@ -61,16 +64,54 @@ Status in_parallel(int64_t parts, int64_t threads, const Task& task) {
   return Status(worst);
 }
 
-// Fresh memory of a large output costs one page fault for 2 MB in place of 512.
-void ask_for_huge_pages(void* data, int64_t bytes) {
-#if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t page = uintptr_t(2) << 20;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + uintptr_t(bytes)) / page * page;
-  if (end > begin + 4 * page) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+constexpr int64_t huge_page = int64_t(2) << 20;
+
+// The whole huge pages of a large output. In fresh memory each costs one page fault, in place of 512.
+class HugePages {
+ public:
+  HugePages(void* data, int64_t bytes) {
+#if defined(MADV_HUGEPAGE) && defined(MADV_NOHUGEPAGE)
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(data), page = uintptr_t(huge_page);
+    begin_ = (begin + page - 1) / page * page;
+    end_ = (begin + uintptr_t(bytes)) / page * page;
+    wanted_ = end_ > begin_ + 4 * page && advise(MADV_HUGEPAGE);
 #else
-  (void)data, (void)bytes;
+    (void)data, (void)bytes;
 #endif
-}
+  }
+
+  // Takes the pages that begin in [first, last), which will be written soon. Where one is slow to come, the rest will be small: on
+  // virtual machines whose host has taken memory back, small ones come sooner.
+  void take(void* first, void* last) {
+#if defined(MADV_HUGEPAGE) && defined(MADV_NOHUGEPAGE)
+    constexpr int64_t slow = 1500000;  // nanoseconds; 2 MB of zeros take a fifth of that at most
+    const uintptr_t page = uintptr_t(huge_page), end = min_of(reinterpret_cast<uintptr_t>(last), end_);
+    uintptr_t p = (max_of(reinterpret_cast<uintptr_t>(first), begin_) + page - 1) / page * page;
+    for (; wanted_ && p < end; p += page) {
+      const int64_t start = own_time();
+      *reinterpret_cast<volatile char*>(p) = 0;
+      if (own_time() - start > slow && wanted_.exchange(false)) advise(MADV_NOHUGEPAGE);
+    }
+#else
+    (void)first, (void)last;
+#endif
+  }
+
+ private:
+  // Nanoseconds of this thread, without those of others that share its core.
+  static int64_t own_time() {
+    timespec now;
+    return clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now) == 0 ? now.tv_sec * int64_t(1000000000) + now.tv_nsec : 0;
+  }
+  bool advise(int advice) const { return madvise(reinterpret_cast<void*>(begin_), end_ - begin_, advice) == 0; }
+  static uintptr_t min_of(uintptr_t a, uintptr_t b) { return a < b ? a : b; }
+  static uintptr_t max_of(uintptr_t a, uintptr_t b) { return a > b ? a : b; }
+
+  uintptr_t begin_ = 0, end_ = 0;
+  std::atomic<bool> wanted_{false};
+};
+
+// For what is written in no order.
+void ask_for_huge_pages(void* data, int64_t bytes) { HugePages(data, bytes); }
 
 }  // namespace
