@@ -116,7 +116,7 @@ def test_edges_move_in_place_and_parameters_stay() -> None:
     assert torch.equal(layer.edges.col, layer.pattern.col)
     assert torch.equal(layer.edges.col_t, layer.pattern.transpose()[0].col)
     fresh = Model(layer.pattern)
-    fresh.load_state_dict({n: p for n, p in model.named_parameters()})
+    fresh.load_state_dict(model.state_dict())
     x = data(1)[0][0]
     assert torch.equal(fresh(x), model(x))
 
