@@ -69,6 +69,7 @@ CASES = [
     Attention(2, 9, 8, 4, 3, groups=1, value_width=6),  # one head of keys, wider values
     Attention(2, 9, 8, 2, 8, edge_width=3),  # edge features
     Attention(2, 9, 8, 4, 8, groups=2, edge_width=11, bias="eh"),  # all at once
+    Attention(2, 12, 60, 3, 6, edge_width=19, fan_in=25),  # features and rows past a vector
     Attention(3, 9, 8, 2, 4, bias="e"),  # bias of edges
     Attention(3, 9, 8, 2, 4, bias="beh"),  # bias of everything
     Attention(2, 6, 7, 2, 4, fan_in=0),  # no edge at all

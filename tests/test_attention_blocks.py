@@ -44,6 +44,7 @@ CASES = [
     Shared(1, 87, 90, 1, 64),  # whole vectors; a last block of three rows
     Shared(2, 88, 91, 2, 19, value_width=37),  # widths with a tail, odd counts
     Shared(1, 85, 86, 4, 3, groups=2, edge_width=5, bias="beh"),  # less than a vector, all at once
+    Shared(1, 85, 86, 6, 3, edge_width=19),  # more heads than go through a stage together
     Shared(1, 96, 80, 2, 8, present=0.8),  # few sources are shared by a block
 ]
 

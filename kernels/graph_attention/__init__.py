@@ -141,7 +141,7 @@ def graph_attention(
         out, edge_out = run_attention(inputs, edges, transpose, scale, backend)
     if edge_weight is None:
         return out
-    return out + torch.einsum("bmha,hda->bmhd", edge_out, edge_weight)
+    return out + _map_out(edge_out, edge_weight)
 
 
 def attention_weights(
@@ -195,10 +195,27 @@ def _prepare(
     if attr is not None and weight is not None:
         check_edge_features(q, v, attr, weight, edges.col.shape[0])
         # Scaled before it is rounded, as scores are: 16-bit types overflow early.
-        edge_q = torch.einsum("bmhd,hda->bmha", q, weight * scale)
+        edge_q = _map_in(q, weight * scale)
     if bias is not None:
         bias = full_bias(bias, q, edges.col.shape[0])
     return Inputs(q, k, v, edge_q, attr, bias), edges, scale, weight
+
+
+# A matrix whose columns fill whole vectors is up to six times as fast in BLAS.
+_COLUMNS = 16
+
+
+def _map_in(q: Tensor, weight: Tensor) -> Tensor:
+    """``sum_d q[b,m,h,d] W[h,d,a]``."""
+    width = weight.shape[2]
+    wide = F.pad(weight, (0, -width % _COLUMNS))
+    return torch.einsum("bmhd,hda->bmha", q, wide)[..., :width]
+
+
+def _map_out(edge_out: Tensor, weight: Tensor) -> Tensor:
+    """``sum_a edge_out[b,m,h,a] W[h,d,a]``."""
+    room = (0, -weight.shape[2] % _COLUMNS)
+    return torch.einsum("bmha,hda->bmhd", F.pad(edge_out, room), F.pad(weight, room))
 
 
 def _with_dropout(

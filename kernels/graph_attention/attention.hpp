@@ -10,6 +10,14 @@
 namespace SCISPARSE_NAMESPACE {
 namespace {
 
+// Numbers of edges for some heads at once, at the rows of a block.
+template <class R>
+struct HeadsOf {
+  R* data;
+  int64_t rows, pitch;
+  SCISPARSE_INLINE BlockOf<R> operator[](int64_t h) const { return {data + h * rows * pitch, pitch}; }
+};
+
 // What both passes over sites have in common: the scores of some rows.
 template <class T>
 class Scores {
@@ -19,28 +27,34 @@ class Scores {
   Scores(const scisparse_attention& p, const Span& sites)
       : q{p.q, p.edges.sites, p.heads, p.width}, k{p.k, p.edges.sources, p.source_heads, p.width},
         v{p.v, p.edges.sources, p.source_heads, p.value_width}, edge_q{p.edge_q, p.edges.sites, p.heads, p.edge_width},
-        attr{static_cast<const T*>(p.edge_attr), p.edge_width}, rows(p.edges, sites), p_(p), group_(p.heads / p.source_heads) {}
+        attr{static_cast<const T*>(p.edge_attr), p.edge_width}, rows(p.edges, sites), p_(p), group_(p.heads / p.source_heads) {
+    // Heads go through each stage of a row together, so that none waits for what the one before is doing; as many as stay near.
+    constexpr int64_t most = 2048;
+    heads_at_once = max_of(int64_t(1), min_of(p.heads, most / (sites.at_once * rows.room())));
+  }
 
   explicit operator bool() const { return bool(rows); }
   Array<T> keys(Place at) const { return k.head(at.b, at.h / group_); }
   Array<T> values(Place at) const { return v.head(at.b, at.h / group_); }
 
-  // Scores of head h at the sites from i on, whose edges `rows` has read.
-  SCISPARSE_INLINE void read(Place at, BlockOf<R> score, R* spare) const {
-    rows.dots(at, q, keys(at), score);
-    for (int64_t r = 0; r < rows.size(); r++) {
-      const Row& row = rows[r];
-      const int64_t count = row.count(), *place = row.places();
-      multiply(score[r], count, R(p_.scale));
-      if (p_.edge_width) {
-        dots(edge_q.at(at.b, at.i + r, at.h), attr, place, count, p_.edge_width, spare);
-        add(score[r], count, spare);
-      }
-      if (p_.bias) {
-        const R* bias = static_cast<const R*>(p_.bias) + at.b * p_.bias_batch + at.h * p_.bias_head;
-        for (int64_t j = 0; j < count; j++) score[r][j] += bias[place[j] * p_.bias_edge];
-      }
+  // Scores of `heads` heads from at.h on at the sites from at.i on, whose edges `rows` has read.
+  SCISPARSE_INLINE void read(Place at, int64_t heads, const HeadsOf<R>& score) const {
+    if (at.h == 0) rows.ask(at.i, v, at.b);
+    for (int64_t h = 0; h < heads; h++) {
+      rows.dots(at + h, q, keys(at + h), score[h]);
+      for (int64_t r = 0; r < rows.size(); r++) multiply(score[h][r], rows[r].count(), R(p_.scale));
     }
+    if (at.h == 0) rows.ask(at.i + 1, k, at.b);
+    if (p_.edge_width) add_carried(at, heads, edge_q, score);
+    if (p_.bias)
+      for (int64_t h = 0; h < heads; h++) add_bias(at + h, score[h]);
+  }
+
+  // score[h][r][j] += x[site r, h] . attr[edge j of r]
+  void add_carried(Place at, int64_t heads, const Heads<T>& x, const HeadsOf<R>& score) const {
+    for (int64_t r = 0; r < rows.size(); r++)
+      add_dots(x.at(at.b, at.i + r, at.h), attr, rows[r].places(), rows[r].count(), p_.edge_width, heads, score[0][r],
+               score.rows * score.pitch);
   }
 
   // Where arrays [B, M, H] have the number of row r.
@@ -49,19 +63,27 @@ class Scores {
   const Heads<T> q, k, v, edge_q;
   const Array<T> attr;
   RowBlock rows;
+  int64_t heads_at_once;
 
  private:
+  void add_bias(Place at, BlockOf<R> score) const {
+    const R* bias = static_cast<const R*>(p_.bias) + at.b * p_.bias_batch + at.h * p_.bias_head;
+    for (int64_t r = 0; r < rows.size(); r++)
+      for (int64_t j = 0; j < rows[r].count(); j++) score[r][j] += bias[rows[r].places()[j] * p_.bias_edge];
+  }
+
   const scisparse_attention& p_;
   int64_t group_;
 };
 
-// Calls head({b, i, h}) for the blocks of a span of rows, which `rows` has read.
+// Calls heads({b, i, h}, count) for the blocks of a span of rows, which `rows` has read, and `at_once` heads from h on, or fewer.
 template <class F>
-SCISPARSE_INLINE void for_heads(RowBlock& rows, const Span& span, int64_t first_batch, int64_t last_batch, int64_t heads, const F& head) {
+SCISPARSE_INLINE void for_heads(RowBlock& rows, const Span& span, int64_t first_batch, int64_t last_batch, int64_t heads, int64_t at_once,
+                                const F& task) {
   for (int64_t b = first_batch; b < last_batch; b++)
     for (int64_t i = span.first; i < span.last; i += span.at_once) {
       rows.read(i, min_of(span.at_once, span.last - i));
-      for (int64_t h = 0; h < heads; h++) head(Place{b, i, h});
+      for (int64_t h = 0; h < heads; h += at_once) task(Place{b, i, h}, min_of(at_once, heads - h));
     }
 }
 
@@ -71,23 +93,28 @@ struct AttentionForward {
 
   static Status run(const scisparse_attention& p, const Span& sites) {
     Scores<T> scores(p, sites);
-    const int64_t room = scores.rows.room(), width = round_up(max_of(p.value_width, p.edge_width), 16);
-    Buffer<R> buffer((block_rows + 1) * room + block_rows * width);
+    const RowBlock& rows = scores.rows;
+    const int64_t room = rows.room(), width = round_up(max_of(p.value_width, p.edge_width), 16);
+    const int64_t numbers = scores.heads_at_once * sites.at_once * room;
+    Buffer<R> buffer(numbers + sites.at_once * width);
     if (!scores || !buffer) return Status::no_memory;
-    const BlockOf<R> score{buffer.get(), room}, sum{buffer.get() + (block_rows + 1) * room, width};
-    R* const spare = buffer.get() + block_rows * room;
-    for_heads(scores.rows, sites, 0, p.batch, p.heads, [&](Place at) SCISPARSE_INLINE_LAMBDA {
-      scores.read(at, score, spare);
-      for (int64_t r = 0; r < scores.rows.size(); r++)
-        reals<R>(p.lse)[scores.number(at, r)] = softmax(score[r], scores.rows[r].count());
-      scores.rows.sums(score, scores.values(at), p.value_width, sum);
-      for (int64_t r = 0; r < scores.rows.size(); r++) {
-        write(sum[r], p.value_width, static_cast<T*>(p.out) + scores.number(at, r) * p.value_width);
-        if (!p.edge_width) continue;
-        const Row& row = scores.rows[r];
-        sums(score[r], scores.attr, row.places(), row.count(), p.edge_width, sum[r], false);
-        write(sum[r], p.edge_width, static_cast<T*>(p.edge_out) + scores.number(at, r) * p.edge_width);
+    const HeadsOf<R> score{buffer.get(), sites.at_once, room};
+    const BlockOf<R> sum{buffer.get() + numbers, width};
+    for_heads(scores.rows, sites, 0, p.batch, p.heads, scores.heads_at_once, [&](Place at, int64_t heads) SCISPARSE_INLINE_LAMBDA {
+      scores.read(at, heads, score);
+      for (int64_t h = 0; h < heads; h++)
+        for (int64_t r = 0; r < rows.size(); r++)
+          reals<R>(p.lse)[scores.number(at + h, r)] = softmax(score[h][r], rows[r].count());
+      for (int64_t h = 0; h < heads; h++) {
+        rows.sums(score[h], scores.values(at + h), p.value_width, sum);
+        for (int64_t r = 0; r < rows.size(); r++)
+          write(sum[r], p.value_width, static_cast<T*>(p.out) + scores.number(at + h, r) * p.value_width);
       }
+      for (int64_t h = 0; p.edge_width && h < heads; h++)
+        for (int64_t r = 0; r < rows.size(); r++) {
+          sums(score[h][r], scores.attr, rows[r].places(), rows[r].count(), p.edge_width, sum[r], false);
+          write(sum[r], p.edge_width, static_cast<T*>(p.edge_out) + scores.number(at + h, r) * p.edge_width);
+        }
     });
     return Status::ok;
   }
@@ -111,51 +138,58 @@ struct AttentionSites {
   static Status run(const scisparse_attention_backward& p, const EdgeWorkspace& space, const Span& sites) {
     AttentionSites kernel(p, space, sites);
     if (!kernel.scores_ || !kernel.buffer_) return Status::no_memory;
-    for_heads(kernel.scores_.rows, sites, space.first_batch, space.last_batch, p.forward.heads,
-              [&](Place at) SCISPARSE_INLINE_LAMBDA { kernel.heads(at); });
+    for_heads(kernel.scores_.rows, sites, space.first_batch, space.last_batch, p.forward.heads, kernel.scores_.heads_at_once,
+              [&](Place at, int64_t heads) SCISPARSE_INLINE_LAMBDA { kernel.heads(at, heads); });
     return Status::ok;
   }
 
  private:
   AttentionSites(const scisparse_attention_backward& p, const EdgeWorkspace& space, const Span& sites)
-      : p_(p), f_(p.forward), space_(space), scores_(f_, sites), room_(scores_.rows.room()),
-        width_(round_up(max_of(f_.width, f_.edge_width), 16)),
+      : p_(p), f_(p.forward), space_(space), scores_(f_, sites),
         grad_{p.grad, f_.edges.sites, f_.heads, f_.value_width}, grad_edge_{p.grad_edge, f_.edges.sites, f_.heads, f_.edge_width},
-        buffer_((2 * block_rows + 1) * room_ + block_rows * width_) {}
+        room_(scores_.rows.room()), numbers_(scores_.heads_at_once * sites.at_once * room_),
+        width_(round_up(max_of(f_.width, f_.edge_width), 16)), buffer_(2 * numbers_ + sites.at_once * width_),
+        weight_{buffer_.get(), sites.at_once, room_}, slope_{buffer_.get() + numbers_, sites.at_once, room_},
+        sum_{buffer_.get() + 2 * numbers_, width_} {}
 
-  // Head h at the sites of a block.
-  void heads(Place at) {
+  // `heads` heads from at.h on at the sites of a block: scores become weights, slopes those of the scores.
+  void heads(Place at, int64_t heads) {
     const RowBlock& rows = scores_.rows;
-    const BlockOf<R> weight{buffer_.get(), room_}, slope{weight[block_rows], room_};
-    R* const spare = slope[block_rows];
-    const BlockOf<R> sum{spare + room_, width_};
-    scores_.read(at, weight, spare);
-    rows.dots(at, grad_, scores_.values(at), slope);
-    for (int64_t r = 0; r < rows.size(); r++) head({at.b, at.i + r, at.h}, rows[r], weight[r], slope[r], spare, sum[r]);
-    rows.sums(slope, scores_.keys(at), f_.width, sum);
-    for (int64_t r = 0; r < rows.size(); r++) write(sum[r], f_.width, static_cast<T*>(p_.grad_q) + scores_.number(at, r) * f_.width);
+    scores_.read(at, heads, weight_);
+    for (int64_t h = 0; h < heads; h++) rows.dots(at + h, grad_, scores_.values(at + h), slope_[h]);
+    if (p_.grad_edge) scores_.add_carried(at, heads, grad_edge_, slope_);
+    for (int64_t h = 0; h < heads; h++)
+      for (int64_t r = 0; r < rows.size(); r++) {
+        const R lse = static_cast<const R*>(f_.lse)[scores_.number(at + h, r)];
+        softmax(weight_[h][r], slope_[h][r], rows[r].count(), lse);
+      }
+    for (int64_t h = 0; h < heads; h++)
+      for (int64_t r = 0; r < rows.size(); r++) carry({at.b, at.i + r, at.h + h}, rows[r], weight_[h][r], slope_[h][r]);
+    for (int64_t h = 0; h < heads; h++) {
+      for (int64_t r = 0; r < rows.size(); r++) {
+        multiply(slope_[h][r], rows[r].count(), R(f_.scale));
+        keep({at.b, at.i + r, at.h + h}, rows[r], weight_[h][r], slope_[h][r]);
+      }
+      rows.sums(slope_[h], scores_.keys(at + h), f_.width, sum_);
+      for (int64_t r = 0; r < rows.size(); r++)
+        write(sum_[r], f_.width, static_cast<T*>(p_.grad_q) + scores_.number(at + h, r) * f_.width);
+    }
   }
 
-  // One site: scores become weights, slopes those of the scores, times the scale.
-  void head(Place at, const Row& row, R* weight, R* slope, R* spare, R* sum) {
-    const int64_t count = row.count(), site = scores_.number(at, 0);
-    const R none = -R(__builtin_inf()), lse = static_cast<const R*>(f_.lse)[site];
+  static void softmax(R* weight, R* slope, int64_t count, R lse) {
     // The sum is 1 but for the rounding of lse, which is coarse where scores are large; 0 of nothing.
-    const R sum_of = exponentials(weight, count, lse == none ? R(0) : lse);
+    const R sum_of = exponentials(weight, count, lse == -R(__builtin_inf()) ? R(0) : lse);
     if (sum_of != 0) multiply(weight, count, 1 / sum_of);
-    if (p_.grad_edge) {
-      dots(grad_edge_.at(at.b, at.i, at.h), scores_.attr, row.places(), count, f_.edge_width, spare);
-      add(slope, count, spare);
-    }
     softmax_gradient(weight, slope, count);
+  }
+
+  // Gradients of what belongs to the edges of a site, and of what meets it.
+  void carry(Place at, const Row& row, const R* weight, const R* slope) {
     if (p_.grad_bias) add_to_bias(at, row, slope);
     if (p_.grad_edge_attr) add_to_attr(at, row, weight, slope);
-    if (f_.edge_width) {
-      sums(slope, scores_.attr, row.places(), count, f_.edge_width, sum, false);
-      write(sum, f_.edge_width, static_cast<T*>(p_.grad_edge_q) + site * f_.edge_width);
-    }
-    multiply(slope, count, R(f_.scale));
-    keep(at, row, weight, slope);
+    if (!f_.edge_width) return;
+    sums(slope, scores_.attr, row.places(), row.count(), f_.edge_width, sum_[0], false);
+    write(sum_[0], f_.edge_width, static_cast<T*>(p_.grad_edge_q) + scores_.number(at, 0) * f_.edge_width);
   }
 
   void add_to_bias(Place at, const Row& row, const R* slope) const {
@@ -188,9 +222,11 @@ struct AttentionSites {
   const scisparse_attention& f_;
   const EdgeWorkspace& space_;
   Scores<T> scores_;
-  int64_t room_, width_;
   Heads<T> grad_, grad_edge_;
+  int64_t room_, numbers_, width_;
   Buffer<R> buffer_;
+  HeadsOf<R> weight_, slope_;
+  BlockOf<R> sum_;
 };
 
 template <class T>
@@ -221,7 +257,11 @@ struct AttentionSources {
         write(sum[r], heads.size, static_cast<T*>(to) + row * heads.size);
       }
     };
-    for_heads(rows, sources, space.first_batch, space.last_batch, f.source_heads, [&](Place at) SCISPARSE_INLINE_LAMBDA {
+    for_heads(rows, sources, space.first_batch, space.last_batch, f.source_heads, 1, [&](Place at, int64_t) SCISPARSE_INLINE_LAMBDA {
+      if (at.h == 0) {
+        rows.ask(at.i + 1, q, at.b);
+        rows.ask(at.i + 1, grad, at.b);
+      }
       sum_up(space.score_grads, q, at, p.grad_k);
       sum_up(space.weights, grad, at, p.grad_v);
     });

@@ -11,6 +11,7 @@ using scisparse::block_rows;
 // Head h of batch entry b at row i, or at the rows of a block from i on.
 struct Place {
   int64_t b, i, h;
+  SCISPARSE_INLINE Place operator+(int64_t heads) const { return {b, i, h + heads}; }
 };
 
 // Numbers of the rows of a block, `pitch` apart.
@@ -102,7 +103,7 @@ __attribute__((noinline)) void block_sums(BlockOf<R> value, const Array<T>& rows
 class RowBlock {
  public:
   RowBlock(const scisparse_edges& edges, const Span& span)
-      : row_{{edges, span}, {edges, span}, {edges, span}, {edges, span}}, common_(room()) {
+      : row_{{edges, span}, {edges, span}, {edges, span}, {edges, span}}, common_(room()), single_(span.at_once == 1) {
     static_assert(block_rows == 4, "as many rows as there are above");
   }
   explicit operator bool() const { return row_[0] && row_[1] && row_[2] && row_[3] && common_; }
@@ -124,6 +125,12 @@ class RowBlock {
     if (count < least) return;
     for (Row& row : row_) row.put_first(common, count);
     shared_ = count;
+  }
+
+  // Asks for what row i reads of x; rows of blocks share what is in the cache.
+  template <class T>
+  SCISPARSE_INLINE void ask(int64_t i, const Heads<T>& x, int64_t b) const {
+    if (single_) row_[0].ask(i, x, b);
   }
 
   // to[r][j] = x[row r] . rows[source j of row r], with x of the rows from at.i on
@@ -160,6 +167,7 @@ class RowBlock {
 
   Row row_[block_rows];
   Buffer<int64_t> common_;
+  const bool single_;
   int64_t size_ = 0, shared_ = 0;
 };
 

@@ -19,6 +19,19 @@ int64_t most_edges(const scisparse_edges& edges, const Span& span) {
   return round_up(most, 16);
 }
 
+// Numbers [rows, heads, size] of one batch entry.
+template <class T>
+struct Heads {
+  const void* data;
+  int64_t rows, heads, size;
+
+  SCISPARSE_INLINE const T* at(int64_t b, int64_t i, int64_t h) const {
+    return static_cast<const T*>(data) + ((b * rows + i) * heads + h) * size;
+  }
+  // Head h of all rows of batch entry b.
+  SCISPARSE_INLINE Array<T> head(int64_t b, int64_t h) const { return {at(b, 0, h), heads * size}; }
+};
+
 // The edges of one row: where they begin, how many, what they read, and where arrays of edges have them.
 class Row {
  public:
@@ -47,6 +60,19 @@ class Row {
     repeat_last(place);
   }
 
+  // Asks for what the sources of row i hold, which lies anywhere: loads alone wait in turns. What would fill the cache is left.
+  template <class T>
+  SCISPARSE_INLINE void ask(int64_t i, const Heads<T>& x, int64_t b) const {
+    constexpr int64_t line = 64, most = 16 << 10;
+    if (i >= edges_.sites) return;
+    const int64_t first = edges_.row_ptr[i], last = edges_.row_ptr[i + 1], bytes = x.heads * x.size * int64_t(sizeof(T));
+    if ((last - first) * bytes > most) return;
+    for (int64_t e = first; e < last; e++) {
+      const char* from = reinterpret_cast<const char*>(x.at(b, SCISPARSE_NAMESPACE::at(cols_of(edges_), e), 0));
+      for (int64_t byte = 0; byte < bytes; byte += line) ask_to_read_now(from + byte);
+    }
+  }
+
   int64_t count() const { return count_; }
   int64_t room() const { return room_; }  // numbers that the products of a row may write
   const int64_t* sources() const { return index_.get(); }
@@ -68,19 +94,6 @@ class Row {
   const scisparse_edges& edges_;
   int64_t room_, first_ = 0, count_ = 0;
   Buffer<int64_t> index_;
-};
-
-// Numbers [rows, heads, size] of one batch entry.
-template <class T>
-struct Heads {
-  const void* data;
-  int64_t rows, heads, size;
-
-  SCISPARSE_INLINE const T* at(int64_t b, int64_t i, int64_t h) const {
-    return static_cast<const T*>(data) + ((b * rows + i) * heads + h) * size;
-  }
-  // Head h of all rows of batch entry b.
-  SCISPARSE_INLINE Array<T> head(int64_t b, int64_t h) const { return {at(b, 0, h), heads * size}; }
 };
 
 // Writes `size` sums as numbers of another type.

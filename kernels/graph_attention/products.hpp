@@ -90,6 +90,29 @@ __attribute__((noinline)) void sums(const R* value, const Array<T>& rows, const 
   if (d < size) sums_of<1, false>(value, rows, index, count, d, int(size - d), to, add);
 }
 
+// to[h * pitch + j] += sum_a x[h * size + a] * rows[index[j]][a] for h < heads, j < count and on to the end of the vector: for rows so
+// short that a sum over lanes takes longer than what it sums. Lanes are edges; those of a vector turn once for all heads.
+template <class T, class R = Real<T>>
+__attribute__((noinline)) void add_dots(const T* x, const Array<T>& rows, const int64_t* index, int64_t count, int64_t size, int64_t heads,
+                                        R* to, int64_t pitch) {
+  constexpr int L = width<R>;
+  using V = Vec<R, L>;
+  for (int64_t j = 0; j < count; j += L)
+    for (int64_t a = 0; a < size; a += L) {
+      const int rest = int(min_of(L, size - a)), edges = int(min_of(L, count - j));
+      V turned[L] = {};
+      for (int l = 0; l < edges; l++) turned[l] = load<L>(rows[index[j + l]] + a, rest);
+      transpose_square(turned);
+      for (int64_t h = 0; h < heads; h++) {
+        R one[L];
+        store(one, load<L>(x + h * size + a, rest));
+        V sum = load<L>(to + h * pitch + j);
+        for (int l = 0; l < rest; l++) sum += one[l] * turned[l];
+        store(to + h * pitch + j, sum);
+      }
+    }
+}
+
 // exp(x) to the last bit or two, for x that are at most a little above 0; 0 below the smallest normal number. A polynomial on half
 // an octave around 0 (Moshier, Cephes, expf), times a power of two.
 template <int L>

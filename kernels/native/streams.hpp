@@ -28,6 +28,9 @@ SCISPARSE_INLINE void finish_streams() {
 SCISPARSE_INLINE void ask_to_read(const void* p) { __builtin_prefetch(p, 0, 2); }
 SCISPARSE_INLINE void ask_to_write(const void* p) { __builtin_prefetch(p, 1); }
 
+// For what is read next, from anywhere.
+SCISPARSE_INLINE void ask_to_read_now(const void* p) { __builtin_prefetch(p); }
+
 // Stores a row of one of many streams: past the caches where that is wanted and possible, else asking for what comes next.
 template <class T, class V>
 SCISPARSE_INLINE void store_in_turn(T* p, V v, int n, bool streaming) {
