@@ -12,7 +12,7 @@ from attention_cases import CASES, PLAIN, Attention, leaves, pairs, places
 from kernel_cases import device_of
 from torch import Tensor
 
-from scisparse.errors import BackendError, OptionError, PatternError, ShapeError
+from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels import Edges, debug_mode, graph_attention, transpose_edges, use_backend
 from scisparse.kernels._backends import choose
 from scisparse.kernels._native import load
@@ -72,25 +72,15 @@ def test_a_transpose_of_other_edges_is_refused() -> None:
         graph_attention(**inputs, **where, transpose=swapped).sum().backward()
 
 
-# Of torch itself, in forward mode.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-def test_what_torch_func_cannot_do_is_an_error_and_vmap_is_right() -> None:
+def test_vmap_equals_a_loop() -> None:
     tensors, edges, _ = Attention(2, 9, 8, 2, 4).tensors()
     q, k, v = tensors.values()
 
     def run(v: Tensor) -> Tensor:
         return graph_attention(q, k, v, edges.row_ptr, edges.col)
 
-    for call in (
-        lambda: torch.func.jvp(run, (v,), (v,)),
-        lambda: torch.func.grad(lambda v: run(v).sum())(v),
-    ):
-        with pytest.raises(BackendError, match=r"no rule for forward mode .* torch.autograd.grad"):
-            call()
-    with torch.autograd.forward_ad.dual_level(), pytest.raises(BackendError, match="no rule"):
-        run(torch.autograd.forward_ad.make_dual(v, v))
     many = torch.randn(3, *v.shape).double()
-    mapped = torch.func.vmap(run, randomness="same")(many)
+    mapped = torch.func.vmap(run)(many)
     torch.testing.assert_close(mapped, torch.stack([run(each) for each in many]))
 
 

@@ -31,21 +31,18 @@ from scisparse.kernels._modes import autocast_dtype
 from scisparse.kernels.graph_attention import ops as ops
 from scisparse.kernels.graph_attention import softmax as softmax
 from scisparse.kernels.graph_attention.calculus import (
-    incidence,
     run_attention,
-    run_spmm,
     run_weights,
-    spread_attr,
-    spread_heads,
+    sum_values,
 )
 from scisparse.kernels.graph_attention.checks import (
     check_attention,
-    check_call,
     check_dropout,
     check_edge_features,
     check_edges,
     check_number,
     check_places,
+    check_transpose,
     full_bias,
 )
 from scisparse.kernels.graph_attention.products import sddmm as sddmm
@@ -134,9 +131,10 @@ def graph_attention(
         (q, k, v), Edges(row_ptr, col, None), scale, (edge_attr, edge_weight), bias
     )
     check_dropout(dropout)
-    check_call("graph_attention", transpose, edges, k.shape[1])
+    check_transpose(transpose, edges, k.shape[1])
     if dropout > 0:
-        out, edge_out = _with_dropout(inputs, edges, transpose, scale, dropout, backend)
+        weight = F.dropout(run_weights(inputs, edges, transpose, scale, backend), dropout)
+        out, edge_out = sum_values(weight, inputs, edges, transpose, backend)
     else:
         out, edge_out = run_attention(inputs, edges, transpose, scale, backend)
     if edge_weight is None:
@@ -171,7 +169,7 @@ def attention_weights(
     inputs, edges, scale, _ = _prepare(
         (q, k, k), Edges(row_ptr, col, None), scale, (edge_attr, edge_weight), bias
     )
-    check_call("attention_weights", transpose, edges, k.shape[1])
+    check_transpose(transpose, edges, k.shape[1])
     return run_weights(inputs, edges, transpose, scale, backend)
 
 
@@ -216,19 +214,6 @@ def _map_out(edge_out: Tensor, weight: Tensor) -> Tensor:
     """``sum_a edge_out[b,m,h,a] W[h,d,a]``."""
     room = (0, -weight.shape[2] % _COLUMNS)
     return torch.einsum("bmha,hda->bmhd", F.pad(edge_out, room), F.pad(weight, room))
-
-
-def _with_dropout(
-    inputs: Inputs, edges: Edges, edges_t: Edges | None, scale: float, rate: float, backend: str
-) -> tuple[Tensor, Tensor]:
-    """Attention with weights set to 0 at random, by the unfused products."""
-    q, _, v, _, attr, _ = inputs
-    weight = F.dropout(run_weights(inputs, edges, edges_t, scale, backend), rate)
-    out = run_spmm(weight, spread_heads(v, q.shape[2]), edges, edges_t, backend)
-    if attr is None:
-        return out, out
-    per_edge = incidence(edges.row_ptr, edges.col.shape[0])
-    return out, run_spmm(weight, spread_attr(attr, q), *per_edge, backend)
 
 
 def _autocast(

@@ -1,15 +1,7 @@
-"""Derivatives of attention and of the products that it is made of.
+"""Derivatives of attention.
 
-``spmm`` and ``sddmm`` are each other's derivatives, over the edges or the transposed edges, so that
-every order of derivative is again one of the two, and nothing scatters.  With ``P`` the edges and
-``P'`` the transposed edges::
-
-    y = S(value, x; P)     dvalue = D(dy, x; P)    dx = S(value, dy; P')
-    value = D(x, z; P)     dx = S(dvalue, z; P)    dz = S(dvalue, x; P')
-
-Sums over the rows of numbers that edges carry, and the way back, are the same two over the
-*incidence* of edges: every edge reads itself.  The fused attention has a fused backward pass; the
-derivative of that goes through the products.
+The fused attention has a fused backward pass; the derivative of that goes through the unfused
+primitives, as does everything under ``torch.func`` and in forward mode.
 """
 
 from __future__ import annotations
@@ -20,33 +12,37 @@ import torch
 from torch import Tensor
 
 from scisparse.kernels._edges import Edges, transpose_edges
-from scisparse.kernels._segments import site_of_edge
+from scisparse.kernels._modes import lacks_rules
+from scisparse.kernels.graph_attention.primitives import (
+    incidence,
+    run_sddmm,
+    run_segment_softmax,
+    run_softmax_slope,
+    run_spmm,
+)
 from scisparse.kernels.graph_attention.reference import Inputs
 
 __all__ = [
     "attention_backward",
     "attention_backward_backward",
-    "incidence",
     "run_attention",
-    "run_sddmm",
-    "run_segment_softmax",
-    "run_softmax_slope",
-    "run_spmm",
     "run_weights",
     "save_attention",
     "save_attention_backward",
-    "save_product",
-    "sddmm_backward",
-    "spmm_backward",
-    "spread_rows",
-    "sum_rows",
+    "spread_attr",
+    "spread_heads",
+    "sum_values",
 ]
 
 
 def run_attention(
     inputs: Inputs, edges: Edges, edges_t: Edges | None, scale: float, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """Call the registered operator; arguments are taken to be valid."""
+    """Call the registered operator, or the primitives; arguments are taken to be valid."""
+    if lacks_rules():
+        return sum_values(
+            run_weights(inputs, edges, edges_t, scale, backend), inputs, edges, edges_t, backend
+        )
     edges_t_or_none = edges_t or (None, None, None)
     out, edge_out, _ = torch.ops.scisparse.graph_attention(
         *inputs, *edges[:2], *edges_t_or_none, scale, backend
@@ -54,100 +50,16 @@ def run_attention(
     return out, edge_out
 
 
-def run_spmm(
-    value: Tensor, x: Tensor, edges: Edges, edges_t: Edges | None, backend: str = "auto"
-) -> Tensor:
-    """Call the registered operator; arguments are taken to be valid."""
-    y: Tensor = torch.ops.scisparse.spmm(
-        value, x, *edges, *(edges_t or (None, None, None)), backend
-    )
-    return y
-
-
-def run_sddmm(
-    x: Tensor, z: Tensor, edges: Edges, edges_t: Edges | None, backend: str = "auto"
-) -> Tensor:
-    """Call the registered operator; arguments are taken to be valid."""
-    value: Tensor = torch.ops.scisparse.sddmm(
-        x, z, *edges, *(edges_t or (None, None, None)), backend
-    )
-    return value
-
-
-def run_segment_softmax(score: Tensor, row_ptr: Tensor, backend: str = "auto") -> Tensor:
-    """Call the registered operator; arguments are taken to be valid."""
-    weight: Tensor = torch.ops.scisparse.segment_softmax(score, row_ptr, backend)
-    return weight
-
-
-def run_softmax_slope(
-    weight: Tensor, grad: Tensor, row_ptr: Tensor, backend: str = "auto"
-) -> Tensor:
-    """Call the registered operator; arguments are taken to be valid."""
-    slope: Tensor = torch.ops.scisparse.segment_softmax_backward(weight, grad, row_ptr, backend)
-    return slope
-
-
-def save_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Save both tensors and both edge lists; ``spmm`` and ``sddmm`` have the same arguments."""
-    ctx.save_for_backward(*inputs[:8])
-    ctx.backend = inputs[8]
-
-
-def _saved_product(ctx: Any) -> tuple[Tensor, Tensor, Edges, Edges]:
-    """Both tensors and both edge lists; saved tensors may be unpacked only once."""
-    first, second, *saved = ctx.saved_tensors
-    edges = Edges(*saved[:3])
-    if saved[3] is not None:
-        return first, second, edges, Edges(*saved[3:])
-    edges_t = transpose_edges(edges.row_ptr, edges.col, second.shape[1], edges.tie)
-    return first, second, edges, edges_t
-
-
-def spmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradients of all arguments of ``spmm``."""
-    value, x, edges, edges_t = _saved_product(ctx)
-    grad_value = grad_x = None
-    if ctx.needs_input_grad[0]:
-        grad_value = run_sddmm(grad, x, edges, edges_t, ctx.backend).sum_to_size(value.shape)
-    if ctx.needs_input_grad[1]:
-        grad_x = run_spmm(value, grad, edges_t, edges, ctx.backend)
-    return grad_value, grad_x, *(None,) * 7
-
-
-def sddmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradients of all arguments of ``sddmm``."""
-    x, z, edges, edges_t = _saved_product(ctx)
-    grad_x = grad_z = None
-    if ctx.needs_input_grad[0]:
-        grad_x = run_spmm(grad, z, edges, edges_t, ctx.backend)
-    if ctx.needs_input_grad[1]:
-        grad_z = run_spmm(grad, x, edges_t, edges, ctx.backend)
-    return grad_x, grad_z, *(None,) * 7
-
-
-def incidence(row_ptr: Tensor, num_edges: int) -> tuple[Edges, Edges]:
-    """Edges that read themselves, and the same from the side of what is read."""
-    count = torch.arange(num_edges + 1, device=row_ptr.device)
-    site = site_of_edge(row_ptr, num_edges)
-    return Edges(row_ptr, count[:-1], None), Edges(count, site, count[:-1])
-
-
-def sum_rows(value: Tensor, row_ptr: Tensor, backend: str = "auto") -> Tensor:
-    """Sums over the edges of each site, ``[B, M, H]`` of ``[B, E, H]``."""
-    edges, edges_t = incidence(row_ptr, value.shape[1])
-    return run_spmm(value, _ones(value), edges, edges_t, backend)[..., 0]
-
-
-def spread_rows(total: Tensor, row_ptr: Tensor, num_edges: int, backend: str = "auto") -> Tensor:
-    """Give each edge the number of its site, ``[B, E, H]`` of ``[B, M, H]``."""
-    edges, edges_t = incidence(row_ptr, num_edges)
-    ones = total.new_ones(1, 1, 1, 1).expand(total.shape[0], num_edges, total.shape[2], 1)
-    return run_sddmm(total[..., None], ones, edges, edges_t, backend)
-
-
-def _ones(value: Tensor) -> Tensor:
-    return torch.ones_like(value)[..., None]
+def sum_values(
+    weight: Tensor, inputs: Inputs, edges: Edges, edges_t: Edges | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Sums of values and of edge features, each edge by its weight; of the former alone, twice."""
+    q, _, v, _, attr, _ = inputs
+    out = run_spmm(weight, spread_heads(v, q.shape[2]), edges, edges_t, backend)
+    if attr is None:
+        return out, out
+    per_edge = incidence(edges.row_ptr, edges.col.shape[0])
+    return out, run_spmm(weight, spread_attr(attr, q), *per_edge, backend)
 
 
 def run_weights(

@@ -14,7 +14,6 @@ from scisparse.kernels._segments import accumulator
 
 __all__ = [
     "check_attention",
-    "check_call",
     "check_dropout",
     "check_edge_features",
     "check_edges",
@@ -30,13 +29,6 @@ __all__ = [
 ]
 
 REDUCTIONS = ("sum", "mean", "max", "min")
-
-
-def check_call(op: str, edges_t: Edges | None, edges: Edges, num_sources: int) -> None:
-    """Raise where a transpose cannot be one, or torch is at work that the operators do not know."""
-    if edges_t is not None:
-        check_transpose(edges_t, edges, num_sources)
-    refuse_transforms(op)
 
 
 def refuse_transforms(op: str) -> None:
@@ -149,8 +141,10 @@ def full_bias(bias: Tensor, q: Tensor, edges: int) -> Tensor:
     _explain_bias(bias, q, edges)
 
 
-def check_transpose(edges_t: Edges, edges: Edges, num_sources: int) -> None:
-    """Raise unless the sizes and types of transposed edges are right: memory is misread without."""
+def check_transpose(edges_t: Edges | None, edges: Edges, num_sources: int) -> None:
+    """Raise unless transposed edges, if given, fit in size and type: memory is misread without."""
+    if edges_t is None:
+        return
     row_ptr, col, tie = edges_t
     count = edges.col.shape
     indices = (torch.int32, torch.int64)

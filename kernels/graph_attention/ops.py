@@ -10,7 +10,7 @@ from torch import Tensor
 from scisparse.kernels import _backends, _debug, _watch
 from scisparse.kernels._edges import Edges, check_is_transpose
 from scisparse.kernels._segments import accumulator
-from scisparse.kernels.graph_attention import calculus, cpu, reference, triton
+from scisparse.kernels.graph_attention import calculus, cpu, primitives, reference, triton
 from scisparse.kernels.graph_attention.checks import check_transpose, check_value
 from scisparse.kernels.graph_attention.reference import Inputs
 
@@ -209,14 +209,14 @@ register(
     f"(Tensor value, Tensor x, {_EDGES}, Tensor? tie, {_EDGES_T}, str backend) -> Tensor",
     _spmm,
     _spmm_fake,
-    calculus.spmm_backward,
-    calculus.save_product,
+    primitives.spmm_backward,
+    primitives.save_product,
 )
 register(
     "sddmm",
     f"(Tensor x, Tensor z, {_EDGES}, Tensor? tie, {_EDGES_T}, str backend) -> Tensor",
     _sddmm,
     _sddmm_fake,
-    calculus.sddmm_backward,
-    calculus.save_product,
+    primitives.sddmm_backward,
+    primitives.save_product,
 )

@@ -12,18 +12,18 @@ from scisparse.errors import ShapeError
 from scisparse.kernels._debug import check_ends
 from scisparse.kernels._edges import Edges
 from scisparse.kernels._segments import accumulator
-from scisparse.kernels.graph_attention.calculus import run_sddmm, run_segment_softmax, run_spmm
 from scisparse.kernels.graph_attention.checks import (
-    check_call,
     check_edges,
     check_heads,
     check_places,
     check_reduce,
     check_rows,
+    check_transpose,
     check_value,
     refuse_transforms,
 )
 from scisparse.kernels.graph_attention.choices import run_extreme
+from scisparse.kernels.graph_attention.primitives import run_sddmm, run_segment_softmax, run_spmm
 
 __all__ = ["sddmm", "segment_softmax", "spmm"]
 
@@ -94,13 +94,14 @@ def spmm(
     edges = Edges(row_ptr, col, None)
     if value is not None:
         check_value(value, x, col.shape[0])
-    check_call("spmm", transpose, edges, x.shape[1])
+    check_transpose(transpose, edges, x.shape[1])
     if reduce == "mean":
         value = _shares(value, x, edges)
     elif value is None:
         value = _spread(x.new_ones((), dtype=accumulator(x.dtype)), x, edges)
     if reduce in ("sum", "mean"):
         return run_spmm(value, x, edges, transpose, backend)
+    refuse_transforms(f"spmm with reduce={reduce!r}")
     return run_extreme(value, x, edges, transpose, reduce == "min", backend)
 
 
@@ -166,7 +167,7 @@ def sddmm(
             f"`x` {list(x.shape)} and `z` {list(z.shape)} must be [B, M, H, D] and [B, N, H, D] "
             f"with {sites} sites"
         )
-    check_call("sddmm", transpose, Edges(row_ptr, col, None), z.shape[1])
+    check_transpose(transpose, Edges(row_ptr, col, None), z.shape[1])
     return run_sddmm(x, z, Edges(row_ptr, col, None), transpose, backend)
 
 
@@ -206,6 +207,5 @@ def segment_softmax(score: Tensor, row_ptr: Tensor, *, backend: str = "auto") ->
     if score.dim() != 3 or not score.is_floating_point():
         raise ShapeError(f"`score` ({score.dtype} {list(score.shape)}) must be floats [B, E, H]")
     check_rows(row_ptr)
-    refuse_transforms("segment_softmax")
     wide = score.to(accumulator(score.dtype))
     return run_segment_softmax(wide, row_ptr, backend).to(score.dtype)

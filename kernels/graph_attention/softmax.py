@@ -1,13 +1,4 @@
-"""The registered operators of the softmax over rows, and their calculus.
-
-With ``p = softmax(s)`` over each row and ``<a, b>`` the sum over the row::
-
-    ds = B(p, dp) = p (dp - <p, dp>)
-    d of B(p, g), given u:    dg = B(p, u)    dp = u (g - <p, g>) - g <p, u>
-
-Sums over rows, and the way back, are products over the incidence of edges, so that every order of
-derivative follows.
-"""
+"""The registered operators of the softmax over rows."""
 
 from __future__ import annotations
 
@@ -18,7 +9,7 @@ from torch import Tensor
 
 from scisparse.errors import ShapeError
 from scisparse.kernels import _backends, _debug
-from scisparse.kernels.graph_attention.calculus import run_softmax_slope, spread_rows, sum_rows
+from scisparse.kernels.graph_attention import primitives
 from scisparse.kernels.graph_attention.ops import IMPLEMENTATIONS, register
 
 __all__: list[str] = []
@@ -49,43 +40,13 @@ def _slope(weight: Tensor, grad: Tensor, row_ptr: Tensor, backend: str) -> Any:
     return _choose("segment_softmax_backward", backend, weight, row_ptr)(weight, grad, row_ptr)
 
 
-def _save_softmax(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(output, inputs[1])
-    ctx.backend = inputs[2]
-
-
-def _softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    weight, row_ptr = ctx.saved_tensors
-    return run_softmax_slope(weight, grad, row_ptr, ctx.backend), None, None
-
-
-def _save_slope(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
-    ctx.backend = inputs[3]
-
-
-def _slope_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    weight, given, row_ptr = ctx.saved_tensors
-    grad_weight = grad_given = None
-    if ctx.needs_input_grad[0]:
-
-        def mean(values: Tensor) -> Tensor:
-            total = sum_rows(weight * values, row_ptr, ctx.backend)
-            return spread_rows(total, row_ptr, weight.shape[1], ctx.backend)
-
-        grad_weight = grad * (given - mean(given)) - given * mean(grad)
-    if ctx.needs_input_grad[1]:
-        grad_given = run_softmax_slope(weight, grad, row_ptr, ctx.backend)
-    return grad_weight, grad_given, None, None
-
-
 register(
     "segment_softmax",
     "(Tensor score, Tensor row_ptr, str backend) -> Tensor",
     _softmax,
     lambda score, row_ptr, backend: torch.empty_like(score, memory_format=torch.contiguous_format),
-    _softmax_backward,
-    _save_softmax,
+    primitives.softmax_backward,
+    primitives.save_softmax,
 )
 register(
     "segment_softmax_backward",
@@ -94,6 +55,6 @@ register(
     lambda weight, grad, row_ptr, backend: torch.empty_like(
         weight, memory_format=torch.contiguous_format
     ),
-    _slope_backward,
-    _save_slope,
+    primitives.slope_backward,
+    primitives.save_slope,
 )

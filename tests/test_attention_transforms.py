@@ -1,0 +1,198 @@
+"""`torch.func` and forward mode on attention and what it is made of, against reverse mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from attention_cases import CASES, PLAIN, Attention, places
+from kernel_cases import device_of, generator
+from torch import Tensor
+
+from scisparse.errors import BackendError, ShapeError
+from scisparse.grids import LatLonGrid
+from scisparse.kernels import (
+    attention_weights,
+    graph_attention,
+    sddmm,
+    segment_softmax,
+    spmm,
+    transpose_edges,
+)
+from scisparse.layers import Scores, SparseAttention
+from scisparse.patterns import window
+
+# Of torch itself, in forward mode.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+
+SHAPES = [CASES[0], Attention(2, 5, 4, 4, 3, groups=2, edge_width=3, bias="eh")]
+
+
+def call_of(
+    case: Attention, backend: str, given: bool
+) -> tuple[Callable[..., Tensor], list[Tensor], Tensor]:
+    """Attention as a function of its tensors; these, and a gradient of its result."""
+    tensors, edges, grad = case.tensors(backend=backend)
+    options = places(edges) | {"backend": backend}
+    if given:
+        options["transpose"] = transpose_edges(*edges[:2], case.sources)
+    return (
+        lambda *values: graph_attention(**dict(zip(tensors, values, strict=True)), **options),
+        list(tensors.values()),
+        grad,
+    )
+
+
+@pytest.mark.parametrize("backend", PLAIN)
+@pytest.mark.parametrize("case", SHAPES, ids=str)
+def test_gradients_and_tangents_equal_reverse_mode(case: Attention, backend: str) -> None:
+    run, tensors, grad = call_of(case, backend, given=case is SHAPES[1])
+    ours = [t.clone().requires_grad_() for t in tensors]
+    y = run(*ours)
+    expected = torch.autograd.grad(y, ours, grad)
+    value, pull = torch.func.vjp(run, *tensors)[:2]
+    torch.testing.assert_close(value, y.detach())
+    torch.testing.assert_close(pull(grad), expected)
+    gen = generator(2)
+    steps = [torch.randn(t.shape, generator=gen).to(t) for t in tensors]
+    value, tangent = torch.func.jvp(run, tuple(tensors), tuple(steps))[:2]
+    torch.testing.assert_close(value, y.detach())
+    along = sum((g * s).sum() for g, s in zip(expected, steps, strict=True))
+    torch.testing.assert_close((tangent * grad).sum(), along)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(tensors[0], steps[0])
+        (_, of_query) = torch.autograd.forward_ad.unpack_dual(run(dual, *tensors[1:]))
+    torch.testing.assert_close((of_query * grad).sum(), (expected[0] * steps[0]).sum())
+
+
+@pytest.mark.parametrize("argument", range(6))
+def test_jacobians_agree_between_modes(argument: int) -> None:
+    run, tensors, _ = call_of(SHAPES[1], "reference", given=False)
+    torch.testing.assert_close(
+        torch.func.jacrev(run, argument)(*tensors), torch.func.jacfwd(run, argument)(*tensors)
+    )
+
+
+@pytest.mark.parametrize("argument", range(3))
+def test_hessians_equal_those_of_reverse_mode_twice(argument: int) -> None:
+    run, tensors, grad = call_of(Attention(2, 3, 4, 2, 2), "auto", given=False)
+
+    def energy(x: Tensor) -> Tensor:
+        others = [x if k == argument else t for k, t in enumerate(tensors)]
+        return (run(*others).sin() * grad).sum()
+
+    x = tensors[argument]
+    expected = torch.autograd.functional.hessian(energy, x)
+    torch.testing.assert_close(torch.func.hessian(energy)(x), expected)
+    torch.testing.assert_close(torch.func.jacrev(torch.func.jacrev(energy))(x), expected)
+
+
+def test_gradients_of_each_sample() -> None:
+    run, (q, k, v), grad = call_of(Attention(3, 5, 6, 2, 3), "auto", given=True)
+
+    def loss(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Tensor:
+        return (run(q[None], k[None], v[None])[0] * grad).sum()
+
+    each = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1, 2)))(q, k, v, grad)
+    ours = [t.clone().requires_grad_() for t in (q, k, v)]
+    expected = torch.autograd.grad(run(*ours), ours, grad)
+    torch.testing.assert_close(each, expected)
+
+
+@pytest.mark.parametrize("backend", PLAIN)
+def test_primitives_have_every_derivative(backend: str) -> None:
+    tensors, edges, _ = Attention(2, 5, 4, 2, 3).tensors(backend=backend)
+    q, k, device = tensors["q"], tensors["k"], device_of(backend)
+    count = edges.col.numel()
+    shared, value = (
+        torch.randn(b, count, 2, generator=generator(3)).to(device, torch.float64) for b in (1, 2)
+    )
+    where: tuple[Any, ...] = (edges.row_ptr, edges.col)
+    options: dict[str, Any] = {"backend": backend}
+    calls: list[tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = [
+        (lambda a, b: spmm(a, b, *where, **options), (value, k)),
+        (lambda a, b: spmm(a, b, *where, **options), (shared, k)),
+        (lambda b: spmm(None, b, *where, reduce="mean", **options), (k,)),
+        (lambda a, b: sddmm(a, b, *where, **options), (q, k)),
+        (lambda a: segment_softmax(a, edges.row_ptr, **options), (value,)),
+        (lambda a, b: attention_weights(a, b, *where, **options), (q, k)),
+    ]
+    for call, arguments in calls:
+        inputs = [t.clone().requires_grad_() for t in arguments]
+        checks = {"fast_mode": True, "check_forward_ad": True, "check_batched_grad": False}
+        assert torch.autograd.gradcheck(call, inputs, **checks)
+        assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True, check_fwd_over_rev=True)
+
+
+DIMS = [(0, None), (None, 0), (0, 0), (2, 1), (1, 3)]
+
+
+@pytest.mark.parametrize("dims", DIMS, ids=str)
+def test_vmap_of_products_equals_a_loop(dims: tuple[int | None, int | None]) -> None:
+    tensors, edges, _ = Attention(2, 5, 4, 2, 3).tensors()
+    q, k = tensors["q"], tensors["k"]
+    gen = generator(3)
+    shared, value = (
+        torch.randn(b, edges.col.numel(), 2, generator=gen, dtype=torch.float64) for b in (1, 2)
+    )
+    calls = [
+        (lambda a, b: spmm(a, b, *edges[:2]), value, k),
+        (lambda a, b: spmm(a, b, *edges[:2]), shared, k),
+        (lambda a, b: sddmm(a, b, *edges[:2]), q, k),
+    ]
+    for call, *arguments in calls:
+        many = [
+            t if d is None else torch.stack([(n + 1) * t + n for n in range(3)], d)
+            for t, d in zip(arguments, dims, strict=True)
+        ]
+
+        def one(n: int, many: list[Tensor] = many) -> list[Tensor]:
+            return [t if d is None else t.select(d, n) for t, d in zip(many, dims, strict=True)]
+
+        actual = torch.func.vmap(call, in_dims=dims)(*many)
+        torch.testing.assert_close(actual, torch.stack([call(*one(n)) for n in range(3)]))
+
+
+def test_vmap_of_the_softmax_and_its_derivative_equals_a_loop() -> None:
+    row_ptr = torch.tensor([0, 3, 3, 5])
+    score, grad = torch.randn(2, 4, 2, 5, 3, generator=generator(1), dtype=torch.float64)
+
+    def pull(score: Tensor, grad: Tensor) -> Tensor:
+        found: Tensor = torch.func.vjp(lambda s: segment_softmax(s, row_ptr), score)[1](grad)[0]
+        return found
+
+    for dims in ((0, 0), (0, None), (None, 0)):
+        given = [t if d is not None else t[0] for t, d in zip((score, grad), dims, strict=True)]
+        actual = torch.func.vmap(pull, in_dims=dims)(*given)
+        expected = [
+            pull(*(t if d is None else t[n] for t, d in zip(given, dims, strict=True)))
+            for n in range(4)
+        ]
+        torch.testing.assert_close(actual, torch.stack(expected))
+
+
+def test_a_layer_tells_how_its_output_changes() -> None:
+    """The change of a field along a perturbation, without a backward pass, by finite difference."""
+    pattern = window(LatLonGrid.regular(4, 8), 3)
+    layer = SparseAttention(pattern, 6, 2, scores=Scores(norm=True, areas=True, taps=True))
+    layer = layer.double()
+    gen = generator(5)
+    x, step = torch.randn(2, 3, 32, 6, generator=gen, dtype=torch.float64)
+    y, tangent = torch.func.jvp(layer, (x,), (step,))[:2]
+    torch.testing.assert_close(y, layer(x))
+    small = 1e-6
+    expected = (layer(x + small * step) - layer(x - small * step)) / (2 * small)
+    torch.testing.assert_close(tangent, expected.detach(), rtol=1e-6, atol=1e-8)
+
+
+def test_what_cannot_be_mapped_or_differentiated_so_is_an_error() -> None:
+    tensors, edges, _ = Attention(2, 5, 4, 2, 3).tensors()
+    k = tensors["k"]
+    value = torch.ones(1, edges.col.numel(), 2, dtype=torch.float64)
+    columns = torch.stack([edges.col, edges.col])
+    with pytest.raises(ShapeError, match="map over values alone"):
+        torch.func.vmap(lambda col: spmm(value, k, edges.row_ptr, col))(columns)
+    with pytest.raises(BackendError, match=r"reduce='max' has no rule .* torch.autograd.grad"):
+        torch.func.grad(lambda k: spmm(value, k, *edges[:2], reduce="max").sum())(k)
