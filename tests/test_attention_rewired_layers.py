@@ -207,8 +207,6 @@ def test_sparsifiers_that_cannot_be() -> None:
         Sparsifier(
             Model(window(GRID, 3), scores=Scores(taps=True)), None, candidates=joined(), **options
         )
-    with pytest.raises(OptionError, match=r"`teleconnections` \(=2\) .* by `candidates`"):
-        started(candidates=None, teleconnections=2)
     with pytest.raises(OptionError, match=r"edges without weights .* such as 'rigl'"):
         started("gmp", candidates=None, sparsity=0.5, schedule=None, total_steps=9)
     with pytest.raises(OptionError, match="edges without weights"):

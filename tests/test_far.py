@@ -5,18 +5,15 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import xarray as xr
+from far_cases import Ocean, edges, ocean_of
 from kernel_cases import generator
 from sparsity_cases import adam, fields, locally, train
-from torch import Tensor
 
 from scisparse.errors import OptionError
-from scisparse.grids import from_xarray
 from scisparse.layers import LocallyConnected
 from scisparse.pattern import Pattern
 from scisparse.patterns import window
@@ -27,19 +24,10 @@ from scisparse.sparsity.far import Audit
 STEPS, BATCH = 160, 64
 
 
-class Ocean(NamedTuple):
-    pattern: Pattern
-    sea: Tensor  # numbers of the cells
-
-
 @pytest.fixture(scope="module")
 def ocean(data_dir: Path) -> Ocean:
     """Every third point of the ERSST grid, land dropped."""
-    with xr.open_dataset(data_dir / "reanalysis" / "sst.mnmean.nc") as data:
-        sst = data["sst"].isel(lat=slice(None, None, 3), lon=slice(None, None, 3)).load()
-    sea = torch.from_numpy(np.isfinite(sst.values).all(0).ravel())
-    pattern = window(from_xarray(sst), 3).restrict(sea, sea)
-    return Ocean(pattern, sea.nonzero().squeeze(1))
+    return ocean_of(data_dir, 3)
 
 
 def plant(ocean: Ocean, seed: int) -> tuple[dict[tuple[int, int], float], list[Any]]:
@@ -48,11 +36,7 @@ def plant(ocean: Ocean, seed: int) -> tuple[dict[tuple[int, int], float], list[A
     truth = LocallyConnected(ocean.pattern, 1, 1, bias=False)
     with torch.no_grad():
         truth.weight.copy_(0.5 * torch.randn(truth.weight.shape, generator=gen))
-    count = len(ocean.sea) // 10
-    site = ocean.sea[torch.randperm(len(ocean.sea), generator=gen)[:count]]
-    source = ocean.sea[torch.randint(0, len(ocean.sea), (count,), generator=gen)]
-    far = ~ocean.pattern.to_dense()[site, source]
-    site, source = site[far], source[far]
+    site, source = ocean.far_links(gen)
     sign = torch.randint(0, 2, (len(site), 1), generator=gen) * 2 - 1
     size = sign * (0.5 + 0.5 * torch.rand(len(site), 1, generator=gen))
     data = []
@@ -81,10 +65,6 @@ def fit(ocean: Ocean, data: list[Any], method: str, slots: int, seed: int) -> Lo
     assert layer.weight.shape[0] == rows  # parameters keep their shape while they train
     sparsifier.finalize()
     return layer
-
-
-def edges(pattern: Pattern) -> set[tuple[int, int]]:
-    return {(source, site) for source, site in pattern.to_edge_index().T.tolist()}
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -12,15 +12,20 @@ from scisparse.errors import OptionError
 from scisparse.kernels.graph_attention.reference import Inputs
 from scisparse.layers.edges import EdgeBias, PatternEdges
 from scisparse.pattern import Pattern
+from scisparse.sparsity.attention_audit import AttentionAudit, evidence, normal_bound
 from scisparse.sparsity.attention_effects import (
     ActiveEdges,
     AttentionPass,
     effects_of_candidates,
     measure_active,
+    sum_of,
 )
-from scisparse.sparsity.candidates import Chunk, Listed
-from scisparse.sparsity.edge_target import EdgeTarget, RowGroups
-from scisparse.sparsity.ranks import average
+from scisparse.sparsity.candidates import CandidateEdges, Chunk
+from scisparse.sparsity.edge_target import EdgeTarget
+from scisparse.sparsity.far import FarSlots
+from scisparse.sparsity.growth import gradient
+from scisparse.sparsity.ranks import agree, average, total, world
+from scisparse.sparsity.row_groups import RowGroups
 from scisparse.sparsity.target import Move, Rules
 
 __all__ = ["AttentionLayer", "AttentionTarget"]
@@ -41,6 +46,10 @@ class AttentionLayer(Protocol):
 
     def rewire(self, pattern: Pattern) -> None:
         """Attend over another pattern."""
+
+
+# Chance that a site without any far source to find fills a slot in a change, or loses a good one.
+_DOUBT = 0.05
 
 
 class _Found(NamedTuple):
@@ -65,6 +74,12 @@ class AttentionTarget(EdgeTarget):
     weights both signs count, as a weight may become negative; a gate can not. Of losses that are
     made of derivatives the first backward pass counts.
 
+    Far slots start empty under growth by gradient, and take a source that stands out from all
+    others of the site by the ``z`` of :mod:`scisparse.sparsity.attention_audit`: one that tells
+    nothing would blur the site. For the same reason those go that raise the loss, whatever the
+    score. A change knows one step, so that little stands out in small batches; the audit in the end
+    knows eight, and offers empty slots once more.
+
     Parameters
     ----------
     name, layer
@@ -75,6 +90,8 @@ class AttentionTarget(EdgeTarget):
         Edges of each site that sparsity is a fraction of, int64 ``[M]``.
     row_groups
         Structure or budget by sites.
+    far
+        Far slots, which alone move then.
 
     Raises
     ------
@@ -83,16 +100,17 @@ class AttentionTarget(EdgeTarget):
     """
 
     layer: AttentionLayer
-    candidates: Listed
     _passes: list[AttentionPass]
+    _audit: AttentionAudit | None
 
     def __init__(
         self,
         name: str,
         layer: AttentionLayer,
-        candidates: Listed,
+        candidates: CandidateEdges,
         reference: Tensor,
         row_groups: RowGroups,
+        far: FarSlots | None = None,
     ) -> None:
         assert isinstance(layer, nn.Module)
         if layer.dropout:
@@ -101,8 +119,8 @@ class AttentionTarget(EdgeTarget):
                 f"`dropout` (={layer.dropout}); build it with dropout=0"
             )
         self._found: _Found | None = None
-        layer.bias.fit(candidates.pattern)
-        super().__init__(name, layer, candidates, reference, row_groups)
+        self._doubt = _DOUBT
+        super().__init__(name, layer, candidates, reference, row_groups, far)
 
     @property
     def parameter(self) -> None:
@@ -162,8 +180,8 @@ class AttentionTarget(EdgeTarget):
     def _drop_stale(self) -> None:
         """Forget passes over other edges: the layer may have loaded some since."""
         now = self.layer.pattern
-        if any(one.pattern is not now for one in self._passes):
-            passes = [one for one in self._passes if one.pattern is now]
+        passes = [one for one in self._passes if one.pattern is now or one.pattern == now]
+        if len(passes) < len(self._passes):
             self._forget()
             self._passes += passes
 
@@ -200,18 +218,35 @@ class AttentionTarget(EdgeTarget):
     @torch.no_grad()
     def _gradients(self, chunk: Chunk) -> Tensor:
         _, active, numbers = self._active()
-        effect = effects_of_candidates(
-            self._passes, active.slope, self.candidates.pattern, chunk, self.layer.bias.of
-        )
+        effects = self._effects(chunk)
+        if self.far is not None:
+            return evidence(self.far, chunk, effects).T.float()
+        effect = sum_of(effects, chunk.count)
         # An edge that goes in this change, and may come back, has a weight and not a prospect.
         first, last = torch.searchsorted(numbers, torch.tensor([chunk.first, chunk.last])).tolist()
         effect[numbers[first:last] - chunk.first] = active.effect[first:last]
         return effect.float()
 
+    def _effects(self, chunk: Chunk) -> Iterator[Tensor]:
+        slopes = self._active().edges.slope
+        return effects_of_candidates(
+            self._passes, slopes, self.candidates, chunk, self.layer.bias.of
+        )
+
     def _size(self, gradients: Tensor) -> Tensor:
-        return (-gradients).clamp(min=0)
+        if self.far is None:
+            return (-gradients).clamp(min=0)
+        z = _z(*(world() * gradients.double()).unbind(1))  # means over ranks, of sums
+        # A site makes as many tests as there are sources.
+        return torch.where(z < normal_bound(self._doubt / self.far.sources), -z, -torch.inf)
 
     # -- changes ---------------------------------------------------------------------------------
+
+    def sparsify(self, count: int, rules: Rules) -> None:
+        """Keep edges at random; slots that wait for a source that stands out are empty."""
+        if self.far is None or rules.growth is None or not rules.growth.needs_gradient:
+            return super().sparsify(count, rules)
+        self.goal, self._started = count, True
 
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Drop and grow edges; without a backward pass over the edges of now nothing moves."""
@@ -220,6 +255,9 @@ class AttentionTarget(EdgeTarget):
 
     def _score(self, rules: Rules) -> Tensor:
         active = self._active().edges
+        if self.far is not None:
+            z = _z(total(active.effect.clone()), total(active.squares.clone()))
+            return torch.where(z > -normal_bound(_DOUBT), -z, torch.inf)
         weight, effect = average(active.weight.clone()), average(active.effect.clone())
         slope = torch.where(weight > 0, effect / weight, 0)
         return rules.importance.score(weight, slope)
@@ -227,3 +265,67 @@ class AttentionTarget(EdgeTarget):
     def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:
         for layer in (self.layer, *self._copies):
             layer.rewire(pattern)
+
+    # -- audit of far slots ----------------------------------------------------------------------
+
+    def begin_audit(self, rules: Rules) -> None:
+        """Do without all far edges from now on."""
+        assert self.far is not None
+        stays = self.far.fixed(self.active)
+        self._forget()
+        self._audit = AttentionAudit(self.active[~stays])
+        self._set(self.active[stays], rules)
+
+    def continue_audit(self) -> int:
+        """Count this step if its gradients are finite, else forget it; how many there were."""
+        known = len(self._passes)
+        self._drop_stale()
+        if self._audit is not None and len(self._passes) < known:
+            self._audit.steps = self._audit.passes = 0
+        return super().continue_audit()
+
+    @torch.no_grad()
+    def end_audit(self, significance: float, rules: Rules) -> Move:
+        """Give back the edges that the loss misses, and leave the other slots empty."""
+        audit, far = self._audit, self.far
+        assert audit is not None
+        assert far is not None
+        self._audit = None
+        numbers = audit.numbers
+        if audit.steps:
+            passed = audit.passed(far, self._effects, self.numbers, significance)
+            numbers = numbers[agree(passed.to(torch.uint8)).bool()]
+        active = torch.cat([self.active, numbers]).unique()
+        if audit.steps and rules.growth is not None:
+            self._doubt = significance
+            left = far.quota() - self.candidates.select(active).fan_in
+            sites = torch.arange(left.numel())
+            active = agree(self._grow(active, sites, left, gradient(), rules))
+        self._set(active, rules)
+        self._forget()
+        kept = int(torch.isin(audit.numbers, active).sum())
+        grown = int((~far.fixed(active)).sum()) - kept
+        return Move(audit.numbers.numel() - kept, grown)
+
+    # -- states ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers of active and of once active candidates, running means, a running audit."""
+        passes = self._passes if self._audit is not None else []
+        return super().state_dict() | {
+            "audit": None if self._audit is None else self._audit.state_dict(),
+            "passes": [one.state() for one in passes],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        super().load_state_dict(state)
+        audit = state["audit"]
+        self._audit = None if audit is None else AttentionAudit.from_state(audit)
+        self._forget()
+        self._passes += [AttentionPass.of(one, self.layer.pattern) for one in state["passes"]]
+
+
+def _z(total: Tensor, squares: Tensor) -> Tensor:
+    """Sum of samples in units of its own spread; 0 where there is none."""
+    return torch.where(squares > 0, total / squares.sqrt(), 0)

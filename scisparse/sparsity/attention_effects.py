@@ -25,25 +25,27 @@ but not when it is gone: ``sum g[i] . v[e]`` counts instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from scisparse.kernels import Edges
-from scisparse.kernels.graph_attention.calculus import (
-    run_sddmm,
-    run_segment_softmax,
-    spread_heads,
-    sum_rows,
-)
+from scisparse.kernels.graph_attention.calculus import spread_heads
+from scisparse.kernels.graph_attention.primitives import run_sddmm, run_segment_softmax, sum_rows
 from scisparse.kernels.graph_attention.reference import Inputs
 from scisparse.layers.edges import BiasWeights
 from scisparse.pattern import Pattern
-from scisparse.sparsity.candidates import Chunk, Listed
+from scisparse.sparsity.candidates import CandidateEdges, Chunk, Listed
 
-__all__ = ["ActiveEdges", "AttentionPass", "effects_of_candidates", "measure_active"]
+__all__ = [
+    "ActiveEdges",
+    "AttentionPass",
+    "effects_of_candidates",
+    "measure_active",
+    "sum_of",
+]
 
 _NUMBERS_AT_ONCE = 1 << 22
 
@@ -74,6 +76,16 @@ class AttentionPass(NamedTuple):
             learned=learned,
         )
 
+    def state(self) -> tuple[Any, ...]:
+        """Everything but the pattern, in plain tuples."""
+        return (tuple(self.inputs), self.grad, self.lse, self.scale, tuple(self.learned))
+
+    @classmethod
+    def of(cls, state: tuple[Any, ...], pattern: Pattern) -> AttentionPass:
+        """Make it anew of what :meth:`state` gave."""
+        inputs, grad, lse, scale, learned = state
+        return cls(Inputs(*inputs), grad, lse, scale, BiasWeights(*learned), pattern)
+
     def is_finite(self) -> bool:
         """Whether gradients, queries, keys and values are."""
         tensors = (self.grad, *self.inputs[:3])
@@ -89,17 +101,20 @@ class ActiveEdges(NamedTuple):
         Mean of their softmax weights over batch entries and heads, float64 ``[E]``.
     effect
         Gradients of their gates, float64 ``[E]``.
+    squares
+        Sums of the squares of what batch entries have added to them, float64 ``[E]``.
     slope
         ``g . y`` of the sites, of each pass, ``[B, M, H]``.
     """
 
     weight: Tensor
     effect: Tensor
+    squares: Tensor
     slope: list[Tensor]
 
 
 class _Rows(NamedTuple):
-    """All edges of some sites, and some batch entries."""
+    """Edges of some sites, and some batch entries."""
 
     edges: Edges
     site: Tensor  # int64 [n], from 0 on
@@ -117,14 +132,15 @@ def measure_active(passes: list[AttentionPass], pattern: Pattern) -> ActiveEdges
     pattern
         Its edges.
     """
-    weight, effect = torch.zeros(2, pattern.num_edges, dtype=torch.float64)
+    weight, effect, squares = torch.zeros(3, pattern.num_edges, dtype=torch.float64)
     slopes, count = [], 0
+    candidates = Listed(pattern)
     for one in passes:
         slope = torch.zeros_like(one.lse)
-        for chunk in Listed(pattern).chunks(one.lse.shape[2]):
+        for chunk in candidates.chunks(one.lse.shape[2]):
             places = slice(chunk.first, chunk.last)
             bias = one.inputs.bias
-            for rows in _rows(one, pattern, chunk):
+            for rows in _rows(one, _edges_of(candidates, chunk), chunk):
                 score, gain = _products(one, rows)
                 if bias is not None:
                     score = score + bias[rows.batch if len(bias) > 1 else slice(None), places]
@@ -134,20 +150,22 @@ def measure_active(passes: list[AttentionPass], pattern: Pattern) -> ActiveEdges
                 alone = rows.edges.row_ptr.diff()[rows.site] == 1
                 without = mean[:, rows.site].masked_fill(alone[:, None], 0)
                 weight[places] += p.sum((0, 2)).cpu()
-                effect[places] += (p * (gain - without)).sum((0, 2)).cpu()
+                sample = (p * (gain - without)).sum(2)
+                effect[places] += sample.sum(0).cpu()
+                squares[places] += sample.square().sum(0).cpu()
         slopes.append(slope)
         count += one.lse.shape[0] * one.lse.shape[2]
-    return ActiveEdges(weight / max(count, 1), effect, slopes)
+    return ActiveEdges(weight / max(count, 1), effect, squares, slopes)
 
 
 def effects_of_candidates(
     passes: list[AttentionPass],
     slopes: list[Tensor],
-    pattern: Pattern,
+    candidates: CandidateEdges,
     chunk: Chunk,
     bias_of: Callable[[Pattern, BiasWeights], Tensor | None],
-) -> Tensor:
-    """Effects of the candidates in a chunk, float64 ``[n]``.
+) -> Iterator[Tensor]:
+    """Effects of the candidates in a chunk on some batch entries after others, ``[b, n]``.
 
     Parameters
     ----------
@@ -155,33 +173,44 @@ def effects_of_candidates(
         Backward passes of the layer.
     slopes
         Those of :func:`measure_active`.
-    pattern
-        All candidates.
+    candidates
+        All of them.
     chunk
-        Whole rows of it.
+        Whole rows.
     bias_of
         Gives what is added to the scores of a pattern's edges.
     """
-    effect = torch.zeros(chunk.count, dtype=torch.float64)
-    some = pattern.select(torch.arange(chunk.first, chunk.last))
+    some = _edges_of(candidates, chunk)
     for one, slope in zip(passes, slopes, strict=True):
         bias = bias_of(some, one.learned)
-        for rows in _rows(one, pattern, chunk):
+        for rows in _rows(one, some, chunk):
             score, gain = _products(one, rows)
             score = score if bias is None else score + bias
             lse = one.lse[rows.batch, rows.sites][:, rows.site]
             share = torch.sigmoid(score - lse).masked_fill(score == -torch.inf, 0)
             gain = gain - slope[rows.batch, rows.sites][:, rows.site]
-            effect += (share * gain).sum((0, 2)).cpu()
-    return effect
+            yield (share * gain).sum(2)
 
 
-def _rows(one: AttentionPass, pattern: Pattern, chunk: Chunk) -> Iterator[_Rows]:
+def sum_of(effects: Iterable[Tensor], count: int) -> Tensor:
+    """Sum over all batch entries of the effects of so many candidates, float64 ``[n]``."""
+    total = torch.zeros(count, dtype=torch.float64)
+    for some in effects:
+        total += some.sum(0).cpu()
+    return total
+
+
+def _edges_of(candidates: CandidateEdges, chunk: Chunk) -> Pattern:
+    """The candidates in a chunk, over all sites."""
+    return candidates.select(torch.arange(chunk.first, chunk.last))
+
+
+def _rows(one: AttentionPass, some: Pattern, chunk: Chunk) -> Iterator[_Rows]:
     """The edges of a chunk, with as many batch entries at a time as memory should hold."""
     device = one.lse.device
-    row_ptr = pattern.row_ptr[chunk.first_site : chunk.last_site + 1] - chunk.first
+    row_ptr = some.row_ptr[chunk.first_site : chunk.last_site + 1]
     site = torch.arange(row_ptr.numel() - 1).repeat_interleave(row_ptr.diff()).to(device)
-    edges = Edges(row_ptr.to(device), pattern.col[chunk.first : chunk.last].to(device), None)
+    edges = Edges(row_ptr.to(device), some.col.to(device), None)
     batch, _, heads = one.lse.shape
     step = max(1, _NUMBERS_AT_ONCE // max(1, chunk.count * heads))
     for first in range(0, batch, step):

@@ -26,6 +26,10 @@ class Pass(NamedTuple):
     x: Tensor
     grad: Tensor
 
+    def is_finite(self) -> bool:
+        """Whether all numbers are."""
+        return all(bool(torch.isfinite(t).all()) for t in self)
+
 
 @dataclass(frozen=True)
 class Chunk:

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from scisparse.errors import OptionError, PatternError
 from scisparse.layers.edges import PatternEdges
@@ -26,7 +25,8 @@ from scisparse.sparsity.methods import Method
 from scisparse.sparsity.names import choice
 from scisparse.sparsity.reserve import ReserveTarget
 from scisparse.sparsity.rewired import RewiredTarget
-from scisparse.sparsity.structures import ConstantFanIn, Structure, Unstructured
+from scisparse.sparsity.row_groups import row_groups
+from scisparse.sparsity.structures import ConstantFanIn, Structure
 from scisparse.sparsity.target import Rules, Target
 
 __all__ = [
@@ -280,11 +280,16 @@ def rewired_target(
     """Let the edges of a pattern layer move, or those alone that fill its far slots."""
     layer: Any = found.module
     if found.attends:
+        if teleconnections and rules.growth is not None and rules.growth.needs_momentum:
+            raise OptionError(
+                f"the far slots of {found.name} are filled by what a single step tells surely, not "
+                f"by running means; choose method='rigl' in place of growth={rules.growth.name!r}"
+            )
         return _attention_target(found, structure, budget, candidates, teleconnections)
     _without_spares(layer, rules)
     edges = _candidates(found, candidates, teleconnections > 0)
     reference = edges.fan_in if isinstance(edges, AllPairs) else layer.pattern.fan_in
-    groups = _row_groups(structure, budget, edges, reference, layer.pattern)
+    groups = row_groups(structure, budget, edges, reference, layer.pattern)
     far = None
     if teleconnections:
         far = FarSlots(edges, layer.pattern, teleconnections)
@@ -302,24 +307,38 @@ def _attention_target(
     candidates: Pattern | Mapping[str, Pattern] | None,
     teleconnections: int,
 ) -> Target:
-    """Let the edges of an attention layer move."""
+    """Let the edges of an attention layer move, or those alone that fill its far slots."""
     layer: Any = found.module
-    if teleconnections:
-        raise OptionError(
-            f"`teleconnections` (={teleconnections}) end in a test of weights held at 0, and the "
-            f"edges of {found.name} carry none; name layers with weights in `params`, and give "
-            "attention far edges by `candidates`"
-        )
     layer.check_rewirable()
-    given = _given(found, candidates) or layer.pattern
+    edges = _attended(found, _given(found, candidates), teleconnections)
+    reference = layer.pattern.fan_in
+    groups = row_groups(structure, budget, edges, reference, layer.pattern)
+    far = None
+    if teleconnections:
+        far = FarSlots(edges, layer.pattern, teleconnections)
+        reference, groups = far.quota(), far.row_groups
+    return AttentionTarget(found.name, layer, edges, reference, groups, far)
+
+
+def _attended(found: Found, given: Pattern | None, teleconnections: int) -> CandidateEdges:
+    """Edges that an attention layer may have: any pair is one that a far slot may hold."""
+    layer: Any = found.module
+    if given is None and teleconnections:
+        if layer.bias.knots or layer.bias.taps:
+            reads = "distances" if layer.bias.knots else "taps"
+            raise OptionError(
+                f"`teleconnections` (={teleconnections}) may be any pair, and the scores of "
+                f"{found.name} read {reads}, which not all pairs have; give `candidates` that have "
+                "them, or build the layer without `Scores` of this kind"
+            )
+        return AllPairs(layer.pattern)
+    given = layer.pattern if given is None else given
     repeats = any(p.statistics()["duplicates"] for p in (given, layer.pattern))
     if given.tap is not None and not layer.bias.taps and not repeats:
         # Nothing reads the taps, which of a wider window are others on the same edges.
         given = replace(given, tap=None, tap_count=None, window=None)
-    edges = Listed(given)
-    reference = layer.pattern.fan_in
-    groups = _row_groups(structure, budget, edges, reference, layer.pattern)
-    return AttentionTarget(found.name, layer, edges, reference, groups)
+    layer.bias.fit(given)
+    return Listed(given)
 
 
 def _candidates(
@@ -348,45 +367,3 @@ def _given(found: Found, candidates: Pattern | Mapping[str, Pattern] | None) -> 
             f"{layer.pattern.shape} sites x sources, or a dict of layer name to Pattern"
         )
     return given.to("cpu")
-
-
-def _row_groups(
-    structure: Structure,
-    budget: Budget,
-    edges: CandidateEdges,
-    fan_in: Tensor,
-    pattern: Pattern,
-) -> Any:
-    limit = edges.fan_in
-    if isinstance(budget, Regions | AreaWeighted):
-        return _by_budget(budget, limit, fan_in, pattern)
-    if isinstance(structure, ConstantFanIn):
-
-        def constant(count: int) -> tuple[Tensor, Tensor]:
-            sites = max(1, int((limit > 0).sum()))
-            return torch.arange(len(limit)), limit.clamp(max=max(1, round(count / sites)))
-
-        return constant
-    if not isinstance(structure, Unstructured):
-        raise OptionError(
-            f"{structure!r} does not fit the edges of a pattern that move; choose 'unstructured' "
-            "or 'constant_fan_in', or a method that only prunes"
-        )
-    return lambda count: (None, torch.tensor([count]))
-
-
-def _by_budget(
-    budget: Regions | AreaWeighted, limit: Tensor, fan_in: Tensor, pattern: Pattern
-) -> Any:
-    total = int(fan_in.sum())
-
-    def groups(count: int) -> tuple[Tensor, Tensor]:
-        sparsity = 1 - count / max(1, total)
-        if isinstance(budget, Regions):
-            return budget.groups(fan_in, sparsity)
-        grid = pattern.site_grid
-        areas = None if grid is None else torch.as_tensor(grid.areas).reshape(-1)
-        group, quota = budget.groups(fan_in, sparsity, areas)
-        return group, quota.minimum(limit)
-
-    return groups

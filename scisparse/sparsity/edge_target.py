@@ -6,7 +6,7 @@ import math
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,22 +18,16 @@ from scisparse.sparsity.areas import by_area
 from scisparse.sparsity.candidates import CandidateEdges, Chunk
 from scisparse.sparsity.far import FarSlots
 from scisparse.sparsity.growth import Growth, random
-from scisparse.sparsity.ranks import agree, average
+from scisparse.sparsity.ranks import agree, average, every
+from scisparse.sparsity.row_groups import RowGroups
 from scisparse.sparsity.search import Search, norms
 from scisparse.sparsity.select import best, best_of_groups, count_of_groups
 from scisparse.sparsity.structures import ConstantFanIn
 from scisparse.sparsity.target import Move, Rules, Target
 
-__all__ = ["EdgeTarget", "RowGroups"]
+__all__ = ["EdgeTarget"]
 
 _MOST_NUMBERS = 1 << 26
-
-
-class RowGroups(Protocol):
-    """Says which sites share a number of edges, and how many each group of them keeps."""
-
-    def __call__(self, count: int) -> tuple[Tensor | None, Tensor]:
-        """Group of each site (``None``: one group) and edges of each group, for `count` edges."""
 
 
 class EdgeTarget(Target):
@@ -86,6 +80,7 @@ class EdgeTarget(Target):
         self._started = False  # before, tensors may change their size
         self._momentum: Tensor | None = None
         self._copies: list[Any] = []
+        self._audit: Any = None
         weakref.finalize(self, _stop, self._watches)
         # From now on the layer's buffers are its own, and known by their place in memory.
         self._rewire(candidates.select(self._current), torch.arange(self._current.numel()), None)
@@ -176,11 +171,6 @@ class EdgeTarget(Target):
         """Drop what was heard."""
         self._passes.clear()
 
-    @property
-    def in_audit(self) -> bool:
-        """Whether far slots are under test."""
-        return False
-
     def release(self) -> None:
         """End all watches."""
         _stop(self._watches)
@@ -207,6 +197,34 @@ class EdgeTarget(Target):
 
     def enforce(self) -> None:
         """Nothing: what is not active is not stored."""
+
+    # -- audit of far slots ----------------------------------------------------------------------
+
+    @abstractmethod
+    def begin_audit(self, rules: Rules) -> None:
+        """Do without all far edges from now on."""
+
+    @abstractmethod
+    def end_audit(self, significance: float, rules: Rules) -> Move:
+        """Give back the far edges that have an effect, and empty the other slots."""
+
+    @property
+    def in_audit(self) -> bool:
+        """Whether far slots are under test."""
+        return self._audit is not None
+
+    def continue_audit(self) -> int:
+        """Count this step if its gradients are finite, else forget it; how many there were."""
+        audit = self._audit
+        if audit is None:
+            return 0
+        new = self._passes[audit.passes :]
+        whole = bool(new) and all(one.is_finite() for one in new)
+        good = every(whole, next(self.module.parameters()))
+        if not good:
+            del self._passes[audit.passes :]
+        audit.passes, audit.steps = len(self._passes), audit.steps + good
+        return int(audit.steps)
 
     # -- changes -------------------------------------------------------------------------------
 

@@ -52,6 +52,11 @@ class FarSlots:
         self._sources = torch.zeros(local.num_sources, dtype=torch.bool)
         self._sources[local.col.long()] = True
 
+    @property
+    def sources(self) -> int:
+        """How many sources a slot may hold."""
+        return max(1, int(self._sources.sum()))
+
     def fixed(self, active: Tensor) -> Tensor:
         """Mark those of some candidates, given by their numbers, that stay."""
         fixed: Tensor = torch.isin(active, self._numbers, assume_unique=True)

@@ -6,20 +6,29 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["agree", "average", "every"]
+__all__ = ["agree", "average", "every", "total", "world"]
 
 
 def _together() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def average(values: Tensor) -> Tensor:
-    """Mean over the ranks, where there are several."""
+def world() -> int:
+    """How many ranks there are."""
+    return dist.get_world_size() if _together() else 1
+
+
+def total(values: Tensor) -> Tensor:
+    """Sum over the ranks, where there are several."""
     if _together():
         values = values.contiguous()
         dist.all_reduce(values)
-        values /= dist.get_world_size()
     return values
+
+
+def average(values: Tensor) -> Tensor:
+    """Mean over the ranks, where there are several."""
+    return total(values) / world()
 
 
 def agree(values: Tensor) -> Tensor:

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from scisparse.pattern import Pattern
 from scisparse.sparsity import optimizer_state
-from scisparse.sparsity.candidates import CandidateEdges, Chunk, Pass
-from scisparse.sparsity.edge_target import EdgeTarget, RowGroups
-from scisparse.sparsity.far import Audit, FarSlots, outstanding
-from scisparse.sparsity.ranks import agree, average, every
-from scisparse.sparsity.structures import ConstantFanIn
+from scisparse.sparsity.candidates import Chunk, Pass
+from scisparse.sparsity.edge_target import EdgeTarget
+from scisparse.sparsity.far import Audit, outstanding
+from scisparse.sparsity.ranks import agree, total
 from scisparse.sparsity.target import Move, Rules
 
 __all__ = ["EdgeLayer", "RewiredTarget"]
@@ -41,20 +40,7 @@ class RewiredTarget(EdgeTarget):
 
     layer: EdgeLayer
     _passes: list[Pass]
-
-    def __init__(
-        self,
-        name: str,
-        layer: EdgeLayer,
-        candidates: CandidateEdges,
-        reference: Tensor,
-        row_groups: RowGroups,
-        far: FarSlots | None = None,
-        ablation: ConstantFanIn | None = None,
-    ) -> None:
-        assert isinstance(layer, nn.Module)
-        self._audit: Audit | None = None
-        super().__init__(name, layer, candidates, reference, row_groups, far, ablation)
+    _audit: Audit | None
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -82,7 +68,7 @@ class RewiredTarget(EdgeTarget):
         """Whether gradients of weights and at sites are."""
         grad = self.parameter.grad
         finite = grad is None or bool(torch.isfinite(grad).all())
-        return finite and all(map(_is_finite, self._passes))
+        return finite and all(one.is_finite() for one in self._passes)
 
     def enforce(self) -> None:
         """Hold edges under audit at 0; what is not active is not stored."""
@@ -106,29 +92,12 @@ class RewiredTarget(EdgeTarget):
 
     # -- audit of far slots --------------------------------------------------------------------
 
-    def begin_audit(self) -> None:
+    def begin_audit(self, rules: Rules) -> None:
         """Hold all far weights at 0 from now on."""
         assert self.far is not None
         rows = (~self.far.fixed(self.active)).nonzero().squeeze(1)
         self._passes.clear()
         self._audit = Audit(self.parameter, rows, *self.candidates.ends(self.active[rows]))
-
-    def continue_audit(self) -> int:
-        """Count this step if its gradients are finite, else forget it; how many there were."""
-        audit = self._audit
-        if audit is None:
-            return 0
-        new = self._passes[audit.passes :]
-        good = every(bool(new) and all(map(_is_finite, new)), self.parameter)
-        if not good:
-            del self._passes[audit.passes :]
-        audit.passes, audit.steps = len(self._passes), audit.steps + good
-        return audit.steps
-
-    @property
-    def in_audit(self) -> bool:
-        """Whether far weights are held at 0."""
-        return self._audit is not None
 
     def end_audit(self, significance: float, rules: Rules) -> Move:
         """Give back the weights that have an effect, and empty the other slots."""
@@ -140,7 +109,7 @@ class RewiredTarget(EdgeTarget):
             self._audit = None
             return Move(0, 0)
         audit.add(self._passes)
-        audit.total, audit.squares = average(audit.total), average(audit.squares)
+        audit.total, audit.squares = total(audit.total), total(audit.squares)
         self._audit = None
         audit.restore(self.parameter)
         optimizer_state.clear_rows(rules.optimizer, self.parameter, audit.rows)
@@ -167,7 +136,3 @@ class RewiredTarget(EdgeTarget):
         super().load_state_dict(state)
         self._audit = None if state["audit"] is None else Audit.from_state(state["audit"])
         self._passes[:] = [Pass(*pair) for pair in state["passes"]]
-
-
-def _is_finite(one: Pass) -> bool:
-    return all(bool(torch.isfinite(t).all()) for t in one)

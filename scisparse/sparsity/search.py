@@ -47,7 +47,7 @@ class Search:
     numbers
         Numbers that the score of a candidate is made of.
     size
-        Makes sizes ``[n]``, at least 0, of gradients ``[n, ...]``.
+        Makes sizes ``[n]`` of gradients ``[n, ...]``: at least 0, or -infinity for none.
     """
 
     candidates: CandidateEdges
@@ -92,6 +92,8 @@ class Search:
         kind = torch.promote_types(score.dtype, torch.float32)
         values = score.to(kind, copy=True)  # it may be what was described
         values[chunk.places(self.active)] = -torch.inf
+        if found.gradient is not None:
+            values[found.gradient == -torch.inf] = -torch.inf
         if self.far is not None:
             values[~self.far.may_grow(chunk)] = -torch.inf
         return values

@@ -24,6 +24,7 @@ from scisparse.sparsity.discovery import (
     masked_target,
     rewired_target,
 )
+from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.far import AUDIT_STEPS, SIGNIFICANCE
 from scisparse.sparsity.finalize import Form, check_form, finalize_layers
 from scisparse.sparsity.growth import Growth
@@ -45,7 +46,6 @@ from scisparse.sparsity.ownership import hold, let_go
 from scisparse.sparsity.ranks import every
 from scisparse.sparsity.report import Report
 from scisparse.sparsity.rewinding import Rewinding
-from scisparse.sparsity.rewired import RewiredTarget
 from scisparse.sparsity.schedules import Change, Schedule
 from scisparse.sparsity.structures import Structure
 from scisparse.sparsity.target import Move, Target, gather_before_steps, without_passes
@@ -101,9 +101,9 @@ class Sparsifier:
         them, or one for each layer name. By default those that they have, and any pair for
         ``SparseLinear`` and far slots.
     teleconnections
-        Far slots that each site of a layer with weights on a pattern gets, without `sparsity`: they
-        alone are rewired. When rewiring ends, slots without a significant effect are emptied: see
-        :mod:`scisparse.sparsity.far`.
+        Far slots that each site of a pattern layer gets, without `sparsity`: they alone are
+        rewired. When rewiring ends, slots without a significant effect are emptied: see
+        :mod:`scisparse.sparsity.far`, and :mod:`scisparse.sparsity.attention_audit` for attention.
     seed
         Of all random choices.
 
@@ -258,14 +258,14 @@ class Sparsifier:
         if not self._audited:
             self._audited = True
             for target in self._rewired:
-                target.begin_audit()
+                target.begin_audit(self.rules)
         for target in self._rewired:
             if target.continue_audit() >= AUDIT_STEPS:
                 self._moved[target.name] = target.end_audit(SIGNIFICANCE, self.rules)
 
     @property
-    def _rewired(self) -> list[RewiredTarget]:
-        return [target for target in self.targets if isinstance(target, RewiredTarget)]
+    def _rewired(self) -> list[EdgeTarget]:
+        return [target for target in self.targets if isinstance(target, EdgeTarget)]
 
     def _due(self, step: int) -> Change | None:
         if self.sparsity is None:
@@ -293,7 +293,7 @@ class Sparsifier:
         due = self._pending is not None or self._due(self.steps + 1) is not None
         always = grows is not None and grows.needs_momentum
         for target in self.targets:
-            audited = isinstance(target, RewiredTarget) and target.in_audit
+            audited = isinstance(target, EdgeTarget) and target.in_audit
             target.listen(always or audited or (due and target.needs_passes(self.rules)))
 
     # -- results -------------------------------------------------------------------------------

@@ -1,0 +1,83 @@
+"""Which sites share a number of edges that move, and how many each group of them keeps."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from scisparse.errors import OptionError
+from scisparse.pattern import Pattern
+from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
+from scisparse.sparsity.candidates import CandidateEdges
+from scisparse.sparsity.structures import ConstantFanIn, Structure, Unstructured
+
+__all__ = ["RowGroups", "row_groups"]
+
+
+class RowGroups(Protocol):
+    """Says which sites share a number of edges, and how many each group of them keeps."""
+
+    def __call__(self, count: int) -> tuple[Tensor | None, Tensor]:
+        """Group of each site (``None``: one group) and edges of each group, for `count` edges."""
+
+
+def row_groups(
+    structure: Structure,
+    budget: Budget,
+    edges: CandidateEdges,
+    fan_in: Tensor,
+    pattern: Pattern,
+) -> RowGroups:
+    """Say which sites share edges, as a structure or a budget has it.
+
+    Parameters
+    ----------
+    structure, budget
+        Of a sparsifier.
+    edges
+        Candidates.
+    fan_in
+        Edges of each site that sparsity is a fraction of, int64 ``[M]``.
+    pattern
+        Of the layer, for the areas of its sites.
+
+    Raises
+    ------
+    OptionError
+        The structure is none of edges that move.
+    """
+    limit = edges.fan_in
+    if isinstance(budget, Regions | AreaWeighted):
+        return _by_budget(budget, limit, fan_in, pattern)
+    if isinstance(structure, ConstantFanIn):
+
+        def constant(count: int) -> tuple[Tensor, Tensor]:
+            sites = max(1, int((limit > 0).sum()))
+            return torch.arange(len(limit)), limit.clamp(max=max(1, round(count / sites)))
+
+        return constant
+    if not isinstance(structure, Unstructured):
+        raise OptionError(
+            f"{structure!r} does not fit the edges of a pattern that move; choose 'unstructured' "
+            "or 'constant_fan_in', or a method that only prunes"
+        )
+    return lambda count: (None, torch.tensor([count]))
+
+
+def _by_budget(
+    budget: Regions | AreaWeighted, limit: Tensor, fan_in: Tensor, pattern: Pattern
+) -> RowGroups:
+    total = int(fan_in.sum())
+
+    def groups(count: int) -> tuple[Tensor, Tensor]:
+        sparsity = 1 - count / max(1, total)
+        if isinstance(budget, Regions):
+            return budget.groups(fan_in, sparsity)
+        grid = pattern.site_grid
+        areas = None if grid is None else torch.as_tensor(grid.areas).reshape(-1)
+        group, quota = budget.groups(fan_in, sparsity, areas)
+        return group, quota.minimum(limit)
+
+    return groups
