@@ -2,21 +2,83 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+from torch._functorch import pyfunctorch
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-__all__ = ["autocast_dtype", "is_plain", "is_transformed", "lacks_rules"]
+from scisparse.errors import BackendError
+
+__all__ = [
+    "autocast_dtype",
+    "is_plain",
+    "is_transformed",
+    "lacks_rules",
+    "outside_transforms",
+    "values_of",
+]
 
 _PLAIN = {Tensor, Parameter, type(None)}
 
 
 def is_transformed() -> bool:
-    """Whether forward mode or ``torch.func`` is at work, which registered operators do not know."""
+    """Whether forward mode or ``torch.func`` is at work, which registered operators do not know.
+
+    Raises
+    ------
+    BackendError
+        It is at work in a way in which torch gives wrong numbers, or none.
+    """
     if torch.compiler.is_compiling():
+        if _tangents():
+            raise BackendError(
+                "torch.compile loses the tangents of forward mode in operators that are not "
+                "torch's own; call torch.func.jvp and jacfwd outside of compiled code"
+            )
         return False
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    if torch._C._are_functorch_transforms_active():
+        if _tangents() > 1:
+            raise BackendError(
+                "forward mode inside forward mode gives wrong numbers in torch where functions "
+                "have derivatives of their own; use one level: torch.func.jacfwd(torch.func.jacrev"
+                "(...)), or torch.func.hessian"
+            )
+        return True
+    return forward_ad._current_level >= 0
+
+
+def _tangents() -> int:
+    """How many levels of forward mode of ``torch.func`` there are."""
+    functorch = torch._C._functorch
+    stack = functorch.get_interpreter_stack() or []
+    return sum(level.key() == functorch.TransformType.Jvp for level in stack)
+
+
+# The compiler calls it while it traces, in place of tracing it; assume_constant_result of
+# torch.compiler sets this as well, but imports the compiler.
+_tangents._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def outside_transforms() -> Iterator[None]:
+    """Compute with what :func:`values_of` gives as if ``torch.func`` were not at work."""
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        yield
+        return
+    with pyfunctorch.temporarily_clear_interpreter_stack():
+        yield
+
+
+def values_of(tensor: Tensor) -> Tensor:
+    """The tensor behind the wrappers of ``torch.func`` for derivatives: for choices and caches."""
+    functorch = torch._C._functorch
+    while not torch.compiler.is_compiling() and functorch.is_gradtrackingtensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def autocast_dtype(*tensors: Tensor) -> torch.dtype | None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from scisparse.errors import OptionError
 from scisparse.grids.integers import integer_from
 from scisparse.kernels import graph_attention
+from scisparse.kernels._modes import outside_transforms, values_of
 from scisparse.kernels.graph_attention.checks import check_dropout
 from scisparse.layers.heads import check_heads, check_input, draw_maps, split_heads
 from scisparse.pattern import Pattern
@@ -64,7 +65,8 @@ class _ChosenAttention(nn.Module):
 
     def _edges(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         # What is chosen must not hang on the precision of products under autocast.
-        with torch.autocast(q.device.type, enabled=False):
+        q, k = values_of(q), values_of(k)
+        with outside_transforms(), torch.autocast(q.device.type, enabled=False):
             pattern = self._choose(q.detach(), k.detach())
         return pattern.row_ptr, pattern.col
 

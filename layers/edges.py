@@ -294,7 +294,7 @@ def longest(pattern: Pattern) -> float:
 def _log_area(pattern: Pattern) -> Tensor:
     """Logarithm of the area of the source of each edge, in units of the mean, float64 ``[E]``."""
     assert pattern.source_grid is not None  # checked when the layer is built
-    areas = torch.as_tensor(pattern.source_grid.areas, device="cpu").reshape(-1)
+    areas = torch.tensor(pattern.source_grid.areas, device="cpu").reshape(-1)  # may be read-only
     return (areas / areas.mean()).log()[pattern.col.long()]
 
 

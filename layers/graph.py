@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels import Edges, attention_weights, graph_attention, transpose_edges
+from scisparse.kernels._modes import values_of
 from scisparse.kernels.graph_attention.checks import check_dropout
 from scisparse.layers.edges import PatternEdges, check_edge_attr
 
@@ -193,6 +194,7 @@ class GraphTransformer(nn.Module):
                 )
             return _Graph(edge_index.forward_edges, edge_index.transposed, None)
         _check_edge_index(edge_index)
+        edge_index = values_of(edge_index)
         if torch.compiler.is_compiling() or edge_index.is_inference():
             return _sort(edge_index, *shape)
         key = (edge_index._version, edge_index.data_ptr(), edge_index.shape, shape)

@@ -54,8 +54,9 @@ class LinformerAttention(nn.Module):
 
     Notes
     -----
-    The attention is ``scaled_dot_product_attention``: for second derivatives call the layer within
-    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``, as torch's faster forms have none.
+    The attention is ``scaled_dot_product_attention``: for second derivatives, forward mode and
+    ``torch.func`` call the layer within ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``, as
+    torch's faster forms have none.
 
     References
     ----------

@@ -67,8 +67,9 @@ class ShiftedWindowAttention(nn.Module):
     The two parts of a window at the ends of an axis are multiplied together and masked. So a NaN in
     one reaches the other; say with `source_mask` which cells are missing. While the bias is
     trained, torch computes scores and weights of all windows at once on CPUs:
-    ``B M H prod(window)`` numbers. Second derivatives are those of torch's ``SDPBackend.MATH``,
-    which ``torch.nn.attention.sdpa_kernel`` chooses where a fused kernel would run.
+    ``B M H prod(window)`` numbers. Second derivatives, forward mode and ``torch.func`` are those of
+    torch's ``SDPBackend.MATH``, which ``torch.nn.attention.sdpa_kernel`` chooses where a fused
+    kernel would run.
 
     References
     ----------

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from scisparse.layers import SparseAttention
 from scisparse.patterns import sliding_window
-from scisparse.sparsity import Sparsifier
+from scisparse.sparsity import Sparsifier, schedules
 from scisparse.sparsity.edge_target import EdgeTarget
 
 RANKS = 2
@@ -25,6 +25,7 @@ RANKS = 2
 #: What is under the sparsifier, and how it grows.
 CASES = [
     *itertools.product(["masked", "edges", "attention"], ["random", "gradient"]),
+    ("far", "gradient"),
     ("masked", "superset"),
     ("gates", "none"),
 ]
@@ -43,13 +44,13 @@ def train_together(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
-def _attention() -> nn.Module:
-    return nn.Sequential(SparseAttention(sliding_window(40, 5), 2, 2), nn.Linear(2, 3))
+def _attention(width: int = 5) -> nn.Module:
+    return nn.Sequential(SparseAttention(sliding_window(40, width), 2, 2), nn.Linear(2, 3))
 
 
 def _train(rank: int, kind: str, growth: str) -> dict[str, Any]:
     torch.manual_seed(generator(1).initial_seed())  # the same weights on all ranks
-    models = {"edges": locally, "attention": _attention}
+    models = {"edges": locally, "attention": _attention, "far": lambda: _attention(1)}
     model: nn.Module = models.get(kind, network)()
     data = fields(12) if kind in models else batches(12)
     optimizer = adam(model)
@@ -59,7 +60,11 @@ def _train(rank: int, kind: str, growth: str) -> dict[str, Any]:
         options |= {"params": ["0.edges"], "candidates": sliding_window(40, 9)}
     if kind == "gates":
         options = {"method": "l0", "total_steps": 12}
-    sparsifier = Sparsifier(model, optimizer, sparsity=0.6, seed=rank, **options)
+    if kind == "far":
+        schedule = schedules.CosineDrop(end=4, every=2, fraction=0.5)
+        options |= {"params": ["0.edges"], "teleconnections": 1, "schedule": schedule}
+    options |= {} if kind == "far" else {"sparsity": 0.6}
+    sparsifier = Sparsifier(model, optimizer, seed=rank, **options)
     together = DistributedDataParallel(model)
     for k, (x, y) in enumerate(data):
         half = slice(rank * len(x) // RANKS, (rank + 1) * len(x) // RANKS)

@@ -15,13 +15,20 @@ from scisparse.errors import BackendError, ShapeError
 from scisparse.grids import LatLonGrid
 from scisparse.kernels import (
     attention_weights,
+    gather_matmul,
     graph_attention,
     sddmm,
     segment_softmax,
     spmm,
     transpose_edges,
 )
-from scisparse.layers import Scores, SparseAttention
+from scisparse.layers import (
+    BlockTopKAttention,
+    GraphTransformer,
+    LSHAttention,
+    Scores,
+    SparseAttention,
+)
 from scisparse.patterns import window
 
 # Of torch itself, in forward mode.
@@ -185,6 +192,70 @@ def test_a_layer_tells_how_its_output_changes() -> None:
     small = 1e-6
     expected = (layer(x + small * step) - layer(x - small * step)) / (2 * small)
     torch.testing.assert_close(tangent, expected.detach(), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LSHAttention(8, 2, buckets=4, chunk=6),
+        lambda: BlockTopKAttention(8, 2, block=5, top=1),
+    ],
+    ids=["lsh", "block top-k"],
+)
+def test_layers_that_choose_edges_choose_the_same_under_transforms(make: Any) -> None:
+    torch.manual_seed(0)
+    layer = make().double()
+    x, step = torch.randn(2, 2, 20, 8, generator=generator(4), dtype=torch.float64)
+    ours = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(layer(ours).sin().sum(), ours)
+    torch.testing.assert_close(torch.func.grad(lambda x: layer(x).sin().sum())(x), expected)
+    _, tangent = torch.func.jvp(lambda x: layer(x).sin().sum(), (x,), (step,))[:2]
+    torch.testing.assert_close(tangent, (expected * step).sum())
+
+
+def test_a_graph_may_be_an_argument_of_a_transformed_function() -> None:
+    torch.manual_seed(0)
+    layer, edge_index = GraphTransformer(4, 2), torch.tensor([[0, 1, 2, 2], [1, 1, 0, 2]])
+    x = torch.randn(3, 4)
+    ours = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(layer(ours, edge_index).sum(), ours)
+    actual = torch.func.grad(lambda x, e: layer(x, e).sum())(x, edge_index)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_vmap_of_an_empty_batch() -> None:
+    tensors, edges, _ = Attention(2, 5, 4, 2, 3).tensors()
+    value = torch.ones(1, edges.col.numel(), 2, dtype=torch.float64)
+    many = tensors["k"][:0].expand(3, -1, -1, -1, -1)
+    y = torch.func.vmap(lambda k: spmm(value, k, *edges[:2]))(many)
+    assert y.shape == (3, 0, 5, 2, 3)
+
+
+def test_forward_mode_in_forward_mode_is_an_error() -> None:
+    """Torch would give 0 for functions with a tangent of their own."""
+    run, (q, *others), _ = call_of(Attention(1, 3, 4, 1, 2), "auto", given=False)
+    edges = Attention(1, 3, 4, 1, 2).tensors()[1]
+
+    def local(x: Tensor) -> Tensor:
+        return gather_matmul(x[:, :, 0], x.new_ones(edges.col.numel(), 2, 3), *edges)
+
+    for function in (lambda q: run(q, *others), local):
+        with pytest.raises(BackendError, match=r"wrong numbers .* torch\.func\.jacfwd\("):
+            torch.func.jacfwd(torch.func.jacfwd(function))(
+                q if function is not local else others[0]
+            )
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
+def test_compiled_code_leaves_its_graph_and_keeps_tangents() -> None:
+    run, (q, *others), _ = call_of(Attention(1, 3, 4, 1, 2), "auto", given=False)
+
+    def tangent(q: Tensor) -> Tensor:
+        found: Tensor = torch.func.jvp(lambda q: run(q, *others), (q,), (q,))[1]
+        return found
+
+    expected = tangent(q)
+    torch.testing.assert_close(torch.compile(tangent, backend="eager")(q), expected)
 
 
 def test_what_cannot_be_mapped_or_differentiated_so_is_an_error() -> None:

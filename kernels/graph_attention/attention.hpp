@@ -26,7 +26,7 @@ class Scores {
 
   Scores(const scisparse_attention& p, const Span& sites)
       : q{p.q, p.edges.sites, p.heads, p.width}, k{p.k, p.edges.sources, p.source_heads, p.width},
-        v{p.v, p.edges.sources, p.source_heads, p.value_width}, edge_q{p.edge_q, p.edges.sites, p.heads, p.edge_width},
+        v{p.v, p.edges.sources, p.source_heads, p.value_width}, edge_q{p.edge_q, p.edges.sites, p.heads, p.edge_room},
         attr{static_cast<const T*>(p.edge_attr), p.edge_width}, rows(p.edges, sites), p_(p), group_(p.heads / p.source_heads) {
     // Heads go through each stage of a row together, so that none waits for what the one before is doing; as many as stay near.
     constexpr int64_t most = 2048;
@@ -53,8 +53,15 @@ class Scores {
   // score[h][r][j] += x[site r, h] . attr[edge j of r]
   void add_carried(Place at, int64_t heads, const Heads<T>& x, const HeadsOf<R>& score) const {
     for (int64_t r = 0; r < rows.size(); r++)
-      add_dots(x.at(at.b, at.i + r, at.h), attr, rows[r].places(), rows[r].count(), p_.edge_width, heads, score[0][r],
-               score.rows * score.pitch);
+      add_dots(Array<T>{x.at(at.b, at.i + r, at.h), x.size}, attr, rows[r].places(), rows[r].count(), p_.edge_width, heads,
+               BlockOf<R>{score[0][r], score.rows * score.pitch});
+  }
+
+  // Sums what the edges of a row carry, each times its value; 0 behind.
+  void sum_carried(const R* value, const Row& row, R* sum, void* to, int64_t number) const {
+    sums(value, attr, row.places(), row.count(), p_.edge_width, sum, false);
+    for (int64_t a = p_.edge_width; a < p_.edge_room; a++) sum[a] = 0;
+    write(sum, p_.edge_room, static_cast<T*>(to) + number * p_.edge_room);
   }
 
   // Where arrays [B, M, H] have the number of row r.
@@ -94,7 +101,7 @@ struct AttentionForward {
   static Status run(const scisparse_attention& p, const Span& sites) {
     Scores<T> scores(p, sites);
     const RowBlock& rows = scores.rows;
-    const int64_t room = rows.room(), width = round_up(max_of(p.value_width, p.edge_width), 16);
+    const int64_t room = rows.room(), width = round_up(max_of(p.value_width, p.edge_room), 16);
     const int64_t numbers = scores.heads_at_once * sites.at_once * room;
     Buffer<R> buffer(numbers + sites.at_once * width);
     if (!scores || !buffer) return Status::no_memory;
@@ -111,10 +118,8 @@ struct AttentionForward {
           write(sum[r], p.value_width, static_cast<T*>(p.out) + scores.number(at + h, r) * p.value_width);
       }
       for (int64_t h = 0; p.edge_width && h < heads; h++)
-        for (int64_t r = 0; r < rows.size(); r++) {
-          sums(score[h][r], scores.attr, rows[r].places(), rows[r].count(), p.edge_width, sum[r], false);
-          write(sum[r], p.edge_width, static_cast<T*>(p.edge_out) + scores.number(at + h, r) * p.edge_width);
-        }
+        for (int64_t r = 0; r < rows.size(); r++)
+          scores.sum_carried(score[h][r], rows[r], sum[r], p.edge_out, scores.number(at + h, r));
     });
     return Status::ok;
   }
@@ -146,9 +151,9 @@ struct AttentionSites {
  private:
   AttentionSites(const scisparse_attention_backward& p, const EdgeWorkspace& space, const Span& sites)
       : p_(p), f_(p.forward), space_(space), scores_(f_, sites),
-        grad_{p.grad, f_.edges.sites, f_.heads, f_.value_width}, grad_edge_{p.grad_edge, f_.edges.sites, f_.heads, f_.edge_width},
+        grad_{p.grad, f_.edges.sites, f_.heads, f_.value_width}, grad_edge_{p.grad_edge, f_.edges.sites, f_.heads, f_.edge_room},
         room_(scores_.rows.room()), numbers_(scores_.heads_at_once * sites.at_once * room_),
-        width_(round_up(max_of(f_.width, f_.edge_width), 16)), buffer_(2 * numbers_ + sites.at_once * width_),
+        width_(round_up(max_of(f_.width, f_.edge_room), 16)), buffer_(2 * numbers_ + sites.at_once * width_),
         weight_{buffer_.get(), sites.at_once, room_}, slope_{buffer_.get() + numbers_, sites.at_once, room_},
         sum_{buffer_.get() + 2 * numbers_, width_} {}
 
@@ -187,9 +192,7 @@ struct AttentionSites {
   void carry(Place at, const Row& row, const R* weight, const R* slope) {
     if (p_.grad_bias) add_to_bias(at, row, slope);
     if (p_.grad_edge_attr) add_to_attr(at, row, weight, slope);
-    if (!f_.edge_width) return;
-    sums(slope, scores_.attr, row.places(), row.count(), f_.edge_width, sum_[0], false);
-    write(sum_[0], f_.edge_width, static_cast<T*>(p_.grad_edge_q) + scores_.number(at, 0) * f_.edge_width);
+    if (f_.edge_width) scores_.sum_carried(slope, row, sum_[0], p_.grad_edge_q, scores_.number(at, 0));
   }
 
   void add_to_bias(Place at, const Row& row, const R* slope) const {

@@ -14,14 +14,6 @@ struct Place {
   SCISPARSE_INLINE Place operator+(int64_t heads) const { return {b, i, h + heads}; }
 };
 
-// Numbers of the rows of a block, `pitch` apart.
-template <class R>
-struct BlockOf {
-  R* data;
-  int64_t pitch;
-  SCISPARSE_INLINE R* operator[](int64_t r) const { return data + r * pitch; }
-};
-
 // to[r][j] = sum_d x[r][d] * rows[index[j]][d] for all rows r of a block and j < count, and on to the end of a group.
 template <class T, class R = Real<T>>
 __attribute__((noinline)) void block_dots(const T* const (&x)[block_rows], const Array<T>& rows, const int64_t* index, int64_t count,

@@ -59,14 +59,15 @@ def sum_values(
     if attr is None:
         return out, out
     per_edge = incidence(edges.row_ptr, edges.col.shape[0])
-    return out, run_spmm(weight, spread_attr(attr, q), *per_edge, backend)
+    edge_out = run_spmm(weight, spread_attr(attr, q), *per_edge, backend)
+    return out, inputs.with_room(edge_out)
 
 
 def run_weights(
     inputs: Inputs, edges: Edges, edges_t: Edges | None, scale: float, backend: str = "auto"
 ) -> Tensor:
     """Softmax of the scores, ``[B, E, H]``, by operators that are differentiable to any order."""
-    q, k, _, edge_q, attr, bias = inputs
+    q, k, _, edge_q, attr, bias = inputs.narrow()
     score = scale * run_sddmm(q, spread_heads(k, q.shape[2]), edges, edges_t, backend)
     if attr is not None and edge_q is not None:
         per_edge = incidence(edges.row_ptr, edges.col.shape[0])
@@ -169,7 +170,7 @@ def _unfused_backward(
     backend: str,
 ) -> Inputs:
     """What the fused backward pass makes, by operators that are differentiable to any order."""
-    q, k, v, edge_q, attr, bias = inputs
+    q, k, v, edge_q, attr, bias = inputs.narrow()
     heads, groups = q.shape[2], k.shape[2]
     weight = run_weights(inputs, edges, edges_t, scale, backend)
     slope = run_sddmm(grad, spread_heads(v, heads), edges, edges_t, backend)
@@ -177,6 +178,7 @@ def _unfused_backward(
         per_edge, per_edge_t = incidence(edges.row_ptr, edges.col.shape[0])
         spread = spread_attr(attr, q)
         if grad_edge is not None:
+            grad_edge = grad_edge[..., : attr.shape[1]]
             slope = slope + run_sddmm(grad_edge, spread, per_edge, per_edge_t, backend)
     slope = run_softmax_slope(weight, slope, edges.row_ptr, backend)
     scaled = scale * slope
@@ -187,7 +189,7 @@ def _unfused_backward(
         grad_k, grad_v = (g.unflatten(2, (groups, -1)).sum(3) for g in (grad_k, grad_v))
     grad_edge_q = grad_attr = None
     if attr is not None and edge_q is not None:
-        grad_edge_q = run_spmm(slope, spread, per_edge, per_edge_t, backend)
+        grad_edge_q = inputs.with_room(run_spmm(slope, spread, per_edge, per_edge_t, backend))
         terms = run_spmm(slope, edge_q, per_edge_t, per_edge, backend)
         if grad_edge is not None:
             terms = terms + run_spmm(weight, grad_edge, per_edge_t, per_edge, backend)

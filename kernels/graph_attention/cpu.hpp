@@ -4,7 +4,7 @@
 // "Reals" are float64 for dtype 0, else float32: what belongs to edges, and sums that softmax needs, are kept in them.
 //
 // Letters: B batch, M sites, N sources, E edges, H heads, G heads of the sources (H is a multiple), D width of queries and keys,
-// V width of values, A numbers that an edge carries.
+// V width of values, A numbers that an edge carries, P room for them at a site.
 #pragma once
 
 #include <cstdint>
@@ -26,14 +26,14 @@ struct scisparse_edges {
 //
 // with i the site and j the source of e, and g = h / (H / G). A site without edges, or with scores of -infinity alone, gets 0.
 struct scisparse_attention {
-  int64_t dtype, batch, heads, source_heads, width, value_width, edge_width;
+  int64_t dtype, batch, heads, source_heads, width, value_width, edge_width, edge_room;
   double scale;
   scisparse_edges edges;
   const void *q, *k, *v;              // [B,M,H,D], [B,N,G,D], [B,N,G,V]
-  const void *edge_q, *edge_attr;     // [B,M,H,A], [E,A]; null with edge_width 0
+  const void *edge_q, *edge_attr;     // [B,M,H,P], of which A are read, and [E,A]; null with edge_width 0
   const void* bias;                   // reals; null: none
   int64_t bias_batch, bias_edge, bias_head;  // steps between its numbers, 0 where it is shared
-  void *out, *edge_out;               // [B,M,H,V], [B,M,H,A]
+  void *out, *edge_out;               // [B,M,H,V], [B,M,H,P], 0 behind A
   void* lse;                          // reals [B,M,H]; written by the forward pass
 };
 
@@ -42,7 +42,7 @@ struct scisparse_attention_backward {
   scisparse_edges transposed;         // its tie: the edge, in the order of the rows
   const void *grad, *grad_edge;       // of out and edge_out; the latter null for 0
   void *grad_q, *grad_k, *grad_v;
-  void* grad_edge_q;                  // null with edge_width 0
+  void* grad_edge_q;                  // 0 behind A; null with edge_width 0
   void* grad_edge_attr;               // reals [E,A], added to; null: not wanted
   void* grad_bias;                    // reals with the steps of bias, added to; null: not wanted
 };

@@ -53,7 +53,7 @@ class _Edges(ctypes.Structure):
 
 class _Attention(ctypes.Structure):
     _fields_ = (
-        *_fields("dtype batch heads source_heads width value_width edge_width"),
+        *_fields("dtype batch heads source_heads width value_width edge_width edge_room"),
         ("scale", ctypes.c_double),
         ("edges", _Edges),
         *_fields("", "q k v edge_q edge_attr bias"),
@@ -252,7 +252,8 @@ def _steps(value: Tensor) -> list[int]:
 def _problem(inputs: Inputs, edges: Edges, scale: float, lse: Tensor) -> _Attention:
     q, k, v, edge_q, attr, bias = inputs
     batch, _, heads, width = q.shape
-    sizes = (heads, k.shape[2], width, v.shape[3], 0 if attr is None else attr.shape[1])
+    carried = (0, 0) if attr is None or edge_q is None else (attr.shape[1], edge_q.shape[3])
+    sizes = (heads, k.shape[2], width, v.shape[3], *carried)
     steps = [0, 0, 0] if bias is None else _steps(bias)
     return _Attention(
         *(DTYPES[q.dtype], batch, *sizes, scale, _edges(edges, k.shape[1])),

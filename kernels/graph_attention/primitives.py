@@ -240,10 +240,8 @@ def _mapped(
     """A product of tensors with a mapped dimension, which comes first in the result."""
     first, second, *rest = inputs
     _check_unmapped(in_dims[2:8])
-    batch = max(
-        t.shape[0] if dim is None else t.movedim(dim, 0).shape[1]
-        for t, dim in zip((first, second), in_dims, strict=False)
-    )
+    # Of the second: the first may be shared by the batch.
+    batch = second.shape[0] if in_dims[1] is None else second.movedim(in_dims[1], 0).shape[1]
     first, second = (
         _joined(t, dim, copies, batch) for t, dim in zip((first, second), in_dims, strict=False)
     )

@@ -16,6 +16,14 @@ struct Array {
   SCISPARSE_INLINE const T* operator[](int64_t k) const { return data + k * pitch; }
 };
 
+// Numbers of the rows of a block, or of heads, `pitch` apart.
+template <class R>
+struct BlockOf {
+  R* data;
+  int64_t pitch;
+  SCISPARSE_INLINE R* operator[](int64_t r) const { return data + r * pitch; }
+};
+
 // Products of a row are made and used in whole vectors: indices are repeated, and sums are written, up to a multiple of `group`.
 template <class R>
 constexpr int group = width<R> < 8 ? width<R> : 8;
@@ -90,11 +98,11 @@ __attribute__((noinline)) void sums(const R* value, const Array<T>& rows, const 
   if (d < size) sums_of<1, false>(value, rows, index, count, d, int(size - d), to, add);
 }
 
-// to[h * pitch + j] += sum_a x[h * size + a] * rows[index[j]][a] for h < heads, j < count and on to the end of the vector: for rows so
-// short that a sum over lanes takes longer than what it sums. Lanes are edges; those of a vector turn once for all heads.
+// to[h][j] += sum_a x[h][a] * rows[index[j]][a] for h < heads, j < count and on to the end of the vector: for rows so short that a sum
+// over lanes takes longer than what it sums. Lanes are edges; those of a vector turn once for all heads.
 template <class T, class R = Real<T>>
-__attribute__((noinline)) void add_dots(const T* x, const Array<T>& rows, const int64_t* index, int64_t count, int64_t size, int64_t heads,
-                                        R* to, int64_t pitch) {
+__attribute__((noinline)) void add_dots(const Array<T>& x, const Array<T>& rows, const int64_t* index, int64_t count, int64_t size,
+                                        int64_t heads, const BlockOf<R>& to) {
   constexpr int L = width<R>;
   using V = Vec<R, L>;
   for (int64_t j = 0; j < count; j += L)
@@ -105,10 +113,10 @@ __attribute__((noinline)) void add_dots(const T* x, const Array<T>& rows, const 
       transpose_square(turned);
       for (int64_t h = 0; h < heads; h++) {
         R one[L];
-        store(one, load<L>(x + h * size + a, rest));
-        V sum = load<L>(to + h * pitch + j);
+        store(one, load<L>(x[h] + a, rest));
+        V sum = load<L>(to[h] + j);
         for (int l = 0; l < rest; l++) sum += one[l] * turned[l];
-        store(to + h * pitch + j, sum);
+        store(to[h] + j, sum);
       }
     }
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from scisparse.kernels._edges import Edges
@@ -38,6 +39,16 @@ class Inputs(NamedTuple):
     edge_q: Tensor | None
     edge_attr: Tensor | None
     bias: Tensor | None
+
+    def narrow(self) -> Inputs:
+        """The same with A numbers in `edge_q`, behind which there may be room."""
+        if self.edge_q is None or self.edge_attr is None:
+            return self
+        return self._replace(edge_q=self.edge_q[..., : self.edge_attr.shape[1]])
+
+    def with_room(self, x: Tensor) -> Tensor:
+        """``[..., A]`` with zeros behind, as many as `edge_q` has room for."""
+        return x if self.edge_q is None else F.pad(x, (0, self.edge_q.shape[3] - x.shape[-1]))
 
 
 def spmm(value_BEH: Tensor, x_BNHD: Tensor, edges: Edges) -> Tensor:
@@ -132,7 +143,7 @@ def attention(inputs: Inputs, edges: Edges, scale: float) -> tuple[Tensor, Tenso
     edge_out = out.new_empty(0)
     if inputs.edge_attr is not None:
         terms = weight[..., None] * inputs.edge_attr.to(weight.dtype)[:, None]
-        edge_out = _sum_rows(terms, edges).to(out.dtype)
+        edge_out = inputs.with_room(_sum_rows(terms, edges).to(out.dtype))
     return out, edge_out, lse
 
 
@@ -147,7 +158,7 @@ def attention_backward(
     scale: float,
 ) -> Inputs:
     """Gradients of all inputs, of `edge_attr` and `bias` if `wanted` and in the dtype of scores."""
-    q, k, v, edge_q, attr, bias = inputs
+    q, k, v, edge_q, attr, bias = inputs.narrow()
     heads, groups = q.shape[2], k.shape[2]
     site = site_of_edge(edges.row_ptr, edges.col.numel())
     lse = lse[:, site]
@@ -157,6 +168,7 @@ def attention_backward(
     weight = weight / total.masked_fill(total == 0, 1)[:, site]
     slope = sddmm(grad, _spread(v, heads), edges)
     if grad_edge is not None and attr is not None:
+        grad_edge = grad_edge[..., : attr.shape[1]]
         slope = slope + torch.einsum("beha,ea->beh", *_wide(grad_edge[:, site], attr))
     mean = _sum_rows(weight * slope, edges)
     slope = weight * (slope - mean[:, site])
@@ -165,7 +177,7 @@ def attention_backward(
     grad_edge_q = grad_attr = None
     if attr is not None and edge_q is not None:
         terms = slope[..., None] * attr.to(slope.dtype)[:, None]
-        grad_edge_q = _sum_rows(terms, edges).to(q.dtype)
+        grad_edge_q = inputs.with_room(_sum_rows(terms, edges).to(q.dtype))
         grad_attr = torch.einsum("beh,beha->ea", *_wide(slope, edge_q[:, site]))
         if grad_edge is not None:
             grad_attr += torch.einsum("beh,beha->ea", *_wide(weight, grad_edge[:, site]))
@@ -175,7 +187,7 @@ def attention_backward(
 
 
 def _scores(inputs: Inputs, edges: Edges, scale: float) -> Tensor:
-    q, k, _, edge_q, attr, bias = inputs
+    q, k, _, edge_q, attr, bias = inputs.narrow()
     score = scale * sddmm(q, _spread(k, q.shape[2]), edges)
     if attr is not None and edge_q is not None:
         site = site_of_edge(edges.row_ptr, edges.col.numel())

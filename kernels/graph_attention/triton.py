@@ -47,15 +47,15 @@ WORKSPACE = 256 << 20  # bytes for the weights and slopes of some batch entries
 
 def attention(inputs: Inputs, edges: Edges, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Run a Triton kernel; see :func:`scisparse.kernels.graph_attention.reference.attention`."""
-    inputs, edges = _dense_inputs(inputs), _dense_edges(edges)
+    wide, inputs, edges = inputs, _dense_inputs(inputs.narrow()), _dense_edges(edges)
     q, v = inputs.q, inputs.v
     out = q.new_empty(*q.shape[:3], v.shape[3])
     edge_out = q.new_empty(0) if inputs.edge_q is None else torch.empty_like(inputs.edge_q)
     lse = q.new_empty(q.shape[:3], dtype=accumulator(q.dtype))
     if edges.col.numel() == 0 or lse.numel() == 0:
-        return out.zero_(), edge_out.zero_(), lse.fill_(-torch.inf)
+        return out.zero_(), wide.with_room(edge_out.zero_()), lse.fill_(-torch.inf)
     attention_call(inputs, edges, scale, (out, edge_out, lse)).run(q.device)
-    return out, edge_out, lse
+    return out, wide.with_room(edge_out), lse
 
 
 def attention_call(
@@ -84,10 +84,12 @@ def attention_backward(
     scale: float,
 ) -> Inputs:
     """Run the Triton kernels; see the function of the same name in ``reference``."""
-    inputs, edges, edges_t = _dense_inputs(inputs), _dense_edges(edges), _dense_edges(edges_t)
-    grad, lse = grad.contiguous(), lse.contiguous()
-    grad_edge = None if grad_edge is None else grad_edge.contiguous()
+    wide, inputs = inputs, _dense_inputs(inputs.narrow())
+    edges, edges_t = _dense_edges(edges), _dense_edges(edges_t)
     q, k, v, edge_q, attr, bias = inputs
+    grad, lse = grad.contiguous(), lse.contiguous()
+    if grad_edge is not None and attr is not None:
+        grad_edge = grad_edge[..., : attr.shape[1]].contiguous()
     real, (batch, _, heads, _), count = accumulator(q.dtype), q.shape, edges.col.numel()
     out = Inputs(
         torch.empty_like(q),
@@ -98,7 +100,8 @@ def attention_backward(
         torch.zeros_like(bias) if bias is not None and wanted[1] else None,
     )
     if count == 0 or batch == 0:
-        return Inputs(*(None if t is None else t.zero_() for t in out))  # type: ignore[arg-type]
+        out = Inputs(*(None if t is None else t.zero_() for t in out))  # type: ignore[arg-type]
+        return out if out.edge_q is None else out._replace(edge_q=wide.with_room(out.edge_q))
     site = None if out.edge_attr is None else site_of_edge(edges.row_ptr, count).to(edges.col.dtype)
     step = max(1, min(batch, WORKSPACE // (2 * real.itemsize * count * heads)))
     weights, slopes = q.new_empty(2, step, count, heads, dtype=real)
@@ -116,7 +119,7 @@ def attention_backward(
             out.edge_attr.add_(one)
         if to.bias is not None:
             to.bias.add_(space[1].sum_to_size(to.bias.shape))
-    return out
+    return out if out.edge_q is None else out._replace(edge_q=wide.with_room(out.edge_q))
 
 
 def sites_call(

@@ -12,19 +12,20 @@ from scisparse.errors import OptionError
 from scisparse.kernels.graph_attention.reference import Inputs
 from scisparse.layers.edges import EdgeBias, PatternEdges
 from scisparse.pattern import Pattern
-from scisparse.sparsity.attention_audit import AttentionAudit, evidence, normal_bound
+from scisparse.sparsity.attention_audit import AttentionAudit, certainty, evidence, normal_bound
 from scisparse.sparsity.attention_effects import (
     ActiveEdges,
     AttentionPass,
-    effects_of_candidates,
+    Prospects,
     measure_active,
+    prospects_of,
     sum_of,
 )
 from scisparse.sparsity.candidates import CandidateEdges, Chunk
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.far import FarSlots
 from scisparse.sparsity.growth import gradient
-from scisparse.sparsity.ranks import agree, average, total, world
+from scisparse.sparsity.ranks import agree, average, every, total, world
 from scisparse.sparsity.row_groups import RowGroups
 from scisparse.sparsity.target import Move, Rules
 
@@ -74,11 +75,11 @@ class AttentionTarget(EdgeTarget):
     weights both signs count, as a weight may become negative; a gate can not. Of losses that are
     made of derivatives the first backward pass counts.
 
-    Far slots start empty under growth by gradient, and take a source that stands out from all
-    others of the site by the ``z`` of :mod:`scisparse.sparsity.attention_audit`: one that tells
-    nothing would blur the site. For the same reason those go that raise the loss, whatever the
-    score. A change knows one step, so that little stands out in small batches; the audit in the end
-    knows eight, and offers empty slots once more.
+    Far slots start empty under growth by gradient, and take a source that surely tells what the
+    site lacks, by the ``z`` of :mod:`scisparse.sparsity.attention_audit`: one that tells nothing
+    would blur the site. For the same reason those go that raise the loss, whatever the score. A
+    change knows one step, so that little stands out in small batches; the audit in the end knows
+    eight, and offers empty slots once more.
 
     Parameters
     ----------
@@ -218,25 +219,23 @@ class AttentionTarget(EdgeTarget):
     @torch.no_grad()
     def _gradients(self, chunk: Chunk) -> Tensor:
         _, active, numbers = self._active()
-        effects = self._effects(chunk)
+        prospects = self._prospects(chunk)
         if self.far is not None:
-            return evidence(self.far, chunk, effects).T.float()
-        effect = sum_of(effects, chunk.count)
+            return evidence(prospects, chunk.count).T.float()
+        effect = sum_of(prospects, chunk.count)
         # An edge that goes in this change, and may come back, has a weight and not a prospect.
         first, last = torch.searchsorted(numbers, torch.tensor([chunk.first, chunk.last])).tolist()
         effect[numbers[first:last] - chunk.first] = active.effect[first:last]
         return effect.float()
 
-    def _effects(self, chunk: Chunk) -> Iterator[Tensor]:
+    def _prospects(self, chunk: Chunk) -> Iterator[Prospects]:
         slopes = self._active().edges.slope
-        return effects_of_candidates(
-            self._passes, slopes, self.candidates, chunk, self.layer.bias.of
-        )
+        return prospects_of(self._passes, slopes, self.candidates, chunk, self.layer.bias.of)
 
     def _size(self, gradients: Tensor) -> Tensor:
         if self.far is None:
             return (-gradients).clamp(min=0)
-        z = _z(*(world() * gradients.double()).unbind(1))  # means over ranks, of sums
+        z = certainty((world() * gradients.double()).T)  # means over ranks, of sums
         # A site makes as many tests as there are sources.
         return torch.where(z < normal_bound(self._doubt / self.far.sources), -z, -torch.inf)
 
@@ -251,12 +250,13 @@ class AttentionTarget(EdgeTarget):
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Drop and grow edges; without a backward pass over the edges of now nothing moves."""
         self._drop_stale()
-        return super().change(count, drop, rules) if self._passes else Move(0, 0)
+        heard = every(bool(self._passes), self._like)
+        return super().change(count, drop, rules) if heard else Move(0, 0)
 
     def _score(self, rules: Rules) -> Tensor:
         active = self._active().edges
         if self.far is not None:
-            z = _z(total(active.effect.clone()), total(active.squares.clone()))
+            z = certainty(total(torch.stack([active.effect, active.squares])))
             return torch.where(z > -normal_bound(_DOUBT), -z, torch.inf)
         weight, effect = average(active.weight.clone()), average(active.effect.clone())
         slope = torch.where(weight > 0, effect / weight, 0)
@@ -280,7 +280,7 @@ class AttentionTarget(EdgeTarget):
         """Count this step if its gradients are finite, else forget it; how many there were."""
         known = len(self._passes)
         self._drop_stale()
-        if self._audit is not None and len(self._passes) < known:
+        if self._audit is not None and not every(len(self._passes) == known, self._like):
             self._audit.steps = self._audit.passes = 0
         return super().continue_audit()
 
@@ -293,14 +293,17 @@ class AttentionTarget(EdgeTarget):
         self._audit = None
         numbers = audit.numbers
         if audit.steps:
-            passed = audit.passed(far, self._effects, self.numbers, significance)
+            samples = world() * sum(one.lse.shape[0] for one in self._passes)
+            self._check_samples(samples, normal_bound(significance) ** 2)
+            passed = audit.passed(self.candidates, self._prospects, self.numbers, significance)
             numbers = numbers[agree(passed.to(torch.uint8)).bool()]
         active = torch.cat([self.active, numbers]).unique()
         if audit.steps and rules.growth is not None:
-            self._doubt = significance
             left = far.quota() - self.candidates.select(active).fan_in
             sites = torch.arange(left.numel())
+            self._doubt = significance
             active = agree(self._grow(active, sites, left, gradient(), rules))
+            self._doubt = _DOUBT
         self._set(active, rules)
         self._forget()
         kept = int(torch.isin(audit.numbers, active).sum())
@@ -324,8 +327,3 @@ class AttentionTarget(EdgeTarget):
         self._audit = None if audit is None else AttentionAudit.from_state(audit)
         self._forget()
         self._passes += [AttentionPass.of(one, self.layer.pattern) for one in state["passes"]]
-
-
-def _z(total: Tensor, squares: Tensor) -> Tensor:
-    """Sum of samples in units of its own spread; 0 where there is none."""
-    return torch.where(squares > 0, total / squares.sqrt(), 0)

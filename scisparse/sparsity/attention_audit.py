@@ -1,11 +1,19 @@
 """The audit of far slots of attention, whose edges carry no weights that could be held at 0.
 
 For some steps the layer does without the edges under test, and for each it is asked whether the
-loss misses it. A sample is the edge's effect on one batch entry (formulas in
-:mod:`scisparse.sparsity.attention_effects`) less the mean effect of the other candidates of its
-site: what any further source would do, such as diluting the row, is no link. With ``S`` samples
-``u``, ``z = sum(u) / sqrt(sum(u^2))`` is close to a standard normal for a source that tells nothing
-(Rao's score test with the empirical Fisher information), and far below 0 for one that is missed.
+loss misses it. With ``a`` the share of attention that an edge would take, ``g`` the gradient at
+its site and ``v`` the value of its source, two samples are taken of each batch entry::
+
+    u = sum over the heads of a g . (v - y)                           what the edge would do
+    u' = sum over the heads of a (g - mean of g) . (v - mean of v)    what its source tells
+
+with means over the batch.
+For ``S`` samples ``z = sum(u) / sqrt(sum(u^2))`` is close to a standard normal where there is
+nothing (Rao's score test with the empirical Fisher information), and far below 0 where the loss
+would fall. An edge passes by the larger one of its two ``z``. The first alone passes wherever
+attention blurs a site, as any further source dilutes the row; the second is 0, in the mean, for
+sources that do not go along with what the site lacks. None is below ``-sqrt(S)``: with few samples
+nothing stands out.
 """
 
 from __future__ import annotations
@@ -16,12 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scisparse.kernels.graph_attention.primitives import sum_rows
-from scisparse.sparsity.candidates import Chunk
-from scisparse.sparsity.far import FarSlots
+from scisparse.sparsity.attention_effects import Prospects
+from scisparse.sparsity.candidates import CandidateEdges, Chunk
 from scisparse.sparsity.ranks import total
 
-__all__ = ["AttentionAudit", "evidence", "normal_bound"]
+__all__ = ["AttentionAudit", "certainty", "evidence", "normal_bound"]
 
 
 def normal_bound(probability: float) -> float:
@@ -29,23 +36,30 @@ def normal_bound(probability: float) -> float:
     return float(torch.special.ndtri(torch.tensor(probability, dtype=torch.float64)))
 
 
-def evidence(far: FarSlots, chunk: Chunk, effects: Iterable[Tensor]) -> Tensor:
-    """Sum of the samples ``u`` of all candidates in a chunk, and of their squares, ``[2, n]``.
+def evidence(prospects: Iterable[Prospects], count: int) -> Tensor:
+    """Sums of the samples of some candidates, and of their squares, ``[4, n]``.
+
+    The first two are of what edges would do, the others of what their sources tell.
 
     Parameters
     ----------
-    far
-        The slots.
-    chunk
-        Which candidates.
-    effects
-        Their effects ``[b, n]``, some batch entries after others.
+    prospects
+        What they would do, for some batch entries after others.
+    count
+        How many they are.
     """
-    contrast, sums = _Contrast(far, chunk), torch.zeros(2, chunk.count, dtype=torch.float64)
-    for some in effects:
-        u = contrast(some)
-        sums += torch.stack([u.sum(0), u.square().sum(0)]).cpu()
+    sums = torch.zeros(4, count, dtype=torch.float64)
+    for some in prospects:
+        samples = (some.effects.double(), some.news.double())
+        parts = [(u.sum(0), u.square().sum(0)) for u in samples]
+        sums += torch.stack([number for part in parts for number in part]).cpu()
     return sums
+
+
+def certainty(sums: Tensor) -> Tensor:
+    """Largest ``z`` of sums and sums of squares in turn, ``[n]``; 0 where there is no spread."""
+    total, squares = sums[0::2], sums[1::2]
+    return torch.where(squares > 0, total / squares.sqrt(), 0).amax(0)
 
 
 class AttentionAudit:
@@ -63,8 +77,8 @@ class AttentionAudit:
 
     def passed(
         self,
-        far: FarSlots,
-        samples: Callable[[Chunk], Iterable[Tensor]],
+        candidates: CandidateEdges,
+        prospects: Callable[[Chunk], Iterable[Prospects]],
         width: int,
         significance: float,
     ) -> Tensor:
@@ -72,27 +86,25 @@ class AttentionAudit:
 
         Parameters
         ----------
-        far
-            The slots.
-        samples
-            Gives effects ``[b, n]`` of all candidates in a chunk, some batch entries at a time.
+        candidates
+            All of them.
+        prospects
+            Gives what all candidates in a chunk would do, some batch entries at a time.
         width
             Numbers that a sample of a candidate is made of.
         significance
             Chance that a source which tells nothing passes.
         """
-        sums = torch.zeros(2, self.numbers.numel(), dtype=torch.float64)
+        sums = torch.zeros(4, self.numbers.numel(), dtype=torch.float64)
         first = 0
-        for chunk in far.candidates.chunks(width):
+        for chunk in candidates.chunks(width):
             places = chunk.places(self.numbers)
             if not places.numel():
                 continue
             part = slice(first, first + places.numel())
-            sums[:, part] = evidence(far, chunk, samples(chunk))[:, places]
+            sums[:, part] = evidence(prospects(chunk), chunk.count)[:, places]
             first = part.stop
-        sums = total(sums)
-        passed: Tensor = sums[0] < normal_bound(significance) * sums[1].sqrt()
-        return passed
+        return certainty(total(sums)) < normal_bound(significance)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything."""
@@ -104,22 +116,3 @@ class AttentionAudit:
         audit = cls.__new__(cls)
         vars(audit).update(state)
         return audit
-
-
-class _Contrast:
-    """Effects of the candidates in a chunk beside the others that slots of their site may hold."""
-
-    def __init__(self, far: FarSlots, chunk: Chunk) -> None:
-        fan_in = far.candidates.fan_in[chunk.first_site : chunk.last_site]
-        self.row_ptr = torch.cat([torch.zeros(1, dtype=torch.int64), fan_in.cumsum(0)])
-        self.may = far.may_grow(chunk)
-        self.site = torch.arange(fan_in.numel()).repeat_interleave(fan_in)
-        number = sum_rows(self.may.double()[None, :, None], self.row_ptr)[0, :, 0]
-        self.others = (number[self.site] - self.may.double()).clamp(min=1)
-
-    def __call__(self, effects: Tensor) -> Tensor:
-        """Samples ``[b, n]`` of effects ``[b, n]``, in float64."""
-        device, own = effects.device, effects.double()
-        may, site = self.may.to(device), self.site.to(device)
-        of_site = sum_rows((own * may)[..., None], self.row_ptr.to(device))[..., 0]
-        return own - (of_site[:, site] - own * may) / self.others.to(device)

@@ -42,8 +42,9 @@ from scisparse.sparsity.candidates import CandidateEdges, Chunk, Listed
 __all__ = [
     "ActiveEdges",
     "AttentionPass",
-    "effects_of_candidates",
+    "Prospects",
     "measure_active",
+    "prospects_of",
     "sum_of",
 ]
 
@@ -113,6 +114,40 @@ class ActiveEdges(NamedTuple):
     slope: list[Tensor]
 
 
+class Prospects(NamedTuple):
+    """What some batch entries say of candidates, ``[b, n, H]`` each.
+
+    Parameters
+    ----------
+    share
+        ``a``, the weight that each would take.
+    gain
+        ``g . v`` of each.
+    slope
+        ``g . y`` of its site.
+    deviation
+        Gives ``(g - mean of g) . (v - mean of v)`` of each, means over the batch.
+    """
+
+    share: Tensor
+    gain: Tensor
+    slope: Tensor
+    deviation: Callable[[], Tensor]
+
+    @property
+    def effects(self) -> Tensor:
+        """``sum over the heads of a g . (v - y)``, ``[b, n]``."""
+        return (self.share * (self.gain - self.slope)).sum(2)
+
+    @property
+    def news(self) -> Tensor:
+        """What means over the batch cannot tell, ``[b, n]``.
+
+        ``sum over the heads of a (g - mean of g) . (v - mean of v)``
+        """
+        return (self.share * self.deviation()).sum(2)
+
+
 class _Rows(NamedTuple):
     """Edges of some sites, and some batch entries."""
 
@@ -158,14 +193,14 @@ def measure_active(passes: list[AttentionPass], pattern: Pattern) -> ActiveEdges
     return ActiveEdges(weight / max(count, 1), effect, squares, slopes)
 
 
-def effects_of_candidates(
+def prospects_of(
     passes: list[AttentionPass],
     slopes: list[Tensor],
     candidates: CandidateEdges,
     chunk: Chunk,
     bias_of: Callable[[Pattern, BiasWeights], Tensor | None],
-) -> Iterator[Tensor]:
-    """Effects of the candidates in a chunk on some batch entries after others, ``[b, n]``.
+) -> Iterator[Prospects]:
+    """What the candidates in a chunk would do, for some batch entries after others.
 
     Parameters
     ----------
@@ -182,21 +217,26 @@ def effects_of_candidates(
     """
     some = _edges_of(candidates, chunk)
     for one, slope in zip(passes, slopes, strict=True):
+        grad, v = (t - t.mean(0, keepdim=True) for t in (one.grad, one.inputs.v))
+        deviation = one._replace(grad=grad, inputs=one.inputs._replace(v=v))
+
+        def news(rows: _Rows, known: AttentionPass = deviation) -> Callable[[], Tensor]:
+            return lambda: _gains(known, rows)
+
         bias = bias_of(some, one.learned)
         for rows in _rows(one, some, chunk):
             score, gain = _products(one, rows)
             score = score if bias is None else score + bias
             lse = one.lse[rows.batch, rows.sites][:, rows.site]
             share = torch.sigmoid(score - lse).masked_fill(score == -torch.inf, 0)
-            gain = gain - slope[rows.batch, rows.sites][:, rows.site]
-            yield (share * gain).sum(2)
+            yield Prospects(share, gain, slope[rows.batch, rows.sites][:, rows.site], news(rows))
 
 
-def sum_of(effects: Iterable[Tensor], count: int) -> Tensor:
+def sum_of(prospects: Iterable[Prospects], count: int) -> Tensor:
     """Sum over all batch entries of the effects of so many candidates, float64 ``[n]``."""
     total = torch.zeros(count, dtype=torch.float64)
-    for some in effects:
-        total += some.sum(0).cpu()
+    for some in prospects:
+        total += some.effects.sum(0).cpu()
     return total
 
 
@@ -220,8 +260,13 @@ def _rows(one: AttentionPass, some: Pattern, chunk: Chunk) -> Iterator[_Rows]:
 
 def _products(one: AttentionPass, rows: _Rows) -> tuple[Tensor, Tensor]:
     """Scores without bias, and ``g . v``, of edges, ``[b, n, H]``."""
-    q, k, v = (t[rows.batch] for t in one.inputs[:3])
-    heads = q.shape[2]
-    sites, grad = (t[:, rows.sites].contiguous() for t in (q, one.grad[rows.batch]))
-    score = one.scale * run_sddmm(sites, spread_heads(k, heads), rows.edges, None)
-    return score, run_sddmm(grad, spread_heads(v, heads), rows.edges, None)
+    q, k = (t[rows.batch] for t in one.inputs[:2])
+    sites = q[:, rows.sites].contiguous()
+    score = one.scale * run_sddmm(sites, spread_heads(k, q.shape[2]), rows.edges, None)
+    return score, _gains(one, rows)
+
+
+def _gains(one: AttentionPass, rows: _Rows) -> Tensor:
+    """``g . v`` of edges, ``[b, n, H]``."""
+    grad, v = one.grad[rows.batch, rows.sites].contiguous(), one.inputs.v[rows.batch]
+    return run_sddmm(grad, spread_heads(v, grad.shape[2]), rows.edges, None)

@@ -190,6 +190,12 @@ def _moves_edges(module: Any) -> bool:
 def edges_alone(found: list[Found], moves: bool) -> list[Found]:
     """Return the pattern layers, which a sparsifier without a sparsity can work on."""
     layers = [f for f in found if f.edges and moves]
+    if not layers and moves:
+        raise OptionError(
+            "`sparsity` is None, and no layer in `params` has edges that can move; those of an "
+            'attention layer move where they are named, as in params=["*.edges"], and those of a '
+            "locally connected layer with tie=None and groups=1. Or give `sparsity`, in [0, 1)"
+        )
     if not layers:
         raise OptionError(
             "`sparsity` is None; give it, in [0, 1), or use a method that regrows on a model with "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from scisparse.kernels._watch import Watch, watch
 from scisparse.pattern import Pattern
 from scisparse.sparsity.areas import by_area
 from scisparse.sparsity.candidates import CandidateEdges, Chunk
-from scisparse.sparsity.far import FarSlots
+from scisparse.sparsity.far import AUDIT_STEPS, FarSlots
 from scisparse.sparsity.growth import Growth, random
 from scisparse.sparsity.ranks import agree, average, every
 from scisparse.sparsity.row_groups import RowGroups
@@ -113,6 +114,11 @@ class EdgeTarget(Target):
         """What growth by gradient goes by, at least 0, ``[n]`` of ``[n, ...]``."""
         return norms(gradients)
 
+    @property
+    def _like(self) -> nn.Parameter:
+        """A tensor on the layer's device."""
+        return next(self.module.parameters())
+
     # -- sizes -----------------------------------------------------------------------------------
 
     @property
@@ -182,9 +188,9 @@ class EdgeTarget(Target):
 
     def gather(self, rules: Rules) -> None:
         """Keep the running mean of the gradients of all candidates."""
-        if rules.growth is None or not rules.growth.needs_momentum or not self._passes:
+        if rules.growth is None or not rules.growth.needs_momentum:
             return
-        if not self.finite():
+        if not every(bool(self._passes) and self.finite(), self._like):
             return
         if self.candidates.size * self.block > _MOST_NUMBERS:
             raise OptionError(
@@ -213,6 +219,16 @@ class EdgeTarget(Target):
         """Whether far slots are under test."""
         return self._audit is not None
 
+    def _check_samples(self, samples: int, least: float) -> None:
+        """Say where an audit must empty all slots, as it has seen too little."""
+        if samples <= least:
+            warnings.warn(
+                f"the audit of the far slots of {self.name} empties them: it has seen {samples} "
+                f"samples, and nothing can be significant with {math.floor(least)} or fewer; train "
+                f"with batches of {math.floor(least) // AUDIT_STEPS + 1} or more",
+                stacklevel=2,
+            )
+
     def continue_audit(self) -> int:
         """Count this step if its gradients are finite, else forget it; how many there were."""
         audit = self._audit
@@ -220,7 +236,7 @@ class EdgeTarget(Target):
             return 0
         new = self._passes[audit.passes :]
         whole = bool(new) and all(one.is_finite() for one in new)
-        good = every(whole, next(self.module.parameters()))
+        good = every(whole, self._like)
         if not good:
             del self._passes[audit.passes :]
         audit.passes, audit.steps = len(self._passes), audit.steps + good

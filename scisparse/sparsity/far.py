@@ -128,8 +128,12 @@ class Audit:
     def passed(self, significance: float) -> Tensor:
         """Mark the edges whose effect is significant, booleans ``[n]``."""
         statistic = (self.total.square() / self.squares.clamp(min=1e-300)).sum(1)
-        log_p = torch.full_like(statistic, math.log(significance))
-        return statistic > _chi_square_bound(self.total.shape[1], log_p)
+        return statistic > self.bound(significance)
+
+    def bound(self, significance: float) -> float:
+        """What the statistic must be above; with S samples it is S times the block at most."""
+        log_p = torch.tensor(math.log(significance), dtype=torch.float64)
+        return float(_chi_square_bound(self.total.shape[1], log_p))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything."""

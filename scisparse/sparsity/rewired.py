@@ -14,7 +14,7 @@ from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.candidates import Chunk, Pass
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.far import Audit, outstanding
-from scisparse.sparsity.ranks import agree, total
+from scisparse.sparsity.ranks import agree, total, world
 from scisparse.sparsity.target import Move, Rules
 
 __all__ = ["EdgeLayer", "RewiredTarget"]
@@ -109,6 +109,8 @@ class RewiredTarget(EdgeTarget):
             self._audit = None
             return Move(0, 0)
         audit.add(self._passes)
+        samples = world() * sum(one.x.shape[0] for one in self._passes)
+        self._check_samples(samples, audit.bound(significance) / self.block)
         audit.total, audit.squares = total(audit.total), total(audit.squares)
         self._audit = None
         audit.restore(self.parameter)

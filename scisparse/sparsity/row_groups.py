@@ -76,7 +76,7 @@ def _by_budget(
         if isinstance(budget, Regions):
             return budget.groups(fan_in, sparsity)
         grid = pattern.site_grid
-        areas = None if grid is None else torch.as_tensor(grid.areas).reshape(-1)
+        areas = None if grid is None else torch.tensor(grid.areas).reshape(-1)
         group, quota = budget.groups(fan_in, sparsity, areas)
         return group, quota.minimum(limit)
 

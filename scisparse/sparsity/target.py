@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from scisparse.errors import OptionError
 from scisparse.sparsity.growth import Growth
 from scisparse.sparsity.importance import Importance
+from scisparse.sparsity.ranks import every
 
 __all__ = ["Move", "Rules", "Target", "gather_before_steps", "without_passes"]
 
@@ -182,7 +183,8 @@ def without_passes(targets: Sequence[Target], rules: Rules) -> list[Target]:
         None of all that need them heard of one: the loop calls things in another order.
     """
     needing = [target for target in targets if target.needs_passes(rules)]
-    deaf = [target for target in needing if not target.heard]
+    # All ranks skip a layer that one has not heard: they compute scores together.
+    deaf = [t for t in needing if not every(t.heard, next(t.module.parameters()))]
     if deaf and len(deaf) == len(needing):
         raise OptionError(
             "no weight had a gradient before a change; call loss.backward() before, and "
