@@ -83,7 +83,7 @@ class Scores {
   int64_t group_;
 };
 
-// Calls heads({b, i, h}, count) for the blocks of a span of rows, which `rows` has read, and `at_once` heads from h on, or fewer.
+// Calls task({b, i, h}, count) for the blocks of a span of rows, which `rows` has read, and `at_once` heads from h on, or fewer.
 template <class F>
 SCISPARSE_INLINE void for_heads(RowBlock& rows, const Span& span, int64_t first_batch, int64_t last_batch, int64_t heads, int64_t at_once,
                                 const F& task) {

@@ -26,6 +26,7 @@ but not when it is gone: ``sum g[i] . v[e]`` counts instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -86,6 +87,11 @@ class AttentionPass(NamedTuple):
         """Make it anew of what :meth:`state` gave."""
         inputs, grad, lse, scale, learned = state
         return cls(Inputs(*inputs), grad, lse, scale, BiasWeights(*learned), pattern)
+
+    def deviations(self) -> AttentionPass:
+        """The same with gradients and values less their means over the batch."""
+        grad, v = (t - t.mean(0, keepdim=True) for t in (self.grad, self.inputs.v))
+        return self._replace(grad=grad, inputs=self.inputs._replace(v=v))
 
     def is_finite(self) -> bool:
         """Whether gradients, queries, keys and values are."""
@@ -217,19 +223,15 @@ def prospects_of(
     """
     some = _edges_of(candidates, chunk)
     for one, slope in zip(passes, slopes, strict=True):
-        grad, v = (t - t.mean(0, keepdim=True) for t in (one.grad, one.inputs.v))
-        deviation = one._replace(grad=grad, inputs=one.inputs._replace(v=v))
-
-        def news(rows: _Rows, known: AttentionPass = deviation) -> Callable[[], Tensor]:
-            return lambda: _gains(known, rows)
-
+        deviations = cache(one.deviations)  # for those who ask
         bias = bias_of(some, one.learned)
         for rows in _rows(one, some, chunk):
             score, gain = _products(one, rows)
             score = score if bias is None else score + bias
             lse = one.lse[rows.batch, rows.sites][:, rows.site]
             share = torch.sigmoid(score - lse).masked_fill(score == -torch.inf, 0)
-            yield Prospects(share, gain, slope[rows.batch, rows.sites][:, rows.site], news(rows))
+            own = slope[rows.batch, rows.sites][:, rows.site]
+            yield Prospects(share, gain, own, partial(_deviation, deviations, rows))
 
 
 def sum_of(prospects: Iterable[Prospects], count: int) -> Tensor:
@@ -264,6 +266,10 @@ def _products(one: AttentionPass, rows: _Rows) -> tuple[Tensor, Tensor]:
     sites = q[:, rows.sites].contiguous()
     score = one.scale * run_sddmm(sites, spread_heads(k, q.shape[2]), rows.edges, None)
     return score, _gains(one, rows)
+
+
+def _deviation(deviations: Callable[[], AttentionPass], rows: _Rows) -> Tensor:
+    return _gains(deviations(), rows)
 
 
 def _gains(one: AttentionPass, rows: _Rows) -> Tensor:
