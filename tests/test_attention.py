@@ -16,7 +16,7 @@ from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.grids import LatLonGrid
 from scisparse.layers import Scores, SparseAttention, approximation_error
 from scisparse.pattern import Pattern
-from scisparse.patterns import radius, sliding_window, window
+from scisparse.patterns import mesh, radius, sliding_window, window
 
 SHAPE = (6, 12)
 GRID = LatLonGrid.regular(*SHAPE)
@@ -78,6 +78,16 @@ def test_equals_torch_attention_with_a_mask(source_dim: int | None) -> None:
     truth = torch.autograd.grad(expected, [x, k_grad], grad)
     torch.testing.assert_close(ours[0], truth[0])
     torch.testing.assert_close(ours[1], truth[1] if source_dim else truth[1][8:16])
+
+
+@needs_scipy
+def test_areas_of_a_mesh_may_be_read_only() -> None:
+    """A warning of torch is an error here."""
+    pattern = mesh(1)
+    assert pattern.source_grid is not None
+    assert not np.asarray(pattern.source_grid.areas).flags.writeable
+    layer = SparseAttention(pattern, 4, 1, scores=Scores(areas=True))
+    assert layer(torch.randn(42, 4)).isfinite().all()
 
 
 def test_uniform_scores_give_the_area_mean() -> None:

@@ -291,6 +291,8 @@ def test_what_far_slots_of_attention_cannot_be() -> None:
     knots = Model(radius(GRID, 4e6), scores=Scores(knots=2))
     with pytest.raises(OptionError, match=r"attend\.edges read distances.* give `candidates`"):
         Sparsifier(knots, None, **options)
+    with pytest.raises(OptionError, match=r'named, as in params=\["\*\.edges"\]'):
+        Sparsifier(Model(joined()), None, total_steps=100, teleconnections=1)
     with pytest.raises(OptionError, match=r"not by running means; choose method='rigl'"):
         started("sparse_momentum", candidates=None, schedule=None, **options)
     wide = joined()
