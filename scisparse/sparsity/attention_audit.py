@@ -19,13 +19,13 @@ nothing stands out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from scisparse.sparsity.attention_effects import Prospects
 from scisparse.sparsity.candidates import CandidateEdges, Chunk
+from scisparse.sparsity.far import AuditState
 from scisparse.sparsity.ranks import total
 
 __all__ = ["AttentionAudit", "certainty", "evidence", "normal_bound"]
@@ -62,7 +62,7 @@ def certainty(sums: Tensor) -> Tensor:
     return torch.where(squares > 0, total / squares.sqrt(), 0).amax(0)
 
 
-class AttentionAudit:
+class AttentionAudit(AuditState):
     """A running test of edges that an attention layer does without.
 
     Parameters
@@ -73,7 +73,6 @@ class AttentionAudit:
 
     def __init__(self, numbers: Tensor) -> None:
         self.numbers = numbers
-        self.steps = self.passes = 0  # with finite gradients
 
     def passed(
         self,
@@ -105,14 +104,3 @@ class AttentionAudit:
             sums[:, part] = evidence(prospects(chunk), chunk.count)[:, places]
             first = part.stop
         return certainty(total(sums)) < normal_bound(significance)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything."""
-        return dict(vars(self))
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> AttentionAudit:
-        """Go on where :meth:`state_dict` was taken."""
-        audit = cls.__new__(cls)
-        vars(audit).update(state)
-        return audit

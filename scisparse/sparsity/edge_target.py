@@ -17,7 +17,7 @@ from scisparse.kernels._watch import Watch, watch
 from scisparse.pattern import Pattern
 from scisparse.sparsity.areas import by_area
 from scisparse.sparsity.candidates import CandidateEdges, Chunk
-from scisparse.sparsity.far import AUDIT_STEPS, FarSlots
+from scisparse.sparsity.far import AUDIT_STEPS, AuditState, FarSlots
 from scisparse.sparsity.growth import Growth, random
 from scisparse.sparsity.ranks import agree, average, every
 from scisparse.sparsity.row_groups import RowGroups
@@ -81,7 +81,7 @@ class EdgeTarget(Target):
         self._started = False  # before, tensors may change their size
         self._momentum: Tensor | None = None
         self._copies: list[Any] = []
-        self._audit: Any = None
+        self._audit: AuditState | None = None
         weakref.finalize(self, _stop, self._watches)
         # From now on the layer's buffers are its own, and known by their place in memory.
         self._rewire(candidates.select(self._current), torch.arange(self._current.numel()), None)
@@ -240,7 +240,7 @@ class EdgeTarget(Target):
         if not good:
             del self._passes[audit.passes :]
         audit.passes, audit.steps = len(self._passes), audit.steps + good
-        return int(audit.steps)
+        return audit.steps
 
     # -- changes -------------------------------------------------------------------------------
 

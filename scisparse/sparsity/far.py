@@ -14,7 +14,7 @@ The tests look at one edge at a time: a source that goes along with a true one p
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from scisparse.pattern import Pattern
 from scisparse.sparsity.candidates import CandidateEdges, Chunk, Pass
 from scisparse.sparsity.growth import Candidates, Growth
 
-__all__ = ["AUDIT_STEPS", "SIGNIFICANCE", "Audit", "FarSlots", "outstanding"]
+__all__ = ["AUDIT_STEPS", "SIGNIFICANCE", "Audit", "AuditState", "FarSlots", "outstanding"]
 
 #: Steps for which far weights are held at 0 to see which have an effect, and how sure that must be.
 AUDIT_STEPS = 8
@@ -83,7 +83,25 @@ class FarSlots:
         return torch.arange(self.local.num_sites), self.quota()
 
 
-class Audit:
+class AuditState:
+    """How far a running test is, and everything that it needs to go on."""
+
+    steps = 0  #: with finite gradients
+    passes = 0  #: that these steps have given
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything."""
+        return vars(self) | {"steps": self.steps, "passes": self.passes}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """Go on where :meth:`state_dict` was taken."""
+        audit = cls.__new__(cls)
+        vars(audit).update(state)
+        return audit
+
+
+class Audit(AuditState):
     """A running test of some edges of a layer.
 
     Parameters
@@ -100,7 +118,6 @@ class Audit:
         self.rows, self.site, self.source = rows, site, source
         self.values = weight.detach()[rows.to(weight.device)].clone()
         shape = (rows.numel(), math.prod(weight.shape[1:]))
-        self.steps = self.passes = 0  # with finite gradients
         self.total, self.squares = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
         self.hold(weight)
 
@@ -134,17 +151,6 @@ class Audit:
         """What the statistic must be above; with S samples it is S times the block at most."""
         log_p = torch.tensor(math.log(significance), dtype=torch.float64)
         return float(_chi_square_bound(self.total.shape[1], log_p))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything."""
-        return dict(vars(self))
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Audit:
-        """Go on where :meth:`state_dict` was taken."""
-        audit = cls.__new__(cls)
-        vars(audit).update(state)
-        return audit
 
 
 def outstanding(significance: float) -> Growth:
