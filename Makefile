@@ -40,6 +40,8 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(CPP)
 demo: $(STAMP) ## correct a real rainfall ensemble, score it, draw it (about 3 minutes)
 	$(BIN)/scisparse demo
 
+# Threads that spin while they wait take the cores from the other processes.
+test: export OMP_WAIT_POLICY := passive
 test: $(STAMP) ## all tests, in JOBS=2 processes
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 

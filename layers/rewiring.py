@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from scisparse.errors import PatternError, ShapeError
 from scisparse.pattern import Pattern
+from scisparse.pattern.taps import taps_as_in
 
 __all__ = [
     "OwnBuffers",
@@ -179,18 +180,21 @@ def same_points(pattern: Pattern, before: Pattern) -> Pattern:
 
 def match_edges(old: Pattern, new: Pattern) -> Tensor:
     """Number in `old` of each edge of `new`, int64 ``[E']``; -1 where `old` has no such edge."""
-    taps = old.tap is not None and new.tap is not None
-    span = max(old.num_taps, new.num_taps, 1) if taps else 1
-
-    def keys(pattern: Pattern) -> Tensor:
-        key = pattern.rows() * pattern.num_sources + pattern.col.long()
-        return key * span + pattern.tap.long() if taps and pattern.tap is not None else key
-
-    known, wanted = keys(old), keys(new)
+    old_tap, new_tap = old.tap, taps_as_in(new, old)
+    if old_tap is None or new_tap is None:
+        known, wanted = _pairs(old), _pairs(new)
+    else:
+        span = 1 + max(int(t.max()) if t.numel() else 0 for t in (old_tap, new_tap))
+        known, wanted = _pairs(old) * span + old_tap, _pairs(new) * span + new_tap
     place = torch.searchsorted(known, wanted).clamp(max=max(0, known.numel() - 1))
     if not known.numel():
         return torch.full_like(wanted, -1)
     return torch.where(known[place] == wanted, place, -1)
+
+
+def _pairs(pattern: Pattern) -> Tensor:
+    """A number for site and source of each edge, int64 ``[E]``, rising."""
+    return pattern.rows() * pattern.num_sources + pattern.col.long()
 
 
 def move_rows(values: Tensor, kept: Tensor) -> Tensor:

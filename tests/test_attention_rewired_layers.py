@@ -212,8 +212,6 @@ def test_sparsifiers_that_cannot_be() -> None:
     with pytest.raises(OptionError, match="edges without weights"):
         started("top_kast", candidates=None, sparsity=0.5, schedule=None, total_steps=9)
     few = joined().select(torch.arange(40))
-    with pytest.raises(PatternError, match=r"`candidates` lack \d+ of the layer's"):
-        started(candidates=few)
     with pytest.raises(OptionError, match=r"`candidates` of attend\.edges .* \(48, 48\)"):
         started(candidates=few.restrict(torch.arange(48) < 9, relabel=True))
     with pytest.raises(OptionError, match=r"'atend'.*attend"):

@@ -70,7 +70,7 @@ def test_mask_and_compact_give_the_same_losses(accumulate: int) -> None:
 def test_pattern_layer_is_compact_and_every_tensor_stays_in_place() -> None:
     layer = locally()
     edges = layer.pattern.num_edges
-    wider = layer.pattern.union(window((5, 8), 5, padding=2, padding_mode=("zeros", "circular")))
+    wider = window((5, 8), 5, padding=2, padding_mode=("zeros", "circular"))
     optimizer = adam(layer)
     sparsifier = Sparsifier(
         layer, optimizer, "rigl", sparsity=0.5, schedule=OFTEN, candidates=wider

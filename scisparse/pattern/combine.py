@@ -18,6 +18,7 @@ from scisparse.pattern.edges import (
     row_ptr_of,
     stable_argsort,
 )
+from scisparse.pattern.taps import taps_as_in
 
 if TYPE_CHECKING:
     from scisparse.pattern.value import Pattern
@@ -30,7 +31,7 @@ def union(first: Pattern, second: Pattern) -> Pattern:
     _check_same_points(first, second)
     second = second.to(first.device)
     source, site = torch.cat([first.to_edge_index(), second.to_edge_index()], dim=1)
-    tap = join(first.tap, second.tap)
+    tap = join(first.tap, taps_as_in(second, first))
     order = edge_order(site, source, tap)
     # The sort is stable: of two equal edges the first pattern's comes first, and is kept.
     repeats = torch.ones(max(0, order.numel() - 1), dtype=torch.bool, device=order.device)
@@ -38,6 +39,7 @@ def union(first: Pattern, second: Pattern) -> Pattern:
         if key is not None:
             repeats &= key[order].diff() == 0
     order = order[torch.cat([repeats.new_ones(min(1, order.numel())), ~repeats])]
+    same_window = first.window == second.window or order.numel() == first.num_edges
     return replace(
         first,
         row_ptr=row_ptr_of(site[order], first.num_sites),
@@ -47,9 +49,15 @@ def union(first: Pattern, second: Pattern) -> Pattern:
         bearing=_pick(join(first.bearing, second.bearing), order),
         site_grid=second.site_grid if first.site_grid is None else first.site_grid,
         source_grid=second.source_grid if first.source_grid is None else first.source_grid,
-        window=first.window if first.window == second.window else None,
-        tap_count=None if tap is None else max(first.num_taps, second.num_taps),
+        window=first.window if same_window else None,
+        tap_count=None if tap is None else _num_taps(tap, first, second),
     )
+
+
+def _num_taps(tap: Tensor, first: Pattern, second: Pattern) -> int:
+    """Taps of both patterns, some of which have got other numbers."""
+    used = int(tap.max()) + 1 if tap.numel() else 0
+    return max(used, first.num_taps, second.num_taps)
 
 
 def restrict(

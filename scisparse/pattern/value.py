@@ -293,7 +293,9 @@ class Pattern:
         """Join the edges of two patterns over the same sites and sources.
 
         An edge in both is kept once, with the arrays of this pattern. Distances and bearings stay
-        where both patterns have them.
+        where both patterns have them. A tap that reads what one of this pattern reads, at every
+        site that has both, is that tap, whatever its number: the middle of a window of 3 x 3 is
+        that of one of 5 x 5.
 
         Raises
         ------

@@ -23,7 +23,8 @@ from scisparse.sparsity.attention_effects import (
 )
 from scisparse.sparsity.candidates import CandidateEdges, Chunk
 from scisparse.sparsity.edge_target import EdgeTarget
-from scisparse.sparsity.far import FarSlots
+from scisparse.sparsity.edge_units import EdgeUnits
+from scisparse.sparsity.far import FarSlots, warn_of_few
 from scisparse.sparsity.growth import gradient
 from scisparse.sparsity.ranks import agree, average, every, total, world
 from scisparse.sparsity.row_groups import RowGroups
@@ -93,6 +94,8 @@ class AttentionTarget(EdgeTarget):
         Structure or budget by sites.
     far
         Far slots, which alone move then.
+    units
+        Edges that stand or fall together.
 
     Raises
     ------
@@ -112,6 +115,8 @@ class AttentionTarget(EdgeTarget):
         reference: Tensor,
         row_groups: RowGroups,
         far: FarSlots | None = None,
+        *,
+        units: EdgeUnits | None = None,
     ) -> None:
         assert isinstance(layer, nn.Module)
         if layer.dropout:
@@ -121,7 +126,7 @@ class AttentionTarget(EdgeTarget):
             )
         self._found: _Found | None = None
         self._doubt = _DOUBT
-        super().__init__(name, layer, candidates, reference, row_groups, far)
+        super().__init__(name, layer, candidates, reference, row_groups, far, units=units)
 
     @property
     def parameter(self) -> None:
@@ -294,7 +299,7 @@ class AttentionTarget(EdgeTarget):
         numbers = audit.numbers
         if audit.steps:
             samples = world() * sum(one.lse.shape[0] for one in self._passes)
-            self._check_samples(samples, normal_bound(significance) ** 2)
+            warn_of_few(self.name, samples, normal_bound(significance) ** 2)
             passed = audit.passed(self.candidates, self._prospects, self.numbers, significance)
             numbers = numbers[agree(passed.to(torch.uint8)).bool()]
         active = torch.cat([self.active, numbers]).unique()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -13,21 +13,9 @@ from torch import nn
 from scisparse.errors import OptionError, PatternError
 from scisparse.layers.edges import PatternEdges
 from scisparse.pattern import Pattern
-from scisparse.sparsity import optimizer_state
-from scisparse.sparsity.attended import AttentionTarget
-from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
-from scisparse.sparsity.candidates import AllPairs, CandidateEdges, Listed
-from scisparse.sparsity.edge_structures import for_pattern
-from scisparse.sparsity.far import FarSlots
-from scisparse.sparsity.gated import GatedTarget
-from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.methods import Method
 from scisparse.sparsity.names import choice
-from scisparse.sparsity.reserve import ReserveTarget
-from scisparse.sparsity.rewired import RewiredTarget
-from scisparse.sparsity.row_groups import row_groups
-from scisparse.sparsity.structures import ConstantFanIn, Structure
-from scisparse.sparsity.target import Rules, Target
+from scisparse.sparsity.target import Rules
 
 __all__ = [
     "Found",
@@ -35,8 +23,6 @@ __all__ = [
     "check_own",
     "edges_alone",
     "find",
-    "masked_target",
-    "rewired_target",
 ]
 
 _ATTRIBUTES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -245,131 +231,3 @@ def check_own(model: nn.Module, found: list[Found], rules: Rules) -> None:
                 f"{one.name} is shared with another module, which would read it without its gates; "
                 "leave it out of `params`, or choose method='gmp'"
             )
-
-
-def masked_target(found: Found, structure: Structure, rules: Rules) -> Target:
-    """Put a mask over a weight; a pattern layer loses and keeps whole edges."""
-    if found.attends:
-        raise OptionError(
-            f"{found.name} are edges without weights that could be pruned under a mask; choose a "
-            "method that moves edges, such as 'rigl', or leave them out of `params`"
-        )
-    if found.edges and isinstance(structure, ConstantFanIn):
-        raise OptionError(
-            f"{structure!r} needs a method that regrows on the edges of {found.name}; choose "
-            "method='srigl', or structure='unstructured' to prune them"
-        )
-    if found.edges:
-        _without_spares(found.module, rules)
-    if hasattr(found.module, "pattern"):
-        structure = for_pattern(structure, found.name, found.module, found.edges)
-    where = (found.name, found.module, found.attribute, structure)
-    if rules.importance.gating is not None:
-        return GatedTarget(*where, rules.importance.gating, rules)
-    return ReserveTarget(*where) if rules.reserve else MaskedTarget(*where)
-
-
-def _without_spares(layer: Any, rules: Rules) -> None:
-    """Remove spare rows, which are no weights."""
-    if layer.weight.shape[0] != layer.pattern.num_edges:
-        optimizer_state.rewire(rules.optimizer, layer, layer.pattern)
-
-
-def rewired_target(
-    found: Found,
-    structure: Structure,
-    budget: Budget,
-    rules: Rules,
-    candidates: Pattern | Mapping[str, Pattern] | None,
-    teleconnections: int = 0,
-) -> Target:
-    """Let the edges of a pattern layer move, or those alone that fill its far slots."""
-    layer: Any = found.module
-    if found.attends:
-        if teleconnections and rules.growth is not None and rules.growth.needs_momentum:
-            raise OptionError(
-                f"the far slots of {found.name} are filled by what a single step tells surely, not "
-                f"by running means; choose method='rigl' in place of growth={rules.growth.name!r}"
-            )
-        return _attention_target(found, structure, budget, candidates, teleconnections)
-    _without_spares(layer, rules)
-    edges = _candidates(found, candidates, teleconnections > 0)
-    reference = edges.fan_in if isinstance(edges, AllPairs) else layer.pattern.fan_in
-    groups = row_groups(structure, budget, edges, reference, layer.pattern)
-    far = None
-    if teleconnections:
-        far = FarSlots(edges, layer.pattern, teleconnections)
-        reference, groups = far.quota(), far.row_groups
-    ablation = structure if isinstance(structure, ConstantFanIn) and structure.ablation else None
-    if far is not None or isinstance(budget, Regions | AreaWeighted):
-        ablation = None  # these say themselves how many edges a site has
-    return RewiredTarget(found.name, layer, edges, reference, groups, far, ablation)
-
-
-def _attention_target(
-    found: Found,
-    structure: Structure,
-    budget: Budget,
-    candidates: Pattern | Mapping[str, Pattern] | None,
-    teleconnections: int,
-) -> Target:
-    """Let the edges of an attention layer move, or those alone that fill its far slots."""
-    layer: Any = found.module
-    layer.check_rewirable()
-    edges = _attended(found, _given(found, candidates), teleconnections)
-    reference = layer.pattern.fan_in
-    groups = row_groups(structure, budget, edges, reference, layer.pattern)
-    far = None
-    if teleconnections:
-        far = FarSlots(edges, layer.pattern, teleconnections)
-        reference, groups = far.quota(), far.row_groups
-    return AttentionTarget(found.name, layer, edges, reference, groups, far)
-
-
-def _attended(found: Found, given: Pattern | None, teleconnections: int) -> CandidateEdges:
-    """Edges that an attention layer may have: any pair is one that a far slot may hold."""
-    layer: Any = found.module
-    if given is None and teleconnections:
-        if layer.bias.knots or layer.bias.taps:
-            reads = "distances" if layer.bias.knots else "taps"
-            raise OptionError(
-                f"`teleconnections` (={teleconnections}) may be any pair, and the scores of "
-                f"{found.name} read {reads}, which not all pairs have; give `candidates` that have "
-                "them, or build the layer without `Scores` of this kind"
-            )
-        return AllPairs(layer.pattern)
-    given = layer.pattern if given is None else given
-    repeats = any(p.statistics()["duplicates"] for p in (given, layer.pattern))
-    if given.tap is not None and not layer.bias.taps and not repeats:
-        # Nothing reads the taps, which of a wider window are others on the same edges.
-        given = replace(given, tap=None, tap_count=None, window=None)
-    layer.bias.fit(given)
-    return Listed(given)
-
-
-def _candidates(
-    found: Found, candidates: Pattern | Mapping[str, Pattern] | None, far: bool
-) -> CandidateEdges:
-    layer: Any = found.module
-    given = _given(found, candidates)
-    if given is not None:
-        return Listed(given)
-    if far or layer.weight.dim() == 1:  # of a linear layer any pair may be an edge
-        return AllPairs(layer.pattern)
-    return Listed(layer.pattern)
-
-
-def _given(found: Found, candidates: Pattern | Mapping[str, Pattern] | None) -> Pattern | None:
-    """Candidates that are given for a layer."""
-    layer: Any = found.module
-    given = candidates
-    if isinstance(candidates, Mapping):
-        given = candidates.get(found.path, candidates.get(found.name))
-    if given is None:
-        return None
-    if not isinstance(given, Pattern) or given.shape != layer.pattern.shape:
-        raise OptionError(
-            f"`candidates` of {found.name} is {given!r}; give a Pattern of "
-            f"{layer.pattern.shape} sites x sources, or a dict of layer name to Pattern"
-        )
-    return given.to("cpu")

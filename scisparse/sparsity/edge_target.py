@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable
@@ -17,7 +16,8 @@ from scisparse.kernels._watch import Watch, watch
 from scisparse.pattern import Pattern
 from scisparse.sparsity.areas import by_area
 from scisparse.sparsity.candidates import CandidateEdges, Chunk
-from scisparse.sparsity.far import AUDIT_STEPS, AuditState, FarSlots
+from scisparse.sparsity.edge_units import EdgeUnits
+from scisparse.sparsity.far import AuditState, FarSlots
 from scisparse.sparsity.growth import Growth, random
 from scisparse.sparsity.ranks import agree, average, every
 from scisparse.sparsity.row_groups import RowGroups
@@ -52,6 +52,8 @@ class EdgeTarget(Target):
         Far slots, which alone move then.
     ablation
         Structure whose sites may lose all their edges to others.
+    units
+        Edges that stand or fall together.
     """
 
     layer: Any
@@ -65,11 +67,12 @@ class EdgeTarget(Target):
         row_groups: RowGroups,
         far: FarSlots | None = None,
         ablation: ConstantFanIn | None = None,
+        units: EdgeUnits | None = None,
     ) -> None:
         self.name, self.module, self.layer = name, layer, layer
         self.candidates, self.reference, self._row_groups = candidates, reference, row_groups
         self.size = int(reference.sum()) * self.block
-        self.far, self._ablation = far, ablation
+        self.far, self._ablation, self._units = far, ablation, units
         self._fan_in: Tensor | None = None  # of ablated structures
         self._room = 0  # edges that there must be room for at least, once it is sparse
         self._pattern: Pattern = self.layer.pattern
@@ -219,16 +222,6 @@ class EdgeTarget(Target):
         """Whether far slots are under test."""
         return self._audit is not None
 
-    def _check_samples(self, samples: int, least: float) -> None:
-        """Say where an audit must empty all slots, as it has seen too little."""
-        if samples <= least:
-            warnings.warn(
-                f"the audit of the far slots of {self.name} empties them: it has seen {samples} "
-                f"samples, and nothing can be significant with {math.floor(least)} or fewer; train "
-                f"with batches of {math.floor(least) // AUDIT_STEPS + 1} or more",
-                stacklevel=2,
-            )
-
     def continue_audit(self) -> int:
         """Count this step if its gradients are finite, else forget it; how many there were."""
         audit = self._audit
@@ -249,35 +242,48 @@ class EdgeTarget(Target):
         self.goal = count
         if self._ablation is not None:  # it may use what rounding the fan-in leaves
             self._room = count // self.block
+        edges = round(count / self.block)
         drawn = torch.rand(self.active.numel(), generator=rules.generator)
-        group, quota = self._row_groups(round(count / self.block))
-        of_edge = None if group is None else group[self.candidates.ends(self.active)[0]]
-        kept = best_of_groups(drawn, of_edge, quota)
-        left = quota - count_of_groups(kept, of_edge, quota)
-        active = self.active[kept]
-        active = self._grow(active, group, left, random(), rules)
+        if self._units is not None:
+            active = self._whole_units(drawn, edges, 0.0, random(), rules)
+        else:
+            active = self._refill(drawn, *self._row_groups(edges), random(), rules)
         self._set(agree(active), rules)
         self._ever, self._started = self.active, True
 
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Drop a fraction of the edges that may move, then grow until there are `count` weights."""
         self._started = True
+        edges = round(count / self.block)
         score = average(self._importance(rules))
+        if self._units is not None:
+            active = self._whole_units(score, edges, drop, rules.growth, rules)
+            return self._set(agree(active), rules)
         if self.far is not None:
             score[self.far.fixed(self.active)] = torch.inf
         may_go = int((score < torch.inf).sum())
         drops = math.floor(drop * may_go) if rules.growth is not None else 0
-        group, quota = self._row_groups(round(count / self.block))
-        of_edge = None if group is None else group[self.candidates.ends(self.active)[0]]
+        group, quota = self._row_groups(edges)
         kept = best(score, score.numel() - drops)
         if self._ablation is not None and drops:
             quota = self._ablated(self.active[kept], quota, count // self.block, rules)
-        kept = best_of_groups(torch.where(kept, score, -torch.inf), of_edge, quota)
+        score = torch.where(kept, score, -torch.inf)
+        return self._set(agree(self._refill(score, group, quota, rules.growth, rules)), rules)
+
+    def _refill(
+        self,
+        score: Tensor,
+        group: Tensor | None,
+        quota: Tensor,
+        growth: Growth | None,
+        rules: Rules,
+    ) -> Tensor:
+        """The best of what is active, and of the others what each group of sites then lacks."""
+        of_edge = None if group is None else group[self.candidates.ends(self.active)[0]]
+        kept = best_of_groups(score, of_edge, quota)
         left = quota - count_of_groups(kept, of_edge, quota)
         active = self.active[kept]
-        if rules.growth is not None:
-            active = self._grow(active, group, left, rules.growth, rules)
-        return self._set(agree(active), rules)
+        return active if growth is None else self._grow(active, group, left, growth, rules)
 
     def _ablated(self, kept: Tensor, quota: Tensor, count: int, rules: Rules) -> Tensor:
         """Fan-in of each site, from the edges that there would be without structure."""
@@ -306,7 +312,24 @@ class EdgeTarget(Target):
         """`active` and the best other candidates, as many as are `left`, rising."""
         if not int(left.sum()):
             return active
-        search = Search(
+        found = self._search(active).best(group, left, growth, rules.generator)
+        return torch.cat([active, found]).sort().values
+
+    def _whole_units(
+        self, score: Tensor, edges: int, drop: float, growth: Growth | None, rules: Rules
+    ) -> Tensor:
+        """Numbers of active edges where whole units go, by `score` of what is active, and come."""
+        units = self._units
+        assert units is not None
+        kept = units.kept(self.active, score, edges, 0.0 if growth is None else drop)
+        if growth is not None:
+            search = self._search(units.edges(kept))
+            kept |= units.grown(kept, edges, search, growth, rules.generator)
+        return units.edges(kept)
+
+    def _search(self, active: Tensor) -> Search:
+        """What is known of the candidates besides `active`."""
+        return Search(
             candidates=self.candidates,
             active=active,
             seen=self._ever,
@@ -317,8 +340,6 @@ class EdgeTarget(Target):
             numbers=self.numbers,
             size=self._size,
         )
-        found = search.best(group, left, growth, rules.generator)
-        return torch.cat([active, found]).sort().values
 
     def _set(self, active: Tensor, rules: Rules) -> Move:
         """Rewire the layer, the state of the optimizer and all copies."""

@@ -14,6 +14,7 @@ The tests look at one edge at a time: a source that goes along with a true one p
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Self
 
 import torch
@@ -23,7 +24,15 @@ from scisparse.pattern import Pattern
 from scisparse.sparsity.candidates import CandidateEdges, Chunk, Pass
 from scisparse.sparsity.growth import Candidates, Growth
 
-__all__ = ["AUDIT_STEPS", "SIGNIFICANCE", "Audit", "AuditState", "FarSlots", "outstanding"]
+__all__ = [
+    "AUDIT_STEPS",
+    "SIGNIFICANCE",
+    "Audit",
+    "AuditState",
+    "FarSlots",
+    "outstanding",
+    "warn_of_few",
+]
 
 #: Steps for which far weights are held at 0 to see which have an effect, and how sure that must be.
 AUDIT_STEPS = 8
@@ -81,6 +90,17 @@ class FarSlots:
     def row_groups(self, count: int) -> tuple[Tensor, Tensor]:
         """Group of each site, itself, and its edges; however many edges there are altogether."""
         return torch.arange(self.local.num_sites), self.quota()
+
+
+def warn_of_few(name: str, samples: int, least: float) -> None:
+    """Say where an audit must empty all slots, as it has seen too little."""
+    if samples <= least:
+        warnings.warn(
+            f"the audit of the far slots of {name} empties them: it has seen {samples} samples, "
+            f"and nothing can be significant with {math.floor(least)} or fewer; train with batches "
+            f"of {math.floor(least) // AUDIT_STEPS + 1} or more",
+            stacklevel=2,
+        )
 
 
 class AuditState:

@@ -13,7 +13,7 @@ from scisparse.pattern import Pattern
 from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.candidates import Chunk, Pass
 from scisparse.sparsity.edge_target import EdgeTarget
-from scisparse.sparsity.far import Audit, outstanding
+from scisparse.sparsity.far import Audit, outstanding, warn_of_few
 from scisparse.sparsity.ranks import agree, total, world
 from scisparse.sparsity.target import Move, Rules
 
@@ -110,7 +110,7 @@ class RewiredTarget(EdgeTarget):
             return Move(0, 0)
         audit.add(self._passes)
         samples = world() * sum(one.x.shape[0] for one in self._passes)
-        self._check_samples(samples, audit.bound(significance) / self.block)
+        warn_of_few(self.name, samples, audit.bound(significance) / self.block)
         audit.total, audit.squares = total(audit.total), total(audit.squares)
         self._audit = None
         audit.restore(self.parameter)

@@ -11,7 +11,7 @@ from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
 from scisparse.sparsity.candidates import CandidateEdges
-from scisparse.sparsity.structures import ConstantFanIn, Structure, Unstructured
+from scisparse.sparsity.structures import ConstantFanIn, Sites, Structure, Taps, Unstructured
 
 __all__ = ["RowGroups", "row_groups"]
 
@@ -49,6 +49,11 @@ def row_groups(
         The structure is none of edges that move.
     """
     limit = edges.fan_in
+    if isinstance(structure, Taps | Sites) and isinstance(budget, Regions | AreaWeighted):
+        raise OptionError(
+            f"{structure!r} are active as wholes, whatever a budget gives to single sites; leave "
+            "`budget` out, or choose structure='unstructured'"
+        )
     if isinstance(budget, Regions | AreaWeighted):
         return _by_budget(budget, limit, fan_in, pattern)
     if isinstance(structure, ConstantFanIn):
@@ -58,10 +63,10 @@ def row_groups(
             return torch.arange(len(limit)), limit.clamp(max=max(1, round(count / sites)))
 
         return constant
-    if not isinstance(structure, Unstructured):
+    if not isinstance(structure, Unstructured | Taps | Sites):
         raise OptionError(
-            f"{structure!r} does not fit the edges of a pattern that move; choose 'unstructured' "
-            "or 'constant_fan_in', or a method that only prunes"
+            f"{structure!r} does not fit the edges of a pattern that move; choose 'unstructured', "
+            "'constant_fan_in', 'taps' or 'sites', or a method that only prunes"
         )
     return lambda count: (None, torch.tensor([count]))
 

@@ -73,7 +73,7 @@ class Search:
             sites = slice(chunk.first_site, chunk.last_site)
             if by_site and not bool(left[sites].any()):
                 continue
-            values = self._score(chunk, growth, generator)
+            values = self.score(chunk, growth, generator)
             if by_site:  # a chunk holds all candidates of its sites
                 places = self.candidates.best_of_sites(chunk, values, left[sites])
                 found = torch.cat([found, places + chunk.first])
@@ -85,7 +85,7 @@ class Search:
             found, found_score = found[chosen], found_score[chosen]
         return found
 
-    def _score(self, chunk: Chunk, growth: Growth, generator: torch.Generator) -> Tensor:
+    def score(self, chunk: Chunk, growth: Growth, generator: torch.Generator) -> Tensor:
         """Scores of the candidates in a chunk, minus infinity where nothing may grow."""
         found = self._describe(chunk, growth, generator)
         score = growth.score(found)

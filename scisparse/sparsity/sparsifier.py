@@ -15,15 +15,8 @@ from scisparse.sparsity import methods, structures
 from scisparse.sparsity.ablation import remove_neurons
 from scisparse.sparsity.allotment import allot
 from scisparse.sparsity.budgets import Budget
-from scisparse.sparsity.discovery import (
-    Found,
-    check_candidates,
-    check_own,
-    edges_alone,
-    find,
-    masked_target,
-    rewired_target,
-)
+from scisparse.sparsity.build import masked_target, rewired_target
+from scisparse.sparsity.discovery import Found, check_candidates, check_own, edges_alone, find
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.far import AUDIT_STEPS, SIGNIFICANCE
 from scisparse.sparsity.finalize import Form, check_form, finalize_layers
@@ -97,9 +90,9 @@ class Sparsifier:
         an attention layer ``attend`` are ``"attend.edges"``: they move where that, or
         ``"*.edges"``, is named, or where `candidates` are given for the layer.
     candidates
-        Edges that pattern layers may grow: a Pattern, for all layers, attention of its size among
-        them, or one for each layer name. By default those that they have, and any pair for
-        ``SparseLinear`` and far slots.
+        Edges that pattern layers may grow, such as a wider window: a Pattern, for all layers,
+        attention of its size among them, or one for each layer name; the edges of the layers join
+        them. By default those that they have, and any pair for ``SparseLinear`` and far slots.
     teleconnections
         Far slots that each site of a pattern layer gets, without `sparsity`: they alone are
         rewired. When rewiring ends, slots without a significant effect are emptied: see
