@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -126,6 +127,10 @@ def test_primitives_have_every_derivative(backend: str) -> None:
         (lambda a: segment_softmax(a, edges.row_ptr, **options), (value,)),
         (lambda a, b: attention_weights(a, b, *where, **options), (q, k)),
     ]
+    if backend != "triton":  # it has no maximum and minimum
+        for how in ("max", "min"):
+            extreme = functools.partial(spmm, row_ptr=where[0], col=where[1], reduce=how, **options)
+            calls += [(extreme, (value, k)), (extreme, (shared, k))]
     for call, arguments in calls:
         inputs = [t.clone().requires_grad_() for t in arguments]
         checks = {"fast_mode": True, "check_forward_ad": True, "check_batched_grad": False}
@@ -148,6 +153,8 @@ def test_vmap_of_products_equals_a_loop(dims: tuple[int | None, int | None]) -> 
         (lambda a, b: spmm(a, b, *edges[:2]), value, k),
         (lambda a, b: spmm(a, b, *edges[:2]), shared, k),
         (lambda a, b: sddmm(a, b, *edges[:2]), q, k),
+        (lambda a, b: spmm(a, b, *edges[:2], reduce="max"), value, k),
+        (lambda a, b: spmm(a, b, *edges[:2], reduce="min"), shared, k),
     ]
     for call, *arguments in calls:
         many = [
@@ -265,5 +272,20 @@ def test_what_cannot_be_mapped_or_differentiated_so_is_an_error() -> None:
     columns = torch.stack([edges.col, edges.col])
     with pytest.raises(ShapeError, match="map over values alone"):
         torch.func.vmap(lambda col: spmm(value, k, edges.row_ptr, col))(columns)
-    with pytest.raises(BackendError, match=r"reduce='max' has no rule .* torch.autograd.grad"):
-        torch.func.grad(lambda k: spmm(value, k, *edges[:2], reduce="max").sum())(k)
+
+
+@pytest.mark.parametrize("how", ["max", "min"])
+def test_hessians_and_gradients_of_each_sample_of_a_maximum(how: str) -> None:
+    case = Attention(3, 5, 6, 2, 3)
+    tensors, edges, _ = case.tensors()
+    k = tensors["k"]
+    value = torch.randn(1, edges.col.numel(), 2, generator=generator(6), dtype=torch.float64)
+
+    def energy(value: Tensor, k: Tensor) -> Tensor:
+        return spmm(value, k, *edges[:2], reduce=how).sin().sum()
+
+    expected = torch.autograd.functional.hessian(energy, (value, k))
+    torch.testing.assert_close(torch.func.hessian(energy, argnums=(0, 1))(value, k), expected)
+    each = torch.func.vmap(torch.func.grad(lambda k: energy(value, k[None])))(k)
+    ours = k.clone().requires_grad_()
+    torch.testing.assert_close(each, torch.autograd.grad(energy(value, ours), ours)[0])

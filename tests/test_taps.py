@@ -37,7 +37,8 @@ def places(pattern: Pattern, size: int) -> torch.Tensor:
     own = round(pattern.num_taps**0.5)
     shift = (size - own) // 2
     tap = pattern.tap.long()
-    return (tap // own + shift) * size + tap % own + shift
+    place: torch.Tensor = (tap // own + shift) * size + tap % own + shift
+    return place
 
 
 @pytest.mark.parametrize("name", WINDOWS)

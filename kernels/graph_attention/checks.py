@@ -7,9 +7,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from scisparse.errors import BackendError, OptionError, PatternError, ShapeError
+from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels._edges import Edges
-from scisparse.kernels._modes import lacks_rules
 from scisparse.kernels._segments import accumulator
 
 __all__ = [
@@ -25,19 +24,9 @@ __all__ = [
     "check_transpose",
     "check_value",
     "full_bias",
-    "refuse_transforms",
 ]
 
 REDUCTIONS = ("sum", "mean", "max", "min")
-
-
-def refuse_transforms(op: str) -> None:
-    """Raise where torch would give a tangent of 0, or an error that names no remedy."""
-    if lacks_rules():
-        raise BackendError(
-            f"{op} has no rule for forward mode and for gradients of torch.func; use "
-            "torch.autograd.grad, of any order (create_graph=True)"
-        )
 
 
 def check_rows(row_ptr: Tensor) -> None:

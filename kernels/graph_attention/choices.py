@@ -20,10 +20,12 @@ from torch import Tensor
 
 from scisparse.errors import ShapeError
 from scisparse.kernels._edges import Edges, transpose_edges
+from scisparse.kernels._modes import is_transformed
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention import reference
 from scisparse.kernels.graph_attention.checks import check_transpose, check_value
 from scisparse.kernels.graph_attention.ops import choose, register
+from scisparse.kernels.graph_attention.primitives import check_unmapped, join_copies
 
 __all__ = ["run_extreme"]
 
@@ -37,11 +39,17 @@ def run_extreme(
     backend: str = "auto",
 ) -> Tensor:
     """Call the registered operator; arguments are taken to be valid, and edges have no tie."""
+    call = _Extreme.apply if is_transformed() else torch.ops.scisparse.spmm_extreme
     y: Tensor
-    y, _ = torch.ops.scisparse.spmm_extreme(
-        value, x, *edges[:2], *(edges_t or (None, None, None)), smallest, backend
-    )
+    y, _ = call(value, x, *edges[:2], *(edges_t or (None, None, None)), smallest, backend)
     return y
+
+
+def _run(name: str, first: Tensor, second: Tensor, *rest: Any) -> Tensor:
+    """Call one of the three operators; `rest` is choice, both edge lists and backend."""
+    call = _RULES[name].apply if is_transformed() else getattr(torch.ops.scisparse, name)
+    result: Tensor = call(first, second, *rest)
+    return result
 
 
 def _extreme(
@@ -141,10 +149,14 @@ def _of_sites(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     value, x, *places = ctx.saved_tensors
     if places[3] is None:
         places[3:] = transpose_edges(places[1], places[2], x.shape[1])
-    ops, rest = torch.ops.scisparse, (*places, ctx.backend)
+    rest = (*places, ctx.backend)
     of_value, of_x = ctx.needs_input_grad[:2]
-    grad_value = ops.choice_edges(grad, x, *rest).sum_to_size(value.shape) if of_value else None
-    return grad_value, ops.choice_sources(value, grad, *rest) if of_x else None
+    grad_value = grad_x = None
+    if of_value:
+        grad_value = _run("choice_edges", grad, x, *rest).sum_to_size(value.shape)
+    if of_x:
+        grad_x = _run("choice_sources", value, grad, *rest)
+    return grad_value, grad_x
 
 
 def _extreme_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -157,18 +169,104 @@ def _sites_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _sources_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     value, y, *places = ctx.saved_tensors
-    ops, rest = torch.ops.scisparse, (*places, ctx.backend)
+    rest = (*places, ctx.backend)
     of_value, of_y = ctx.needs_input_grad[:2]
-    grad_value = ops.choice_edges(y, grad, *rest).sum_to_size(value.shape) if of_value else None
-    return grad_value, ops.choice_sites(value, grad, *rest) if of_y else None, *(None,) * 7
+    grad_value = grad_y = None
+    if of_value:
+        grad_value = _run("choice_edges", y, grad, *rest).sum_to_size(value.shape)
+    if of_y:
+        grad_y = _run("choice_sites", value, grad, *rest)
+    return grad_value, grad_y, *(None,) * 7
 
 
 def _edges_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     y, x, *places = ctx.saved_tensors
-    ops, rest = torch.ops.scisparse, (*places, ctx.backend)
+    rest = (*places, ctx.backend)
     of_y, of_x = ctx.needs_input_grad[:2]
-    grad_y = ops.choice_sites(grad, x, *rest) if of_y else None
-    return grad_y, ops.choice_sources(grad, y, *rest) if of_x else None, *(None,) * 7
+    grad_y = _run("choice_sites", grad, x, *rest) if of_y else None
+    return grad_y, _run("choice_sources", grad, y, *rest) if of_x else None, *(None,) * 7
+
+
+class _Extreme(torch.autograd.Function):
+    """The best products as ``torch.func`` and forward mode need them."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
+        best: tuple[Tensor, Tensor] = torch.ops.scisparse.spmm_extreme(*inputs)
+        return best
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _save_extreme(ctx, inputs, output)
+        value, x, *places = inputs[:7]
+        if places[2] is None:
+            places[2:] = transpose_edges(places[0], places[1], x.shape[1])
+        ctx.save_for_forward(value, x, output[1], *places)
+
+    backward = staticmethod(_extreme_backward)
+
+    @staticmethod
+    def jvp(ctx: Any, dvalue: Tensor | None, dx: Tensor | None, *_: Any) -> tuple[Tensor, None]:
+        return _tangent(ctx, "choice_sites", dvalue, dx), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
+        (value, x), batch = _joined(info.batch_size, in_dims[:2], inputs[:2], 1)
+        check_unmapped(in_dims[2:7])
+        best = _Extreme.apply(value, x, *inputs[2:])
+        return tuple(t.unflatten(0, (info.batch_size, batch)) for t in best), (0, 0)
+
+
+def _rules(name: str, derivative: Any) -> Any:
+    """One of the three operators as ``torch.func`` and forward mode need it."""
+
+    def forward(*inputs: Any) -> Tensor:
+        result: Tensor = getattr(torch.ops.scisparse, name)(*inputs)
+        return result
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _save(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:8])
+
+    def jvp(ctx: Any, d_first: Tensor | None, d_second: Tensor | None, *_: Any) -> Tensor:
+        return _tangent(ctx, name, d_first, d_second)
+
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        check_unmapped(in_dims[3:8])
+        three, batch = _joined(info.batch_size, in_dims[:3], inputs[:3], 2)
+        result = _run(name, *three, *inputs[3:])
+        return result.unflatten(0, (info.batch_size, batch)), 0
+
+    functions = (forward, setup_context, derivative, jvp, vmap)
+    names = ("forward", "setup_context", "backward", "jvp", "vmap")
+    static = {n: staticmethod(f) for n, f in zip(names, functions, strict=True)}
+    return type(name, (torch.autograd.Function,), static)
+
+
+_RULES = {
+    "choice_sites": _rules("choice_sites", _sites_backward),
+    "choice_sources": _rules("choice_sources", _sources_backward),
+    "choice_edges": _rules("choice_edges", _edges_backward),
+}
+
+
+def _tangent(ctx: Any, name: str, d_first: Tensor | None, d_second: Tensor | None) -> Tensor:
+    """Derivative of an operator that is linear in both tensors."""
+    first, second, *rest = ctx.saved_tensors
+    parts = [] if d_first is None else [_run(name, d_first, second, *rest, ctx.backend)]
+    parts += [] if d_second is None else [_run(name, first, d_second, *rest, ctx.backend)]
+    tangent: Tensor = sum(parts[1:], parts[0])
+    return tangent
+
+
+def _joined(
+    copies: int, dims: tuple[int | None, ...], tensors: tuple[Tensor, ...], whole: int
+) -> tuple[tuple[Tensor, ...], int]:
+    """Tensors with copies and batch as one dimension; the batch is that of number `whole`."""
+    dim, like = dims[whole], tensors[whole]
+    batch = like.shape[0] if dim is None else like.movedim(dim, 0).shape[1]
+    pairs = zip(tensors, dims, strict=True)
+    return tuple(join_copies(t, d, copies, batch) for t, d in pairs), batch
 
 
 _BOTH = "Tensor choice, Tensor row_ptr, Tensor col, Tensor row_ptr_t, Tensor col_t, Tensor tie_t"

@@ -31,7 +31,9 @@ from scisparse.kernels._modes import is_transformed
 from scisparse.kernels._segments import site_of_edge
 
 __all__ = [
+    "check_unmapped",
     "incidence",
+    "join_copies",
     "run_sddmm",
     "run_segment_softmax",
     "run_softmax_slope",
@@ -239,24 +241,25 @@ def _mapped(
 ) -> tuple[Tensor, int]:
     """A product of tensors with a mapped dimension, which comes first in the result."""
     first, second, *rest = inputs
-    _check_unmapped(in_dims[2:8])
+    check_unmapped(in_dims[2:8])
     # Of the second: the first may be shared by the batch.
     batch = second.shape[0] if in_dims[1] is None else second.movedim(in_dims[1], 0).shape[1]
     first, second = (
-        _joined(t, dim, copies, batch) for t, dim in zip((first, second), in_dims, strict=False)
+        join_copies(t, dim, copies, batch) for t, dim in zip((first, second), in_dims, strict=False)
     )
     edges_t = None if rest[3] is None else Edges(*rest[3:6])
     y = run(first, second, Edges(*rest[:3]), edges_t, rest[6])
     return y.unflatten(0, (copies, batch)), 0
 
 
-def _joined(x: Tensor, dim: int | None, copies: int, batch: int) -> Tensor:
+def join_copies(x: Tensor, dim: int | None, copies: int, batch: int) -> Tensor:
     """``[copies * B, ...]`` of ``[B or 1, ...]`` with a mapped dimension, if any."""
     x = x[None] if dim is None else x.movedim(dim, 0)
     return x.expand(copies, batch, *x.shape[2:]).flatten(0, 1)
 
 
-def _check_unmapped(dims: tuple[int | None, ...]) -> None:
+def check_unmapped(dims: tuple[int | None, ...]) -> None:
+    """Raise if ``vmap`` maps over edges."""
     if any(dim is not None for dim in dims):
         raise ShapeError("vmap maps over `row_ptr` or `col`; map over values alone")
 
@@ -285,7 +288,7 @@ class _Softmax(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], score: Tensor, row_ptr: Tensor, backend: str
     ) -> tuple[Tensor, int]:
-        _check_unmapped(in_dims[1:2])
+        check_unmapped(in_dims[1:2])
         score = score.movedim(in_dims[0] or 0, 0)
         weight = run_segment_softmax(score.flatten(0, 1), row_ptr, backend)
         return weight.unflatten(0, score.shape[:2]), 0
@@ -330,7 +333,7 @@ class _SoftmaxSlope(torch.autograd.Function):
         row_ptr: Tensor,
         backend: str,
     ) -> tuple[Tensor, int]:
-        _check_unmapped(in_dims[2:3])
+        check_unmapped(in_dims[2:3])
         mapped = next(
             t.movedim(dim, 0)
             for t, dim in zip((weight, given), in_dims, strict=False)
@@ -338,7 +341,8 @@ class _SoftmaxSlope(torch.autograd.Function):
         )
         copies, batch = mapped.shape[:2]
         weight, given = (
-            _joined(t, dim, copies, batch) for t, dim in zip((weight, given), in_dims, strict=False)
+            join_copies(t, dim, copies, batch)
+            for t, dim in zip((weight, given), in_dims, strict=False)
         )
         slope = run_softmax_slope(weight, given, row_ptr, backend)
         return slope.unflatten(0, (copies, batch)), 0

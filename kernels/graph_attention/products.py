@@ -20,7 +20,6 @@ from scisparse.kernels.graph_attention.checks import (
     check_rows,
     check_transpose,
     check_value,
-    refuse_transforms,
 )
 from scisparse.kernels.graph_attention.choices import run_extreme
 from scisparse.kernels.graph_attention.primitives import run_sddmm, run_segment_softmax, run_spmm
@@ -101,7 +100,6 @@ def spmm(
         value = _spread(x.new_ones((), dtype=accumulator(x.dtype)), x, edges)
     if reduce in ("sum", "mean"):
         return run_spmm(value, x, edges, transpose, backend)
-    refuse_transforms(f"spmm with reduce={reduce!r}")
     return run_extreme(value, x, edges, transpose, reduce == "min", backend)
 
 
