@@ -64,6 +64,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "scoringrules": (),
     "triton": (
         "scisparse.kernels.gather_matmul.triton_kernels",
+        "scisparse.kernels.graph_attention.triton_choices",
         "scisparse.kernels.graph_attention.triton_kernels",
         "scisparse.kernels.graph_attention.triton_products",
         "scisparse.kernels.graph_attention.triton_tiles",
