@@ -95,19 +95,19 @@ class EdgeTarget(Target):
     @property
     @abstractmethod
     def block(self) -> int:
-        """Numbers on an edge."""
+        """Weights of one edge."""
 
     @abstractmethod
     def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:
         """Give layer and copies a pattern; `kept` is the old number of each edge, -1 if new."""
 
     @abstractmethod
-    def _ears(self) -> list[tuple[Tensor, Callable[..., Any]]]:
-        """Buffers to watch, and what makes a pass of what is told."""
+    def _recorders(self) -> list[tuple[Tensor, Callable[..., Any]]]:
+        """Index buffers to watch, and what makes a pass of what operators over each report."""
 
     @abstractmethod
     def _gradients(self, chunk: Chunk) -> Tensor:
-        """Gradients of the candidates in a chunk, ``[n, ...]``."""
+        """Gradients of the candidates in a chunk, ``[n, ...]``; NaN: not known."""
 
     @abstractmethod
     def _score(self, rules: Rules) -> Tensor:
@@ -126,7 +126,7 @@ class EdgeTarget(Target):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sites and edges of a site, in the mean, times the numbers on an edge."""
+        """Sites and edges of a site, in the mean, times the weights of one edge."""
         sites = max(1, self.layer.pattern.num_sites)
         return (sites, max(1, round(self.size / sites)))
 
@@ -140,12 +140,12 @@ class EdgeTarget(Target):
 
     @property
     def count(self) -> int:
-        """Numbers on active edges."""
+        """Weights of active edges."""
         return self.active.numel() * self.block
 
     @property
-    def seen(self) -> int:
-        """Numbers on edges that have been active at some time."""
+    def explored(self) -> int:
+        """Weights of edges that have been active at some time."""
         return self._ever.numel() * self.block
 
     @property
@@ -155,29 +155,28 @@ class EdgeTarget(Target):
 
     # -- gradients -------------------------------------------------------------------------------
 
-    def listen(self, gradients: bool) -> None:
-        """Begin or end to keep what backward passes tell; an audit keeps those before."""
+    def record(self, gradients: bool) -> None:
+        """Begin or end to keep backward passes; an audit keeps those before."""
         if not self.in_audit:
             self._forget()
         if not gradients:
             return self.release()
-        ears = self._ears()
-        held = [w.col for w in self._watches]
-        if len(held) != len(ears) or any(h is not e for h, (e, _) in zip(held, ears, strict=True)):
+        recorders = self._recorders()
+        if [id(w.col) for w in self._watches] != [id(buffer) for buffer, _ in recorders]:
             self.release()
-            known = weakref.ref(self)  # a sparsifier that is dropped hears nothing more
+            known = weakref.ref(self)  # a sparsifier that is dropped records nothing more
 
-            def into_passes(make: Callable[..., Any]) -> Callable[..., None]:
-                def seen(*told: Any) -> None:
+            def recorder(make: Callable[..., Any]) -> Callable[..., None]:
+                def record(*tensors: Any) -> None:
                     if (target := known()) is not None:
-                        target._passes.append(make(*told))
+                        target._passes.append(make(*tensors))
 
-                return seen
+                return record
 
-            self._watches += [watch(buffer, into_passes(make)) for buffer, make in ears]
+            self._watches += [watch(buffer, recorder(make)) for buffer, make in recorders]
 
     def _forget(self) -> None:
-        """Drop what was heard."""
+        """Drop the passes that were kept."""
         self._passes.clear()
 
     def release(self) -> None:
@@ -185,8 +184,8 @@ class EdgeTarget(Target):
         _stop(self._watches)
 
     @property
-    def heard(self) -> bool:
-        """Whether there were backward passes since it began to listen."""
+    def has_gradients(self) -> bool:
+        """Whether there were backward passes since it began to record."""
         return bool(self._passes)
 
     def gather(self, rules: Rules) -> None:
@@ -332,7 +331,7 @@ class EdgeTarget(Target):
         return Search(
             candidates=self.candidates,
             active=active,
-            seen=self._ever,
+            explored=self._ever,
             gradients=self._gradients if self._passes else None,
             momentum=self._momentum,
             far=self.far,
