@@ -37,12 +37,12 @@ def test_extremes_and_their_gradients_equal_loops(
     value, x, edges = problem(shape, dtype)
     value = value[:1].clone() if shared else value
     device = device_of(backend)
-    places = [t.to(device) for t in edges[:2] if t is not None]
+    places = (edges.row_ptr.to(device), edges.col.to(device))
     for reduce in ("max", "min"):
         inputs = [t.to(device).requires_grad_() for t in (value.clone(), x.clone())]
         wide = [t.detach().cpu().double().requires_grad_() for t in inputs]
-        y = spmm(*inputs, *places, reduce=reduce, backend=backend)
-        expected = loop(*wide, edges, reduce) + sum(0 * t.sum() for t in wide)
+        y = spmm(inputs[0], inputs[1], *places, reduce=reduce, backend=backend)
+        expected = loop(wide[0], wide[1], edges, reduce) + sum(0 * t.sum() for t in wide)
         near(y.detach().cpu(), expected.detach())
         grad = torch.randn(y.shape, generator=generator(1)).to(dtype)
         actual = torch.autograd.grad(y, inputs, grad.to(device))
@@ -68,7 +68,7 @@ def test_of_equal_and_not_finite_numbers_the_same_is_chosen(
         value = torch.ones(1, count, 2)
         expected = reference.spmm_extreme(value.expand(2, -1, -1), x, edges, smallest)
         device = device_of(backend)
-        on = Edges(*(None if t is None else t.to(device) for t in edges))
+        on = Edges(edges.row_ptr.to(device), edges.col.to(device), None)
         found = triton.spmm_extreme(value.to(device), x.to(device), on, smallest)
         torch.testing.assert_close(found[0].cpu(), expected[0], equal_nan=True, rtol=0, atol=0)
         assert torch.equal(found[1].cpu(), expected[1])
@@ -90,7 +90,7 @@ def test_offsets_of_64_bits_give_the_same_bits(backend: str) -> None:
     value, x, edges = problem((2, 9, 8, 3, 17, 5), torch.float32)
     device = device_of(backend)
     value, x = value.to(device), x.to(device)
-    edges = Edges(*(None if t is None else t.to(device) for t in edges))
+    edges = Edges(edges.row_ptr.to(device), edges.col.to(device), None)
     edges_t = transpose_edges(edges.row_ptr, edges.col, 8)
     y, choice = triton.spmm_extreme(value, x, edges, False)
     calls = triton_product_calls

@@ -57,7 +57,7 @@ def extreme_rows(
             terms = terms + (read(x, at, wanted, D, BD, ACC),)
         for u in tl.static_range(UNROLL):
             j = (start + u * SLOTS + slot)[:, None, None]
-            term = factors[u][:, :, None] * terms[u]
+            term: tl.tensor = factors[u][:, :, None] * terms[u]
             if SMALLEST:
                 term = -term
             better = (term > best) | (place == NONE) | ((term != term) & (best == best))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError
-from scisparse.kernels._watch import Watch, watch
 from scisparse.pattern import Pattern
 from scisparse.sparsity.areas import by_area
 from scisparse.sparsity.candidates import CandidateEdges, Chunk
@@ -25,6 +23,7 @@ from scisparse.sparsity.search import Search, norms
 from scisparse.sparsity.select import best, best_of_groups, count_of_groups
 from scisparse.sparsity.structures import ConstantFanIn
 from scisparse.sparsity.target import Move, Rules, Target
+from scisparse.sparsity.watches import Watches
 
 __all__ = ["EdgeTarget"]
 
@@ -80,12 +79,11 @@ class EdgeTarget(Target):
         self.goal = self.count
         self._ever = self._current
         self._passes: list[Any] = []
-        self._watches: list[Watch] = []
+        self._watches = Watches()
         self._started = False  # before, tensors may change their size
         self._momentum: Tensor | None = None
         self._copies: list[Any] = []
         self._audit: AuditState | None = None
-        weakref.finalize(self, _stop, self._watches)
         # From now on the layer's buffers are its own, and known by their place in memory.
         self._rewire(candidates.select(self._current), torch.arange(self._current.numel()), None)
         self._pattern = self.layer.pattern
@@ -161,19 +159,7 @@ class EdgeTarget(Target):
             self._forget()
         if not gradients:
             return self.release()
-        recorders = self._recorders()
-        if [id(w.col) for w in self._watches] != [id(buffer) for buffer, _ in recorders]:
-            self.release()
-            known = weakref.ref(self)  # a sparsifier that is dropped records nothing more
-
-            def recorder(make: Callable[..., Any]) -> Callable[..., None]:
-                def record(*tensors: Any) -> None:
-                    if (target := known()) is not None:
-                        target._passes.append(make(*tensors))
-
-                return record
-
-            self._watches += [watch(buffer, recorder(make)) for buffer, make in recorders]
+        self._watches.start(self._recorders(), self._passes)
 
     def _forget(self) -> None:
         """Drop the passes that were kept."""
@@ -181,7 +167,12 @@ class EdgeTarget(Target):
 
     def release(self) -> None:
         """End all watches."""
-        _stop(self._watches)
+        self._watches.stop()
+
+    def reattach(self, like: Target) -> None:
+        """Record as the target that this is a copy of."""
+        if isinstance(like, EdgeTarget) and like._watches:
+            self._watches.start(self._recorders(), self._passes)
 
     @property
     def has_gradients(self) -> bool:
@@ -239,9 +230,11 @@ class EdgeTarget(Target):
     def sparsify(self, count: int, rules: Rules) -> None:
         """Keep edges at random, at first of those that the layer has."""
         self.goal = count
+        edges = round(count / self.block)
         if self._ablation is not None:  # it may use what rounding the fan-in leaves
             self._room = count // self.block
-        edges = round(count / self.block)
+        elif self._units is not None:  # whole units may be more than asked for
+            self._room = min(self.candidates.size, edges + int(self._units.sizes.max()))
         drawn = torch.rand(self.active.numel(), generator=rules.generator)
         if self._units is not None:
             active = self._whole_units(drawn, edges, 0.0, random(), rules)
@@ -391,9 +384,3 @@ class EdgeTarget(Target):
         self._pattern, self._current = self.layer.pattern, active
         self._ever, self._momentum = state["ever"], state["momentum"]
         self._fan_in = state["fan_in"]
-
-
-def _stop(watches: list[Watch]) -> None:
-    for one in watches:
-        one.stop()
-    watches.clear()

@@ -243,6 +243,10 @@ class MaskedTarget(Target):
         """Set what is not active to 0."""
         self.parameter.masked_fill_(~self.mask.to(self.parameter.device), 0)
 
+    def reattach(self, like: Target) -> None:
+        """Mask the gradients of the copied weight."""
+        self._hook = self._mask_gradients()
+
     def release(self) -> None:
         """Take the hook off."""
         if self._hook is not None:

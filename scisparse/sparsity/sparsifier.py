@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 from torch.optim import Optimizer
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
 from scisparse.sparsity import methods, options, structures
-from scisparse.sparsity.allotment import allot
+from scisparse.sparsity.allotment import Allotment
 from scisparse.sparsity.budgets import Budget
 from scisparse.sparsity.build import masked_target, rewired_target
 from scisparse.sparsity.discovery import Found, check_candidates, check_own, edges_alone, find
@@ -22,11 +23,12 @@ from scisparse.sparsity.growth import Rule
 from scisparse.sparsity.importance import Score
 from scisparse.sparsity.measure import measure
 from scisparse.sparsity.ownership import hold, let_go
+from scisparse.sparsity.progress import Progress
 from scisparse.sparsity.report import Report
 from scisparse.sparsity.rewinding import Rewinding
 from scisparse.sparsity.schedules import Change, Schedule
 from scisparse.sparsity.structures import Structure
-from scisparse.sparsity.target import Move, Target, all_finite, gather_before_steps, without_passes
+from scisparse.sparsity.target import Target, all_finite, gather_before_steps, without_passes
 from scisparse.sparsity.waiting import warn_of_waiting
 
 __all__ = ["Sparsifier"]
@@ -132,7 +134,7 @@ class Sparsifier:
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self.method = methods.named(method)
-        self.sparsity, self.steps = options.check_sparsity(sparsity), 0
+        self.sparsity, self.progress = options.check_sparsity(sparsity), Progress()
         self.structure = structures.named(structure or self.method.structure)
         # Structures with a sparsity of their own need the same one everywhere.
         default = "uniform" if isinstance(self.structure, structures.NM) else self.method.budget
@@ -147,10 +149,8 @@ class Sparsifier:
         found = edges_alone(found, self._moves) if sparsity is None else found
         check_own(model, found, self.rules)
         self.targets: list[Target] = []
-        self._pending: Change | None = None
         self.forms: list[Form] = []  #: what became of each layer, after :meth:`finalize`
-        self._moved: dict[str, Move] = {}
-        self._finalized = self._audited = False
+        self._finalized = self._released = False
         self._waited = 0  # steps for which a change has been due
         self._rewinding = Rewinding(model, optimizer, getattr(self.schedule, "rewind_to", None))
         self._gather: Any = None
@@ -164,6 +164,9 @@ class Sparsifier:
             hold(self.targets)
             if self.rules.gathers:
                 self._gather = gather_before_steps(self.targets, self.rules)
+            self._allotment = Allotment(
+                self.targets, self.budget, self.sparsity, self.rules, self._moves
+            )
             self._start()
         except BaseException:
             self.release()
@@ -188,26 +191,30 @@ class Sparsifier:
             for target in self.targets:
                 target.sparsify(target.size, self.rules)
         elif self.sparsity is not None:
-            first = self.schedule.start(self.sparsity)
-            counts = self._allot(first) if first or self._moves else []
+            first = self._allotment.now = self.schedule.start(self.sparsity)
+            counts = self._allotment.at(first) if first or self._moves else []
             for target, count in zip(self.targets, counts, strict=False):
                 if self._moves:
                     target.sparsify(count, self.rules)
                 else:
                     target.change(count, 0.0, self.rules)
-        self._aim()
-        self._rewinding.remember(self.steps)
+        self._allotment.aim()
+        self._rewinding.remember(self.progress.steps)
         self._record()
 
-    def _aim(self) -> None:
-        """Tell learned gates how many weights are to be left in the end."""
-        if self.rules.importance.gating is not None and self.sparsity is not None:
-            for target, count in zip(self.targets, self._allot(self.sparsity), strict=True):
-                target.goal = count
-
-    def _allot(self, sparsity: float) -> list[int]:
-        """Weights that each target keeps at a sparsity of all."""
-        return allot(self.targets, self.budget, sparsity, self.sparsity or 0.0, self.rules)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy it with its model and optimizer, with hooks of its own."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        parts = {key: value for key, value in vars(self).items() if key != "_gather"}
+        vars(copied).update(copy.deepcopy(parts, memo), _gather=None)
+        if not self._released:
+            hold(copied.targets)
+            for target, like in zip(copied.targets, self.targets, strict=True):
+                target.reattach(like)
+            if self.rules.gathers:
+                copied._gather = gather_before_steps(copied.targets, copied.rules)
+        return copied
 
     # -- training ------------------------------------------------------------------------------
 
@@ -219,10 +226,10 @@ class Sparsifier:
         """
         if self._finalized:
             raise OptionError("the sparsifier has ended with finalize(); build a new one")
-        self.steps += 1
-        change = self._due(self.steps) or self._pending
+        self.progress.steps += 1
+        change = self._due(self.progress.steps) or self.progress.pending
         waits = change is not None and not all_finite(self.targets)
-        self._pending = change if waits else None
+        self.progress.pending = change if waits else None
         self._waited = self._waited + 1 if waits else 0
         warn_of_waiting(self._waited, self.targets)
         if change is not None and not waits:
@@ -230,21 +237,26 @@ class Sparsifier:
         self._audit()
         for target in self.targets:
             target.enforce()
-        self._rewinding.remember(self.steps)
+        self._rewinding.remember(self.progress.steps)
         self._record()
 
     def _audit(self) -> None:
         """Test what the far slots hold, once rewiring has ended."""
         begin = getattr(self.schedule, "end", None)
-        if not self.far or begin is None or self.steps < begin or self._pending is not None:
+        if (
+            not self.far
+            or begin is None
+            or self.progress.steps < begin
+            or self.progress.pending is not None
+        ):
             return
-        if not self._audited:
-            self._audited = True
+        if not self.progress.audited:
+            self.progress.audited = True
             for target in self._rewired:
                 target.begin_audit(self.rules)
         for target in self._rewired:
             if target.continue_audit() >= AUDIT_STEPS:
-                self._moved[target.name] = target.end_audit(SIGNIFICANCE, self.rules)
+                self.progress.moved[target.name] = target.end_audit(SIGNIFICANCE, self.rules)
 
     @property
     def _rewired(self) -> list[EdgeTarget]:
@@ -259,21 +271,19 @@ class Sparsifier:
     def _change(self, change: Change) -> None:
         for target in self.targets:
             target.enforce()  # no score should see what the optimizer did to pruned weights
-        self._aim()
-        counts = [target.goal for target in self.targets]
-        if self.sparsity is not None and not self._moves:
-            counts = self._allot(change.sparsity)
+        self._allotment.aim()
+        counts = self._allotment.after(change.sparsity)
         unknown = without_passes(self.targets, self.rules) if change.drop else []
         for target, count in zip(self.targets, counts, strict=True):
             if target not in unknown:  # a layer without gradients stays as it is
-                self._moved[target.name] = target.change(count, change.drop, self.rules)
+                self.progress.moved[target.name] = target.change(count, change.drop, self.rules)
         if change.rewind:
             self._rewinding.go_back()
 
     def _record(self) -> None:
         """Keep gradients of the next step, if a change after it needs them."""
         grows = self.rules.growth
-        due = self._pending is not None or self._due(self.steps + 1) is not None
+        due = self.progress.pending is not None or self._due(self.progress.steps + 1) is not None
         always = grows is not None and grows.needs_momentum
         for target in self.targets:
             audited = isinstance(target, EdgeTarget) and target.in_audit
@@ -290,7 +300,7 @@ class Sparsifier:
             Label of each site, an array or a DataArray: pattern layers with as many sites are
             counted by region as well. Default: the labels of a budget by ``Regions``.
         """
-        return measure(self.targets, self._moved, self.steps, self.budget, regions)
+        return measure(self.targets, self.progress.moved, self.progress.steps, self.budget, regions)
 
     def follow(self, copy: nn.Module) -> None:
         """Let a copy of the model, such as a moving average, take part in every change from now on.
@@ -361,6 +371,7 @@ class Sparsifier:
         for target in self.targets:
             target.release()
         let_go(self.targets)
+        self._released = True
         if self._gather is not None:
             self._gather.remove()
 
@@ -368,10 +379,8 @@ class Sparsifier:
         """Return topology, progress and random state: all that a later step depends on."""
         return {
             "method": self.method.name,
-            "steps": self.steps,
-            "audited": self._audited,
-            "pending": None if self._pending is None else vars(self._pending),
-            "moved": {name: (m.dropped, m.grown) for name, m in self._moved.items()},
+            "progress": self.progress.state_dict(),
+            "allotment": self._allotment.state_dict(),
             "generator": self.rules.generator.get_state(),
             "rewind": self._rewinding.weights,
             "targets": {target.name: target.state_dict() for target in self.targets},
@@ -386,9 +395,8 @@ class Sparsifier:
             The state belongs to another method or other weights.
         """
         options.check_state(state, self.method, self.targets)
-        self.steps, self._audited = state["steps"], state["audited"]
-        self._pending = None if state["pending"] is None else Change(**state["pending"])
-        self._moved = {name: Move(*pair) for name, pair in state["moved"].items()}
+        self.progress.load_state_dict(state["progress"])
+        self._allotment.load_state_dict(state["allotment"])
         self.rules.generator.set_state(state["generator"])
         self._rewinding.weights = dict(state["rewind"])
         for target in self.targets:

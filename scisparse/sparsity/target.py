@@ -161,6 +161,10 @@ class Target(ABC):
         """Hold what is not active at 0, after the optimizer."""
 
     @abstractmethod
+    def reattach(self, like: Target) -> None:
+        """Hang on a copied layer what the target that this is a copy of has on its own."""
+
+    @abstractmethod
     def release(self) -> None:
         """Take all hooks off."""
 
