@@ -340,9 +340,18 @@ def test_long_arrays_of_bad_quantiles() -> None:
     assert text.startswith("`quantiles` (=array([0. , 0.01, 0.02")
 
 
+@pytest.mark.parametrize("values", [[], 20.0, [np.nan], [np.inf], "warm", [[1.0]]])
+def test_bad_thresholds(values: Any) -> None:
+    text = predict_error(FORECAST, thresholds=values)
+    assert text.startswith("`thresholds` (=")
+    assert "must be a list of finite numbers in units of the target, such as [20.0, 30.0]" in text
+
+
 def test_members_and_quantiles() -> None:
     text = predict_error(FORECAST, members=True, quantiles=[0.5])
-    assert text == "`members` and `quantiles` are both given; ask for one of them"
+    assert text == "`members` and `quantiles` are given together; ask for one of them"
+    text = predict_error(FORECAST, quantiles=[0.5], thresholds=[280.0])
+    assert text == "`quantiles` and `thresholds` are given together; ask for one of them"
     text = predict_error(FORECAST.isel(member=0), members=True)
     assert "members=True needs a forecast with members; this one has none" in text
 

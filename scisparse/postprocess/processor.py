@@ -182,6 +182,7 @@ class PostProcessor:
         *,
         members: bool = False,
         quantiles: Sequence[float] | FloatArray | None = None,
+        thresholds: Sequence[float] | FloatArray | None = None,
     ) -> xr.Dataset:
         """Correct a forecast.
 
@@ -196,14 +197,18 @@ class PostProcessor:
             ``ensemble_members`` says so.
         quantiles
             Return these quantiles: rising numbers between 0 and 1.
+        thresholds
+            Return the probabilities of exceeding these values: rising numbers in the units of the
+            target. `evaluate` gives their Brier score.
 
         Returns
         -------
         Dataset
             ``<target>_mean`` and ``<target>_std``, with a bounded distribution also its parameters
             ``<target>_location`` and ``<target>_scale``; or ``<target>`` with members; or
-            ``<target>_quantile``. Dims, coordinates and attributes as in the forecast. NaN where
-            the forecast is missing, or nothing was observed in training.
+            ``<target>_quantile`` along dim ``quantile``; or ``<target>_probability``, P(target >
+            threshold), along dim ``threshold``. Dims, coordinates and attributes as in the
+            forecast. NaN where the forecast is missing, or nothing was observed in training.
 
         Raises
         ------
@@ -211,11 +216,27 @@ class PostProcessor:
             Not fitted, or grid, units, calendar, variables or groups differ from those of the
             training; both are named.
         OptionError
-            `members` and `quantiles` are both asked for, or cannot be given.
+            More than one of `members`, `quantiles` and `thresholds` is asked for, or it cannot be
+            given.
+
+        Examples
+        --------
+        >>> from scisparse.datasets import simulated_ensemble
+        >>> data = simulated_ensemble((8, 16), times=40, members=5)
+        >>> model = PostProcessor("emos", target="temperature").fit(data, data["observed"])
+        >>> warm = model.predict(data, thresholds=[290.0, 300.0])["temperature_probability"]
+        >>> warm.dims
+        ('threshold', 'time', 'lat', 'lon')
         """
         fitted = self._require_fit()
-        if members and quantiles is not None:
-            raise OptionError("`members` and `quantiles` are both given; ask for one of them")
+        asked = {
+            "members": members,
+            "quantiles": quantiles is not None,
+            "thresholds": thresholds is not None,
+        }
+        several = [f"`{name}`" for name, given in asked.items() if given]
+        if len(several) > 1:
+            raise OptionError(f"{' and '.join(several)} are given together; ask for one of them")
         forecast = arrays.with_coordinates(forecast)
         frame, cases = fitted.read(forecast, self.target, self.groups)
         location, scale = fitted.apply(cases)
@@ -224,6 +245,8 @@ class PostProcessor:
             result = predicted.members()
         elif quantiles is not None:
             result = predicted.quantiles(quantiles)
+        elif thresholds is not None:
+            result = predicted.exceedance(thresholds)
         else:
             result = predicted.moments()
         action = f"corrected by scisparse {_version()} (PostProcessor, method {self.method})"
