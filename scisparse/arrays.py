@@ -309,7 +309,7 @@ def check_units(what: str, units: object, expected: object) -> None:
     Parameters
     ----------
     what
-        Whose units they are, for errors.
+        Name of what has the units, for errors.
     units, expected
         Values of CF attribute ``units``, or ``None``.
 
