@@ -41,7 +41,7 @@ def sparsity_report(report: Report) -> Figure:
     Parameters
     ----------
     report
-        Of a sparsifier.
+        Report of a sparsifier.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def sparsity_history(reports: Sequence[Report]) -> Figure:
     Parameters
     ----------
     reports
-        Of one sparsifier, taken during training, in any order.
+        Reports of one sparsifier, taken during training, in any order.
 
     Returns
     -------

@@ -38,13 +38,15 @@ class Fitted:
     grid
         Canonical grid.
     units
-        Of the variables that told theirs.
+        Units of the variables that told theirs.
     names
         Groups and other predictors.
     calendar
-        Of the times, where they were dates.
+        Calendar of the times, where they were dates.
     cases
         Number of training cases.
+    members
+        Number of members in training; ``None`` when there was no such dim.
     """
 
     network: Network
@@ -54,6 +56,7 @@ class Fitted:
     names: tuple[str, ...]
     calendar: str | None
     cases: int
+    members: int | None
 
     def read(self, forecast: _Object, target: str, groups: str | None) -> tuple[Frame, Forecast]:
         """Read a forecast like those of the training.

@@ -83,7 +83,7 @@ class Forecast:
         )
 
 
-def as_field(data: _Object, target: str, what: str, *, only: bool = False) -> xr.DataArray:
+def as_field(data: _Object, target: str, what: str, *, any_name: bool = False) -> xr.DataArray:
     """Pick variable `target` of a Dataset, or take a DataArray of that name, or of none.
 
     Parameters
@@ -94,25 +94,25 @@ def as_field(data: _Object, target: str, what: str, *, only: bool = False) -> xr
         Name of the variable.
     what
         Name of `data` for errors.
-    only
-        Whether another name is taken too, where there is but one variable.
+    any_name
+        Whether another name will do, where there is but one variable.
 
     Raises
     ------
     DataError
-        There is no such variable, those that there are are named; or its values are not numbers.
+        There is no such variable (the error lists those there are), or its values are not numbers.
     """
     if not isinstance(data, xr.DataArray | xr.Dataset):
         raise DataError(
             f"{what} is of type {type(data).__name__}; it must be an xarray DataArray or Dataset"
         )
     field = data if isinstance(data, xr.DataArray) else data.get(target)
-    if field is None and only and len(data.data_vars) == 1:
+    if field is None and any_name and len(data.data_vars) == 1:
         field = next(iter(data.data_vars.values()))
     if field is None:
         names = ", ".join(repr(str(name)) for name in data.data_vars) or "none"
         raise DataError(f"{what} has no variable {target!r} among {names}; name or select one")
-    if not only and field.name not in (None, target):
+    if not any_name and field.name not in (None, target):
         raise DataError(
             f"{what} is {str(field.name)!r} but {target!r} is needed; give that variable, or "
             "rename this one"
