@@ -129,7 +129,7 @@ def test_cases_for_a_gpu_are_registered(harness: Any) -> None:
     assert len(cases) == 6
     assert {case.device for case in cases} == {"cuda"}
     attention = harness.registry.select("gpu", ["graph_attention"])
-    assert len(attention) == 5
+    assert len(attention) == 9
     assert {case.device for case in attention} == {"cuda"}
     with pytest.raises(ValueError, match="no case of suite 'gpu' matches"):
         harness.registry.select("gpu", ["nothing"])
