@@ -207,7 +207,9 @@ def test_attention_cases_for_a_gpu_pass_the_gate_when_small(
         results = harness.measure.in_turns(work, 0.01)
         assert results["scisparse"].not_run is None
         assert results["scisparse"].median("backward") > 0
-    assert harness.measure.in_turns(operator, 0.01)["gather + scatter"].not_run is None
+    for work in (operator, most):
+        for name, result in harness.measure.in_turns(work, 0.01).items():
+            assert result.not_run is None, name
 
 
 @pytest.mark.parametrize("rows", [3, 8])

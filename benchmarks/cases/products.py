@@ -119,7 +119,7 @@ def most_work(make: Callable[[], Pattern], channels: int, place: Place) -> Work:
 
     def segments(x: Tensor, value: Tensor) -> Tensor:
         terms = x[source] * value[:, None]
-        return torch.segment_reduce(terms, "max", offsets=lists.row_ptr, initial=0, unsafe=True)
+        return torch.segment_reduce(terms, "max", offsets=lists.row_ptr, unsafe=True)
 
     def exact(x: Tensor, value: Tensor) -> Tensor:
         terms, number = x[source] * value[:, None], torch.arange(edges, device=x.device)
