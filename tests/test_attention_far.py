@@ -266,7 +266,9 @@ def test_a_state_of_before_an_audit_goes_on_the_same_way_after_one() -> None:
 def test_an_audit_that_cannot_pass_anything_says_so() -> None:
     model, optimizer, sparsifier = far_slots()
     few = [(x[:1], y[:1]) for x, y in data(16)]
-    with pytest.warns(UserWarning, match=r"8 samples, .* with 9 or fewer; .* batches of 2 or more"):
+    with pytest.warns(
+        UserWarning, match=r"8 different samples, .* with 16 or fewer; .* of 3 or more"
+    ):
         train(model, optimizer, sparsifier, few)
 
 

@@ -14,12 +14,13 @@ from kernel_cases import generator
 from sparsity_cases import adam, fields, locally, train
 
 from scisparse.errors import OptionError
+from scisparse.grids import LatLonGrid
 from scisparse.layers import LocallyConnected
 from scisparse.pattern import Pattern
 from scisparse.patterns import window
 from scisparse.sparsity import Sparsifier, schedules
 from scisparse.sparsity.candidates import Pass
-from scisparse.sparsity.far import Audit
+from scisparse.sparsity.far import Audit, repeats
 
 STEPS, BATCH = 160, 64
 
@@ -115,6 +116,44 @@ def test_candidates_bound_the_search(ocean: Ocean) -> None:
     )
     train(layer, optimizer, sparsifier, data)
     assert edges(layer.pattern) - edges(local) == set(some)
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_data_set_that_comes_again_in_every_step_is_no_more_evidence(planted: bool) -> None:
+    """All 256 samples are one batch: slots are empty without links, and hold links that are."""
+    pattern = window(LatLonGrid.regular(8, 12), 3)
+    gen, count = generator(11), 256
+    x = torch.randn(count, 96, 1, generator=gen)
+    torch.manual_seed(1)
+    truth, layer = (LocallyConnected(pattern, 1, 1, bias=False) for _ in range(2))
+    with torch.no_grad():
+        y = truth(x) + 0.5 * torch.randn(count, 96, 1, generator=gen)
+    site = torch.arange(0, 96, 8)
+    source = (site + 44) % 96
+    if planted:
+        y[:, site] += x[:, source]
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+    sparsifier = Sparsifier(layer, optimizer, "rigl", teleconnections=1, total_steps=160)
+    train(layer, optimizer, sparsifier, [(x, y)] * 160)
+    sparsifier.finalize()
+    found = edges(layer.pattern) - edges(pattern)
+    links = set(zip(source.tolist(), site.tolist(), strict=True)) if planted else set()
+    assert links <= found
+    assert len(found - links) <= 0.02 * 96
+
+
+def test_repeats_are_counted() -> None:
+    gen = generator(2)
+    x = torch.randn(8, 5, 3, generator=gen)
+    other = torch.randn(8, 5, 3, generator=gen)
+    assert repeats([x]) == 1
+    assert repeats([x, other]) == 1
+    assert repeats([x, x.flip(0)]) == 2
+    assert repeats([x, 1.001 * x, x[:4], other]) == 28 / 16
+    missing = x.clone()
+    missing[:, 2] = torch.nan
+    assert repeats([missing, missing, missing]) == 3
+    assert repeats([]) == repeats([x[:0]]) == 1
 
 
 def test_resumes_in_the_middle_of_an_audit() -> None:

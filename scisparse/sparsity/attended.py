@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -24,7 +25,7 @@ from scisparse.sparsity.attention_effects import (
 from scisparse.sparsity.candidates import CandidateEdges, Chunk
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.edge_units import EdgeUnits
-from scisparse.sparsity.far import FarSlots, warn_of_few
+from scisparse.sparsity.far import FarSlots, repeats, warn_of_few
 from scisparse.sparsity.growth import gradient
 from scisparse.sparsity.ranks import agree, average, every, total, world
 from scisparse.sparsity.row_groups import RowGroups
@@ -125,7 +126,7 @@ class AttentionTarget(EdgeTarget):
                 f"`dropout` (={layer.dropout}); build it with dropout=0"
             )
         self._found: _Found | None = None
-        self._doubt = _DOUBT
+        self._doubt, self._repeats = _DOUBT, 1.0
         super().__init__(name, layer, candidates, reference, row_groups, far, units=units)
 
     @property
@@ -241,6 +242,7 @@ class AttentionTarget(EdgeTarget):
         if self.far is None:
             return (-gradients).clamp(min=0)
         z = certainty((world() * gradients.double()).T)  # means over ranks, of sums
+        z /= math.sqrt(self._repeats)
         # A site makes as many tests as there are sources.
         return torch.where(z < normal_bound(self._doubt / self.far.sources), -z, -torch.inf)
 
@@ -298,9 +300,13 @@ class AttentionTarget(EdgeTarget):
         self._audit = None
         numbers = audit.numbers
         if audit.steps:
+            self._repeats = repeats([one.inputs.v for one in self._passes])
             samples = world() * sum(one.lse.shape[0] for one in self._passes)
-            warn_of_few(self.name, samples, normal_bound(significance) ** 2)
-            passed = audit.passed(self.candidates, self._prospects, self.numbers, significance)
+            chance = significance / far.sources
+            warn_of_few(self.name, round(samples / self._repeats), normal_bound(chance) ** 2)
+            passed = audit.passed(
+                self.candidates, self._prospects, self.numbers, chance, self._repeats
+            )
             numbers = numbers[agree(passed.to(torch.uint8)).bool()]
         active = torch.cat([self.active, numbers]).unique()
         if audit.steps and rules.growth is not None:
@@ -309,6 +315,7 @@ class AttentionTarget(EdgeTarget):
             self._doubt = significance
             active = agree(self._grow(active, sites, left, gradient(), rules))
             self._doubt = _DOUBT
+        self._repeats = 1.0
         self._set(active, rules)
         self._forget()
         kept = int(torch.isin(audit.numbers, active).sum())

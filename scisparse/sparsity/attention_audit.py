@@ -17,6 +17,7 @@ alone passes wherever attention blurs a site, as any further source dilutes the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -79,6 +80,7 @@ class AttentionAudit(AuditState):
         prospects: Callable[[Chunk], Iterable[Prospects]],
         width: int,
         significance: float,
+        repeats: float = 1.0,
     ) -> Tensor:
         """Mark the edges that the loss misses, booleans ``[n]``.
 
@@ -92,6 +94,8 @@ class AttentionAudit(AuditState):
             Numbers that a sample of a candidate is made of.
         significance
             Chance that a source which tells nothing passes.
+        repeats
+            How often each sample was seen.
         """
         sums = torch.zeros(4, self.numbers.numel(), dtype=torch.float64)
         first = 0
@@ -102,4 +106,4 @@ class AttentionAudit(AuditState):
             part = slice(first, first + places.numel())
             sums[:, part] = evidence(prospects(chunk), chunk.count)[:, places]
             first = part.stop
-        return certainty(total(sums)) < normal_bound(significance)
+        return certainty(total(sums)) / math.sqrt(repeats) < normal_bound(significance)

@@ -8,6 +8,11 @@ normal where the weight has no effect, whatever the scale of the loss; with seve
 of squares of their z is close to a chi-square. A slot that fails may still take a candidate whose
 gradient stands out from those of all other candidates of its site, and is emptied else.
 
+A sample that comes again, as where the whole data set is one batch, tells nothing new: ``z`` is
+divided by the root of how often each one has come (:func:`repeats`). And what a slot holds has been
+chosen among all sources by the same data: so many tests are made, and the chance of each is as
+many times smaller (Bonferroni).
+
 The tests look at one edge at a time: a source that goes along with a true one passes as well.
 """
 
@@ -15,6 +20,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -31,6 +37,7 @@ __all__ = [
     "AuditState",
     "FarSlots",
     "outstanding",
+    "repeats",
     "warn_of_few",
 ]
 
@@ -96,11 +103,45 @@ def warn_of_few(name: str, samples: int, least: float) -> None:
     """Say where an audit must empty all slots, as it has seen too little."""
     if samples <= least:
         warnings.warn(
-            f"the audit of the far slots of {name} empties them: it has seen {samples} samples, "
-            f"and nothing can be significant with {math.floor(least)} or fewer; train with batches "
-            f"of {math.floor(least) // AUDIT_STEPS + 1} or more",
+            f"the audit of the far slots of {name} empties them: it has seen {samples} different "
+            f"samples, and nothing can be significant with {math.floor(least)} or fewer; train "
+            f"with batches of {math.floor(least) // AUDIT_STEPS + 1} or more",
             stacklevel=2,
         )
+
+
+def repeats(samples: Sequence[Tensor]) -> float:
+    """How often each of the samples of some steps has come, in the mean, at least 1.
+
+    Two are the same if they are ten times nearer to each other than two samples of a step are in
+    the median: layers before may have learned a little between two steps.
+
+    Parameters
+    ----------
+    samples
+        What the layer has read in each step, ``[B, ...]``; NaN where a source is missing.
+
+    Examples
+    --------
+    >>> x = torch.randn(4, 9)
+    >>> repeats([x, x + 1e-3, torch.randn(4, 9)])
+    1.5
+    """
+    flat = [x.detach().flatten(1).cpu().double().nan_to_num() for x in samples if x.shape[0]]
+    if not flat:
+        return 1.0
+    generator = torch.Generator().manual_seed(0)
+    by = torch.randn(flat[0].shape[1], 64, generator=generator, dtype=torch.float64)
+    points = torch.cat([x @ by for x in flat])
+    first = points[: len(flat[0])]
+    usual = torch.pdist(first).median() if len(first) > 1 else points.new_zeros(())
+    again, begin = 0, 0
+    for x in flat:
+        own, before = points[begin : begin + len(x)], points[:begin]
+        if len(before):
+            again += int((torch.cdist(own, before).amin(1) < 0.1 * usual).sum())
+        begin += len(x)
+    return len(points) / (len(points) - again)
 
 
 class AuditState:
@@ -162,10 +203,18 @@ class Audit(AuditState):
                 squares = torch.einsum("bec,beo->eco", u.square(), g.square())
                 self.squares[part] += squares.flatten(1).cpu()
 
-    def passed(self, significance: float) -> Tensor:
-        """Mark the edges whose effect is significant, booleans ``[n]``."""
+    def passed(self, significance: float, repeats: float = 1.0) -> Tensor:
+        """Mark the edges whose effect is significant, booleans ``[n]``.
+
+        Parameters
+        ----------
+        significance
+            Chance that an edge without an effect passes.
+        repeats
+            How often each sample was seen: as often it has been added.
+        """
         statistic = (self.total.square() / self.squares.clamp(min=1e-300)).sum(1)
-        return statistic > self.bound(significance)
+        return statistic / repeats > self.bound(significance)
 
     def bound(self, significance: float) -> float:
         """What the statistic must be above; with S samples it is S times the block at most."""

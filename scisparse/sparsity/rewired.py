@@ -13,7 +13,7 @@ from scisparse.pattern import Pattern
 from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.candidates import Chunk, Pass
 from scisparse.sparsity.edge_target import EdgeTarget
-from scisparse.sparsity.far import Audit, outstanding, warn_of_few
+from scisparse.sparsity.far import Audit, outstanding, repeats, warn_of_few
 from scisparse.sparsity.ranks import agree, total, world
 from scisparse.sparsity.target import Move, Rules
 
@@ -110,14 +110,16 @@ class RewiredTarget(EdgeTarget):
             self._audit = None
             return Move(0, 0)
         audit.add(self._passes)
-        samples = world() * sum(one.x.shape[0] for one in self._passes)
-        warn_of_few(self.name, samples, audit.bound(significance) / self.block)
+        each = repeats([one.x for one in self._passes])
+        samples = round(world() * sum(one.x.shape[0] for one in self._passes) / each)
+        chance = significance / far.sources
+        warn_of_few(self.name, samples, audit.bound(chance) / self.block)
         audit.total, audit.squares = total(audit.total), total(audit.squares)
         self._audit = None
         audit.restore(self.parameter)
         optimizer_state.clear_rows(rules.optimizer, self.parameter, audit.rows)
         stays = torch.ones_like(self.active, dtype=torch.bool)
-        stays[audit.rows] = agree(audit.passed(significance).to(torch.uint8)).bool()
+        stays[audit.rows] = agree(audit.passed(chance, each).to(torch.uint8)).bool()
         active = self.active[stays]
         left = far.quota() - self.candidates.select(active).fan_in
         if rules.growth is not None:
