@@ -150,17 +150,19 @@ class EdgeBias(OwnBuffers):
             raise OptionError(f"`knots` (={knots}) must not be negative; 0 for no such bias")
         if areas and pattern.source_grid is None:
             raise PatternError(
-                "`pattern` has no grid of sources, so that they have no areas; build it on a grid"
+                "`pattern` has no grid of sources, so that they have no areas; build it on a grid, "
+                "or give Pattern.from_edge_index its source_grid="
             )
         if knots and pattern.distance is None:
             raise PatternError(
                 "`pattern` has no distances for a relative bias; build it with patterns.radius or "
-                "patterns.nearest"
+                "patterns.nearest, or give Pattern.from_edge_index both grids or distance="
             )
         if taps and pattern.tap is None:
             raise PatternError(
                 "`pattern` has no taps for a bias by tap; build it with patterns.window, "
-                "patterns.neighborhood or patterns.sliding_window"
+                "patterns.neighborhood or patterns.sliding_window, or give Pattern.from_edge_index "
+                "its tap="
             )
         self.areas, self.knots, self.taps, self.num_taps = areas, knots, taps, pattern.num_taps
         self.turns = bool(knots) and pattern.bearing is not None

@@ -221,7 +221,7 @@ def _taps(pattern: Pattern, tie: str | Tensor) -> Tensor:
     if pattern.tap is None:
         raise PatternError(
             f"{tie_name(tie)} needs the taps of the edges and {pattern!r} has none; use "
-            "patterns.window, or tie=None"
+            "patterns.window, give Pattern.from_edge_index its tap=, or use tie=None"
         )
     return pattern.tap.long()
 

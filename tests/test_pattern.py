@@ -346,6 +346,35 @@ def test_from_edge_index_checks_its_arrays() -> None:
         Pattern.from_dense(torch.ones(2, 2))
 
 
+@pytest.mark.parametrize("form", [Tensor.tolist, Tensor.numpy, lambda t: t.numpy().astype(">i4")])
+def test_from_edge_index_takes_lists_and_arrays(form: Any) -> None:
+    whole = random_pattern(5)
+    arrays = {name: getattr(whole, name) for name in ("tap", "distance", "bearing")}
+    index, order = whole.to_edge_index(), torch.randperm(whole.num_edges)
+    given = {name: form(values[order]) for name, values in arrays.items() if name == "tap"}
+    given |= {name: arrays[name][order].tolist() for name in ("distance", "bearing")}
+    assert Pattern.from_edge_index(form(index[:, order]), *whole.shape, **given) == whole
+    assert Pattern.from_edge_index([[], []], 2, 3, tap=[]).num_edges == 0
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ([[0, 1], [0]], r"`edge_index` \(list\) must be integers \[2, E\]: row 0 sources"),
+        (None, r"`edge_index` \(NoneType\) must be integers"),
+        ([["a"], ["b"]], r"`edge_index` \(list\) must be integers"),
+        ([0, 1], r"`edge_index` \(shape \(2,\), torch.int64\) must be integers"),
+        (np.zeros((2, 1)), r"torch.float64\) must be integers"),
+        (np.array([[2], [0]], np.uint16), r"`edge_index\[0\]` \(=2 at edge 0\) must lie between"),
+    ],
+)
+def test_what_is_no_edge_index_is_named(index: Any, message: str) -> None:
+    with pytest.raises(PatternError, match=message):
+        Pattern.from_edge_index(index, 2, 2)
+    with pytest.raises(PatternError, match=r"`tap` \(list\) must be one number for each edge"):
+        Pattern.from_edge_index([[0], [0]], 1, 1, tap=[[0], [1, 2]])
+
+
 def test_rows_match_a_plain_loop() -> None:
     pattern = random_pattern(4)
     expected = np.repeat(np.arange(7), pattern.fan_in.numpy())

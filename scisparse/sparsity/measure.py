@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
-from scisparse.patterns.geometry import great_circle
+from scisparse.pattern.geometry import great_circle
 from scisparse.sparsity.budgets import Budget, Regions
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.masked import MaskedTarget
