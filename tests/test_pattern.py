@@ -15,7 +15,7 @@ from torch import Tensor
 from scisparse.errors import PatternError
 from scisparse.grids import LatLonGrid
 from scisparse.pattern import Pattern
-from scisparse.pattern.edges import col_dtype, stable_argsort
+from scisparse.pattern.edges import index_dtype, stable_argsort
 from scisparse.patterns import window
 
 
@@ -247,7 +247,7 @@ def test_stable_argsort_agrees_with_torch(high: int) -> None:
 
 
 def test_sources_past_32_bits_are_numbered_in_64() -> None:
-    assert col_dtype(2**31 - 1) == torch.int32
+    assert index_dtype(2**31 - 1) == torch.int32
     far = torch.tensor([[2**31 + 5, 3], [0, 0]])
     pattern = Pattern.from_edge_index(far, 1, 2**31 + 6)
     assert pattern.col.dtype == torch.int64

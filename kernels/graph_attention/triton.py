@@ -19,8 +19,8 @@ from scisparse.kernels._triton import (
     larger_tiles,
     power_of_two,
 )
+from scisparse.kernels.graph_attention.inputs import Inputs
 from scisparse.kernels.graph_attention.plans import RowPlan, plan_edges, plan_rows
-from scisparse.kernels.graph_attention.reference import Inputs
 
 __all__ = [
     "attention",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scisparse.errors import PatternError
 from scisparse.pattern.checks import checked_edge_arrays, checked_edge_index
-from scisparse.pattern.edges import col_dtype, edge_order, row_ptr_of
+from scisparse.pattern.edges import edge_order, index_dtype, row_ptr_of
 from scisparse.pattern.geometry import edge_geometry
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def sorted_edges(
     order = edge_order(site, source, tap)
     return _Fields(
         row_ptr=row_ptr_of(site, num_sites),
-        col=source[order].to(col_dtype(num_sources)),
+        col=source[order].to(index_dtype(num_sources)),
         num_sources=num_sources,
         tap=None if tap is None else tap[order].to(torch.int32),
         distance=None if distance is None else distance[order].to(torch.float32),
@@ -83,6 +83,6 @@ def dense_edges(dense: Tensor) -> _Fields:
     site, source = dense.nonzero(as_tuple=True)
     return _Fields(
         row_ptr=row_ptr_of(site, dense.shape[0]),
-        col=source.to(col_dtype(dense.shape[1])),
+        col=source.to(index_dtype(dense.shape[1])),
         num_sources=dense.shape[1],
     )

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from scisparse.errors import PatternError
-from scisparse.pattern.edges import check_tensor, col_dtype, first_true
+from scisparse.pattern.edges import check_tensor, first_true, index_dtype
 
 if TYPE_CHECKING:
     from scisparse.pattern.value import Pattern
@@ -28,7 +28,7 @@ def check_fields(pattern: Pattern) -> None:
         )
     if pattern.num_sources < 0:
         raise PatternError(f"`num_sources` (={pattern.num_sources}) must not be negative")
-    check_tensor("col", pattern.col, col_dtype(pattern.num_sources), None, pattern.device)
+    check_tensor("col", pattern.col, index_dtype(pattern.num_sources), None, pattern.device)
     edges = pattern.num_edges
     check_tensor("tap", pattern.tap, torch.int32, edges, pattern.device)
     check_tensor("distance", pattern.distance, torch.float32, edges, pattern.device)
