@@ -16,6 +16,9 @@ the sum over the row::
 
 Both products are linear in each tensor, and ``B`` is its own transpose, which is all that forward
 mode needs.  Under ``vmap`` the mapped dimension joins the batch.
+
+Arguments are taken to be valid, and autocast is left out: made for the other modules of this folder
+and for those who watch backward passes (``_watch``), whose tensors have come from one.
 """
 
 from __future__ import annotations
