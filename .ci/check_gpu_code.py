@@ -38,7 +38,7 @@ from scisparse.kernels.gather_matmul import cuda as cuda_binding
 from scisparse.kernels.gather_matmul import triton as triton_binding
 from scisparse.kernels.graph_attention import triton as attention_binding
 from scisparse.kernels.graph_attention import triton_product_calls as product_binding
-from scisparse.kernels.graph_attention.reference import Inputs
+from scisparse.kernels.graph_attention.inputs import Inputs
 
 BUDGETS = Path(__file__).with_name("gpu_budgets.json")
 TARGETS = (80, 90, 100)

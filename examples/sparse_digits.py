@@ -6,7 +6,7 @@
 # from the first step on; they differ in whether and how connections move.
 #
 # It takes about a minute on two cores and writes a table and two figures into `examples_output/`;
-# `--seeds 5 --steps 1500` takes ten and gives the figures in the README.
+# `--seeds 5 --steps 1500` takes ten and gives the figures in benchmarks/README.md.
 #
 # **What to see**
 # * Sparse networks whose connections follow the gradient (`rigl`) keep nearly all of the accuracy

@@ -9,7 +9,7 @@
 # so with as many edges in every cell (`srigl`).
 #
 # It takes about a minute on two cores and writes a table and a figure into `examples_output/`;
-# `--seeds 5 --steps 1500 --times 5000` takes five and gives the figures in the README.
+# `--seeds 5 --steps 1500 --times 5000` takes five and gives the figures in benchmarks/README.md.
 #
 # **What to see**
 # * The dense network learns its training data by heart: its score on cases set aside soon rises

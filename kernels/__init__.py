@@ -4,6 +4,8 @@ Kernels never see a :class:`~scisparse.Pattern`, a grid or a module. Each operat
 with torch, has a readable reference, and is differentiable to any order.
 """
 
+from __future__ import annotations
+
 from scisparse.kernels._backends import current_backend as current_backend
 from scisparse.kernels._backends import use_backend as use_backend
 from scisparse.kernels._debug import debug_mode as debug_mode
@@ -16,3 +18,18 @@ from scisparse.kernels.graph_attention import graph_attention as graph_attention
 from scisparse.kernels.graph_attention import sddmm as sddmm
 from scisparse.kernels.graph_attention import segment_softmax as segment_softmax
 from scisparse.kernels.graph_attention import spmm as spmm
+
+__all__ = [
+    "Edges",
+    "attention_weights",
+    "current_backend",
+    "debug_mode",
+    "edge_outer",
+    "gather_matmul",
+    "graph_attention",
+    "sddmm",
+    "segment_softmax",
+    "spmm",
+    "transpose_edges",
+    "use_backend",
+]

@@ -1,10 +1,9 @@
 """Which implementation of an operator runs: a plain list, the first that can.
 
 Every operator keeps a list of :class:`Implementation`, best first, ending with ``reference``, which
-can run everything.
-``backend="auto"`` takes the first that can run the call and logs why the others cannot; a named
-backend either runs or raises :class:`~scisparse.errors.BackendError` with its reason. There is no
-silent fallback.
+can run everything. ``backend="auto"`` takes the first that can run the call and logs why the others
+cannot; a named backend either runs or raises :class:`~scisparse.errors.BackendError` with its
+reason. There is no silent fallback.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def check_edges(
 
 
 def check_ends(row_ptr: Tensor, num_edges: int) -> None:
-    """Raise unless the rows run from 0 to the number of edges: memory is misread without."""
+    """Raise unless rows run from 0 to the last edge: otherwise kernels read out of bounds."""
     start, end = int(row_ptr[0]), int(row_ptr[-1])
     if (start, end) != (0, num_edges):
         raise PatternError(

@@ -1,4 +1,4 @@
-"""Let others see what a backward pass makes the gradients on edges of.
+"""Let observers see the tensors from which a backward pass computes gradients on edges.
 
 The gradient of every weight over a pattern is an outer product on its edges. Who wants the gradient
 on edges that a layer does not have (yet) needs the same two tensors; for edges of attention, its

@@ -1,5 +1,7 @@
 """Layers: torch modules that put values on the edges of a pattern."""
 
+from __future__ import annotations
+
 from scisparse.layers.approximation import Approximation as Approximation
 from scisparse.layers.approximation import approximation_error as approximation_error
 from scisparse.layers.attention import Scores as Scores
@@ -22,3 +24,28 @@ from scisparse.layers.windows import LocallyConnected3d as LocallyConnected3d
 from scisparse.layers.windows import LocallyConnectedTranspose1d as LocallyConnectedTranspose1d
 from scisparse.layers.windows import LocallyConnectedTranspose2d as LocallyConnectedTranspose2d
 from scisparse.layers.windows import LocallyConnectedTranspose3d as LocallyConnectedTranspose3d
+
+__all__ = [
+    "Approximation",
+    "BlockTopKAttention",
+    "GraphTransformer",
+    "LSHAttention",
+    "LinformerAttention",
+    "LocallyConnected",
+    "LocallyConnected1d",
+    "LocallyConnected2d",
+    "LocallyConnected3d",
+    "LocallyConnectedTranspose1d",
+    "LocallyConnectedTranspose2d",
+    "LocallyConnectedTranspose3d",
+    "LowRankLocallyConnected",
+    "NeighborhoodAttention1d",
+    "NeighborhoodAttention2d",
+    "NeighborhoodAttention3d",
+    "PatternEdges",
+    "Scores",
+    "ShiftedWindowAttention",
+    "SparseAttention",
+    "SparseLinear",
+    "approximation_error",
+]

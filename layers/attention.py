@@ -13,7 +13,7 @@ from scisparse.kernels import graph_attention
 from scisparse.kernels.graph_attention.checks import check_dropout
 from scisparse.layers.edges import EdgeBias, PatternEdges, check_edge_attr
 from scisparse.layers.heads import check_heads, check_inputs, draw_maps, split_heads
-from scisparse.layers.rewiring import pack_edges, same_points, unpack_edges, unpack_number
+from scisparse.layers.rewiring import checked_on_points_of, pack_edges, unpack_edges, unpack_number
 from scisparse.pattern import Pattern
 
 __all__ = ["Scores", "SparseAttention"]
@@ -186,7 +186,7 @@ class SparseAttention(nn.Module):
         Pattern(6 sites x 6 sources, 24 edges, fan-in 3 to 5)
         """
         self.check_rewirable()
-        pattern = self.bias.fit(same_points(pattern, self.pattern))
+        pattern = self.bias.fit(checked_on_points_of(pattern, self.pattern))
         self.edges.move_to(pattern)
         self.bias.move_to(pattern)
 

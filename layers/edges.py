@@ -13,10 +13,21 @@ from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels import Edges
 from scisparse.layers.rewiring import OwnBuffers
 from scisparse.pattern import Pattern
+from scisparse.pattern.edges import index_dtype
 
-__all__ = ["BiasWeights", "EdgeBias", "PatternEdges", "check_edge_attr", "longest"]
+__all__ = ["BiasWeights", "EdgeBias", "PatternEdges", "check_edge_attr", "edge_buffers", "longest"]
 
-_INT32 = 2**31
+
+def edge_buffers(pattern: Pattern) -> dict[str, Tensor]:
+    """Both directions of a pattern as a layer stores them, by the names of its buffers."""
+    transposed, order = pattern.transpose()
+    return {
+        "row_ptr": pattern.row_ptr,
+        "col": pattern.col,
+        "row_ptr_t": transposed.row_ptr,
+        "col_t": transposed.col,
+        "order_t": order.to(index_dtype(pattern.num_edges)),
+    }
 
 
 class PatternEdges(OwnBuffers):
@@ -51,23 +62,13 @@ class PatternEdges(OwnBuffers):
         self._write(torch.empty(0).device)
 
     def _write(self, device: torch.device) -> None:
-        for name, index in self._buffers_of(self.pattern).items():
+        for name, index in edge_buffers(self.pattern).items():
             self._put_buffer(name, index, device)
 
     def move_to(self, pattern: Pattern) -> None:
         """Take the edges of another pattern over the same sites and sources, checked already."""
         self.pattern, self.rewired = pattern, True
         self._write(self.row_ptr.device)
-
-    def _buffers_of(self, pattern: Pattern) -> dict[str, Tensor]:
-        transposed, order = pattern.transpose()
-        return {
-            "row_ptr": pattern.row_ptr,
-            "col": pattern.col,
-            "row_ptr_t": transposed.row_ptr,
-            "col_t": transposed.col,
-            "order_t": order.to(torch.int32) if pattern.num_edges < _INT32 else order,
-        }
 
     @property
     def forward_edges(self) -> Edges:
@@ -150,17 +151,19 @@ class EdgeBias(OwnBuffers):
             raise OptionError(f"`knots` (={knots}) must not be negative; 0 for no such bias")
         if areas and pattern.source_grid is None:
             raise PatternError(
-                "`pattern` has no grid of sources, so that they have no areas; build it on a grid"
+                "`pattern` has no grid of sources, so that they have no areas; build it on a grid, "
+                "or give Pattern.from_edge_index its source_grid="
             )
         if knots and pattern.distance is None:
             raise PatternError(
                 "`pattern` has no distances for a relative bias; build it with patterns.radius or "
-                "patterns.nearest"
+                "patterns.nearest, or give Pattern.from_edge_index both grids or distance="
             )
         if taps and pattern.tap is None:
             raise PatternError(
                 "`pattern` has no taps for a bias by tap; build it with patterns.window, "
-                "patterns.neighborhood or patterns.sliding_window"
+                "patterns.neighborhood or patterns.sliding_window, or give Pattern.from_edge_index "
+                "its tap="
             )
         self.areas, self.knots, self.taps, self.num_taps = areas, knots, taps, pattern.num_taps
         self.turns = bool(knots) and pattern.bearing is not None

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels.gather_matmul import Edges, gather_matmul
 from scisparse.layers.base import add_to, draw_uniform
+from scisparse.layers.edges import edge_buffers
 from scisparse.layers.rewiring import Rewirable, pack_edges
 from scisparse.pattern import Pattern
 from scisparse.patterns import constant_fan_in
 
 __all__ = ["SparseLinear"]
-
-_INT32 = 2**31
 
 
 class SparseLinear(Rewirable):
@@ -194,14 +193,8 @@ class SparseLinear(Rewirable):
         return y.view(*x.shape[:-1], self.out_features)
 
     def _write_edges(self) -> None:
-        transposed, order = self.pattern.transpose()
-        small = self.pattern.num_edges < _INT32
-        device = self.weight.device
-        self._put_buffer("row_ptr", self.pattern.row_ptr, device)
-        self._put_buffer("col", self.pattern.col, device)
-        self._put_buffer("row_ptr_t", transposed.row_ptr, device)
-        self._put_buffer("col_t", transposed.col, device)
-        self._put_buffer("order_t", order.to(torch.int32) if small else order, device)
+        for name, index in edge_buffers(self.pattern).items():
+            self._put_buffer(name, index, self.weight.device)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         before = self.col

@@ -18,6 +18,7 @@ from scisparse.layers.memory import check_fits
 from scisparse.layers.rewiring import Rewirable, pack_edges
 from scisparse.layers.smoothness import WeightPairs, roughness, weight_pairs
 from scisparse.pattern import Pattern
+from scisparse.pattern.edges import index_dtype
 from scisparse.tying import (
     Tie,
     Tying,
@@ -32,8 +33,6 @@ from scisparse.tying import (
 
 __all__ = ["LocallyConnected"]
 
-_INT32 = 2**31
-
 
 class LocallyConnected(Rewirable, PatternLayer):
     """Locally connected layer over any pattern: sites have own stencils, or share them by `tie`.
@@ -43,7 +42,7 @@ class LocallyConnected(Rewirable, PatternLayer):
     With ``tie="all"`` on a regular window this is a convolution and runs as torch's own; each
     further rung of the ladder (``"longitude"``, region labels, ``None``) shares less, and
     :meth:`untie` climbs it exactly. Sites without edges, such as masked cells, store no weights and
-    give 0; on a regular window, where nothing is masked, they give their bias, as in torch's
+    give 0; on a window without a mask, sites that read only padding give their bias, as in torch's
     convolutions.
 
     Parameters
@@ -56,8 +55,8 @@ class LocallyConnected(Rewirable, PatternLayer):
         ``None``: own weights on every edge. ``"longitude"``: shared along longitude. ``"all"``: one
         weight a tap. Or region labels, one a site, flat or in the shape of the sites.
     bias
-        ``True``: one bias for each group of sites that `tie` makes; ``"site"``; ``"shared"``;
-        ``False``.
+        ``True``: one bias for each group of sites that `tie` makes (with ``tie=None``: one a site);
+        ``"site"``; ``"shared"``; ``False``.
     groups
         Channels come in this many groups that do not mix.
     device, dtype
@@ -140,7 +139,7 @@ class LocallyConnected(Rewirable, PatternLayer):
         pattern, tying_split = split_channels(self.pattern, tying, self.groups)
         transposed, order = pattern.transpose()
         # Numbers of weights can pass 32 bits where those of sources do not.
-        dtype = torch.int32 if max(pattern.num_edges, tying_split.num_weights) < _INT32 else None
+        dtype = index_dtype(max(pattern.num_edges, tying_split.num_weights))
         edge = tying_split.edge
         return {
             "row_ptr": pattern.row_ptr,

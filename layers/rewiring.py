@@ -18,12 +18,13 @@ from scisparse.pattern.taps import taps_as_in
 __all__ = [
     "OwnBuffers",
     "Rewirable",
+    "checked_on_points_of",
     "match_edges",
     "move_rows",
     "pack_edges",
     "resize",
-    "same_points",
     "unpack_edges",
+    "unpack_number",
 ]
 
 
@@ -114,7 +115,7 @@ class Rewirable(OwnBuffers):
         [1, -1]
         """
         self.check_rewirable()
-        pattern = same_points(replace(pattern, window=None), self.pattern)
+        pattern = checked_on_points_of(replace(pattern, window=None), self.pattern)
         if kept is None:
             kept = match_edges(self.pattern, pattern)
         elif kept.shape != (pattern.num_edges,) or kept.dtype != torch.int64:
@@ -170,8 +171,8 @@ def _alike(old: Tensor, new: Tensor, device: torch.device) -> bool:
     return old.shape == new.shape and old.dtype == new.dtype and old.device == device
 
 
-def same_points(pattern: Pattern, before: Pattern) -> Pattern:
-    """Return `pattern` on the CPU, or raise unless it is over the sites and sources of `before`."""
+def checked_on_points_of(pattern: Pattern, before: Pattern) -> Pattern:
+    """`pattern` on the CPU; raises unless it is over the sites and sources of `before`."""
     pattern = pattern.to("cpu").validate()  # the kernels trust its indices
     if pattern.shape != before.shape:
         raise PatternError(

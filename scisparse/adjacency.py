@@ -45,7 +45,8 @@ def tied_pairs(pattern: Pattern) -> tuple[Tensor, Tensor, Tensor]:
     pattern = pattern.to("cpu")
     if pattern.tap is None:
         raise PatternError(
-            f"smoothness needs the taps of the edges and {pattern!r} has none; use patterns.window"
+            f"smoothness needs the taps of the edges and {pattern!r} has none; use "
+            "patterns.window, or give Pattern.from_edge_index its tap="
         )
     sites, others, strength = neighbouring_sites(pattern)
     edge_MK = np.full((pattern.num_sites, max(1, pattern.num_taps)), -1)
@@ -115,7 +116,8 @@ def _axes(pattern: Pattern) -> Iterator[tuple[bool, NDArray[np.float64]]]:
     else:
         raise PatternError(
             f"smoothness needs sites with rows and columns, and {pattern!r} is on "
-            f"{'no grid' if grid is None else repr(grid)}; use patterns.window"
+            f"{'no grid' if grid is None else repr(grid)}; use patterns.window, "
+            "or give Pattern.from_edge_index a site_grid= with rows and columns"
         )
 
 

@@ -4,31 +4,99 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from scisparse.kernels.gather_matmul import edge_outer, gather_matmul, ops, reference
-from scisparse.kernels.graph_attention import graph_attention
-from scisparse.kernels.graph_attention import ops as attention_ops
+from scisparse.kernels._backends import Implementation
+from scisparse.kernels._segments import accumulator
+from scisparse.kernels.gather_matmul import edge_outer, gather_matmul
+from scisparse.kernels.gather_matmul.ops import GATHER_IMPLEMENTATIONS, OUTER_IMPLEMENTATIONS
+from scisparse.kernels.graph_attention import graph_attention, sddmm, segment_softmax, spmm
+from scisparse.kernels.graph_attention.ops import IMPLEMENTATIONS
 
-__all__ = ["largest_errors", "report"]
+__all__ = ["KERNELS", "largest_errors", "report"]
 
 _EXTRAS = {
-    "verify": "scoringrules",
-    "plot": "matplotlib",
-    "big": "zarr",
-    "bias": "xsdba",
-    "cuda": "cuda.core",
-    "gpu": "triton",
+    "verify": ("scores", "scoringrules"),
+    "plot": ("matplotlib",),
+    "big": ("dask", "zarr"),
+    "bias": ("xsdba",),
+    "cuda": ("cuda.core",),
+    "gpu": ("cuda.core", "triton"),
 }
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_KERNELS = {
-    "gather_matmul": ops.GATHER_IMPLEMENTATIONS,
-    "edge_outer": ops.OUTER_IMPLEMENTATIONS,
-    "graph_attention": attention_ops.IMPLEMENTATIONS["attention"],
+
+
+class _Problem(NamedTuple):
+    """Random numbers over a random pattern; channels are two heads."""
+
+    x: Tensor  # sources [B, N, C]
+    y: Tensor  # sites [B, M, C]
+    weight: Tensor  # of edges [E, C, C]
+    value: Tensor  # of edges [B, E, 2]
+    row_ptr: Tensor
+    col: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> _Problem:
+        numbers = (tensor.to(device, dtype) for tensor in self[:4])
+        return _Problem(*numbers, *(tensor.to(device) for tensor in self[4:]))
+
+
+class _Kernel(NamedTuple):
+    """How an operator can be run, best first, and a call of it, given a problem and a backend."""
+
+    implementations: tuple[Implementation, ...]
+    run: Callable[[_Problem, str], Tensor]
+
+
+def _heads(channels: Tensor) -> Tensor:
+    split: Tensor = channels.unflatten(2, (2, -1))
+    return split
+
+
+def _gather_matmul(p: _Problem, backend: str) -> Tensor:
+    return gather_matmul(p.x, p.weight, p.row_ptr, p.col, backend=backend)
+
+
+def _edge_outer(p: _Problem, backend: str) -> Tensor:
+    return edge_outer(p.x, p.y, p.row_ptr, p.col, backend=backend)
+
+
+def _graph_attention(p: _Problem, backend: str) -> Tensor:
+    q, k = _heads(p.y), _heads(p.x)
+    return graph_attention(q, k, k, p.row_ptr, p.col, backend=backend)
+
+
+def _spmm(p: _Problem, backend: str, reduce: str = "sum") -> Tensor:
+    value = p.value.to(accumulator(p.x.dtype))
+    return spmm(value, _heads(p.x), p.row_ptr, p.col, reduce=reduce, backend=backend)
+
+
+def _spmm_max(p: _Problem, backend: str) -> Tensor:
+    return _spmm(p, backend, "max")
+
+
+def _sddmm(p: _Problem, backend: str) -> Tensor:
+    return sddmm(_heads(p.y), _heads(p.x), p.row_ptr, p.col, backend=backend)
+
+
+def _segment_softmax(p: _Problem, backend: str) -> Tensor:
+    return segment_softmax(p.value, p.row_ptr, backend=backend)
+
+
+#: What is checked, by name.
+KERNELS = {
+    "gather_matmul": _Kernel(GATHER_IMPLEMENTATIONS, _gather_matmul),
+    "edge_outer": _Kernel(OUTER_IMPLEMENTATIONS, _edge_outer),
+    "graph_attention": _Kernel(IMPLEMENTATIONS["attention"], _graph_attention),
+    "spmm": _Kernel(IMPLEMENTATIONS["spmm"], _spmm),
+    "spmm (max)": _Kernel(IMPLEMENTATIONS["spmm_extreme"], _spmm_max),
+    "sddmm": _Kernel(IMPLEMENTATIONS["sddmm"], _sddmm),
+    "segment_softmax": _Kernel(IMPLEMENTATIONS["segment_softmax"], _segment_softmax),
 }
 
 
@@ -42,12 +110,13 @@ def report() -> Iterator[str]:
             yield f"cuda:{index}: {torch.cuda.get_device_name(index)}"
     else:
         yield "cuda: none found"
-    for extra, module in _EXTRAS.items():
-        remedy = f'off, pip install "scisparse[{extra}]"'
-        yield f"extra {extra}: " + ("installed" if _is_installed(module) else remedy)
+    for extra, modules in _EXTRAS.items():
+        missing = ", ".join(module for module in modules if not _is_installed(module))
+        remedy = f'off, no {missing}: pip install "scisparse[{extra}]"'
+        yield f"extra {extra}: " + (remedy if missing else "installed")
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for device in map(torch.device, devices):
-        for kernel, implementations in _KERNELS.items():
+        for kernel, (implementations, _) in KERNELS.items():
             for implementation in implementations:
                 reason = implementation.can_run(device, torch.float32)
                 name = f"{kernel} on {device}, backend {implementation.name}"
@@ -67,44 +136,33 @@ def _is_installed(module: str) -> bool:
 
 
 def largest_errors(kernel: str, backend: str, device: torch.device) -> dict[str, float]:
-    """Largest error of a kernel by dtype, relative to the largest value, on a random pattern."""
-    generator = torch.Generator().manual_seed(0)
-    sites, sources, fan_in, channels = 500, 400, 9, 16
-    row_ptr = torch.arange(sites + 1) * fan_in
-    col = (
-        torch.rand(sites, sources, generator=generator).topk(fan_in).indices.sort().values.flatten()
-    )
-    x = torch.randn(4, sources, channels, generator=generator, dtype=torch.float64)
-    weight = torch.randn(len(col), channels, channels, generator=generator, dtype=torch.float64)
-    grad = torch.randn(4, sites, channels, generator=generator, dtype=torch.float64)
+    """Largest error of one of `KERNELS` by dtype, relative to the largest value of the result."""
+    run = KERNELS[kernel].run
+    problem, cpu = _problem(), torch.device("cpu")
     errors = {}
     for dtype in _DTYPES:
-        inputs = [t.to(dtype) for t in (x, weight, grad)]
-        exact = _run(
-            kernel, "reference", [t.double() for t in inputs], row_ptr, col, torch.device("cpu")
-        )
-        found = _run(kernel, backend, inputs, row_ptr, col, device).double()
+        # Rounded first, so that the error is that of the kernel alone.
+        rounded = problem.to(cpu, dtype)
+        exact = run(rounded.to(cpu, torch.float64), "reference")
+        found = run(rounded.to(device, dtype), backend).to(exact)
         name = str(dtype).removeprefix("torch.")
         errors[name] = float((found - exact).abs().max() / exact.abs().max())
     return errors
 
 
-def _run(
-    kernel: str,
-    backend: str,
-    inputs: list[Tensor],
-    row_ptr: Tensor,
-    col: Tensor,
-    device: torch.device,
-) -> Tensor:
-    x, weight, grad, row_ptr, col = (t.to(device) for t in (*inputs, row_ptr, col))
-    if kernel == "graph_attention":  # channels are two heads
-        q, k = grad.unflatten(2, (2, -1)), x.unflatten(2, (2, -1))
-        return graph_attention(q, k, k, row_ptr, col, backend=backend).cpu()
-    if backend == "reference" and device.type == "cpu":
-        if kernel == "gather_matmul":
-            return reference.gather_matmul(x, weight, row_ptr, col, None, False)
-        return reference.edge_outer(x, grad, row_ptr, col, None, len(col))
-    if kernel == "gather_matmul":
-        return gather_matmul(x, weight, row_ptr, col, backend=backend).cpu()
-    return edge_outer(x, grad, row_ptr, col, backend=backend).cpu()
+def _problem() -> _Problem:
+    """Small, as Triton's interpreter is slow, and of sizes that fill no tile exactly."""
+    generator = torch.Generator().manual_seed(0)
+    batch, sites, sources, fan_in, channels = 2, 23, 19, 7, 16
+    sizes = (
+        (batch, sources, channels),
+        (batch, sites, channels),
+        (sites * fan_in, channels, channels),
+        (batch, sites * fan_in, 2),
+    )
+    x, y, weight, value = (
+        torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes
+    )
+    chosen = torch.rand(sites, sources, generator=generator).topk(fan_in).indices
+    row_ptr, col = torch.arange(sites + 1) * fan_in, chosen.sort().values.flatten()
+    return _Problem(x, y, weight, value, row_ptr, col)

@@ -353,9 +353,13 @@ def _renumbered(
     """Output where site i has number ``site[i]`` and source j number ``source[j]``."""
     rows, col = site[pattern.rows()], source[pattern.col.long()]
     order = edge_order(rows, col, pattern.tap)
-    arrays = {"tap": pattern.tap, "distance": pattern.distance, "bearing": pattern.bearing}
     renumbered = Pattern.from_edge_index(
-        torch.stack([col, rows]), pattern.num_sites, pattern.num_sources, **arrays
+        torch.stack([col, rows]),
+        pattern.num_sites,
+        pattern.num_sources,
+        tap=pattern.tap,
+        distance=pattern.distance,
+        bearing=pattern.bearing,
     )
     moved = torch.empty_like(x).index_copy(-2, source.to(x.device), x)
     values = [value.index_select(0, order.to(value.device)) for value in edge_values]

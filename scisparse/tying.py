@@ -17,7 +17,7 @@ from torch import Tensor
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.grids import Grid, LatLonGrid
 from scisparse.pattern import Pattern
-from scisparse.pattern.edges import col_dtype
+from scisparse.pattern.edges import index_dtype
 
 __all__ = [
     "Tie",
@@ -183,7 +183,7 @@ def split_channels(pattern: Pattern, tying: Tying, groups: int) -> tuple[Pattern
     channel_group = site % groups
     split = Pattern(
         row_ptr=row_ptr,
-        col=(pattern.col.long()[edge] * groups + channel_group).to(col_dtype(num_sources)),
+        col=(pattern.col.long()[edge] * groups + channel_group).to(index_dtype(num_sources)),
         num_sources=num_sources,
         tap=None if pattern.tap is None else pattern.tap[edge],
         tap_count=pattern.num_taps,
@@ -221,7 +221,7 @@ def _taps(pattern: Pattern, tie: str | Tensor) -> Tensor:
     if pattern.tap is None:
         raise PatternError(
             f"{tie_name(tie)} needs the taps of the edges and {pattern!r} has none; use "
-            "patterns.window, or tie=None"
+            "patterns.window, give Pattern.from_edge_index its tap=, or use tie=None"
         )
     return pattern.tap.long()
 

@@ -161,12 +161,12 @@ def test_no_sites() -> None:
     pattern = Pattern.from_edge_index(
         torch.empty(2, 0, dtype=torch.int64), 0, 0, tap=torch.empty(0, dtype=torch.int64)
     )
-    with pytest.raises(PatternError, match=r"no grid; use patterns.window"):
+    with pytest.raises(PatternError, match=r"no grid; use patterns.window, or give .* site_grid="):
         tied_pairs(pattern)
 
 
 def test_patterns_without_taps() -> None:
-    match = r"needs the taps of the edges and Pattern\(24 sites.* has none; use patterns.window"
+    match = r"needs the taps of the edges and Pattern\(24 .* none; use patterns.window, or .* tap="
     with pytest.raises(PatternError, match=match):
         tied_pairs(no_taps())
 

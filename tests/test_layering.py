@@ -220,3 +220,27 @@ def test_broken_rule_is_seen(module: str, source: str, rule: str) -> None:
 )
 def test_allowed_import_passes(module: str, source: str) -> None:
     assert violations(module, imports_of(source, module)) == []
+
+
+PACKAGES = [m for m, path in MODULES.items() if path.name == "__init__.py" and m != "scisparse"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_list_the_names_that_they_hand_on(package: str) -> None:
+    """Without ``__all__``, ``help`` shows none of them."""
+    tree = ast.parse(MODULES[package].read_text())
+    handed_on = {
+        alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name and f"{node.module}.{alias.name}" not in MODULES
+    }
+    listed = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    assert len(listed) == 1
+    assert handed_on <= set(listed[0])
+    assert len(listed[0]) == len(set(listed[0]))

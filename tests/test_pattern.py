@@ -15,7 +15,7 @@ from torch import Tensor
 from scisparse.errors import PatternError
 from scisparse.grids import LatLonGrid
 from scisparse.pattern import Pattern
-from scisparse.pattern.edges import col_dtype, stable_argsort
+from scisparse.pattern.edges import index_dtype, stable_argsort
 from scisparse.patterns import window
 
 
@@ -247,7 +247,7 @@ def test_stable_argsort_agrees_with_torch(high: int) -> None:
 
 
 def test_sources_past_32_bits_are_numbered_in_64() -> None:
-    assert col_dtype(2**31 - 1) == torch.int32
+    assert index_dtype(2**31 - 1) == torch.int32
     far = torch.tensor([[2**31 + 5, 3], [0, 0]])
     pattern = Pattern.from_edge_index(far, 1, 2**31 + 6)
     assert pattern.col.dtype == torch.int64
@@ -344,6 +344,35 @@ def test_from_edge_index_checks_its_arrays() -> None:
     assert Pattern.from_edge_index(index, 2, 2, tap=torch.arange(2, dtype=torch.uint8)).num_taps
     with pytest.raises(PatternError, match=r"`dense` .* must be booleans \[M, N\]"):
         Pattern.from_dense(torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("form", [Tensor.tolist, Tensor.numpy, lambda t: t.numpy().astype(">i4")])
+def test_from_edge_index_takes_lists_and_arrays(form: Any) -> None:
+    whole = random_pattern(5)
+    arrays = {name: getattr(whole, name) for name in ("tap", "distance", "bearing")}
+    index, order = whole.to_edge_index(), torch.randperm(whole.num_edges)
+    given = {name: form(values[order]) for name, values in arrays.items() if name == "tap"}
+    given |= {name: arrays[name][order].tolist() for name in ("distance", "bearing")}
+    assert Pattern.from_edge_index(form(index[:, order]), *whole.shape, **given) == whole
+    assert Pattern.from_edge_index([[], []], 2, 3, tap=[]).num_edges == 0
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ([[0, 1], [0]], r"`edge_index` \(list\) must be integers \[2, E\]: row 0 sources"),
+        (None, r"`edge_index` \(NoneType\) must be integers"),
+        ([["a"], ["b"]], r"`edge_index` \(list\) must be integers"),
+        ([0, 1], r"`edge_index` \(shape \(2,\), torch.int64\) must be integers"),
+        (np.zeros((2, 1)), r"torch.float64\) must be integers"),
+        (np.array([[2], [0]], np.uint16), r"`edge_index\[0\]` \(=2 at edge 0\) must lie between"),
+    ],
+)
+def test_what_is_no_edge_index_is_named(index: Any, message: str) -> None:
+    with pytest.raises(PatternError, match=message):
+        Pattern.from_edge_index(index, 2, 2)
+    with pytest.raises(PatternError, match=r"`tap` \(list\) must be one number for each edge"):
+        Pattern.from_edge_index([[0], [0]], 1, 1, tap=[[0], [1, 2]])
 
 
 def test_rows_match_a_plain_loop() -> None:

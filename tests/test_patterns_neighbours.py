@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from scisparse import grids
-from scisparse.errors import GridError, OptionError
+from scisparse.errors import GridError, OptionError, PatternError
 from scisparse.grids import EARTH_RADIUS, Grid, LatLonGrid, ProjectedGrid, UnstructuredGrid
-from scisparse.pattern import Pattern
+from scisparse.pattern import Pattern, geometry
 from scisparse.patterns import nearest, neighbours, radius
 
 pytest.importorskip("scipy")
@@ -242,3 +242,41 @@ def test_an_equal_grid_is_the_same_grid() -> None:
     assert radius(GLOBE, 5e6, sites=again, include_self=False) == radius(
         GLOBE, 5e6, include_self=False
     )
+
+
+@pytest.mark.parametrize(("source", "site"), PAIRS)
+def test_edges_of_ones_own_on_grids_are_measured_as_here(
+    source: str, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(geometry, "_EDGES_AT_ONCE", 100)
+    found = radius(GRIDS[source], 2.5e6, sites=GRIDS[site])
+    edges = torch.randperm(found.num_edges)
+    grids_of: dict[str, Any] = {"site_grid": GRIDS[site], "source_grid": GRIDS[source]}
+    index = found.to_edge_index()[:, edges]
+    built = Pattern.from_edge_index(index, *found.shape, **grids_of)
+    assert (built.site_grid, built.source_grid) == (GRIDS[site], GRIDS[source])
+    torch.testing.assert_close(built.distance, found.distance, rtol=1e-5, atol=0.2)
+    assert found.bearing is not None
+    assert built.bearing is not None
+    turn = (built.bearing - found.bearing).numpy()
+    assert np.abs(np.sin(turn / 2)).max(initial=0) < 1e-6
+    # What is given stays, and one grid tells nothing.
+    given = torch.rand(len(edges))
+    kept = Pattern.from_edge_index(index, *found.shape, distance=given, **grids_of)
+    assert kept.distance is not None
+    assert torch.equal(kept.distance[edges], given)
+    alone = Pattern.from_edge_index(index, *found.shape, source_grid=GRIDS[source])
+    assert (alone.distance, alone.bearing) == (None, None)
+
+
+def test_grids_of_ones_own_edges_must_fit() -> None:
+    index = [[0], [0]]
+    with pytest.raises(
+        PatternError, match=r"`source_grid` \(200 points\) must have the pattern's 3"
+    ):
+        Pattern.from_edge_index(index, 1, 3, source_grid=GRIDS["random"])
+    flat, sphere = GRIDS["plane"], GRIDS["random"]
+    with pytest.raises(GridError, match="must both be projected or both on the sphere"):
+        Pattern.from_edge_index(index, 99, 200, site_grid=flat, source_grid=sphere)
+    both: dict[str, Any] = {"site_grid": flat, "source_grid": sphere}
+    assert Pattern.from_edge_index(index, 99, 200, distance=[1.0], bearing=[0.0], **both).distance

@@ -16,8 +16,8 @@ from scisparse.kernels import Edges, _triton, transpose_edges
 from scisparse.kernels._segments import site_of_edge
 from scisparse.kernels._triton import Call
 from scisparse.kernels.graph_attention import plans, reference, triton, triton_product_calls
+from scisparse.kernels.graph_attention.inputs import Inputs
 from scisparse.kernels.graph_attention.ops import IMPLEMENTATIONS
-from scisparse.kernels.graph_attention.reference import Inputs
 
 _CANNOT = triton.can_run(torch.device(GPU), torch.float32)
 needs_triton = pytest.mark.skipif(bool(_CANNOT), reason=str(_CANNOT))

@@ -5,9 +5,8 @@ Contract
 Letters: B batch, M sites, N sources, E edges, T weights, C channels in, O channels out.
 
 - ``x [B, N, C]`` and outputs ``[B, M, O]`` are dense and contiguous in channels; an NCHW tensor in
-  ``channels_last`` memory
-  format is this layout without a copy. Layout is part of the contract and is never inferred from
-  strides.
+  ``channels_last`` memory format is this layout without a copy. Layout is part of the contract and
+  is never inferred from strides.
 - ``row_ptr [M + 1]`` int64 runs from 0 to E; the edges of site ``i`` are ``row_ptr[i]`` to
   ``row_ptr[i + 1]``. Rows may be empty.
 - ``col [E]`` int32 or int64 is the source that each edge reads; edges are sorted by (row, col).

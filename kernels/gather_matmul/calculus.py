@@ -16,13 +16,12 @@ many copies of the pattern side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scisparse.errors import ShapeError
+from scisparse.kernels._bilinear import bilinear, check_unmapped, on_edges
 from scisparse.kernels._edges import Edges, side_by_side, transpose_edges
 from scisparse.kernels._modes import is_plain, is_transformed
 from scisparse.kernels.gather_matmul import direct
@@ -32,7 +31,6 @@ __all__ = [
     "gather_matmul_backward",
     "run_edge_outer",
     "run_gather_matmul",
-    "save",
 ]
 
 
@@ -48,7 +46,7 @@ def run_gather_matmul(
     rest = (*edges, *(edges_t or (None, None, None)), transpose_weight, backend)
     y: Tensor
     if is_transformed():
-        y = _GatherMatmul.apply(x, weight, *rest)
+        y = _GATHER_MATMUL.apply(x, weight, *rest)
     elif is_plain(x, weight, *rest[:6]):
         y = direct.gather_matmul(x, weight, *rest)
     else:
@@ -68,18 +66,12 @@ def run_edge_outer(
     rest = (*edges, *(edges_t or (None, None, None)), num_weights, backend)
     out: Tensor
     if is_transformed():
-        out = _EdgeOuter.apply(x, grad, *rest)
+        out = _EDGE_OUTER.apply(x, grad, *rest)
     elif is_plain(x, grad, *rest[:6]):
         out = direct.edge_outer(x, grad, *rest)
     else:
         out = torch.ops.scisparse.edge_outer(x, grad, *rest)
     return out
-
-
-def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Save both tensors and both edge lists; the two operators have the same arguments."""
-    ctx.save_for_backward(*inputs[:8])
-    ctx.option, ctx.backend = inputs[8:]
 
 
 def _saved(ctx: Any, num_sources: int, both: bool) -> tuple[Edges, Any]:
@@ -98,116 +90,65 @@ def _saved(ctx: Any, num_sources: int, both: bool) -> tuple[Edges, Any]:
 def gather_matmul_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of all arguments of ``gather_matmul``."""
     x, weight = ctx.saved_tensors[:2]
-    transpose_weight = ctx.option
+    transpose_weight, backend = ctx.options
     edges, edges_t = _saved(ctx, x.shape[1], ctx.needs_input_grad[0] or transpose_weight)
     grad_x = grad_weight = None
     if ctx.needs_input_grad[0]:
-        grad_x = run_gather_matmul(grad, weight, edges_t, edges, not transpose_weight, ctx.backend)
+        grad_x = run_gather_matmul(grad, weight, edges_t, edges, not transpose_weight, backend)
     if ctx.needs_input_grad[1]:
         read, write, forth, back = (
             (grad, x, edges_t, edges) if transpose_weight else (x, grad, edges, edges_t)
         )
-        grad_weight = run_edge_outer(read, write, forth, back, weight.shape[0], ctx.backend)
+        grad_weight = run_edge_outer(read, write, forth, back, weight.shape[0], backend)
     return grad_x, grad_weight, *(None,) * 8
 
 
 def edge_outer_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of all arguments of ``edge_outer``."""
     x, grad = ctx.saved_tensors[:2]
+    _, backend = ctx.options
     edges, edges_t = _saved(ctx, x.shape[1], ctx.needs_input_grad[0])
     grad_x = grad_grad = None
     if ctx.needs_input_grad[0]:
-        grad_x = run_gather_matmul(grad, grad_out, edges_t, edges, True, ctx.backend)
+        grad_x = run_gather_matmul(grad, grad_out, edges_t, edges, True, backend)
     if ctx.needs_input_grad[1]:
-        grad_grad = run_gather_matmul(x, grad_out, edges, edges_t, False, ctx.backend)
+        grad_grad = run_gather_matmul(x, grad_out, edges, edges_t, False, backend)
     return grad_x, grad_grad, *(None,) * 8
 
 
-class _Transformed(torch.autograd.Function):
-    """An operator as ``torch.func`` and forward mode need it."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        save(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:8])
-
-
-def _tangent(ctx: Any, run: Callable[..., Tensor], d_first: Any, d_second: Any) -> Tensor:
-    """Derivative of an operator that is linear in both tensors."""
-    first, second, *saved = ctx.saved_tensors
-    edges, edges_t = Edges(*saved[:3]), None if saved[3] is None else Edges(*saved[3:])
-
-    def at(first: Tensor, second: Tensor) -> Tensor:
-        return run(first, second, edges, edges_t, ctx.option, ctx.backend)
-
-    if d_first is None or d_second is None:
-        return at(first, d_second) if d_second is not None else at(d_first, second)
-    return at(d_first, second) + at(first, d_second)
+def _map_gather_matmul(
+    info: Any, in_dims: tuple[int | None, ...], *inputs: Any
+) -> tuple[Tensor, int]:
+    x, weight, *rest = inputs
+    edges, edges_t, transpose_weight, backend = _split(in_dims, rest)
+    copies, x_dim, weight_dim = info.batch_size, *in_dims[:2]
+    if weight_dim is None:
+        x = x.movedim(x_dim, 0)
+        y = run_gather_matmul(x.flatten(0, 1), weight, edges, edges_t, transpose_weight, backend)
+        return y.unflatten(0, x.shape[:2]), 0
+    weight = weight.movedim(weight_dim, 0)
+    num_weights, sites = weight.shape[1], edges.row_ptr.numel() - 1
+    x, edges, edges_t = _copied(x, x_dim, edges, edges_t, copies, num_weights)
+    y = run_gather_matmul(x, weight.flatten(0, 1), edges, edges_t, transpose_weight, backend)
+    return y.unflatten(1, (copies, sites)), 1
 
 
-class _GatherMatmul(_Transformed):
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        y: Tensor = torch.ops.scisparse.gather_matmul(*inputs)
-        return y
-
-    backward = staticmethod(gather_matmul_backward)
-
-    @staticmethod
-    def jvp(ctx: Any, dx: Tensor | None, dweight: Tensor | None, *_: Any) -> Tensor:
-        return _tangent(ctx, run_gather_matmul, dx, dweight)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-        x, weight, *rest = inputs
-        edges, edges_t, transpose_weight, backend = _split(in_dims, rest)
-        copies, x_dim, weight_dim = info.batch_size, *in_dims[:2]
-        if weight_dim is None:
-            x = x.movedim(x_dim, 0)
-            y = run_gather_matmul(
-                x.flatten(0, 1), weight, edges, edges_t, transpose_weight, backend
-            )
-            return y.unflatten(0, x.shape[:2]), 0
-        weight = weight.movedim(weight_dim, 0)
-        num_weights, sites = weight.shape[1], edges.row_ptr.numel() - 1
-        x, edges, edges_t = _copied(x, x_dim, edges, edges_t, copies, num_weights)
-        y = run_gather_matmul(x, weight.flatten(0, 1), edges, edges_t, transpose_weight, backend)
-        return y.unflatten(1, (copies, sites)), 1
-
-
-class _EdgeOuter(_Transformed):
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        out: Tensor = torch.ops.scisparse.edge_outer(*inputs)
-        return out
-
-    backward = staticmethod(edge_outer_backward)
-
-    @staticmethod
-    def jvp(ctx: Any, dx: Tensor | None, dgrad: Tensor | None, *_: Any) -> Tensor:
-        return _tangent(ctx, run_edge_outer, dx, dgrad)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-        x, grad, *rest = inputs
-        edges, edges_t, num_weights, backend = _split(in_dims, rest)
-        copies, x_dim, grad_dim = info.batch_size, *in_dims[:2]
-        if grad_dim is None:
-            grad = grad[None].expand(copies, *grad.shape)
-        else:
-            grad = grad.movedim(grad_dim, 0)
-        x, edges, edges_t = _copied(x, x_dim, edges, edges_t, copies, num_weights)
-        grad = grad.transpose(0, 1).flatten(1, 2)
-        out = run_edge_outer(x, grad, edges, edges_t, copies * num_weights, backend)
-        return out.unflatten(0, (copies, num_weights)), 0
+def _map_edge_outer(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+    x, grad, *rest = inputs
+    edges, edges_t, num_weights, backend = _split(in_dims, rest)
+    copies, x_dim, grad_dim = info.batch_size, *in_dims[:2]
+    grad = grad[None].expand(copies, *grad.shape) if grad_dim is None else grad.movedim(grad_dim, 0)
+    x, edges, edges_t = _copied(x, x_dim, edges, edges_t, copies, num_weights)
+    grad = grad.transpose(0, 1).flatten(1, 2)
+    out = run_edge_outer(x, grad, edges, edges_t, copies * num_weights, backend)
+    return out.unflatten(0, (copies, num_weights)), 0
 
 
 def _split(
     in_dims: tuple[int | None, ...], rest: list[Any]
 ) -> tuple[Edges, Edges | None, Any, str]:
     """Edges, transposed edges and options of a call whose edges must not be mapped."""
-    if any(dim is not None for dim in in_dims[2:8]):
-        raise ShapeError("vmap maps over `row_ptr`, `col` or `tie`; map over values alone")
+    check_unmapped(in_dims[2:8])
     edges_t = None if rest[3] is None else Edges(*rest[3:6])
     return Edges(*rest[:3]), edges_t, *rest[6:]
 
@@ -222,3 +163,12 @@ def _copied(
     if edges_t is not None:
         edges_t = side_by_side(edges_t, copies, edges.row_ptr.numel() - 1, weights)
     return x.flatten(1, 2), side_by_side(edges, copies, x.shape[2], weights), edges_t
+
+
+_GATHER_MATMUL, _EDGE_OUTER = (
+    bilinear(name, on_edges(run), backward, vmap)
+    for name, run, backward, vmap in (
+        ("gather_matmul", run_gather_matmul, gather_matmul_backward, _map_gather_matmul),
+        ("edge_outer", run_edge_outer, edge_outer_backward, _map_edge_outer),
+    )
+)

@@ -9,27 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scisparse.errors import BackendError
-from scisparse.kernels._backends import why_not_dtype
-from scisparse.kernels._debug import check_ends
-from scisparse.kernels._native import load
+from scisparse.kernels._native import DTYPES, can_run, library, raise_for
 
-__all__ = ["DTYPES", "STATUS", "can_run", "edge_outer", "gather_matmul"]
+__all__ = ["can_run", "edge_outer", "gather_matmul"]
 
-DTYPES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 _ISA_AUTO = 0
-_BAD_ROWS = 4
-STATUS = {1: "dtype", 2: "instruction set", 3: "memory for its workspace"}
-
-
-def can_run(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return ``None`` when the C++ kernels can run, else the reason."""
-    if device.type != "cpu":
-        return "it runs on the CPU alone"
-    if (reason := why_not_dtype(dtype)) is not None:
-        return reason
-    library = load()
-    return library if isinstance(library, str) else None
 
 
 def gather_matmul(
@@ -57,7 +41,7 @@ def gather_matmul(
         torch.get_num_threads(),
     )
     if status:
-        _raise_for(status, row_ptr_M1, col_E)
+        raise_for(status, [(row_ptr_M1, col_E.shape[0])])
     return y
 
 
@@ -85,16 +69,13 @@ def edge_outer(
         torch.get_num_threads(),
     )
     if status:
-        _raise_for(status, row_ptr_M1, col_E)
+        raise_for(status, [(row_ptr_M1, col_E.shape[0])])
     return out
 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = load()
-    if isinstance(library, str):
-        raise BackendError(f"backend 'cpu' cannot run: {library}")
-    return declare(library)
+    return declare(library())
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -120,10 +101,3 @@ def _edges(row_ptr: Tensor, col: Tensor, tie: Tensor | None) -> tuple[int | None
     """Addresses, number and widths of contiguous index tensors."""
     ties = (None, 0) if tie is None else (tie.data_ptr(), 8 * tie.itemsize)
     return row_ptr.data_ptr(), col.data_ptr(), col.shape[0], 8 * col.itemsize, *ties
-
-
-def _raise_for(status: int, row_ptr: Tensor, col: Tensor) -> None:
-    if status == _BAD_ROWS:
-        check_ends(row_ptr, col.shape[0])
-    if status:
-        raise BackendError(f"backend 'cpu' failed: it lacks the {STATUS.get(status, status)}")

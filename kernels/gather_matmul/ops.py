@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scisparse.kernels import _bilinear
 from scisparse.kernels.gather_matmul import calculus, direct
 from scisparse.kernels.gather_matmul.direct import GATHER_IMPLEMENTATIONS, OUTER_IMPLEMENTATIONS
 
@@ -45,6 +46,6 @@ def _edge_outer_fake(x: Tensor, grad: Tensor, *rest: Any) -> Tensor:
 torch.library.register_fake(_GATHER, _gather_matmul_fake)
 torch.library.register_fake(_OUTER, _edge_outer_fake)
 torch.library.register_autograd(
-    _GATHER, calculus.gather_matmul_backward, setup_context=calculus.save
+    _GATHER, calculus.gather_matmul_backward, setup_context=_bilinear.save
 )
-torch.library.register_autograd(_OUTER, calculus.edge_outer_backward, setup_context=calculus.save)
+torch.library.register_autograd(_OUTER, calculus.edge_outer_backward, setup_context=_bilinear.save)

@@ -45,10 +45,10 @@ from scisparse.kernels.graph_attention.checks import (
     check_transpose,
     full_bias,
 )
+from scisparse.kernels.graph_attention.inputs import Inputs
 from scisparse.kernels.graph_attention.products import sddmm as sddmm
 from scisparse.kernels.graph_attention.products import segment_softmax as segment_softmax
 from scisparse.kernels.graph_attention.products import spmm as spmm
-from scisparse.kernels.graph_attention.reference import Inputs
 
 # Room for A numbers: a matrix whose columns fill whole vectors is up to six times as fast in BLAS.
 _COLUMNS = 16

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scisparse.kernels._edges import Edges, transpose_edges
 from scisparse.kernels._modes import lacks_rules
+from scisparse.kernels.graph_attention.inputs import Inputs, spread_heads
 from scisparse.kernels.graph_attention.primitives import (
     incidence,
     run_sddmm,
@@ -20,7 +21,6 @@ from scisparse.kernels.graph_attention.primitives import (
     run_softmax_slope,
     run_spmm,
 )
-from scisparse.kernels.graph_attention.reference import Inputs
 
 __all__ = [
     "attention_backward",
@@ -30,7 +30,6 @@ __all__ = [
     "save_attention",
     "save_attention_backward",
     "spread_attr",
-    "spread_heads",
     "sum_values",
 ]
 
@@ -53,7 +52,7 @@ def run_attention(
 def sum_values(
     weight: Tensor, inputs: Inputs, edges: Edges, edges_t: Edges | None, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """Sums of values and of edge features, each edge by its weight; of the former alone, twice."""
+    """Weighted sums of values and of edge features; without features the first in both places."""
     q, _, v, _, attr, _ = inputs
     out = run_spmm(weight, spread_heads(v, q.shape[2]), edges, edges_t, backend)
     if attr is None:
@@ -74,12 +73,6 @@ def run_weights(
         score = score + run_sddmm(edge_q, spread_attr(attr, q), *per_edge, backend)
     score = score if bias is None else score + bias
     return run_segment_softmax(score, edges.row_ptr, backend)
-
-
-def spread_heads(x: Tensor, heads: int) -> Tensor:
-    """Heads of sources, each for its group of heads: ``[B, N, H, D]`` of ``[B, N, G, D]``."""
-    group = heads // x.shape[2]
-    return x if group == 1 else x.repeat_interleave(group, dim=2)
 
 
 def spread_attr(attr: Tensor, like: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ def full_bias(bias: Tensor, q: Tensor, edges: int) -> Tensor:
 
 
 def check_transpose(edges_t: Edges | None, edges: Edges, num_sources: int) -> None:
-    """Raise unless transposed edges, if given, fit in size and type: memory is misread without."""
+    """Raise unless transposed edges, if given, fit: otherwise kernels read out of bounds."""
     if edges_t is None:
         return
     row_ptr, col, tie = edges_t

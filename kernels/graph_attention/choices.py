@@ -1,4 +1,4 @@
-"""Largest and smallest products of rows, and the calculus of a choice that stands.
+"""Largest and smallest products of rows, and their derivatives with the chosen edges held fixed.
 
 With ``k(b,i,h,d)`` the edge that a number of a site has chosen, this is linear in edges, sites and
 sources::
@@ -13,19 +13,22 @@ count from the start of a row, which has fewer than 2^31 edges.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scisparse.errors import ShapeError
+from scisparse.kernels._bilinear import bilinear, check_unmapped, save, tangent
 from scisparse.kernels._edges import Edges, transpose_edges
 from scisparse.kernels._modes import is_transformed
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention import reference
 from scisparse.kernels.graph_attention.checks import check_transpose, check_value
 from scisparse.kernels.graph_attention.ops import choose, register
-from scisparse.kernels.graph_attention.primitives import check_unmapped, join_copies
+from scisparse.kernels.graph_attention.primitives import join_copies
 
 __all__ = ["run_extreme"]
 
@@ -50,6 +53,11 @@ def _run(name: str, first: Tensor, second: Tensor, *rest: Any) -> Tensor:
     call = _RULES[name].apply if is_transformed() else getattr(torch.ops.scisparse, name)
     result: Tensor = call(first, second, *rest)
     return result
+
+
+_run_sites, _run_sources, _run_edges = (
+    partial(_run, name) for name in ("choice_sites", "choice_sources", "choice_edges")
+)
 
 
 def _extreme(
@@ -96,7 +104,7 @@ def _checked(
     sites: Tensor | None = None,
     sources: Tensor | None = None,
 ) -> tuple[Edges, Edges]:
-    """Both edge lists, once sizes and types fit: memory is misread without."""
+    """Both edge lists, whose sizes and types fit: otherwise kernels read out of bounds."""
     edges, edges_t = Edges(rest[0], rest[1], None), Edges(*rest[2:5])
     check_transpose(edges_t, edges, edges_t.row_ptr.shape[0] - 1)
     batch, num_sites, *ends = choice.shape
@@ -134,14 +142,8 @@ def _edges_fake(y: Tensor, x: Tensor, choice: Tensor, row_ptr: Tensor, *rest: An
 def _save_extreme(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     value, x, *places = inputs[:7]
     ctx.save_for_backward(value, x, output[1], *places)
-    ctx.backend = inputs[8]
+    ctx.options = inputs[8:]  # `smallest` is in the choice
     ctx.mark_non_differentiable(output[1])
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Save the tensors, the choice and both edge lists; three operators have the same arguments."""
-    ctx.save_for_backward(*inputs[:8])
-    ctx.backend = inputs[8]
 
 
 def _of_sites(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -149,13 +151,13 @@ def _of_sites(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     value, x, *places = ctx.saved_tensors
     if places[3] is None:
         places[3:] = transpose_edges(places[1], places[2], x.shape[1])
-    rest = (*places, ctx.backend)
+    rest = (*places, *ctx.options)
     of_value, of_x = ctx.needs_input_grad[:2]
     grad_value = grad_x = None
     if of_value:
-        grad_value = _run("choice_edges", grad, x, *rest).sum_to_size(value.shape)
+        grad_value = _run_edges(grad, x, *rest).sum_to_size(value.shape)
     if of_x:
-        grad_x = _run("choice_sources", value, grad, *rest)
+        grad_x = _run_sources(value, grad, *rest)
     return grad_value, grad_x
 
 
@@ -169,22 +171,22 @@ def _sites_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _sources_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     value, y, *places = ctx.saved_tensors
-    rest = (*places, ctx.backend)
+    rest = (*places, *ctx.options)
     of_value, of_y = ctx.needs_input_grad[:2]
     grad_value = grad_y = None
     if of_value:
-        grad_value = _run("choice_edges", y, grad, *rest).sum_to_size(value.shape)
+        grad_value = _run_edges(y, grad, *rest).sum_to_size(value.shape)
     if of_y:
-        grad_y = _run("choice_sites", value, grad, *rest)
+        grad_y = _run_sites(value, grad, *rest)
     return grad_value, grad_y, *(None,) * 7
 
 
 def _edges_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     y, x, *places = ctx.saved_tensors
-    rest = (*places, ctx.backend)
+    rest = (*places, *ctx.options)
     of_y, of_x = ctx.needs_input_grad[:2]
-    grad_y = _run("choice_sites", grad, x, *rest) if of_y else None
-    return grad_y, _run("choice_sources", grad, y, *rest) if of_x else None, *(None,) * 7
+    grad_y = _run_sites(grad, x, *rest) if of_y else None
+    return grad_y, _run_sources(grad, y, *rest) if of_x else None, *(None,) * 7
 
 
 class _Extreme(torch.autograd.Function):
@@ -207,7 +209,7 @@ class _Extreme(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, dvalue: Tensor | None, dx: Tensor | None, *_: Any) -> tuple[Tensor, None]:
-        return _tangent(ctx, "choice_sites", dvalue, dx), None
+        return tangent(_run_sites, (*ctx.saved_tensors, *ctx.options), dvalue, dx), None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
@@ -217,46 +219,12 @@ class _Extreme(torch.autograd.Function):
         return tuple(t.unflatten(0, (info.batch_size, batch)) for t in best), (0, 0)
 
 
-def _rules(name: str, derivative: Any) -> Any:
-    """One of the three operators as ``torch.func`` and forward mode need it."""
-
-    def forward(*inputs: Any) -> Tensor:
-        result: Tensor = getattr(torch.ops.scisparse, name)(*inputs)
-        return result
-
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _save(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:8])
-
-    def jvp(ctx: Any, d_first: Tensor | None, d_second: Tensor | None, *_: Any) -> Tensor:
-        return _tangent(ctx, name, d_first, d_second)
-
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-        check_unmapped(in_dims[3:8])
-        three, batch = _joined(info.batch_size, in_dims[:3], inputs[:3], 2)
-        result = _run(name, *three, *inputs[3:])
-        return result.unflatten(0, (info.batch_size, batch)), 0
-
-    functions = (forward, setup_context, derivative, jvp, vmap)
-    names = ("forward", "setup_context", "backward", "jvp", "vmap")
-    static = {n: staticmethod(f) for n, f in zip(names, functions, strict=True)}
-    return type(name, (torch.autograd.Function,), static)
-
-
-_RULES = {
-    "choice_sites": _rules("choice_sites", _sites_backward),
-    "choice_sources": _rules("choice_sources", _sources_backward),
-    "choice_edges": _rules("choice_edges", _edges_backward),
-}
-
-
-def _tangent(ctx: Any, name: str, d_first: Tensor | None, d_second: Tensor | None) -> Tensor:
-    """Derivative of an operator that is linear in both tensors."""
-    first, second, *rest = ctx.saved_tensors
-    parts = [] if d_first is None else [_run(name, d_first, second, *rest, ctx.backend)]
-    parts += [] if d_second is None else [_run(name, first, d_second, *rest, ctx.backend)]
-    tangent: Tensor = sum(parts[1:], parts[0])
-    return tangent
+def _mapped(
+    run: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, ...], *inputs: Any
+) -> tuple[Tensor, int]:
+    check_unmapped(in_dims[3:8])
+    three, batch = _joined(info.batch_size, in_dims[:3], inputs[:3], 2)
+    return run(*three, *inputs[3:]).unflatten(0, (info.batch_size, batch)), 0
 
 
 def _joined(
@@ -268,6 +236,15 @@ def _joined(
     pairs = zip(tensors, dims, strict=True)
     return tuple(join_copies(t, d, copies, batch) for t, d in pairs), batch
 
+
+_RULES = {
+    name: bilinear(name, run, backward, partial(_mapped, run))
+    for name, run, backward in (
+        ("choice_sites", _run_sites, _sites_backward),
+        ("choice_sources", _run_sources, _sources_backward),
+        ("choice_edges", _run_edges, _edges_backward),
+    )
+}
 
 _BOTH = "Tensor choice, Tensor row_ptr, Tensor col, Tensor row_ptr_t, Tensor col_t, Tensor tie_t"
 
@@ -286,7 +263,7 @@ register(
     _sites,
     _sites_fake,
     _sites_backward,
-    _save,
+    save,
 )
 register(
     "choice_sources",
@@ -294,7 +271,7 @@ register(
     _sources,
     _sources_fake,
     _sources_backward,
-    _save,
+    save,
 )
 register(
     "choice_edges",
@@ -302,5 +279,5 @@ register(
     _edges,
     _edges_fake,
     _edges_backward,
-    _save,
+    save,
 )

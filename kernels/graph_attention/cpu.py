@@ -9,13 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scisparse.errors import BackendError
-from scisparse.kernels._debug import check_ends
 from scisparse.kernels._edges import Edges
-from scisparse.kernels._native import load
+from scisparse.kernels._native import DTYPES, can_run, library, raise_for
 from scisparse.kernels._segments import accumulator
-from scisparse.kernels.gather_matmul.cpu import DTYPES, STATUS, can_run
-from scisparse.kernels.graph_attention.reference import Inputs
+from scisparse.kernels.graph_attention.inputs import Inputs
 
 __all__ = [
     "attention",
@@ -32,7 +29,6 @@ __all__ = [
 
 _SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _ISA_AUTO = 0
-_BAD_ROWS = 4
 _FUNCTIONS = (
     *("graph_attention", "graph_attention_backward", "spmm", "sddmm"),
     *("choose", "choice_sources", "choice_edges", "segment_softmax"),
@@ -290,18 +286,13 @@ def _run(name: str, problem: ctypes.Structure, edges: Sequence[Edges]) -> None:
 def _run_rows(name: str, problem: ctypes.Structure, rows: Sequence[tuple[Tensor, int]]) -> None:
     """Call a kernel; `rows` and the numbers of edges that they must end with explain a failure."""
     status = getattr(_library(), name)(ctypes.byref(problem), _ISA_AUTO, torch.get_num_threads())
-    if status == _BAD_ROWS:
-        for row_ptr, count in rows:
-            check_ends(row_ptr, count)
     if status:
-        raise BackendError(f"backend 'cpu' failed: it lacks the {STATUS.get(status, status)}")
+        raise_for(status, rows)
 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = load()
-    if isinstance(library, str):
-        raise BackendError(f"backend 'cpu' cannot run: {library}")
+    found = library()
     for name in _FUNCTIONS:
-        getattr(library, f"scisparse_{name}").argtypes = [_POINTER, ctypes.c_int, ctypes.c_int]
-    return library
+        getattr(found, f"scisparse_{name}").argtypes = [_POINTER, ctypes.c_int, ctypes.c_int]
+    return found

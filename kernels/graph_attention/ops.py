@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from scisparse.kernels import _backends, _debug, _watch
+from scisparse.kernels._bilinear import save
 from scisparse.kernels._edges import Edges, check_is_transpose
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention import calculus, cpu, primitives, reference, triton
 from scisparse.kernels.graph_attention.checks import check_transpose, check_value
-from scisparse.kernels.graph_attention.reference import Inputs
+from scisparse.kernels.graph_attention.inputs import Inputs
 
 __all__ = ["IMPLEMENTATIONS", "choose", "register"]
 
@@ -210,7 +211,7 @@ register(
     _spmm,
     _spmm_fake,
     primitives.spmm_backward,
-    primitives.save_product,
+    save,
 )
 register(
     "sddmm",
@@ -218,5 +219,5 @@ register(
     _sddmm,
     _sddmm_fake,
     primitives.sddmm_backward,
-    primitives.save_product,
+    save,
 )

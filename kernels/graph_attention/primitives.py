@@ -16,29 +16,32 @@ the sum over the row::
 
 Both products are linear in each tensor, and ``B`` is its own transpose, which is all that forward
 mode needs.  Under ``vmap`` the mapped dimension joins the batch.
+
+Arguments are taken to be valid, and autocast is left out: made for the other modules of this folder
+and for those who watch backward passes (``_watch``), whose tensors have come from one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scisparse.errors import ShapeError
+from scisparse.kernels._bilinear import bilinear, check_unmapped, on_edges
 from scisparse.kernels._edges import Edges, transpose_edges
 from scisparse.kernels._modes import is_transformed
 from scisparse.kernels._segments import site_of_edge
 
 __all__ = [
-    "check_unmapped",
     "incidence",
     "join_copies",
     "run_sddmm",
     "run_segment_softmax",
     "run_softmax_slope",
     "run_spmm",
-    "save_product",
     "save_slope",
     "save_softmax",
     "sddmm_backward",
@@ -54,7 +57,7 @@ def run_spmm(
     value: Tensor, x: Tensor, edges: Edges, edges_t: Edges | None, backend: str = "auto"
 ) -> Tensor:
     """Call the registered operator; arguments are taken to be valid."""
-    call = _Spmm.apply if is_transformed() else torch.ops.scisparse.spmm
+    call = _SPMM.apply if is_transformed() else torch.ops.scisparse.spmm
     y: Tensor = call(value, x, *edges, *(edges_t or (None, None, None)), backend)
     return y
 
@@ -63,7 +66,7 @@ def run_sddmm(
     x: Tensor, z: Tensor, edges: Edges, edges_t: Edges | None, backend: str = "auto"
 ) -> Tensor:
     """Call the registered operator; arguments are taken to be valid."""
-    call = _Sddmm.apply if is_transformed() else torch.ops.scisparse.sddmm
+    call = _SDDMM.apply if is_transformed() else torch.ops.scisparse.sddmm
     value: Tensor = call(x, z, *edges, *(edges_t or (None, None, None)), backend)
     return value
 
@@ -85,12 +88,6 @@ def run_softmax_slope(
     return slope
 
 
-def save_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Save both tensors and both edge lists; ``spmm`` and ``sddmm`` have the same arguments."""
-    ctx.save_for_backward(*inputs[:8])
-    ctx.backend = inputs[8]
-
-
 def _saved_product(ctx: Any) -> tuple[Tensor, Tensor, Edges, Edges]:
     """Both tensors and both edge lists; saved tensors may be unpacked only once."""
     first, second, *saved = ctx.saved_tensors
@@ -106,9 +103,9 @@ def spmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     value, x, edges, edges_t = _saved_product(ctx)
     grad_value = grad_x = None
     if ctx.needs_input_grad[0]:
-        grad_value = run_sddmm(grad, x, edges, edges_t, ctx.backend).sum_to_size(value.shape)
+        grad_value = run_sddmm(grad, x, edges, edges_t, *ctx.options).sum_to_size(value.shape)
     if ctx.needs_input_grad[1]:
-        grad_x = run_spmm(value, grad, edges_t, edges, ctx.backend)
+        grad_x = run_spmm(value, grad, edges_t, edges, *ctx.options)
     return grad_value, grad_x, *(None,) * 7
 
 
@@ -117,9 +114,9 @@ def sddmm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, z, edges, edges_t = _saved_product(ctx)
     grad_x = grad_z = None
     if ctx.needs_input_grad[0]:
-        grad_x = run_spmm(grad, z, edges, edges_t, ctx.backend)
+        grad_x = run_spmm(grad, z, edges, edges_t, *ctx.options)
     if ctx.needs_input_grad[1]:
-        grad_z = run_spmm(grad, x, edges_t, edges, ctx.backend)
+        grad_z = run_spmm(grad, x, edges_t, edges, *ctx.options)
     return grad_x, grad_z, *(None,) * 7
 
 
@@ -183,72 +180,19 @@ def _ones(value: Tensor) -> Tensor:
     return torch.ones_like(value)[..., None]
 
 
-class _Product(torch.autograd.Function):
-    """A product as ``torch.func`` and forward mode need it."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        save_product(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[:8])
-
-
-class _Spmm(_Product):
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        y: Tensor = torch.ops.scisparse.spmm(*inputs)
-        return y
-
-    backward = staticmethod(spmm_backward)
-
-    @staticmethod
-    def jvp(ctx: Any, dvalue: Tensor | None, dx: Tensor | None, *_: Any) -> Tensor:
-        return _tangent(ctx, run_spmm, dvalue, dx)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-        return _mapped(run_spmm, info.batch_size, in_dims, inputs)
-
-
-class _Sddmm(_Product):
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        value: Tensor = torch.ops.scisparse.sddmm(*inputs)
-        return value
-
-    backward = staticmethod(sddmm_backward)
-
-    @staticmethod
-    def jvp(ctx: Any, dx: Tensor | None, dz: Tensor | None, *_: Any) -> Tensor:
-        return _tangent(ctx, run_sddmm, dx, dz)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
-        return _mapped(run_sddmm, info.batch_size, in_dims, inputs)
-
-
-def _tangent(ctx: Any, run: Any, d_first: Tensor | None, d_second: Tensor | None) -> Tensor:
-    """Derivative of a product, which is linear in both tensors."""
-    first, second, *saved = ctx.saved_tensors
-    rest = (Edges(*saved[:3]), None if saved[3] is None else Edges(*saved[3:]), ctx.backend)
-    parts = [] if d_first is None else [run(d_first, second, *rest)]
-    parts += [] if d_second is None else [run(first, d_second, *rest)]
-    tangent: Tensor = sum(parts[1:], parts[0])
-    return tangent
-
-
 def _mapped(
-    run: Any, copies: int, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]
+    run: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, ...], *inputs: Any
 ) -> tuple[Tensor, int]:
     """A product of tensors with a mapped dimension, which comes first in the result."""
     first, second, *rest = inputs
+    copies = info.batch_size
     check_unmapped(in_dims[2:8])
     # Of the second: the first may be shared by the batch.
     batch = second.shape[0] if in_dims[1] is None else second.movedim(in_dims[1], 0).shape[1]
     first, second = (
         join_copies(t, dim, copies, batch) for t, dim in zip((first, second), in_dims, strict=False)
     )
-    edges_t = None if rest[3] is None else Edges(*rest[3:6])
-    y = run(first, second, Edges(*rest[:3]), edges_t, rest[6])
+    y = on_edges(run)(first, second, *rest)
     return y.unflatten(0, (copies, batch)), 0
 
 
@@ -258,10 +202,13 @@ def join_copies(x: Tensor, dim: int | None, copies: int, batch: int) -> Tensor:
     return x.expand(copies, batch, *x.shape[2:]).flatten(0, 1)
 
 
-def check_unmapped(dims: tuple[int | None, ...]) -> None:
-    """Raise if ``vmap`` maps over edges."""
-    if any(dim is not None for dim in dims):
-        raise ShapeError("vmap maps over `row_ptr` or `col`; map over values alone")
+_SPMM, _SDDMM = (
+    bilinear(name, on_edges(run), backward, partial(_mapped, run))
+    for name, run, backward in (
+        ("spmm", run_spmm, spmm_backward),
+        ("sddmm", run_sddmm, sddmm_backward),
+    )
+)
 
 
 class _Softmax(torch.autograd.Function):

@@ -37,7 +37,7 @@ def spmm(
     transpose: Edges | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Reduce sources over the edges of each site, each times the number of its edge.
+    """Reduce sources over the edges of each site, each times the value of its edge.
 
     ``y[b,i,h,d] = reduce over e in row i of value[b,e,h] * x[b,col[e],h,d]``: with ``"sum"``, a
     sparse matrix times a dense one. A site that reads nothing gets 0.
@@ -194,7 +194,7 @@ def segment_softmax(score: Tensor, row_ptr: Tensor, *, backend: str = "auto") ->
     ShapeError
         Shapes or dtypes do not fit together.
     PatternError
-        `row_ptr` does not end with the edges.
+        `row_ptr` does not run from 0 to the number of edges.
 
     Examples
     --------

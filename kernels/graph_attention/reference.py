@@ -6,17 +6,14 @@ that an edge carries. What belongs to edges is in float32 where tensors have 16 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from scisparse.kernels._edges import Edges
 from scisparse.kernels._segments import accumulator, segment_sum, site_of_edge
+from scisparse.kernels.graph_attention.inputs import Inputs, spread_heads
 
 __all__ = [
-    "Inputs",
     "attention",
     "attention_backward",
     "choice_edges",
@@ -28,27 +25,6 @@ __all__ = [
     "spmm",
     "spmm_extreme",
 ]
-
-
-class Inputs(NamedTuple):
-    """What attention reads: shapes in :mod:`scisparse.kernels.graph_attention`."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    edge_q: Tensor | None
-    edge_attr: Tensor | None
-    bias: Tensor | None
-
-    def narrow(self) -> Inputs:
-        """The same with A numbers in `edge_q`, behind which there may be room."""
-        if self.edge_q is None or self.edge_attr is None:
-            return self
-        return self._replace(edge_q=self.edge_q[..., : self.edge_attr.shape[1]])
-
-    def with_room(self, x: Tensor) -> Tensor:
-        """``[..., A]`` with zeros behind, as many as `edge_q` has room for."""
-        return x if self.edge_q is None else F.pad(x, (0, self.edge_q.shape[3] - x.shape[-1]))
 
 
 def spmm(value_BEH: Tensor, x_BNHD: Tensor, edges: Edges) -> Tensor:
@@ -139,7 +115,7 @@ def segment_softmax_backward(weight_BEH: Tensor, grad_BEH: Tensor, row_ptr_M1: T
 def attention(inputs: Inputs, edges: Edges, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Attention; the same sum of what edges carry; logarithm of the sum of exp(score)."""
     weight, lse = _softmax(_scores(inputs, edges, scale), edges.row_ptr)
-    out = spmm(weight, _spread(inputs.v, inputs.q.shape[2]), edges)
+    out = spmm(weight, spread_heads(inputs.v, inputs.q.shape[2]), edges)
     edge_out = out.new_empty(0)
     if inputs.edge_attr is not None:
         terms = weight[..., None] * inputs.edge_attr.to(weight.dtype)[:, None]
@@ -166,7 +142,7 @@ def attention_backward(
     # The sum is 1 but for the rounding of `lse`, which is coarse where scores are large.
     total = _sum_rows(weight, edges)
     weight = weight / total.masked_fill(total == 0, 1)[:, site]
-    slope = sddmm(grad, _spread(v, heads), edges)
+    slope = sddmm(grad, spread_heads(v, heads), edges)
     if grad_edge is not None and attr is not None:
         grad_edge = grad_edge[..., : attr.shape[1]]
         slope = slope + torch.einsum("beha,ea->beh", *_wide(grad_edge[:, site], attr))
@@ -182,13 +158,13 @@ def attention_backward(
         if grad_edge is not None:
             grad_attr += torch.einsum("beh,beha->ea", *_wide(weight, grad_edge[:, site]))
     grad_bias = slope.sum_to_size(bias.shape) if bias is not None and wanted[1] else None
-    grad_q = spmm(scale * slope, _spread(k, heads), edges)
+    grad_q = spmm(scale * slope, spread_heads(k, heads), edges)
     return Inputs(grad_q, grad_k, grad_v, grad_edge_q, grad_attr if wanted[0] else None, grad_bias)
 
 
 def _scores(inputs: Inputs, edges: Edges, scale: float) -> Tensor:
     q, k, _, edge_q, attr, bias = inputs.narrow()
-    score = scale * sddmm(q, _spread(k, q.shape[2]), edges)
+    score = scale * sddmm(q, spread_heads(k, q.shape[2]), edges)
     if attr is not None and edge_q is not None:
         site = site_of_edge(edges.row_ptr, edges.col.numel())
         score = score + torch.einsum("beha,ea->beh", *_wide(edge_q[:, site], attr))
@@ -228,12 +204,6 @@ def _chosen(choice_BMHD: Tensor, edges: Edges, edge: Tensor, site: Tensor) -> Te
 
 def _wide(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.to(accumulator(t.dtype)) for t in tensors)
-
-
-def _spread(x: Tensor, heads: int) -> Tensor:
-    """Heads of sources, each for its group of heads: ``[B, N, H, D]`` of ``[B, N, G, D]``."""
-    group = heads // x.shape[2]
-    return x if group == 1 else x.repeat_interleave(group, dim=2)
 
 
 def _gather(x: Tensor, groups: int) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 from scisparse.kernels._edges import Edges
 from scisparse.kernels._segments import accumulator, site_of_edge
 from scisparse.kernels._triton import Call, accumulator_type, can_run, ceil_div, is_wide
+from scisparse.kernels.graph_attention.inputs import Inputs
 from scisparse.kernels.graph_attention.plans import RowPlan, plan_edges
-from scisparse.kernels.graph_attention.reference import Inputs
 from scisparse.kernels.graph_attention.triton_launch import (
     dense_edges,
     plan_of,

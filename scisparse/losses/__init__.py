@@ -15,3 +15,16 @@ from scisparse.losses.distributions import Normal as Normal
 from scisparse.losses.distributions import TruncatedNormal as TruncatedNormal
 from scisparse.losses.distributions import distribution as distribution
 from scisparse.losses.reduction import weighted_mean as weighted_mean
+
+__all__ = [
+    "CensoredNormal",
+    "Distribution",
+    "Normal",
+    "TruncatedNormal",
+    "crps_censored_normal",
+    "crps_ensemble",
+    "crps_normal",
+    "crps_truncated_normal",
+    "distribution",
+    "weighted_mean",
+]

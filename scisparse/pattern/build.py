@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from scisparse.errors import PatternError
-from scisparse.pattern.checks import check_edge_arrays, check_edge_index
-from scisparse.pattern.edges import col_dtype, edge_order, row_ptr_of
+from scisparse.pattern.checks import checked_edge_arrays, checked_edge_index
+from scisparse.pattern.edges import edge_order, index_dtype, row_ptr_of
+from scisparse.pattern.geometry import edge_geometry
 
-__all__ = ["EdgeArrays", "dense_edges", "sorted_edges"]
+if TYPE_CHECKING:
+    from scisparse.pattern.value import Pattern
+
+__all__ = ["EdgeArrays", "dense_edges", "sorted_edges", "with_geometry"]
 
 
 class EdgeArrays(NamedTuple):
     """Arrays that ride along with the edges, ``[E]`` each."""
 
-    tap: Tensor | None
-    distance: Tensor | None
-    bearing: Tensor | None
+    tap: Tensor | ArrayLike | None
+    distance: Tensor | ArrayLike | None
+    bearing: Tensor | ArrayLike | None
 
 
 class _Fields(NamedTuple):
@@ -34,21 +40,37 @@ class _Fields(NamedTuple):
 
 
 def sorted_edges(
-    edge_index: Tensor, num_sites: int, num_sources: int, arrays: EdgeArrays
+    edge_index: Tensor | ArrayLike, num_sites: int, num_sources: int, arrays: EdgeArrays
 ) -> _Fields:
     """Sort pairs of sources and sites by row; see ``Pattern.from_edge_index``."""
-    check_edge_index(edge_index, num_sites, num_sources)
-    source, site = edge_index.long()
-    check_edge_arrays(arrays._asdict(), len(site))
-    tap, distance, bearing = arrays
+    source, site = checked_edge_index(edge_index, num_sites, num_sources)
+    tap, distance, bearing = checked_edge_arrays(arrays._asdict(), site)
     order = edge_order(site, source, tap)
     return _Fields(
         row_ptr=row_ptr_of(site, num_sites),
-        col=source[order].to(col_dtype(num_sources)),
+        col=source[order].to(index_dtype(num_sources)),
         num_sources=num_sources,
         tap=None if tap is None else tap[order].to(torch.int32),
         distance=None if distance is None else distance[order].to(torch.float32),
         bearing=None if bearing is None else bearing[order].to(torch.float32),
+    )
+
+
+def with_geometry(pattern: Pattern) -> Pattern:
+    """Add distances and bearings where they are missing and both grids are there to tell them."""
+    sources, sites = pattern.source_grid, pattern.site_grid
+    complete = pattern.distance is not None and pattern.bearing is not None
+    if complete or sources is None or sites is None:
+        return pattern
+    places = (t.cpu().numpy() for t in (pattern.col.long(), pattern.rows()))
+    distance, bearing = (
+        torch.from_numpy(values).to(pattern.device, torch.float32)
+        for values in edge_geometry(sources, sites, *places)
+    )
+    return replace(
+        pattern,
+        distance=distance if pattern.distance is None else pattern.distance,
+        bearing=bearing if pattern.bearing is None else pattern.bearing,
     )
 
 
@@ -61,6 +83,6 @@ def dense_edges(dense: Tensor) -> _Fields:
     site, source = dense.nonzero(as_tuple=True)
     return _Fields(
         row_ptr=row_ptr_of(site, dense.shape[0]),
-        col=source.to(col_dtype(dense.shape[1])),
+        col=source.to(index_dtype(dense.shape[1])),
         num_sources=dense.shape[1],
     )

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from scisparse.errors import PatternError
-from scisparse.pattern.edges import check_tensor, col_dtype, first_true
+from scisparse.pattern.edges import check_tensor, first_true, index_dtype
 
 if TYPE_CHECKING:
     from scisparse.pattern.value import Pattern
 
-__all__ = ["check_edge_arrays", "check_edge_index", "check_fields", "check_pattern"]
+__all__ = ["check_fields", "check_pattern", "checked_edge_arrays", "checked_edge_index"]
 
 
 def check_fields(pattern: Pattern) -> None:
@@ -26,7 +28,7 @@ def check_fields(pattern: Pattern) -> None:
         )
     if pattern.num_sources < 0:
         raise PatternError(f"`num_sources` (={pattern.num_sources}) must not be negative")
-    check_tensor("col", pattern.col, col_dtype(pattern.num_sources), None, pattern.device)
+    check_tensor("col", pattern.col, index_dtype(pattern.num_sources), None, pattern.device)
     edges = pattern.num_edges
     check_tensor("tap", pattern.tap, torch.int32, edges, pattern.device)
     check_tensor("distance", pattern.distance, torch.float32, edges, pattern.device)
@@ -56,28 +58,51 @@ def check_pattern(pattern: Pattern) -> None:
             )
 
 
-def check_edge_index(edge_index: Tensor, num_sites: int, num_sources: int) -> None:
-    """Raise unless pairs are integers ``[2, E]`` within range."""
-    if edge_index.ndim != 2 or edge_index.shape[0] != 2 or not _holds_integers(edge_index):
+def checked_edge_index(
+    edge_index: Tensor | ArrayLike, num_sites: int, num_sources: int
+) -> tuple[Tensor, Tensor]:
+    """Sources and sites, int64 ``[E]`` each, of pairs ``[2, E]``; raise unless within range."""
+    pairs = _as_tensor("edge_index", edge_index, "integers [2, E]: row 0 sources, row 1 sites")
+    # A list without numbers is one of floats.
+    if pairs.ndim != 2 or pairs.shape[0] != 2 or not (_holds_integers(pairs) or not pairs.numel()):
         raise PatternError(
-            f"`edge_index` (shape {tuple(edge_index.shape)}, {edge_index.dtype}) must be integers "
+            f"`edge_index` (shape {tuple(pairs.shape)}, {pairs.dtype}) must be integers "
             "[2, E]: row 0 sources, row 1 sites"
         )
-    _check_range("edge_index[0]", edge_index[0], num_sources)
-    _check_range("edge_index[1]", edge_index[1], num_sites)
+    source, site = pairs.long()
+    _check_range("edge_index[0]", source, num_sources)
+    _check_range("edge_index[1]", site, num_sites)
+    return source, site
 
 
-def check_edge_arrays(arrays: Mapping[str, Tensor | None], num_edges: int) -> None:
-    """Raise unless each array that is given has a value for each edge, and taps are integers."""
-    for name, values in arrays.items():
-        if values is None:
+def checked_edge_arrays(
+    arrays: Mapping[str, Tensor | ArrayLike | None], site: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Tensors beside `site` ``[E]``; raise unless of its length, and taps of integers."""
+    tensors: list[Tensor | None] = []
+    for name, given in arrays.items():
+        if given is None:
+            tensors.append(None)
             continue
-        if values.shape != (num_edges,):
+        values = _as_tensor(name, given, "one number for each edge").to(site.device)
+        if values.shape != site.shape:
             raise PatternError(
                 f"`{name}` (shape {tuple(values.shape)}) must have one value for each edge"
             )
-        if name == "tap" and not _holds_integers(values):
+        if name == "tap" and not (_holds_integers(values) or not values.numel()):
             raise PatternError(f"`tap` ({values.dtype}) must be integers, places in the stencil")
+        tensors.append(values)
+    return tuple(tensors)
+
+
+def _as_tensor(name: str, values: Tensor | ArrayLike, rule: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    try:
+        array = np.ascontiguousarray(values)
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except (TypeError, ValueError) as error:
+        raise PatternError(f"`{name}` ({type(values).__name__}) must be {rule}: {error}") from error
 
 
 def _holds_integers(values: Tensor) -> bool:

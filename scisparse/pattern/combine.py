@@ -10,8 +10,8 @@ from torch import Tensor
 
 from scisparse.errors import PatternError
 from scisparse.pattern.edges import (
-    col_dtype,
     edge_order,
+    index_dtype,
     join,
     kept,
     move,
@@ -77,7 +77,7 @@ def restrict(
     return replace(
         pattern,
         row_ptr=row_ptr_of(site, num_sites),
-        col=source.to(col_dtype(num_sources)),
+        col=source.to(index_dtype(num_sources)),
         num_sources=num_sources,
         tap=_pick(pattern.tap, edges),
         distance=_pick(pattern.distance, edges),
@@ -137,7 +137,7 @@ def transposed(pattern: Pattern) -> tuple[Pattern, Tensor]:
     swapped = replace(
         pattern,
         row_ptr=row_ptr_of(pattern.col, pattern.num_sources),
-        col=pattern.rows()[order].to(col_dtype(pattern.num_sites)),
+        col=pattern.rows()[order].to(index_dtype(pattern.num_sites)),
         num_sources=pattern.num_sites,
         tap=_pick(pattern.tap, order),
         distance=_pick(pattern.distance, order),

@@ -10,9 +10,9 @@ from scisparse.errors import PatternError
 
 __all__ = [
     "check_tensor",
-    "col_dtype",
     "edge_order",
     "first_true",
+    "index_dtype",
     "join",
     "kept",
     "move",
@@ -22,12 +22,12 @@ __all__ = [
     "stable_argsort",
 ]
 
-_INT32_SOURCES = 2**31
+_INT32_NUMBERS = 2**31
 
 
-def col_dtype(num_sources: int) -> torch.dtype:
-    """Integer type that numbers the sources."""
-    return torch.int32 if num_sources < _INT32_SOURCES else torch.int64
+def index_dtype(count: int) -> torch.dtype:
+    """Integer type that numbers so many sources, edges or weights."""
+    return torch.int32 if count < _INT32_NUMBERS else torch.int64
 
 
 def stable_argsort(keys: Tensor) -> Tensor:

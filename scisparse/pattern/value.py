@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from scisparse.grids import Grid
-from scisparse.pattern.build import EdgeArrays, dense_edges, sorted_edges
+from scisparse.pattern.build import EdgeArrays, dense_edges, sorted_edges, with_geometry
 from scisparse.pattern.checks import check_fields, check_pattern
 from scisparse.pattern.combine import moved, restrict, select, transposed, union
 from scisparse.pattern.content import describe, digest, statistics
@@ -28,9 +29,8 @@ __all__ = ["Pattern"]
 class Pattern:
     """Edges from sources to sites, by site (compressed sparse rows), with arrays that ride along.
 
-    Edges are sorted by (site, source, tap). A pair of site and source occurs once, or several times
-    with different taps (where padding repeats a source). Two patterns are equal when their content
-    is, wherever their tensors lie.
+    Edges are sorted by (site, source, tap). A pair of site and source occurs once, or with several
+    taps (where padding repeats a source). Patterns with equal content are equal, on any device.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Pattern:
     Raises
     ------
     PatternError
-        If a tensor has the wrong dtype, length or device. :meth:`validate` looks at the values.
+        A tensor has the wrong dtype, length or device. :meth:`validate` looks at the values.
 
     Examples
     --------
@@ -82,8 +82,6 @@ class Pattern:
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-    # -- sizes ---------------------------------------------------------------------------------
 
     @property
     def num_sites(self) -> int:
@@ -129,10 +127,9 @@ class Pattern:
         return statistics(self)
 
     def coverage(self, hops: int = 1, *, samples: int = 256, seed: int = 0) -> float:
-        """Find the part of all (site, source) pairs that are joined by at most `hops` edges.
+        """Find the part of all pairs that at most `hops` edges join, as a stack of layers does.
 
-        What a stack of as many layers can bring together; a pattern that stands for dense attention
-        wants 1 within few.
+        A pattern that stands for dense attention wants 1 within few.
 
         Parameters
         ----------
@@ -154,7 +151,7 @@ class Pattern:
     def tile_occupancy(self, tile: int | tuple[int, int] = 128) -> TileOccupancy:
         """Count what a kernel that works in tiles of sites and sources has to do.
 
-        Fewer and fuller tiles are better; an order of :mod:`scisparse.orders` may make them so.
+        Fewer and fuller are better; an order of :mod:`scisparse.orders` may make them so.
 
         Parameters
         ----------
@@ -164,8 +161,7 @@ class Pattern:
         Returns
         -------
         TileOccupancy
-            ``tiles``, ``filled`` and ``per_row``: how many tiles hold an edge, as a part of all,
-            how full these are, and how many there are in a row of tiles; 0 without edges.
+            Which part of the tiles hold an edge, how full these are, how many a row of tiles has.
 
         Raises
         ------
@@ -179,8 +175,6 @@ class Pattern:
         TileOccupancy(tiles=0.625, filled=0.0742..., per_row=2.5)
         """
         return tile_occupancy(self, tile)
-
-    # -- content -------------------------------------------------------------------------------
 
     def validate(self) -> Pattern:
         """Check every value and give the pattern back.
@@ -207,7 +201,7 @@ class Pattern:
             return NotImplemented
         if self is other:
             return True
-        same_size = self.shape == other.shape and self.num_edges == other.num_edges
+        same_size = (self.shape, self.num_edges) == (other.shape, other.num_edges)
         return same_size and self.fingerprint == other.fingerprint
 
     def __hash__(self) -> int:
@@ -220,38 +214,52 @@ class Pattern:
         """Give the pattern with its tensors on another device."""
         return moved(self, torch.device(device))
 
-    # -- from and to other forms ---------------------------------------------------------------
-
     @classmethod
     def from_edge_index(
         cls,
-        edge_index: Tensor,
+        edge_index: Tensor | ArrayLike,
         num_sites: int,
         num_sources: int,
         *,
-        tap: Tensor | None = None,
-        distance: Tensor | None = None,
-        bearing: Tensor | None = None,
+        tap: Tensor | ArrayLike | None = None,
+        distance: Tensor | ArrayLike | None = None,
+        bearing: Tensor | ArrayLike | None = None,
+        site_grid: Grid | None = None,
+        source_grid: Grid | None = None,
     ) -> Pattern:
         """Build from pairs in the order of torch-geometric: row 0 sources, row 1 sites.
 
         Parameters
         ----------
         edge_index
-            Integers ``[2, E]`` in any order.
+            Integers ``[2, E]`` in any order: a tensor, an array or nested lists.
         num_sites, num_sources
             M and N.
         tap, distance, bearing
             Edge arrays ``[E]`` in the order of ``edge_index``.
+        site_grid, source_grid
+            Their grids. With both, distances and bearings that are not given are filled in.
 
         Raises
         ------
         PatternError
-            If a shape is wrong, indices or taps are no integers, an index is out of range, or a
-            pair repeats without a tap of its own.
+            A size is wrong, indices or taps are no integers, an index is out of range, or a pair
+            repeats without its own tap.
+        GridError
+            If one grid is projected, without latitude and longitude, and the other is not.
+
+        Examples
+        --------
+        >>> from scisparse.grids import LatLonGrid
+        >>> grid = LatLonGrid.from_degrees([0], [0, 90, 180])
+        >>> pair = Pattern.from_edge_index([[1], [0]], 3, 3, site_grid=grid, source_grid=grid)
+        >>> pair.distance, pair.bearing  # a quarter of the equator, to the east
+        (tensor([10007543.]), tensor([1.5708]))
         """
         arrays = EdgeArrays(tap, distance, bearing)
-        return cls(*sorted_edges(edge_index, num_sites, num_sources, arrays)).validate()
+        fields = sorted_edges(edge_index, num_sites, num_sources, arrays)
+        pattern = cls(*fields, site_grid=site_grid, source_grid=source_grid)
+        return with_geometry(pattern).validate()
 
     def to_edge_index(self) -> Tensor:
         """Give pairs as torch-geometric does, int64 ``[2, E]``: row 0 sources, row 1 sites."""
@@ -268,20 +276,17 @@ class Pattern:
         dense[self.rows(), self.col.long()] = True
         return dense
 
-    # -- other patterns ------------------------------------------------------------------------
-
     def transpose(self) -> tuple[Pattern, Tensor]:
         """Swap sites and sources.
 
-        Taps and distances go with their edges; bearings are dropped (the way back has another one).
+        Taps and distances go with their edges; bearings are dropped (the way back has others).
 
         Returns
         -------
         Pattern
             N sites, M sources. Computed once for each pattern.
         torch.Tensor
-            int64 ``[E]``: edge ``e`` of the transposed pattern is edge ``permutation[e]`` of this
-            one.
+            int64 ``[E]``: edge ``e`` of the transposed pattern is edge ``permutation[e]`` here.
         """
         cached = self.__dict__.get("_transposed")
         if cached is None:
@@ -371,8 +376,8 @@ class Pattern:
         Parameters
         ----------
         block_size
-            Sites and sources of a tile, where they differ as two numbers; they need not divide M
-            and N. Compiled kernels want multiples of their own blocks: 128 suits them.
+            Sites and sources of a tile, where they differ as two numbers, for any M and N. Compiled
+            kernels want multiples of their own blocks: 128 suits them.
 
         Raises
         ------

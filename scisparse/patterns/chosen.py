@@ -15,7 +15,7 @@ from torch import Tensor
 from scisparse.errors import OptionError, ShapeError
 from scisparse.grids.integers import integer_from
 from scisparse.pattern import Pattern
-from scisparse.pattern.edges import col_dtype, row_ptr_of_fan_in
+from scisparse.pattern.edges import index_dtype, row_ptr_of_fan_in
 from scisparse.patterns.sequences import sorted_rows
 
 __all__ = ["block_topk", "lsh"]
@@ -82,7 +82,7 @@ def lsh(vectors: Tensor, rotations: Tensor, chunk: int, *, causal: bool = False)
     width = max(1, int((last - first).max())) if order.numel() else 1
     near = torch.arange(width, device=order.device)
     rounds = torch.arange(rank.shape[1], device=order.device)
-    lists = order.flatten().to(col_dtype(tokens))
+    lists = order.flatten().to(index_dtype(tokens))
     at_once = max(1, _NUMBERS_AT_ONCE // (rank.shape[1] * width))
     for sites in torch.arange(len(rank), device=order.device).split(at_once):
         copy = sites // max(tokens, 1)
@@ -96,7 +96,7 @@ def lsh(vectors: Tensor, rotations: Tensor, chunk: int, *, causal: bool = False)
         source[:, 0] = torch.where(alone, (sites - copy * tokens).to(source.dtype), source[:, 0])
         keep[:, 0] |= alone
         fan_in.append(keep.sum(1))
-        begins = (copy * tokens).to(col_dtype(batch * heads * tokens))
+        begins = (copy * tokens).to(index_dtype(batch * heads * tokens))
         col.append(source.masked_select(keep) + begins.repeat_interleave(fan_in[-1]))
     return _joined(fan_in, col, batch * heads * tokens)
 
@@ -224,7 +224,7 @@ def _block_means(k: Tensor, block: int, blocks: int) -> Tensor:
 def _joined(fan_in: list[Tensor], col: list[Tensor], tokens: int) -> Pattern:
     """Pattern of the parts that were computed one after the other."""
     row_ptr = row_ptr_of_fan_in(torch.cat(fan_in))
-    return Pattern(row_ptr, torch.cat(col).to(col_dtype(tokens)), tokens)
+    return Pattern(row_ptr, torch.cat(col).to(index_dtype(tokens)), tokens)
 
 
 def _check_rotations(vectors: Tensor, rotations: Tensor) -> None:

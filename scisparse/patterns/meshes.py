@@ -6,7 +6,7 @@ import numpy as np
 
 from scisparse.grids import icosahedral, icosahedral_faces
 from scisparse.pattern import Pattern
-from scisparse.patterns.geometry import clouds
+from scisparse.pattern.geometry import clouds
 from scisparse.patterns.neighbours import pattern_of
 
 __all__ = ["mesh"]

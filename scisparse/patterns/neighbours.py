@@ -14,7 +14,7 @@ from scisparse.grids import Grid
 from scisparse.grids.base import FloatArray
 from scisparse.grids.integers import integer
 from scisparse.pattern import Pattern
-from scisparse.patterns.geometry import (
+from scisparse.pattern.geometry import (
     Cloud,
     Index,
     bearing,

@@ -13,3 +13,13 @@ from scisparse.plots.maps import map_field as map_field
 from scisparse.plots.maps import map_skill as map_skill
 from scisparse.plots.sparsity import sparsity_history as sparsity_history
 from scisparse.plots.sparsity import sparsity_report as sparsity_report
+
+__all__ = [
+    "map_correction",
+    "map_field",
+    "map_skill",
+    "rank_histogram",
+    "score_table",
+    "sparsity_history",
+    "sparsity_report",
+]

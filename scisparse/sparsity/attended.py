@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError
-from scisparse.kernels.graph_attention.reference import Inputs
+from scisparse.kernels.graph_attention.inputs import Inputs
 from scisparse.layers.edges import EdgeBias, PatternEdges
 from scisparse.pattern import Pattern
 from scisparse.sparsity.attention_audit import AttentionAudit, certainty, evidence, normal_bound

@@ -33,9 +33,8 @@ import torch
 from torch import Tensor
 
 from scisparse.kernels import Edges
-from scisparse.kernels.graph_attention.calculus import spread_heads
+from scisparse.kernels.graph_attention.inputs import Inputs, spread_heads
 from scisparse.kernels.graph_attention.primitives import run_sddmm, run_segment_softmax, sum_rows
-from scisparse.kernels.graph_attention.reference import Inputs
 from scisparse.layers.edges import BiasWeights
 from scisparse.pattern import Pattern
 from scisparse.sparsity.candidates import (

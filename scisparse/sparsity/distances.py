@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scisparse.pattern import Pattern
-from scisparse.patterns.geometry import great_circle
+from scisparse.pattern.geometry import great_circle
 
 __all__ = ["distance_on_grids"]
 

@@ -11,9 +11,20 @@ from scisparse.errors import GridError
 from scisparse.grids import EARTH_RADIUS, Grid
 from scisparse.grids.base import FloatArray, unit_vectors
 
-__all__ = ["Cloud", "bearing", "chord_length", "clouds", "compass", "great_circle"]
+__all__ = [
+    "Cloud",
+    "bearing",
+    "chord_length",
+    "clouds",
+    "compass",
+    "edge_geometry",
+    "great_circle",
+]
 
 Index = NDArray[np.int64]
+
+# Edges in double precision at once: bounds memory at some 100 MB.
+_EDGES_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -37,19 +48,45 @@ class Cloud:
 
 def clouds(sources: Grid, sites: Grid) -> tuple[Cloud, Cloud]:
     """Take the valid points of both grids: in the plane if both are projected, else the sphere."""
+    spherical = _on_sphere(sources, sites)
+    source_cloud = _cloud(sources, spherical)
+    return source_cloud, source_cloud if sites is sources else _cloud(sites, spherical)
+
+
+def edge_geometry(
+    sources: Grid, sites: Grid, source: Index, site: Index
+) -> tuple[FloatArray, FloatArray]:
+    """Metres from site to source and the bearing there, ``[E]`` each, of edges ``[E]``."""
+    spherical = _on_sphere(sources, sites)
+    ends = _points(sources, spherical)
+    starts = Cloud(np.arange(sites.size), _points(sites, spherical), spherical)
+    east, north = compass(starts)
+    metres, direction = np.empty((2, len(site)))
+    for first in range(0, len(site), _EDGES_AT_ONCE):
+        part = slice(first, first + _EDGES_AT_ONCE)
+        i, j = site[part], source[part]
+        step = ends[j] - starts.points[i]
+        metres[part] = great_circle(np.linalg.norm(step, axis=1), spherical)
+        direction[part] = bearing(step, east[i], north[i])
+    return metres, direction
+
+
+def _on_sphere(sources: Grid, sites: Grid) -> bool:
     spherical = sources.spherical or sites.spherical
     if spherical and not (sources.has_lat_lon and sites.has_lat_lon):
         raise GridError(
             f"`sites` ({sites!r}) and the sources ({sources!r}) must both be projected or both on "
             "the sphere; give the ProjectedGrid its lat= and lon="
         )
-    source_cloud = _cloud(sources, spherical)
-    return source_cloud, source_cloud if sites is sources else _cloud(sites, spherical)
+    return spherical
+
+
+def _points(grid: Grid, spherical: bool) -> FloatArray:
+    return unit_vectors(grid.lat, grid.lon) if spherical else grid.positions()
 
 
 def _cloud(grid: Grid, spherical: bool) -> Cloud:
-    points = unit_vectors(grid.lat, grid.lon) if spherical else grid.positions()
-    index = np.flatnonzero(grid.valid)
+    points, index = _points(grid, spherical), np.flatnonzero(grid.valid)
     return Cloud(index, points if index.size == grid.size else points[index], spherical)
 
 
