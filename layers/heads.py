@@ -39,7 +39,9 @@ def check_heads(embed_dim: int, num_heads: int, kv_heads: int) -> None:
 
 def check_input(name: str, x: Tensor, size: int | None, channels: int, hint: str = "") -> None:
     """Raise unless `x` is ``[..., size, channels]``, of any size where none is named."""
-    if x.dim() < 2 or x.shape[-1] != channels or size not in (None, x.shape[-2]):
+    # Not `size not in (None, ...)`: under torch.compile, that is wrong for a size that is free.
+    fits = x.dim() >= 2 and x.shape[-1] == channels and (size is None or x.shape[-2] == size)
+    if not fits:
         what = "sources" if name == "source" else "sites"
         count = "M" if size is None else size
         raise ShapeError(
