@@ -94,9 +94,9 @@ class SparseAttention(nn.Module):
     Raises
     ------
     OptionError
-        Heads that do not divide the channels, or one another.
+        Heads that do not divide the channels, or one another; `scores` that are no ``Scores``.
     PatternError
-        `scores` asks for areas or distances that the pattern has not.
+        `pattern` is none, or `scores` asks for areas or distances that it has not.
 
     References
     ----------
@@ -136,11 +136,15 @@ class SparseAttention(nn.Module):
                 f"`edge_dim` (={edge_dim}) must not be negative; 0 for no edge features"
             )
         check_dropout(dropout)
+        if scores is not None and not isinstance(scores, Scores):
+            raise OptionError(
+                f"`scores` is a {type(scores).__name__}; give scisparse.layers.Scores(...)"
+            )
         source_dim = embed_dim if source_dim is None else source_dim
         self.embed_dim, self.source_dim, self.edge_dim = embed_dim, source_dim, edge_dim
         self.num_heads, self.kv_heads = num_heads, kv_heads
         self.head_dim, self.dropout = embed_dim // num_heads, dropout
-        self.scores = scores or Scores()
+        self.scores = Scores() if scores is None else scores
         self.edges = PatternEdges(pattern)
         self.q_proj = nn.Linear(embed_dim, embed_dim)
         self.k_proj = nn.Linear(source_dim, kv_heads * self.head_dim)

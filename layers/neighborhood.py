@@ -48,7 +48,7 @@ class _NeighborhoodAttention(SparseAttention):
         super().__init__(
             *(pattern, embed_dim, num_heads),
             kv_heads=kv_heads,
-            scores=scores or Scores(taps=True),
+            scores=Scores(taps=True) if scores is None else scores,
             dropout=dropout,
         )
         self.input_size, self.kernel_size = size, kernel_size

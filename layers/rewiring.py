@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import PatternError, ShapeError
+from scisparse.layers.base import checked_pattern
 from scisparse.pattern import Pattern
 from scisparse.pattern.taps import taps_as_in
 
@@ -170,7 +171,7 @@ def _alike(old: Tensor, new: Tensor, device: torch.device) -> bool:
 
 def same_points(pattern: Pattern, before: Pattern) -> Pattern:
     """Return `pattern` on the CPU, or raise unless it is over the sites and sources of `before`."""
-    pattern = pattern.to("cpu").validate()  # the kernels trust its indices
+    pattern = checked_pattern(pattern)
     if pattern.shape != before.shape:
         raise PatternError(
             f"`pattern` (sites x sources {pattern.shape}) must have this layer's {before.shape}"

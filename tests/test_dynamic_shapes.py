@@ -27,7 +27,8 @@ class OneGraph(nn.Module):
         self.edge_index = torch.randint(7, (2, 20), generator=torch.Generator().manual_seed(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x, self.edge_index)
+        y: Tensor = self.layer(x, self.edge_index)
+        return y
 
 
 def convolution(name: str, axes: int) -> tuple[Callable[[], Any], tuple[int, ...]]:

@@ -141,6 +141,11 @@ class Pattern:
         samples, seed
             With more than one hop, how many random sites stand for all.
 
+        Raises
+        ------
+        PatternError
+            `hops` or `samples` is no positive integer, or sites are other points than sources.
+
         Examples
         --------
         >>> import torch
