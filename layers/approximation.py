@@ -36,7 +36,8 @@ def approximation_error(
     Parameters
     ----------
     q, k, v
-        Queries ``[B, M, H, D]``, keys ``[B, N, H, D]`` and values ``[B, N, H, V]``.
+        Queries ``[B, M, H, D]``, keys ``[B, N, G, D]`` and values ``[B, N, G, V]``; G divides H
+        (grouped queries).
     pattern
         M sites and N sources.
     scale
@@ -63,12 +64,13 @@ def approximation_error(
     """
     if (q.shape[1:2], k.shape[1:2]) != ((pattern.num_sites,), (pattern.num_sources,)):
         raise ShapeError(
-            f"`q` {list(q.shape)} and `k` {list(k.shape)} must be [B, M, H, D] and [B, N, H, D] "
+            f"`q` {list(q.shape)} and `k` {list(k.shape)} must be [B, M, H, D] and [B, N, G, D] "
             f"with the pattern's {pattern.shape} sites and sources"
         )
     pattern = pattern.to(q.device)
     with torch.no_grad():
         sparse = graph_attention(q, k, v, pattern.row_ptr, pattern.col, scale=scale)
+        k, v = (t.repeat_interleave(q.shape[2] // t.shape[2], dim=2) for t in (k, v))
         scale = 1 / math.sqrt(max(q.shape[3], 1)) if scale is None else scale
         band = max(1, _NUMBERS_AT_ONCE // max(1, q.shape[0] * q.shape[2] * k.shape[1]))
         row, col = pattern.rows(), pattern.col.long()
@@ -79,7 +81,7 @@ def approximation_error(
             weight = torch.softmax(score, -1)
             dense = torch.einsum("bhmn,bnhd->bmhd", weight, v)
             edges = slice(int(pattern.row_ptr[first]), int(pattern.row_ptr[last]))
-            on_edges = torch.zeros_like(weight[0, 0], dtype=torch.bool)
+            on_edges = weight.new_zeros(weight.shape[-2:], dtype=torch.bool)
             on_edges[row[edges] - first, col[edges]] = True
             caught += float((weight * on_edges).sum(dtype=torch.float64))
             difference += float((sparse[:, first:last] - dense).square().sum(dtype=torch.float64))

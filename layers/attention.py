@@ -8,11 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scisparse.errors import OptionError, PatternError, ShapeError
+from scisparse.errors import OptionError, PatternError
 from scisparse.kernels import graph_attention
 from scisparse.kernels.graph_attention.checks import check_dropout
 from scisparse.layers.edges import EdgeBias, PatternEdges, check_edge_attr
-from scisparse.layers.heads import check_heads, check_inputs, draw_maps, split_heads
+from scisparse.layers.heads import (
+    check_heads,
+    check_inputs,
+    check_mask,
+    draw_maps,
+    split_heads,
+)
 from scisparse.layers.rewiring import checked_on_points_of, pack_edges, unpack_edges, unpack_number
 from scisparse.pattern import Pattern
 
@@ -88,9 +94,9 @@ class SparseAttention(nn.Module):
     Raises
     ------
     OptionError
-        Heads that do not divide the channels, or one another.
+        Heads that do not divide the channels, or one another; `scores` that are no ``Scores``.
     PatternError
-        `scores` asks for areas or distances that the pattern has not.
+        `pattern` is none, or `scores` asks for areas or distances that it has not.
 
     References
     ----------
@@ -130,11 +136,15 @@ class SparseAttention(nn.Module):
                 f"`edge_dim` (={edge_dim}) must not be negative; 0 for no edge features"
             )
         check_dropout(dropout)
+        if scores is not None and not isinstance(scores, Scores):
+            raise OptionError(
+                f"`scores` is a {type(scores).__name__}; give scisparse.layers.Scores(...)"
+            )
         source_dim = embed_dim if source_dim is None else source_dim
         self.embed_dim, self.source_dim, self.edge_dim = embed_dim, source_dim, edge_dim
         self.num_heads, self.kv_heads = num_heads, kv_heads
         self.head_dim, self.dropout = embed_dim // num_heads, dropout
-        self.scores = scores or Scores()
+        self.scores = Scores() if scores is None else scores
         self.edges = PatternEdges(pattern)
         self.q_proj = nn.Linear(embed_dim, embed_dim)
         self.k_proj = nn.Linear(source_dim, kv_heads * self.head_dim)
@@ -290,17 +300,9 @@ class SparseAttention(nn.Module):
     def _check(
         self, x: Tensor, source: Tensor, edge_attr: Tensor | None, mask: Tensor | None
     ) -> None:
-        sources = self.pattern.num_sources
         check_inputs(x, source, self.pattern.shape, (self.embed_dim, self.source_dim))
         if mask is not None:
-            batch = (1,) * (x.dim() - 1 - mask.dim()) + mask.shape[:-1]
-            fits = mask.shape[-1:] == (sources,) and len(batch) == x.dim() - 2
-            sizes = zip(batch, x.shape[:-2], strict=False)
-            if mask.dtype != torch.bool or not fits or any(m not in (1, b) for m, b in sizes):
-                raise ShapeError(
-                    f"`source_mask` ({mask.dtype} {list(mask.shape)}) must be booleans, true at "
-                    f"sources that count, [{sources} sources] or {[*x.shape[:-2], sources]}"
-                )
+            check_mask(mask, (self.pattern.num_sources,), x.shape[:-2], "sources")
         check_edge_attr(edge_attr, self.pattern.num_edges, self.edge_dim or None)
 
     def extra_repr(self) -> str:

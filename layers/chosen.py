@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scisparse.errors import OptionError
+from scisparse.errors import BackendError, OptionError
 from scisparse.grids.integers import integer_from
 from scisparse.kernels import graph_attention
 from scisparse.kernels._modes import outside_transforms, values_of
@@ -66,6 +66,12 @@ class _ChosenAttention(nn.Module):
     def _edges(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         # What is chosen must not hang on the precision of products under autocast.
         q, k = values_of(q), values_of(k)
+        if not torch.compiler.is_compiling() and any(map(_is_mapped, (q, k))):
+            raise BackendError(
+                f"torch.vmap cannot map {type(self).__name__}, as the edges that it chooses differ "
+                "from sample to sample; give samples as a batch, or loop over them for gradients "
+                "of each"
+            )
         with outside_transforms(), torch.autocast(q.device.type, enabled=False):
             pattern = self._choose(q.detach(), k.detach())
         return pattern.row_ptr, pattern.col
@@ -83,6 +89,10 @@ class _ChosenAttention(nn.Module):
             f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, causal={self.causal}, "
             f"dropout={self.dropout}"
         )
+
+
+def _is_mapped(tensor: Tensor) -> bool:
+    return bool(torch._C._functorch.is_batchedtensor(tensor))
 
 
 class LSHAttention(_ChosenAttention):
@@ -134,7 +144,7 @@ class LSHAttention(_ChosenAttention):
     Notes
     -----
     ``torch.compile`` leaves its graph where edges are chosen, as their number depends on the data;
-    ``torch.export`` cannot take the layer.
+    ``torch.export`` and ``torch.vmap`` cannot take the layer.
 
     References
     ----------
@@ -250,7 +260,8 @@ class BlockTopKAttention(_ChosenAttention):
     Notes
     -----
     Scoring the blocks takes time ``N^2 / block``. ``torch.compile`` leaves its graph where edges
-    are chosen, as their number depends on the data; ``torch.export`` cannot take the layer.
+    are chosen, as their number depends on the data; ``torch.export`` and ``torch.vmap`` cannot take
+    the layer.
 
     References
     ----------

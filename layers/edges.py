@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels import Edges
+from scisparse.layers.base import checked_pattern
 from scisparse.layers.rewiring import OwnBuffers
 from scisparse.pattern import Pattern
 from scisparse.pattern.edges import index_dtype
@@ -41,6 +42,11 @@ class PatternEdges(OwnBuffers):
     pattern
         Who reads whom.
 
+    Raises
+    ------
+    PatternError
+        `pattern` is no pattern, or its indices do not fit.
+
     Examples
     --------
     >>> import torch
@@ -58,7 +64,7 @@ class PatternEdges(OwnBuffers):
 
     def __init__(self, pattern: Pattern) -> None:
         super().__init__()
-        self.pattern = pattern.to("cpu").validate()  # the kernels trust its indices
+        self.pattern = checked_pattern(pattern)
         self._write(torch.empty(0).device)
 
     def _write(self, device: torch.device) -> None:

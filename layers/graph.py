@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
-from scisparse.kernels import Edges, attention_weights, graph_attention, transpose_edges
-from scisparse.kernels._modes import values_of
+from scisparse.kernels import attention_weights, graph_attention
 from scisparse.kernels.graph_attention.checks import check_dropout
+from scisparse.layers.edge_index import (
+    Graph,
+    check_edge_index,
+    index_tensors,
+    is_traced,
+    sort_edges,
+)
 from scisparse.layers.edges import PatternEdges, check_edge_attr
 
 __all__ = ["GraphTransformer"]
 
 Nodes = Tensor | tuple[Tensor, Tensor]
 
-
-class _Graph(NamedTuple):
-    """Edges sorted by (site, source), and the place of each in the order they were given in."""
-
-    edges: Edges
-    transposed: Edges
-    order: Tensor | None
+_FLOWS = ("source_to_target", "target_to_source")
 
 
 class GraphTransformer(nn.Module):
@@ -32,12 +32,14 @@ class GraphTransformer(nn.Module):
 
     ``y[i] = S x[i] + sum_{j -> i} p[j,i] (V x[j] + W a[j,i])``, with ``p`` the softmax over the
     neighbours of ``(Q x[i]) . (K x[j] + W a[j,i]) / sqrt(D)``, head by head. Constructor, call and
-    ``state_dict`` are those of torch-geometric's ``TransformerConv``; results equal it.
+    ``state_dict`` are those of torch-geometric's ``TransformerConv``, but for what is under Notes;
+    results equal it.
 
     Parameters
     ----------
     in_channels
-        Channels of the nodes; those of sources and of sites, as a pair, where they differ.
+        Channels of the nodes; those of sources and of sites, as a pair, where they differ. -1 for
+        those of the first call, before which maps have no weights.
     out_channels
         D, channels of a head.
     heads
@@ -52,6 +54,20 @@ class GraphTransformer(nn.Module):
         A, features of an edge; ``None`` for none.
     bias, root_weight
         Whether the maps have biases, and whether there is a skip connection ``S x``.
+    flow
+        ``"source_to_target"``; ``"target_to_source"`` where `edge_index` names sites before
+        sources.
+
+    Raises
+    ------
+    OptionError
+        Channels or heads that are not positive, a `dropout` that is not below 1, another `flow`.
+
+    Notes
+    -----
+    Of ``TransformerConv`` it has not: another `aggr` than the sum, a `dropout` of 1, edge features
+    from the values of a sparse `edge_index`, torch-sparse's ``SparseTensor``, hooks and explainers
+    of ``MessagePassing``, and TorchScript (use ``torch.compile`` or ``torch.export``).
 
     References
     ----------
@@ -78,26 +94,31 @@ class GraphTransformer(nn.Module):
         edge_dim: int | None = None,
         bias: bool = True,
         root_weight: bool = True,
+        *,
+        flow: str = "source_to_target",
     ) -> None:
         super().__init__()
         pair = (in_channels, in_channels) if isinstance(in_channels, int) else in_channels
-        if heads < 1 or out_channels < 1 or min(pair) < 1:
+        if heads < 1 or out_channels < 1 or any(n < 1 and n != -1 for n in pair):
             raise OptionError(
                 f"`in_channels` (={in_channels}), `out_channels` (={out_channels}) and `heads` "
-                f"(={heads}) must be positive"
+                f"(={heads}) must be positive; `in_channels` also -1, for those of the first call"
             )
+        if flow not in _FLOWS:
+            raise OptionError(f"`flow` (={flow!r}) must be one of {', '.join(map(repr, _FLOWS))}")
         check_dropout(dropout)
         self.in_channels, self.out_channels, self.heads = in_channels, out_channels, heads
         self.concat, self.beta, self.root_weight = concat, beta and root_weight, root_weight
         self.dropout, self.edge_dim = dropout, edge_dim
         all_heads, out = heads * out_channels, (heads if concat else 1) * out_channels
-        self.lin_key = nn.Linear(pair[0], all_heads, bias=bias)
-        self.lin_query = nn.Linear(pair[1], all_heads, bias=bias)
-        self.lin_value = nn.Linear(pair[0], all_heads, bias=bias)
+        self.flow, self._reverse = flow, flow == "target_to_source"
+        self.lin_key = _map(pair[0], all_heads, bias)
+        self.lin_query = _map(pair[1], all_heads, bias)
+        self.lin_value = _map(pair[0], all_heads, bias)
         self.lin_edge = nn.Linear(edge_dim, all_heads, bias=False) if edge_dim is not None else None
-        self.lin_skip = nn.Linear(pair[1], out, bias=bias)
+        self.lin_skip = _map(pair[1], out, bias)
         self.lin_beta = nn.Linear(3 * out, 1, bias=False) if self.beta else None
-        self._last: tuple[weakref.ref[Tensor], tuple[Any, ...], _Graph] | None = None
+        self._last: tuple[weakref.ref[Tensor], tuple[Any, ...], Graph] | None = None
 
     @overload
     def forward(
@@ -128,9 +149,10 @@ class GraphTransformer(nn.Module):
             Nodes, ``[N, channels]``; sources ``[N, ...]`` and sites ``[M, ...]``, as a pair, where
             they differ.
         edge_index
-            From which source to which site, int64 ``[2, E]``, in any order; sorted once for as long
-            as the same tensor is given (writes through ``.data`` or numpy are not seen). Or the
-            edges of a pattern, sorted already.
+            From which source to which site, integers ``[2, E]``, in any order; or a sparse tensor
+            ``[M, N]`` (COO or CSR; torch-geometric's ``adj_t``), whose values are not read.
+            Sorted once for as long as the same tensor is given (writes through ``.data`` or numpy
+            are not seen). Or the edges of a pattern, sorted already.
         edge_attr
             Features of the edges, ``[E, A]``.
         return_attention_weights
@@ -140,7 +162,7 @@ class GraphTransformer(nn.Module):
         sources, sites = (x, x) if isinstance(x, Tensor) else x
         for nodes in (sources, sites):
             _check_nodes(nodes)
-        graph = self._graph(edge_index, (len(sites), len(sources)))
+        graph = self._graph(edge_index, (sites.shape[0], sources.shape[0]))
         check_edge_attr(edge_attr, graph.edges.col.shape[0], self.edge_dim)
         if edge_attr is not None and graph.order is not None:
             edge_attr = edge_attr[graph.order]
@@ -177,7 +199,7 @@ class GraphTransformer(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """``[1, N, H, D]``."""
-        return x.view(1, len(x), self.heads, self.out_channels)
+        return x.view(1, x.shape[0], self.heads, self.out_channels)
 
     def _edge_weight(self, like: Tensor) -> Tensor | None:
         if self.lin_edge is None:
@@ -185,22 +207,22 @@ class GraphTransformer(nn.Module):
         weight: Tensor = self.lin_edge.weight.to(like.dtype)
         return weight.view(self.heads, self.out_channels, -1)
 
-    def _graph(self, edge_index: Tensor | PatternEdges, shape: tuple[int, int]) -> _Graph:
+    def _graph(self, edge_index: Tensor | PatternEdges, shape: tuple[int, int]) -> Graph:
         if isinstance(edge_index, PatternEdges):
             if edge_index.pattern.shape != shape:
                 raise PatternError(
                     f"`edge_index` is a pattern of {edge_index.pattern.shape} sites x sources; `x` "
                     f"has {shape}"
                 )
-            return _Graph(edge_index.forward_edges, edge_index.transposed, None)
-        _check_edge_index(edge_index)
-        edge_index = values_of(edge_index)
-        if torch.compiler.is_compiling() or edge_index.is_inference():
-            return _sort(edge_index, *shape)
-        key = (edge_index._version, edge_index.data_ptr(), edge_index.shape, shape)
-        last = self._last  # once: other threads may write it meanwhile
+            return Graph(edge_index.forward_edges, edge_index.transposed, None)
+        edge_index = check_edge_index(edge_index, shape, self._reverse)
+        if is_traced(edge_index) or edge_index.is_inference():
+            return sort_edges(edge_index, shape, self._reverse)
+        places = [(t._version, t.data_ptr(), t.shape) for t in index_tensors(edge_index)]
+        last, key = self._last, (places, shape)  # once: other threads may write it meanwhile
         if last is None or last[0]() is not edge_index or last[1] != key:
-            last = self._last = (weakref.ref(edge_index), key, _sort(edge_index, *shape))
+            graph = sort_edges(edge_index, shape, self._reverse)
+            last = self._last = (weakref.ref(edge_index), key, graph)
         return last[2]
 
     def reset_parameters(self) -> None:
@@ -220,6 +242,10 @@ class GraphTransformer(nn.Module):
         )
 
 
+def _map(channels: int, out: int, bias: bool) -> nn.Linear:
+    return nn.LazyLinear(out, bias) if channels == -1 else nn.Linear(channels, out, bias)
+
+
 def _check_nodes(nodes: object) -> None:
     if not isinstance(nodes, Tensor) or nodes.dim() != 2:
         given = list(nodes.shape) if isinstance(nodes, Tensor) else type(nodes).__name__
@@ -227,38 +253,3 @@ def _check_nodes(nodes: object) -> None:
             f"`x` ({given}) must be nodes [N, channels], or a pair of sources and sites; put a "
             "batch of graphs side by side"
         )
-
-
-def _check_edge_index(edge_index: object) -> None:
-    if not isinstance(edge_index, Tensor):
-        raise ShapeError(
-            f"`edge_index` is a {type(edge_index).__name__}; give int64 [2, E], or "
-            "PatternEdges(pattern) for the edges of a pattern"
-        )
-    if edge_index.layout != torch.strided:
-        raise ShapeError(f"`edge_index` is {edge_index.layout}; give its int64 [2, E] coordinates")
-    if edge_index.dim() != 2 or len(edge_index) != 2 or edge_index.dtype != torch.int64:
-        raise ShapeError(
-            f"`edge_index` ({edge_index.dtype} {list(edge_index.shape)}) must be int64 [2, E]"
-        )
-
-
-def _sort(edge_index: Tensor, sites: int, sources: int) -> _Graph:
-    """Sort the edges of a graph by (site, source); their values are checked where it is no wait."""
-    source, site = edge_index
-    if edge_index.is_cpu and torch.compiler.is_compiling():
-        limits = torch.tensor([[sources], [sites]])
-        inside = ((edge_index >= 0) & (edge_index < limits)).all()
-        torch._assert_async(inside, "`edge_index` names a source or a site that `x` has not")
-    elif edge_index.is_cpu and edge_index.numel():
-        low, high = int(edge_index.min()), (int(source.max()), int(site.max()))
-        if low < 0 or high[0] >= sources or high[1] >= sites:
-            raise PatternError(
-                f"`edge_index` runs from {low} to {high[0]} (sources) and {high[1]} (sites); there "
-                f"are {sources} sources and {sites} sites"
-            )
-    order = torch.argsort(site * sources + source, stable=True)
-    bounds = torch.arange(sites + 1, device=site.device)
-    row_ptr = torch.searchsorted(site[order], bounds)
-    col = source[order]
-    return _Graph(Edges(row_ptr, col, None), transpose_edges(row_ptr, col, sources), order)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, ShapeError
 
-__all__ = ["check_heads", "check_input", "check_inputs", "draw_maps", "split_heads"]
+__all__ = [
+    "check_cells",
+    "check_heads",
+    "check_input",
+    "check_inputs",
+    "check_mask",
+    "draw_maps",
+    "split_heads",
+]
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -39,7 +49,9 @@ def check_heads(embed_dim: int, num_heads: int, kv_heads: int) -> None:
 
 def check_input(name: str, x: Tensor, size: int | None, channels: int, hint: str = "") -> None:
     """Raise unless `x` is ``[..., size, channels]``, of any size where none is named."""
-    if x.dim() < 2 or x.shape[-1] != channels or size not in (None, x.shape[-2]):
+    # Not `size not in (None, ...)`: under torch.compile, that is wrong for a size that is free.
+    fits = x.dim() >= 2 and x.shape[-1] == channels and (size is None or x.shape[-2] == size)
+    if not fits:
         what = "sources" if name == "source" else "sites"
         count = "M" if size is None else size
         raise ShapeError(
@@ -58,4 +70,25 @@ def check_inputs(
         raise ShapeError(
             f"`x` {list(x.shape)} and `source` {list(source.shape)} must have the same batch "
             "dimensions"
+        )
+
+
+def check_cells(name: str, x: Tensor, size: tuple[int, ...], channels: int) -> None:
+    """Raise unless `x` is ``[..., *size, channels]``."""
+    if x.dim() <= len(size) or x.shape[-len(size) - 1 :] != (*size, channels):
+        raise ShapeError(
+            f"`{name}` {list(x.shape)} must be [..., {', '.join(map(str, size))}, {channels} "
+            "channels]"
+        )
+
+
+def check_mask(mask: Tensor, size: tuple[int, ...], batch: Sequence[int], what: str) -> None:
+    """Raise unless a mask of sources is booleans ``[*size]``, or ``[..., *size]`` for `batch`."""
+    given = mask.shape[: -len(size)]
+    fits = mask.shape[-len(size) :] == size and len(given) <= len(batch)
+    pairs = zip(reversed(given), reversed(batch), strict=False)
+    if mask.dtype != torch.bool or not fits or any(m not in (1, b) for m, b in pairs):
+        raise ShapeError(
+            f"`source_mask` ({mask.dtype} {list(mask.shape)}) must be booleans, true at {what} "
+            f"that count, {list(size)} or {[*batch, *size]}"
         )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels.gather_matmul import Edges, gather_matmul
-from scisparse.layers.base import add_to, draw_uniform
+from scisparse.layers.base import add_to, checked_pattern, draw_uniform
 from scisparse.layers.edges import edge_buffers
 from scisparse.layers.rewiring import Rewirable, pack_edges
 from scisparse.pattern import Pattern
@@ -95,7 +95,7 @@ class SparseLinear(Rewirable):
             )
         if pattern is None:
             pattern = constant_fan_in(out_features, in_features, fan_in or 0)
-        pattern = pattern.to("cpu").validate()  # the kernels trust its indices
+        pattern = checked_pattern(pattern)
         if pattern.shape != (out_features, in_features):
             raise PatternError(
                 f"`pattern` (sites x sources {pattern.shape}) must have `out_features` sites and "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scisparse.errors import PatternError, ShapeError
 from scisparse.kernels.gather_matmul import Edges, gather_matmul
-from scisparse.layers.base import PatternLayer, draw_uniform, group_mean
+from scisparse.layers.base import PatternLayer, checked_pattern, draw_uniform, group_mean
 from scisparse.layers.convolution import convolve, is_convolution
 from scisparse.layers.memory import check_fits
 from scisparse.layers.rewiring import Rewirable, pack_edges
@@ -81,7 +81,7 @@ class LocallyConnected(Rewirable, PatternLayer):
     OptionError
         `tie` or `bias` is not one of the above.
     PatternError
-        The pattern lacks the taps or the latitudes that `tie` needs.
+        `pattern` is none, or lacks the taps or the latitudes that `tie` needs.
     MemoryLimitError
         The weights would not fit in memory; says how many bytes they need and which `tie` would
         fit.
@@ -123,7 +123,7 @@ class LocallyConnected(Rewirable, PatternLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         _check_channels(in_channels, out_channels, groups)
-        pattern = pattern.to("cpu").validate()  # the kernels trust its indices
+        pattern = checked_pattern(pattern)
         tying = tie_edges(pattern, tie)
         super().__init__(pattern, tying, bias)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError
 from scisparse.grids.integers import integer
-from scisparse.layers.base import PatternLayer
+from scisparse.layers.base import PatternLayer, checked_pattern
 from scisparse.layers.local import LocallyConnected
 from scisparse.layers.memory import check_fits
 from scisparse.pattern import Pattern
@@ -80,7 +80,7 @@ class LowRankLocallyConnected(PatternLayer):
         rank = integer("rank", rank, OptionError)
         if rank < 1:
             raise OptionError(f"`rank` (={rank}) must be at least 1")
-        pattern = pattern.to("cpu")
+        pattern = checked_pattern(pattern)
         tying = tie_edges(pattern, None)
         super().__init__(pattern, tying, bias)
         self.in_channels, self.out_channels, self.rank = in_channels, out_channels, rank

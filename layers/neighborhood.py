@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from scisparse.errors import OptionError, ShapeError
+from scisparse.errors import OptionError
+from scisparse.grids.integers import integers
 from scisparse.layers.attention import Scores, SparseAttention
+from scisparse.layers.heads import check_cells, check_mask
 from scisparse.patterns import neighborhood
 
 __all__ = ["NeighborhoodAttention1d", "NeighborhoodAttention2d", "NeighborhoodAttention3d"]
@@ -30,9 +33,11 @@ class _NeighborhoodAttention(SparseAttention):
         causal: bool | Sequence[bool] = False,
         periodic: bool | Sequence[bool] = False,
         scores: Scores | None = None,
+        kv_heads: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
-        size = (input_size,) if isinstance(input_size, int) else tuple(input_size)
-        if len(size) != self.axes:
+        size = integers(np.atleast_1d(input_size).tolist())
+        if size is None or len(size) != self.axes:
             raise OptionError(
                 f"`input_size` (={input_size}) must name {self.axes} sizes for "
                 f"{type(self).__name__}"
@@ -40,22 +45,33 @@ class _NeighborhoodAttention(SparseAttention):
         pattern = neighborhood(
             size, kernel_size, dilation=dilation, causal=causal, periodic=periodic
         )
-        super().__init__(pattern, embed_dim, num_heads, scores=scores or Scores(taps=True))
+        super().__init__(
+            *(pattern, embed_dim, num_heads),
+            kv_heads=kv_heads,
+            scores=Scores(taps=True) if scores is None else scores,
+            dropout=dropout,
+        )
         self.input_size, self.kernel_size = size, kernel_size
 
-    def forward(self, x: Tensor, source: Tensor | None = None, **options: Any) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        source: Tensor | None = None,
+        *,
+        source_mask: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
         """Attend: ``[..., *input_size, embed_dim]``, `source` and `source_mask` likewise."""
-        if x.dim() <= self.axes or tuple(x.shape[-self.axes - 1 : -1]) != self.input_size:
-            raise ShapeError(
-                f"`x` {list(x.shape)} must be [..., {', '.join(map(str, self.input_size))}, "
-                f"{self.embed_dim} channels]"
-            )
+        for name, given in (("x", x), ("source", source)):
+            if given is not None:
+                check_cells(name, given, self.input_size, self.embed_dim)
         end = -self.axes - 1
-        mask = options.pop("source_mask", None)
-        if mask is not None:
-            options["source_mask"] = mask.flatten(-self.axes)
+        if source_mask is not None:
+            check_mask(source_mask, self.input_size, x.shape[:end], "cells")
+            source_mask = source_mask.flatten(-self.axes)
         flat = None if source is None else source.flatten(end, -2)
-        return super().forward(x.flatten(end, -2), flat, **options).view(x.shape)
+        y = super().forward(x.flatten(end, -2), flat, source_mask=source_mask, **options)
+        return y.view(x.shape)
 
 
 class NeighborhoodAttention1d(_NeighborhoodAttention):
@@ -96,6 +112,10 @@ class NeighborhoodAttention2d(_NeighborhoodAttention):
         For each axis: whether it reads nothing behind a cell; whether its ends meet.
     scores
         How edges are scored; ``Scores(taps=True)``, a bias for each offset, where not given.
+    kv_heads
+        Heads of keys and values, which divide H (grouped queries); H where not given.
+    dropout
+        Part of the weights of the softmax that training sets to 0.
 
     Shapes
     ------
@@ -104,7 +124,7 @@ class NeighborhoodAttention2d(_NeighborhoodAttention):
     Raises
     ------
     OptionError
-        If sizes do not fit together.
+        If sizes do not fit together, or heads do not divide the channels, or one another.
 
     References
     ----------

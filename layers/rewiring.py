@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import PatternError, ShapeError
+from scisparse.layers.base import checked_pattern
 from scisparse.pattern import Pattern
 from scisparse.pattern.taps import taps_as_in
 
@@ -173,7 +174,7 @@ def _alike(old: Tensor, new: Tensor, device: torch.device) -> bool:
 
 def checked_on_points_of(pattern: Pattern, before: Pattern) -> Pattern:
     """`pattern` on the CPU; raises unless it is over the sites and sources of `before`."""
-    pattern = pattern.to("cpu").validate()  # the kernels trust its indices
+    pattern = checked_pattern(pattern)
     if pattern.shape != before.shape:
         raise PatternError(
             f"`pattern` (sites x sources {pattern.shape}) must have this layer's {before.shape}"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scisparse.errors import ShapeError
-from scisparse.layers.heads import check_heads, draw_maps
+from scisparse.errors import PatternError
+from scisparse.layers.heads import check_cells, check_heads, check_mask, draw_maps
 from scisparse.patterns.shifted import ShiftedAxis, shifted_axes
 
 __all__ = ["ShiftedWindowAttention"]
@@ -26,9 +27,9 @@ class ShiftedWindowAttention(nn.Module):
     ``y[b,i] = Z sum_j p[b,i,j,h] V x[b,j]`` over the cells ``j`` in the window of cell ``i``, with
     ``p`` the softmax of ``(Q x[b,i]) . (K x[b,j]) / sqrt(D) + bias[tap(i,j),h]``, head by head.
 
-    It is ``SparseAttention(shifted_window(...), ..., scores=Scores(taps=True))``, with parameters
-    of the same names, and computes whole windows as dense blocks by torch's
-    ``scaled_dot_product_attention``. Windows that meet the end of an axis, the bias and its
+    It is ``SparseAttention(shifted_window(...), ..., scores=Scores(taps=True))``, each loads the
+    state of the other as long as no edge has moved, and computes whole windows as dense blocks by
+    torch's ``scaled_dot_product_attention``. Windows that meet the end of an axis, the bias and its
     earth-specific taps are described at :func:`scisparse.patterns.shifted_window`. By default the
     bias has numbers of its own for each window and pair of places along latitude and height, and
     for each offset along longitude, as in Pangu-Weather.
@@ -159,6 +160,8 @@ class ShiftedWindowAttention(nn.Module):
         windows = _cut(x, self.axes)
         q, k, v = (self._heads(m(windows)) for m in (self.q_proj, self.k_proj, self.v_proj))
         y = F.scaled_dot_product_attention(q, k, v, bias.flatten(1, 2))
+        if not windows.shape[0]:  # torch then leaves the bias out: its gradient is 0, not absent
+            y = y + 0 * self.bias.tap_weight.sum()
         y = y.unflatten(1, (-1, self.num_heads)).transpose(2, 3).flatten(-2)
         if unread is not None:
             y = y.masked_fill(unread, 0)
@@ -171,21 +174,22 @@ class ShiftedWindowAttention(nn.Module):
         return heads.transpose(2, 3).flatten(1, 2)
 
     def _check(self, x: Tensor, mask: Tensor | None) -> None:
-        size, channels = self.input_size, self.embed_dim
-        if x.dim() <= len(size) or x.shape[-len(size) - 1 :] != (*size, channels):
-            raise ShapeError(
-                f"`x` {list(x.shape)} must be [..., {', '.join(map(str, size))}, {channels} "
-                "channels]"
-            )
+        size = self.input_size
+        check_cells("x", x, size, self.embed_dim)
         if mask is not None:
-            given, batch = mask.shape[: -len(size)], x.shape[: -len(size) - 1]
-            fits = mask.shape[-len(size) :] == size and len(given) <= len(batch)
-            pairs = zip(reversed(given), reversed(batch), strict=False)
-            if mask.dtype != torch.bool or not fits or any(m not in (1, b) for m, b in pairs):
-                raise ShapeError(
-                    f"`source_mask` ({mask.dtype} {list(mask.shape)}) must be booleans, true at "
-                    f"cells that count, {list(size)} or {list(x.shape[:-1])}"
-                )
+            check_mask(mask, size, x.shape[: -len(size) - 1], "cells")
+
+    def get_extra_state(self) -> Tensor:
+        """Nothing: its edges do not move, and this is how ``SparseAttention`` says so."""
+        return torch.empty(0, dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Raise where saved edges come along: they have moved."""
+        if state.numel():
+            raise PatternError(
+                "the saved state has edges that were moved, and those of a ShiftedWindowAttention "
+                "cannot be; load it into SparseAttention(shifted_window(...), ...)"
+            )
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(layer)``."""

@@ -325,6 +325,8 @@ def test_what_does_not_fit_is_named() -> None:
     for mask in (torch.ones(7), torch.ones(6).bool(), torch.ones(3, 7).bool()):
         with pytest.raises(ShapeError, match=r"`source_mask` \(torch.* must be booleans, true at"):
             layer(x, source, source_mask=mask)
+    with pytest.raises(OptionError, match=r"`scores` is a dict; give scisparse.layers.Scores"):
+        SparseAttention(pattern, 8, 4, scores={"norm": True})  # type: ignore[arg-type]
     with pytest.raises(OptionError, match=r"`knots` \(=-1\)"):
         SparseAttention(pattern, 8, 4, scores=Scores(knots=-1))
     with pytest.raises(OptionError, match=r"`edge_dim` \(=-3\)"):
@@ -344,6 +346,19 @@ def test_approximation_is_told_from_a_dense_matrix() -> None:
     assert found.weight == pytest.approx(kept.sum(-1).mean().item())
     with pytest.raises(ShapeError, match=r"pattern's \(40, 40\) sites and sources"):
         approximation_error(q[:, 1:], k, v, pattern)
+
+
+def test_approximation_takes_grouped_keys_and_empty_batches() -> None:
+    gen = torch.Generator().manual_seed(0)
+    pattern = random_pattern(9, 7)
+    q = torch.randn(2, 9, 6, 4, generator=gen).double()
+    k, v = (torch.randn(2, 7, 2, width, generator=gen).double() for width in (4, 5))
+    spread_k, spread_v = (t.repeat_interleave(3, dim=2) for t in (k, v))
+    expected = approximation_error(q, spread_k, spread_v, pattern)
+    assert approximation_error(q, k, v, pattern) == pytest.approx(expected)
+    assert approximation_error(q[:0], k[:0], v[:0], pattern) == (0.0, 0.0)
+    with pytest.raises(ShapeError, match=r"`q` has 6 heads and `k` has 4"):
+        approximation_error(q, torch.cat([k, k], 2), torch.cat([v, v], 2), pattern)
 
 
 def test_neighbours_catch_the_weight_of_smooth_fields_and_not_of_noise() -> None:

@@ -21,9 +21,43 @@ from layer_cases import (
 )
 from torch import nn
 
+from scisparse.errors import PatternError
 from scisparse.grids import LatLonGrid
-from scisparse.layers import LocallyConnected, LocallyConnected2d, LowRankLocallyConnected
-from scisparse.patterns import window
+from scisparse.layers import (
+    LocallyConnected,
+    LocallyConnected2d,
+    LowRankLocallyConnected,
+    PatternEdges,
+    SparseAttention,
+    SparseLinear,
+)
+from scisparse.patterns import sliding_window, window
+
+OVER_A_PATTERN: dict[str, Any] = {
+    "attention": lambda pattern: SparseAttention(pattern, 16, 4),
+    "locally connected": lambda pattern: LocallyConnected(pattern, 2, 3),
+    "low rank": lambda pattern: LowRankLocallyConnected(pattern, 2, 3, 1),
+    "linear": lambda pattern: SparseLinear(9, 9, pattern=pattern),
+    "edges": PatternEdges,
+    "attention that moves": lambda pattern: SparseAttention(sliding_window(9, 3), 4, 2).rewire(
+        pattern
+    ),
+}
+
+
+@pytest.mark.parametrize("layer", OVER_A_PATTERN)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([sliding_window(9, 3)] * 2, r"is a list, not a Pattern; a layer has one: .*BlockTopKAtt"),
+        (torch.zeros(2, 5).long(), r"is a Tensor, not a Pattern; make one: Pattern.from_edge_i"),
+        (np.eye(9), r"is a ndarray, not a Pattern; scisparse.patterns builds them"),
+    ],
+    ids=["batch of patterns", "edge list", "array"],
+)
+def test_what_is_no_pattern_is_named(layer: str, given: Any, message: str) -> None:
+    with pytest.raises(PatternError, match="`pattern` " + message):
+        OVER_A_PATTERN[layer](given)
 
 
 @every_tie

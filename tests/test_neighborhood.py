@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,6 +93,45 @@ def test_layers_equal_attention_over_the_pattern(layer_class: Any, size: tuple[i
         torch.testing.assert_close(layer(x.roll(2, axis)), layer(x).roll(2, axis))
 
 
+@pytest.mark.parametrize(("layer_class", "size"), CLASSES)
+def test_keys_may_be_grouped_and_weights_dropped(layer_class: Any, size: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer = layer_class(8, 4, 3, input_size=size, kv_heads=2, dropout=0.5)
+    assert layer.k_proj.weight.shape == layer.v_proj.weight.shape == (4, 8)
+    x = torch.randn(2, *size, 8)
+    assert not torch.equal(layer(x), layer(x))
+    layer.eval()
+    plain = SparseAttention(layer.pattern, 8, 4, kv_heads=2, scores=Scores(taps=True))
+    plain.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x), plain(x.flatten(1, -2)).view(x.shape))
+
+
+@pytest.mark.parametrize(("layer_class", "size"), CLASSES)
+def test_transposed_and_flat_sources_are_refused(layer_class: Any, size: tuple[int, ...]) -> None:
+    layer = layer_class(4, 2, 3, input_size=size)
+    x, wrong = torch.zeros(2, *size, 4), (*size[:-1], size[-1] + 1)
+    shapes = [size[::-1], wrong] if len(size) > 1 else [wrong]
+    for shape in [*shapes, (torch.Size(size).numel() + 1,)]:
+        with pytest.raises(ShapeError, match=r"`source` \[.*\] must be \[..., .* 4 channels\]"):
+            layer(x, torch.zeros(2, *shape, 4))
+        for batch in ((), (2,)):
+            mask = torch.ones(*batch, *shape, dtype=torch.bool)
+            with pytest.raises(ShapeError, match=r"true at cells that count, \[.*\] or \[2, "):
+                layer(x, source_mask=mask)
+    for mask in (torch.ones(size), torch.ones(3, *size).bool(), torch.ones(1, 2, *size).bool()):
+        with pytest.raises(ShapeError, match=r"`source_mask` \(torch.* must be booleans, true at"):
+            layer(x, source_mask=mask)
+
+
+@pytest.mark.parametrize(
+    "size", [np.int64(9), [9], np.array([9]), torch.Size([9])], ids=["one", "list", "array", "Size"]
+)
+def test_sizes_may_be_numpys(size: Any) -> None:
+    layer = NeighborhoodAttention1d(4, 2, 3, input_size=size)
+    assert layer.input_size == (9,)
+    assert layer(torch.zeros(1, 9, 4)).shape == (1, 9, 4)
+
+
 def test_each_offset_has_its_bias() -> None:
     """Queries and keys of 0: the bias alone decides, and here it points to the west."""
     layer = NeighborhoodAttention2d(1, 1, 3, input_size=(4, 6), periodic=(False, True))
@@ -123,6 +163,10 @@ def test_what_does_not_fit_is_named() -> None:
         OptionError, match=r"`input_size` \(=7\) must name 2 sizes for Neighborhood"
     ):
         NeighborhoodAttention2d(4, 2, 3, input_size=7)
+    with pytest.raises(
+        OptionError, match=r"`input_size` \(=9.5\) must name 1 sizes for Neighborhood"
+    ):
+        NeighborhoodAttention1d(4, 2, 3, input_size=9.5)  # type: ignore[arg-type]
     layer = NeighborhoodAttention2d(4, 2, 3, input_size=(4, 6))
     with pytest.raises(ShapeError, match=r"`x` \[1, 6, 4, 4\] must be \[..., 4, 6, 4 channels\]"):
         layer(torch.zeros(1, 6, 4, 4))

@@ -153,8 +153,13 @@ def test_what_does_not_fit_is_named() -> None:
         longformer(9, 3, [0, 9])
     with pytest.raises(OptionError, match=r"`labels` \(torch.float32 \[3\]\) must be integers"):
         blocks(torch.zeros(3))
+    with pytest.raises(OptionError, match=r"`source_labels` is a list; .* torch.as_tensor\(sour"):
+        blocks(torch.zeros(3).long(), [0, 0, 1])  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="must have one axis at least"):
         axial(())
+    for shape in (5, (4, 2.5)):
+        with pytest.raises(OptionError, match=r"`shape` \(=.*5\)* must be integers, one for each"):
+            axial(shape)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("hops", [1, 2, 3])
@@ -177,3 +182,7 @@ def test_coverage_of_samples_and_of_what_cannot_be() -> None:
         Pattern.from_dense(torch.ones(2, 3).bool()).coverage(2)
     with pytest.raises(PatternError, match=r"`hops` \(=0\)"):
         ring.coverage(0)
+    with pytest.raises(PatternError, match=r"`hops` \(=2.5\) must be an integer"):
+        ring.coverage(2.5)  # type: ignore[arg-type]
+    with pytest.raises(PatternError, match=r"`samples` \(=0\) must be at least 1"):
+        ring.coverage(2, samples=0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scisparse.errors import OptionError, ShapeError
+from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.layers import Scores, ShiftedWindowAttention, SparseAttention
 from scisparse.patterns import shifted_window
 
@@ -146,9 +146,22 @@ def test_layer_equals_dense_attention_and_the_pattern(case: Case, masked: bool) 
 
     pattern = shifted_window(size, case[1], shift=case[2], periodic=case[3], earth_specific=case[4])
     plain = SparseAttention(pattern, 6, 2, scores=Scores(taps=True)).double()
-    found = plain.load_state_dict(layer.state_dict(), strict=False)
-    assert (found.missing_keys, found.unexpected_keys) == (["_extra_state"], [])  # of its edges
+    plain.load_state_dict(layer.state_dict())
     torch.testing.assert_close(y, plain(x.flatten(1, -2), source_mask=flat_mask).view(x.shape))
+
+
+def test_states_of_moved_edges_are_refused() -> None:
+    layer = build(CASES["Pangu"])
+    kept = {name: value.clone() for name, value in layer.state_dict().items()}
+    pattern = shifted_window((6, 8), (2, 4), shift=True, periodic=(False, True))
+    plain = SparseAttention(pattern, 6, 2, scores=Scores(taps=True)).double()
+    layer.load_state_dict(plain.state_dict())
+    assert not torch.equal(layer.q_proj.weight, kept["q_proj.weight"])
+    mask = torch.ones(48, dtype=torch.bool)
+    mask[5] = False
+    plain.rewire(pattern.restrict(source_mask=mask))
+    with pytest.raises(PatternError, match=r"edges that were moved, .*; load it into SparseAtt"):
+        layer.load_state_dict(plain.state_dict())
 
 
 def test_bias_has_the_shape_of_pangu() -> None:
@@ -256,7 +269,9 @@ def test_copies_pickles_and_states_hold_the_parameters_alone() -> None:
     expected = layer(x)
     twin, thawed = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))
     state = {name: value.clone() for name, value in layer.state_dict().items()}
+    assert state.pop("_extra_state").numel() == 0
     assert sorted(state) == sorted(name for name, _ in layer.named_parameters())
+    state["_extra_state"] = layer.get_extra_state()
     with torch.device("meta"):
         options: dict[str, Any] = {"shift": case[2], "periodic": case[3]}
         fresh = ShiftedWindowAttention(6, 2, case[1], input_size=case[0], **options)
@@ -308,6 +323,9 @@ def test_batch_dimensions_are_carried(batch: tuple[int, ...]) -> None:
     mask = torch.rand(*batch[-1:], 5, 6, generator=torch.Generator().manual_seed(0)) < 0.7
     y = layer(x, source_mask=mask)
     assert y.shape == x.shape
+    for parameter in layer.parameters():
+        (slope,) = torch.autograd.grad(y.sum(), parameter, retain_graph=True)
+        assert bool(slope.any()) == bool(y.numel()) or parameter is layer.k_proj.bias
     if len(batch) == 2:
         torch.testing.assert_close(y[1, 2], layer(x[1, 2], source_mask=mask[2]))
 

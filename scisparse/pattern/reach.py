@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scisparse.errors import PatternError
+from scisparse.grids.integers import integer_from
 
 if TYPE_CHECKING:
     from scisparse.pattern.value import Pattern
@@ -18,8 +19,8 @@ _NUMBERS_AT_ONCE = 1 << 24
 
 def coverage(pattern: Pattern, hops: int, samples: int, seed: int) -> float:
     """Find the part of all pairs within some hops; see ``Pattern.coverage``."""
-    if hops < 1 or samples < 1:
-        raise PatternError(f"`hops` (={hops}) and `samples` (={samples}) must be positive")
+    hops = integer_from("hops", hops, 1, PatternError)
+    samples = integer_from("samples", samples, 1, PatternError)
     sites, sources = pattern.shape
     if hops > 1 and sites != sources:
         raise PatternError(

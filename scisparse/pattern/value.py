@@ -138,6 +138,11 @@ class Pattern:
         samples, seed
             With more than one hop, how many random sites stand for all.
 
+        Raises
+        ------
+        PatternError
+            `hops` or `samples` is no positive integer, or sites are other points than sources.
+
         Examples
         --------
         >>> import torch
@@ -290,22 +295,19 @@ class Pattern:
         """
         cached = self.__dict__.get("_transposed")
         if cached is None:
-            cached = transposed(self)
-            object.__setattr__(self, "_transposed", cached)
+            object.__setattr__(self, "_transposed", cached := transposed(self))
         return cached
 
     def union(self, other: Pattern) -> Pattern:
         """Join the edges of two patterns over the same sites and sources.
 
         An edge in both is kept once, with the arrays of this pattern. Distances and bearings stay
-        where both patterns have them. A tap that reads what one of this pattern reads, at every
-        site that has both, is that tap, whatever its number: the middle of a window of 3 x 3 is
-        that of one of 5 x 5.
+        where both have them. Taps are one where they read the same, as the middles of windows do.
 
         Raises
         ------
         PatternError
-            If sizes differ, grids differ, or only one of the two has taps.
+            Sizes or grids differ, or only one of the two has taps.
         """
         return union(self, other)
 
@@ -385,10 +387,6 @@ class Pattern:
             There are no sites or sources, or a site reads a source by several taps.
         MemoryLimitError
             The bits take more than 2 GiB.
-
-        References
-        ----------
-        Dong, J. et al. (2024). Flex Attention. https://doi.org/10.48550/arXiv.2412.05496
 
         Examples
         --------

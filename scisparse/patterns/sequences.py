@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
-from scisparse.grids.integers import integer, integer_from
+from scisparse.grids.integers import integer, integer_from, integers
 from scisparse.pattern import Pattern
 from scisparse.pattern.edges import row_ptr_of_fan_in, sort_rows
 from scisparse.patterns.drawn import constant_fan_in
@@ -253,7 +253,7 @@ def axial(shape: Sequence[int]) -> Pattern:
     Raises
     ------
     OptionError
-        If a size is not positive.
+        If `shape` is no sequence of integers, or a size is not positive.
 
     References
     ----------
@@ -265,7 +265,12 @@ def axial(shape: Sequence[int]) -> Pattern:
     >>> axial((4, 6))
     Pattern(24 sites x 24 sources, 216 edges, fan-in 9)
     """
-    sizes = [_positive("shape", size) for size in shape]
+    given = integers(shape)
+    if given is None:
+        raise OptionError(
+            f"`shape` (={shape!r}) must be integers, one for each axis, such as (4, 6)"
+        )
+    sizes = [_positive("shape", size) for size in given]
     cells = torch.arange(torch.Size(sizes).numel()).view(sizes)
     rows = []
     for axis, size in enumerate(sizes):
@@ -290,7 +295,7 @@ def blocks(labels: Tensor, source_labels: Tensor | None = None) -> Pattern:
     Raises
     ------
     OptionError
-        If labels are not integers in one dimension.
+        If labels are no tensor of integers in one dimension.
 
     Examples
     --------
@@ -301,6 +306,11 @@ def blocks(labels: Tensor, source_labels: Tensor | None = None) -> Pattern:
     """
     source_labels = labels if source_labels is None else source_labels
     for name, each in (("labels", labels), ("source_labels", source_labels)):
+        if not isinstance(each, Tensor):
+            raise OptionError(
+                f"`{name}` is a {type(each).__name__}; give a tensor of integers [M]: "
+                f"torch.as_tensor({name})"
+            )
         if each.dim() != 1 or each.is_floating_point() or each.is_complex():
             raise OptionError(f"`{name}` ({each.dtype} {list(each.shape)}) must be integers [M]")
     kinds, label = torch.cat([labels, source_labels]).unique(return_inverse=True)
