@@ -64,7 +64,7 @@ def train(
     from scisparse.files import open_data
     from scisparse.postprocess import PostProcessor
 
-    _check_output(output, forecast, observed)
+    _check_output(output, forecast, observed, stores=False)
     model = PostProcessor(
         method,
         target=target,
@@ -107,6 +107,12 @@ def evaluate(
     observed: Annotated[Path, typer.Argument(help="Observations.")],
     reference: Annotated[Path | None, typer.Option(help="Prediction to compare with.")] = None,
     target: Annotated[str | None, typer.Option(help="Variable, where it is not plain.")] = None,
+    dims: Annotated[
+        str | None, typer.Option(help="Average over these dims, separated by commas, not all.")
+    ] = None,
+    estimator: Annotated[
+        str | None, typer.Option(help="Of the CRPS of members: fair or standard.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the scores, netCDF or Zarr.")
     ] = None,
@@ -118,11 +124,20 @@ def evaluate(
     if output is not None:
         _check_output(output, prediction, observed, *([] if reference is None else [reference]))
     compared = None if reference is None else open_data(reference)
-    scores = score(open_data(prediction), open_data(observed), reference=compared, target=target)
+    scores = score(
+        open_data(prediction),
+        open_data(observed),
+        reference=compared,
+        target=target,
+        dims=None if dims is None else [dim.strip() for dim in dims.split(",")],
+        estimator=estimator,
+    )
     for name, values in scores.data_vars.items():
         if values.ndim == 0:
             units = values.attrs.get("units", "1")
             typer.echo(f"{name:22s} {float(values):12.5g} {'' if units == '1' else units}".rstrip())
+        elif dims is not None:
+            typer.echo(f"{name:22s} by {', '.join(map(str, values.dims))}")
     if output is not None:
         write_data(scores, output)
         typer.echo(f"wrote {output}")
@@ -137,10 +152,11 @@ def doctor() -> None:
         typer.echo(line)
 
 
-def _check_output(output: Path, *inputs: Path) -> None:
-    """Refuse, before any work, an output without a folder, or one that would replace an input."""
-    if not output.parent.is_dir():
-        raise DataError(f"{output}: folder {output.parent} does not exist; create it first")
+def _check_output(output: Path, *inputs: Path, stores: bool = True) -> None:
+    """Refuse, before any work, what cannot be written, or would replace an input."""
+    from scisparse.files import check_target
+
+    check_target(output, stores=stores)
     for path in inputs:
         if path.resolve() == output.resolve():
             raise DataError(f"{output}: is read as well, and would be lost; choose another output")
