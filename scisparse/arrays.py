@@ -33,6 +33,7 @@ __all__ = [
     "Axes",
     "Frame",
     "add_history",
+    "check_object",
     "check_units",
     "find_axes",
     "find_dim",
@@ -287,6 +288,14 @@ def same_points(first: Grid, second: Grid) -> bool:
     if not first.spherical:
         return bool(np.allclose(first.positions(), second.positions(), rtol=1e-6, atol=1.0))
     return _farthest(first, second) < _TOLERANCE
+
+
+def check_object(obj: object, what: str) -> None:
+    """Raise :class:`DataError` unless `obj`, called `what` in it, is a DataArray or a Dataset."""
+    if not isinstance(obj, xr.DataArray | xr.Dataset):
+        raise DataError(
+            f"{what} is of type {type(obj).__name__}; it must be an xarray DataArray or Dataset"
+        )
 
 
 def check_units(what: str, units: object, expected: object) -> None:

@@ -200,3 +200,9 @@ def test_dims_of_the_grid_come_in_the_order_of_its_axes() -> None:
     assert grid_dims(field([1, 2], [5, 8], METRES_Y, METRES_X, "north east")) == ("north", "east")
     coords = {"lat": ("cell", [0.1, 0.2]), "lon": ("cell", [60.0, 90.0])}
     assert grid_dims(xr.DataArray([1.0, 2.0], dims="cell", coords=coords)) == ("cell",)
+
+
+@pytest.mark.parametrize("wrong", [[1.0], None, "t2m", np.zeros((2, 3))])
+def test_only_xarray_objects_have_a_grid(wrong: object) -> None:
+    with pytest.raises(GridError, match=r"`data` \(\w+\) must be a DataArray or a Dataset"):
+        from_xarray(wrong)  # type: ignore[arg-type]

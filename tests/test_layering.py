@@ -23,7 +23,7 @@ ROWS = (
     ("scisparse.kernels",),
     ("scisparse.layers",),
     ("scisparse.arrays", "scisparse.files", "scisparse.sparsity", "scisparse.testing"),
-    ("scisparse.losses", "scisparse.models"),
+    ("scisparse.losses", "scisparse.models", "scisparse.times"),
     (
         "scisparse.bias",
         "scisparse.datasets",

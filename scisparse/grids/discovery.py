@@ -130,6 +130,8 @@ class _Coordinates:
     """Candidates for each role among the variables of an object."""
 
     def __init__(self, data: xr.Dataset | xr.DataArray) -> None:
+        if not hasattr(data, "coords"):
+            raise GridError(f"`data` ({type(data).__name__}) must be a DataArray or a Dataset")
         names = list(data.coords)
         variables = getattr(data, "data_vars", {})
         # Files without a `coordinates` attribute leave coordinates among the variables.

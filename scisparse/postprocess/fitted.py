@@ -16,7 +16,7 @@ from scisparse.grids import Grid
 from scisparse.postprocess.methods import Network
 from scisparse.postprocess.samples import Forecast, as_field, read_forecast
 from scisparse.postprocess.standard import Standard
-from scisparse.postprocess.times import check_calendar
+from scisparse.postprocess.times import check_times
 
 __all__ = ["Fitted"]
 
@@ -72,7 +72,7 @@ class Fitted:
                 check_units(f"variable {str(name)!r} of the forecast", units, expected)
         else:
             check_units("the forecast", field.attrs.get("units"), self.units.get(target))
-        check_calendar(field, self.calendar)
+        check_times(field, self.calendar)
         frame = Frame.on(field, self.grid, "the forecast")
         cases = read_forecast(forecast, target, frame, groups)
         if cases.names != self.names:

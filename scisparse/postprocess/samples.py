@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.arrays import Axes, Frame, check_units, find_axes
+from scisparse.arrays import Axes, Frame, check_object, check_units, find_axes
 from scisparse.errors import DataError
 from scisparse.grids import Grid
 
@@ -102,10 +102,7 @@ def as_field(data: _Object, target: str, what: str, *, only: bool = False) -> xr
     DataError
         There is no such variable, those that there are are named; or its values are not numbers.
     """
-    if not isinstance(data, xr.DataArray | xr.Dataset):
-        raise DataError(
-            f"{what} is of type {type(data).__name__}; it must be an xarray DataArray or Dataset"
-        )
+    check_object(data, what)
     field = data if isinstance(data, xr.DataArray) else data.get(target)
     if field is None and only and len(data.data_vars) == 1:
         field = next(iter(data.data_vars.values()))

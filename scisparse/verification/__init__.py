@@ -26,11 +26,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from importlib.util import find_spec
+from numbers import Integral
 
 import xarray as xr
 
-from scisparse.arrays import check_units
+from scisparse.arrays import check_object, check_units
 from scisparse.errors import DataError, MissingDependencyError, OptionError
+from scisparse.times import check_starts
 from scisparse.verification.matching import area_weights, match, place_weights
 from scisparse.verification.predictions import Ensemble, Prediction
 from scisparse.verification.reading import find_target, read_observed, read_prediction
@@ -111,7 +113,8 @@ def evaluate(
     Raises
     ------
     DataError
-        Units or coordinates do not fit, values are infinite, none is left, or a member is alone.
+        Units, dims or coordinates do not fit, times of starts meet valid times, values are
+        infinite, none is left, or a member is alone.
     OptionError
         Unknown option, dim or target; the fair CRPS of members that are quantiles.
     MissingDependencyError
@@ -127,9 +130,13 @@ def evaluate(
     1.0
     """
     _require(weights, estimator, bins)
+    given = {"the prediction": prediction, "the observation": observed}
+    given |= {} if reference is None else {"the reference": reference}
+    for what, data in given.items():
+        check_object(data, what)
+    del given["the observation"]
     target = find_target(prediction, observed) if target is None else target
-    given = {"the prediction": prediction, "the reference": reference}
-    scored = [read_prediction(p, target, estimator, w) for w, p in given.items() if p is not None]
+    scored = [read_prediction(p, target, estimator, w) for w, p in given.items()]
     truth = read_observed(observed, target)
     units = _common_units(truth, scored)
     areas = area_weights(scored[0].data) if isinstance(weights, str) else None
@@ -156,8 +163,8 @@ def _require(weights: object, estimator: str | None, bins: int) -> None:
     if estimator is not None and estimator not in _ESTIMATORS:
         known = ", ".join(_ESTIMATORS)
         raise OptionError(f"`estimator` is {estimator!r}; choose one of {known}, or None")
-    if bins < 1:
-        raise OptionError(f"`bins` (={bins}) must be at least 1")
+    if isinstance(bins, bool) or not isinstance(bins, Integral) or bins < 1:
+        raise OptionError(f"`bins` (={bins!r}) must be a whole number of at least 1")
     missing = [name for name in ("scores", "scoringrules") if find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
@@ -182,6 +189,8 @@ def _matched(
     own = [prediction.own_dim for prediction in scored if prediction.own_dim is not None]
     data = [prediction.data for prediction in scored]
     names = [prediction.what for prediction in scored]
+    for each in scored:
+        check_starts(each.data, truth, (each.what, "the observation"))
     base, *others = match(
         data[0],
         [*data[1:], truth.to_dataset(name="observed")],
