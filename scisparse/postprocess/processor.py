@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 import scisparse.arrays as arrays
 from scisparse.errors import CheckpointError, DataError, OptionError
 from scisparse.grids import grid_from_dict
+from scisparse.losses import Distribution
 from scisparse.losses import distribution as distribution_of
-from scisparse.postprocess.checkpoint import read_checkpoint, write_checkpoint
+from scisparse.postprocess.checkpoint import check_spec, read_checkpoint, write_checkpoint
 from scisparse.postprocess.fitted import Fitted
 from scisparse.postprocess.methods import METHODS, Training
 from scisparse.postprocess.options import Options
@@ -135,8 +136,8 @@ class PostProcessor:
         Raises
         ------
         DataError, GridError
-            Grids, units, calendars or dims do not fit, values are infinite, no times are common or
-            fewer than 3.
+            Grids, units, calendars or dims do not fit, values are infinite or below the bound of
+            the distribution, no times are common or fewer than 3.
         """
         forecast, observed = arrays.with_coordinates(forecast), arrays.with_coordinates(observed)
         field = as_field(forecast, self.target, "the forecast")
@@ -151,6 +152,7 @@ class PostProcessor:
         _refuse_truth(forecast, seen, self.target)
         cases = read_forecast(forecast, self.target, frame, self.groups)
         truth = read_observed(seen, self.target, frame_seen, cases.leading)
+        _check_bound(truth, self.distribution, seen)
         cases, truth = _usable(cases, truth, self.target)
         training = Training(
             forecast=cases,
@@ -267,10 +269,11 @@ class PostProcessor:
         Raises
         ------
         CheckpointError
-            The file does not exist, is cut short, or is something else.
+            The file does not exist, is cut short, is something else, or does not fit together.
         """
         tensors, spec = read_checkpoint(path)
         try:
+            check_spec(spec)
             model = cls(
                 spec["method"],
                 target=spec["target"],
@@ -285,6 +288,7 @@ class PostProcessor:
                 part, _, key = name.partition(".")
                 parts[part][key] = tensor
             standard = Standard.from_arrays({k: v.numpy() for k, v in parts["standard"].items()})
+            standard.check(len(spec["names"]), grid.size)
             network = METHODS[model.method].restore(
                 grid, len(spec["names"]), model.options, parts["network"]
             )
@@ -295,7 +299,7 @@ class PostProcessor:
                 units=dict(spec["units"]),
                 names=tuple(spec["names"]),
                 calendar=spec["calendar"],
-                cases=int(spec["cases"]),
+                cases=spec["cases"],
             )
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -329,6 +333,19 @@ def _refuse_truth(forecast: xr.Dataset | xr.DataArray, seen: xr.DataArray, targe
                 f"variable {name!r} of the forecast has the values of the observation; the truth "
                 f"cannot be a predictor of itself: drop it with forecast.drop_vars({name!r})"
             )
+
+
+def _check_bound(truth: FloatArray, distribution: Distribution, seen: xr.DataArray) -> None:
+    """Raise when something was observed that cannot be, according to the distribution."""
+    lower = getattr(distribution, "lower", -np.inf)
+    below = int((truth < lower).sum())
+    if below:
+        name = "" if seen.name is None else f" {str(seen.name)!r}"
+        raise DataError(
+            f"the observation{name} has {below} values below {lower:g}, down to "
+            f"{np.nanmin(truth):.4g}, where {distribution.name!r} has none; raise them with "
+            f".clip(min={lower:g}), or use distribution='normal'"
+        )
 
 
 def _is_seed(seed: object) -> bool:
