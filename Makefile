@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(CPP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
 	@touch $@
 
-demo: $(STAMP) ## correct a real rainfall ensemble, score it, draw it (about 3 minutes)
+demo: $(STAMP) ## correct a real rainfall ensemble, score it, draw it (1 to 2 minutes)
 	$(BIN)/scisparse demo
 
 # Threads that spin while they wait take the cores from the other processes.

@@ -37,6 +37,7 @@ from scisparse.kernels._triton import Call
 from scisparse.kernels.gather_matmul import cuda as cuda_binding
 from scisparse.kernels.gather_matmul import triton as triton_binding
 from scisparse.kernels.graph_attention import triton as attention_binding
+from scisparse.kernels.graph_attention import triton_product_calls as product_binding
 from scisparse.kernels.graph_attention.reference import Inputs
 
 BUDGETS = Path(__file__).with_name("gpu_budgets.json")
@@ -245,10 +246,15 @@ class AttentionWork:
             grad = tensor(*attr.shape, dtype=real)
             yield "edges", b.edges_call(space, edge_q, edge_q, col, grad)
         elif self.groups is None:
-            yield "spmm", b.spmm_call(weight, q, tied, q)
-            yield "sddmm", b.sddmm_call(q, q, plain, weight)
-            yield "softmax", b.softmax_call(weight, row_ptr, weight)
-            yield "slope", b.slope_call(weight, weight, row_ptr, weight)
+            p = product_binding
+            yield "spmm", p.spmm_call(weight, q, tied, q)
+            yield "sddmm", p.sddmm_call(q, q, plain, weight)
+            yield "softmax", p.softmax_call(weight, row_ptr, weight)
+            yield "slope", p.slope_call(weight, weight, row_ptr, weight)
+            choice = torch.empty_like(q, dtype=torch.int32)
+            yield "extreme", p.extreme_call(weight, q, plain, False, (q, choice))
+            yield "chosen sources", p.choice_sources_call(weight, q, choice, plain, tied, q)
+            yield "chosen edges", p.choice_edges_call(q, q, choice, plain, weight)
 
 
 ATTENTION = (

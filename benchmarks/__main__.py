@@ -17,16 +17,25 @@ import torch
 import benchmarks.cases  # noqa: F401 (registers the cases)
 from benchmarks.compare import compare
 from benchmarks.gpu import add_command as add_gpu
-from benchmarks.measure import bandwidth, in_turns
+from benchmarks.gpu import require_gpu
+from benchmarks.measure import bandwidth, in_turns, one_line
 from benchmarks.memory import extra_memory, measure_here
 from benchmarks.plot import plot
-from benchmarks.registry import Case, find, select
-from benchmarks.report import FOLDER, describe_case, describe_machine, read, write
+from benchmarks.registry import Case, find, select, suites
+from benchmarks.report import (
+    FOLDER,
+    describe_case,
+    describe_machine,
+    describe_unmade,
+    failures,
+    read,
+    write,
+)
 from benchmarks.training import add_command as add_training
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 1 when a comparison finds a regression, 2 on bad arguments."""
+    """Run a command; 1 when something is slower, wrong or missing, 2 on bad arguments."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
@@ -39,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run", help="measure, and write JSON and Markdown")
-    run.add_argument("--suite", default="cpu")
+    run.add_argument("--suite", default="cpu", help=f"one of {', '.join(suites())}")
     run.add_argument("--filter", nargs="*", default=[], help="only cases that contain a word")
     run.add_argument("--seconds", type=float, default=3.0, help="for each implementation of a case")
     run.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
@@ -58,9 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     memory.set_defaults(command=_memory)
     add_training(commands)
     add_gpu(commands, run_cases)
-    comparison = commands.add_parser("compare", help="compare two runs; exit status 1 if slower")
+    comparison = commands.add_parser("compare", help="compare two runs of a suite")
     comparison.add_argument("base", type=Path)
-    comparison.add_argument("new", type=Path, nargs="?", default=FOLDER / "cpu.json")
+    comparison.add_argument("new", type=Path, nargs="?", help="results/SUITE.json if not given")
     comparison.set_defaults(command=_compare)
     figures = commands.add_parser("plot", help="draw the figures of a run")
     figures.add_argument("results", type=Path, nargs="?", default=FOLDER / "cpu.json")
@@ -76,19 +85,22 @@ def _run(options: argparse.Namespace) -> int:
     if options.keep_memory and not _KEEP_MEMORY.items() <= os.environ.items():
         arguments = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
         os.execve(sys.executable, arguments, os.environ | _KEEP_MEMORY)
+    cases = select(options.suite, options.filter)
+    if any(case.device == "cuda" for case in cases):
+        require_gpu()
     if options.threads:
         torch.set_num_threads(options.threads)
     words = f" --filter {' '.join(options.filter)}" if options.filter else ""
     words += f" --threads {options.threads}" if options.threads else ""
     words += " --keep-memory" if options.keep_memory else ""
-    run_cases(
-        select(options.suite, options.filter),
+    failed = run_cases(
+        cases,
         options.out or FOLDER / f"{options.suite}.json",
         f"python -m benchmarks run --suite {options.suite}{words}",
         options.seconds,
         memory=not options.no_memory,
     )
-    return 0
+    return int(failed)
 
 
 def run_cases(
@@ -99,9 +111,13 @@ def run_cases(
     *,
     memory: bool = True,
     deadline: float = math.inf,
-) -> None:
-    """Measure cases of one suite and write the results; `command` is how a reader repeats it."""
-    described = []
+) -> bool:
+    """Measure cases of one suite and write the results; `command` is how a reader repeats it.
+
+    Return whether one could not be made, or ours was wrong.
+    """
+    described: list[dict[str, Any]] = []
+    run: dict[str, Any] = {}
     for case in cases:
         start = time.perf_counter()
         described.append(_measure(case, seconds, memory, deadline))
@@ -109,9 +125,12 @@ def run_cases(
         ratios = ", ".join(
             f"{s} {p['ours_ms']:.3g} ms x{p.get('speedup', 0):.1f}" for s, p in summary.items()
         )
-        print(f"{case.shape}: {ratios} ({time.perf_counter() - start:.0f} s)", flush=True)
+        print(
+            f"{case.shape}: {ratios or 'not timed'} ({time.perf_counter() - start:.0f} s)",
+            flush=True,
+        )
         most = max(case["bandwidth_GB_s"] for case in described)
-        run: dict[str, Any] = {
+        run = {
             "suite": case.suite,
             "command": command,
             "machine": describe_machine(most * 1e9, case.device),
@@ -119,12 +138,18 @@ def run_cases(
         }
         write(run, path)  # after each, so that what comes later can lose nothing
     print(f"wrote {path} and {path.with_suffix('.md').name}")
+    failed = failures(run)
+    print(*(f"failed: {failure}" for failure in failed), sep="\n", end="\n" if failed else "")
+    return bool(failed)
 
 
 def _measure(case: Case, seconds: float, memory: bool, deadline: float) -> dict[str, Any]:
     """Time a case between two measurements of the bandwidth, then its memory."""
     before = bandwidth(case.device)
-    work = case.make()
+    try:
+        work = case.make()
+    except Exception as error:  # what a machine lacks for one case must not end the others
+        return describe_unmade(case, one_line(error), before)
     results = in_turns(work, seconds, deadline)
     cost = work.cost
     del work
@@ -142,13 +167,14 @@ def _memory(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    lines, regressed = compare(read(options.base), read(options.new))
+    base = read(options.base)
+    lines, regressed = compare(base, read(options.new or FOLDER / f"{base['suite']}.json"))
     print(*lines, sep="\n")
     return int(regressed)
 
 
 def _plot(options: argparse.Namespace) -> int:
-    for path in plot(read(options.results), options.results.parent):
+    for path in plot(read(options.results), options.results):
         print(path)
     return 0
 

@@ -20,7 +20,7 @@ import torch
 from benchmarks.registry import select
 from benchmarks.report import FOLDER
 
-__all__ = ["add_command"]
+__all__ = ["add_command", "require_gpu"]
 
 TESTS = (
     "test_triton.py",
@@ -36,7 +36,7 @@ LIMIT = 300  # seconds for all tests
 SHARDS = ("float64", "float32", "bfloat16", "float16")  # of each long file, side by side
 
 
-def add_command(commands: Any, run_cases: Callable[..., None]) -> None:
+def add_command(commands: Any, run_cases: Callable[..., bool]) -> None:
     """Add the command to the parsers of ``python -m benchmarks``."""
     parser = commands.add_parser("gpu", help="kernel tests and timings on this machine's GPU")
     parser.add_argument("--filter", nargs="*", default=[], help="only cases that contain a word")
@@ -47,22 +47,28 @@ def add_command(commands: Any, run_cases: Callable[..., None]) -> None:
     parser.set_defaults(command=lambda options: _run(options, run_cases))
 
 
-def _run(options: argparse.Namespace, run_cases: Callable[..., None]) -> int:
+def require_gpu() -> None:
+    """Raise where torch finds no GPU."""
     if not torch.cuda.is_available():
         raise ValueError("torch finds no CUDA device; run this on a machine with an NVIDIA GPU")
+
+
+def _run(options: argparse.Namespace, run_cases: Callable[..., bool]) -> int:
+    require_gpu()
     deadline = time.monotonic() + 60 * options.minutes
     if not options.no_tests and not _tests_pass():
         return 1
     name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
     words = f" --filter {' '.join(options.filter)}" if options.filter else ""
-    run_cases(
-        select("gpu", options.filter),
+    cases = sorted(select("gpu", options.filter), key=lambda case: case.op != "gather_matmul")
+    failed = run_cases(
+        cases,  # stencils first: their peers are the last to be left out
         options.out or FOLDER / f"gpu-{name}.json",
         f"python -m benchmarks gpu{words}",
         options.seconds,
         deadline=deadline,
     )
-    return 0
+    return int(failed)
 
 
 def _tests_pass() -> bool:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from benchmarks.registry import Implementation, Samples, Work
 
-__all__ = ["STAGES", "Result", "bandwidth", "fault", "in_turns", "step"]
+__all__ = ["STAGES", "WRONG", "Result", "bandwidth", "fault", "in_turns", "one_line", "step"]
 
+WRONG = "wrong: "  # begins the reason why what failed the check is not timed
 STAGES = ("forward", "backward", "full")
 LONG = 2.0  # seconds; a step that takes longer counts although it was the one to warm up
 # Of the largest value.
@@ -80,7 +81,7 @@ def fault(got: Samples, expected: Samples, trains: bool = True) -> str | None:
             (values.cpu().double() - want).abs().max() / want.abs().max().clamp_min(1e-30)
         )
         if not error <= TOLERANCE[values.dtype]:
-            return f"wrong: {name} differs from float64 by {error:.1e} of its largest value"
+            return f"{WRONG}{name} differs from float64 by {error:.1e} of its largest value"
     return None
 
 
@@ -104,13 +105,18 @@ def in_turns(work: Work, budget: float, deadline: float = math.inf) -> dict[str,
             if place == 0:
                 raise
             name = implementation.name if implementation else f"implementation {place}"
-            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-            results[name] = Result(bool(implementation and implementation.ours), not_run=reason)
+            ours = bool(implementation and implementation.ours)
+            results[name] = Result(ours, not_run=one_line(error))
     for turn in range(max((rounds for _, rounds in turns), default=0)):
         for implementation, rounds in turns:
             if turn < rounds:
                 results[implementation.name].add(step(implementation)[0])
     return results
+
+
+def one_line(error: Exception) -> str:
+    """Kind and first line of an error, as the reason why something was not run."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _first_step(

@@ -11,8 +11,8 @@ STAGES = ("forward", "backward")
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#bbbbbb")
 
 
-def plot(run: dict[str, Any], folder: Path) -> list[Path]:
-    """Draw bars and roofline as PNG into `folder`; return the paths."""
+def plot(run: dict[str, Any], results: Path) -> list[Path]:
+    """Draw bars and roofline as PNG files beside `results`, named after it; return the paths."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
@@ -20,7 +20,7 @@ def plot(run: dict[str, Any], folder: Path) -> list[Path]:
     paths = []
     for name, draw in (("bars", _bars), ("roofline", _roofline)):
         figure = draw(plt, run)
-        paths.append(folder / f"{run['suite']}_{name}.png")
+        paths.append(results.with_name(f"{results.stem}_{name}.png"))
         figure.savefig(paths[-1], dpi=150, bbox_inches="tight")
         plt.close(figure)
     return paths

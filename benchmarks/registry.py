@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["Case", "Cost", "Implementation", "Samples", "Work", "find", "register", "select"]
+__all__ = [
+    "Case",
+    "Cost",
+    "Implementation",
+    "Samples",
+    "Work",
+    "find",
+    "register",
+    "select",
+    "suites",
+]
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,11 @@ def find(name: str) -> Case:
     return _CASES[name]
 
 
+def suites() -> list[str]:
+    """Return the names of all suites."""
+    return sorted({case.suite for case in _CASES.values()})
+
+
 def select(suite: str, words: Iterable[str] = ()) -> list[Case]:
     """Return the cases of `suite` whose operator or name contains one of `words`, if any."""
     words = list(words)
@@ -104,7 +119,8 @@ def select(suite: str, words: Iterable[str] = ()) -> list[Case]:
         and (not words or any(word in f"{case.op} {case.name}" for word in words))
     ]
     if not chosen:
-        raise ValueError(
-            f"no case of suite {suite!r} matches {words}; cases: {', '.join(_CASES) or 'none'}"
-        )
+        names = [case.name for case in _CASES.values() if case.suite == suite]
+        if not names:
+            raise ValueError(f"no suite is called {suite!r}; suites: {', '.join(suites())}")
+        raise ValueError(f"no case of suite {suite!r} matches {words}; cases: {', '.join(names)}")
     return chosen

@@ -10,10 +10,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import STAGES, Result
+from benchmarks.measure import STAGES, WRONG, Result
 from benchmarks.registry import Case, Cost
 
-__all__ = ["FOLDER", "describe_case", "describe_machine", "markdown", "read", "write"]
+__all__ = [
+    "FOLDER",
+    "describe_case",
+    "describe_machine",
+    "describe_unmade",
+    "failures",
+    "markdown",
+    "read",
+    "write",
+]
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -77,6 +86,34 @@ def describe_case(
     return described | {"summary": _summary(described)}
 
 
+def describe_unmade(case: Case, reason: str, bandwidth: float) -> Json:
+    """A case whose tensors could not be made, and why."""
+    return {
+        "name": case.name,
+        "op": case.op,
+        "shape": case.shape,
+        "not_run": reason,
+        "bandwidth_GB_s": bandwidth / 1e9,
+        "implementations": {},
+        "summary": {},
+    }
+
+
+def failures(run: Json) -> list[str]:
+    """Say which cases could not be made, and where ours is wrong or what users get did not run."""
+    found = []
+    for case in run["cases"]:
+        reasons = [(case["name"], case.get("not_run"))]
+        ours = [(n, v["not_run"]) for n, v in case["implementations"].items() if v["ours"]]
+        reasons += [
+            (f"{case['name']}, {name}", reason)
+            for place, (name, reason) in enumerate(ours)
+            if place == 0 or (reason or "").startswith(WRONG)
+        ]
+        found += [f"{name}: {reason}" for name, reason in reasons if reason]
+    return found
+
+
 def _summary(case: Json) -> Json:
     """Times of ours and of the best peer, their ratio, and the fraction of the bandwidth."""
     parts: Json = {}
@@ -115,6 +152,8 @@ def read(path: Path) -> Json:
     if not path.exists():
         raise ValueError(f"no results at {path}; make them with: python -m benchmarks run")
     run: Json = json.loads(path.read_text())
+    if "suite" not in run:
+        raise ValueError(f"{path} holds no suite of cases; give a file of `run` or of `gpu`")
     return run
 
 
@@ -146,6 +185,8 @@ def markdown(run: Json) -> str:
     lines += ["| case | implementation | forward | backward | full | steps | extra memory |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for case in run["cases"]:
+        if case.get("not_run"):
+            lines.append(f"| {case['shape']} | all | not run: {case['not_run']} | | | | |")
         for name, values in case["implementations"].items():
             lines.append(_row(case["shape"], name, values))
     return "\n".join(lines) + "\n"
@@ -163,7 +204,8 @@ def _summary_row(case: Json) -> str:
             f"{ratio:.1f}" if ratio else "-",
             f"{part['GB_s']:.1f} GB/s = {100 * fraction:.0f} %" if fraction else "-",
         ]
-    memory = next(v["extra_memory"] for v in case["implementations"].values() if v["ours"])
+    ours = (v["extra_memory"] for v in case["implementations"].values() if v["ours"])
+    memory: dict[str, float] = next(ours, {})
     cells.append(", ".join(f"{100 * value:.1f} %" for value in memory.values()) or "-")
     return "| " + " | ".join(cells) + " |"
 

@@ -84,7 +84,7 @@ def run(method: str, sparsity: float, steps: int, seed: int, data: tuple[Tensor,
     return Run(
         100 * right.float().mean().item(),
         sum(layer.active for layer in layers),
-        sum(layer.seen for layer in layers) / size,
+        sum(layer.explored for layer in layers) / size,
     )
 
 
@@ -94,7 +94,7 @@ def run(method: str, sparsity: float, steps: int, seed: int, data: tuple[Tensor,
 
 # %%
 def table(runs: dict[tuple[str, float], list[Run]]) -> list[list[str]]:
-    rows = [["method", "sparsity", "accuracy [%]", "standard error", "weights", "ever active"]]
+    rows = [["method", "sparsity", "accuracy [%]", "standard error", "weights", "exploration"]]
     for (method, sparsity), some in runs.items():
         accuracy = np.array([one.accuracy for one in some])
         error = accuracy.std(ddof=1) / len(some) ** 0.5 if len(some) > 1 else np.nan
@@ -130,7 +130,7 @@ def draw(path: Path, runs: dict[tuple[str, float], list[Run]]) -> None:
         left.errorbar(weights, means, errors, marker="o", markersize=4, capsize=3, label=method)
         right.plot(SPARSITIES, tried, marker="o", markersize=4, label=method)
     left.set(xscale="log", xlabel="weights", ylabel="accuracy on unseen digits [%]")
-    right.set(xlabel="sparsity", ylabel="fraction of weights ever active", ylim=(0, None))
+    right.set(xlabel="sparsity", ylabel="fraction of weights explored", ylim=(0, None))
     left.legend(frameon=False)
     right.legend(frameon=False)
     figure.savefig(path, dpi=150)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 __all__ = ["Watch", "tell", "watch"]
 
-Seen = Callable[..., None]
+Callback = Callable[..., None]
 
 _watches: dict[int, Watch] = {}
 
@@ -23,8 +23,8 @@ _watches: dict[int, Watch] = {}
 class Watch:
     """A running watch; it holds the buffer, so that nothing else can take its place in memory."""
 
-    def __init__(self, col: Tensor, seen: Seen) -> None:
-        self.col, self.seen = col, seen
+    def __init__(self, col: Tensor, callback: Callback) -> None:
+        self.col, self.callback = col, callback
 
     def stop(self) -> None:
         """End it; a second time does nothing."""
@@ -32,20 +32,20 @@ class Watch:
             del _watches[self.col.data_ptr()]
 
 
-def watch(col: Tensor, seen: Seen) -> Watch:
-    """Call `seen` in every backward pass of an operator over the edges of `col`.
+def watch(col: Tensor, callback: Callback) -> Watch:
+    """Call `callback` in every backward pass of an operator over the edges of `col`.
 
     Parameters
     ----------
     col
         The very buffer ``[E]`` that the operators get, not a copy; watched by one at a time.
-    seen
+    callback
         Gets, of an operator with weights, the sources ``[B, N, C]`` and the gradient at the sites
         ``[B, M, O]`` whose outer products are the gradients of the weights; of attention, its
         inputs, the gradient at the sites ``[B, M, H, V]``, the logarithms of the denominators
         ``[B, M, H]`` and the scale. May be called several times in a pass.
     """
-    one = Watch(col, seen)
+    one = Watch(col, callback)
     if col.numel():
         _watches[col.data_ptr()] = one
     return one
@@ -54,4 +54,4 @@ def watch(col: Tensor, seen: Seen) -> Watch:
 def tell(col: Tensor, *what: Any) -> None:
     """Tell the watcher of `col`, if there is one."""
     if _watches and col.numel() and (one := _watches.get(col.data_ptr())) is not None:
-        one.seen(*what)
+        one.callback(*what)

@@ -21,6 +21,7 @@ __all__ = [
     "match_edges",
     "move_rows",
     "pack_edges",
+    "resize",
     "same_points",
     "unpack_edges",
 ]
@@ -127,9 +128,10 @@ class Rewirable(OwnBuffers):
         with torch.no_grad():
             if moved.shape == self.weight.shape:
                 self.weight.copy_(moved)
+                self.weight.grad = None if grad is None else move_rows(grad, kept)
             else:
-                self.weight.data = moved
-            self.weight.grad = None if grad is None else move_rows(grad, kept)
+                resize(self.weight, moved)
+                self.weight.grad = None if grad is None else move_rows(grad, kept)
         self.pattern, self.rewired = pattern, True
         self._write_edges()
         return kept
@@ -156,7 +158,7 @@ class Rewirable(OwnBuffers):
             rows = len(state_dict.get(prefix + "weight", self.weight))
             if rows > pattern.num_edges:
                 spares = self.weight.new_zeros(rows - pattern.num_edges, *self.weight.shape[1:])
-                self.weight.data = torch.cat([self.edge_weight.detach(), spares])
+                resize(self.weight, torch.cat([self.edge_weight.detach(), spares]))
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
 
     def _saved_edges(self, extra_state: Tensor) -> Tensor | None:
@@ -190,6 +192,45 @@ def match_edges(old: Pattern, new: Pattern) -> Tensor:
     if not known.numel():
         return torch.full_like(wanted, -1)
     return torch.where(known[place] == wanted, place, -1)
+
+
+def resize(parameter: nn.Parameter, values: Tensor) -> None:
+    """Give a parameter values of another size, also while the last loss is still there.
+
+    Raises
+    ------
+    PatternError
+        Ranks train it together: what averages its gradients knows the old size.
+    """
+    if (
+        _is_held(parameter)
+        and torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+    ):
+        raise PatternError(
+            f"a weight {list(parameter.shape)} that DistributedDataParallel holds cannot get "
+            f"another size, {list(values.shape)}; prune or load before wrapping the model, and "
+            "delete the last loss"
+        )
+    # A node of the last graph adds up gradients of the old size; a change of type lets go of it.
+    other = torch.float32 if values.dtype == torch.float16 else torch.float16
+    parameter.grad = None
+    parameter.data = values.new_empty(0, dtype=other)
+    parameter.data = values
+
+
+def _is_held(parameter: nn.Parameter) -> bool:
+    """Whether something besides the parameter holds the node that adds up its gradients."""
+    if not parameter.requires_grad:
+        return False
+
+    def node() -> Any:
+        with torch.enable_grad():
+            function: Any = parameter.view_as(parameter).grad_fn
+        return function.next_functions[0][0]
+
+    node().metadata["held"] = True  # is gone with the node
+    return node().metadata.pop("held", False) is True
 
 
 def _pairs(pattern: Pattern) -> Tensor:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from scisparse import orders as orders
     from scisparse import patterns as patterns
     from scisparse import plots as plots
+    from scisparse import postprocess as postprocess
     from scisparse import sparsity as sparsity
     from scisparse import testing as testing
+    from scisparse import verification as verification
     from scisparse.pattern import Pattern as Pattern
     from scisparse.postprocess import PostProcessor as PostProcessor
     from scisparse.sparsity import Recipe as Recipe
@@ -45,8 +47,10 @@ _MODULES = frozenset(
         "orders",
         "patterns",
         "plots",
+        "postprocess",
         "sparsity",
         "testing",
+        "verification",
     }
 )
 _NAMES = {

@@ -34,7 +34,6 @@ __all__ = [
     "Frame",
     "add_history",
     "check_object",
-    "check_units",
     "find_axes",
     "find_dim",
     "same_points",
@@ -146,7 +145,9 @@ def find_axes(obj: _Object) -> Axes:
 
 @dataclass(frozen=True)
 class Frame:
-    """How one xarray object lies on a canonical grid.
+    """How one xarray object lies on a canonical grid: the way from a DataArray to a layer and back.
+
+    Build layers on :attr:`grid`; that of `grids.from_xarray` keeps the order of coordinates.
 
     Attributes
     ----------
@@ -156,6 +157,18 @@ class Frame:
         The object's dims for the grid's axes.
     take
         For each axis, the object's index of each canonical point.
+
+    Examples
+    --------
+    To ``[B, N, C]``, here times, points and one channel, and back:
+
+    >>> import numpy as np, xarray as xr
+    >>> coords = {"lon": [0, 90, 180, 270], "lat": [30, 0, -30], "time": [1, 2]}
+    >>> field = xr.DataArray(np.random.rand(4, 3, 2), coords, ("lon", "lat", "time"))
+    >>> frame = Frame.of(field)
+    >>> x = frame.values(field, ["time"]).reshape(2, frame.grid.size, 1)
+    >>> frame.wrap(x.reshape(2, *frame.grid.shape), ["time"], field).equals(field)
+    True
     """
 
     grid: Grid
@@ -296,29 +309,6 @@ def check_object(obj: object, what: str) -> None:
         raise DataError(
             f"{what} is of type {type(obj).__name__}; it must be an xarray DataArray or Dataset"
         )
-
-
-def check_units(what: str, units: object, expected: object) -> None:
-    """Raise unless units agree, as far as both are known.
-
-    Parameters
-    ----------
-    what
-        Whose units they are, for errors.
-    units, expected
-        Values of CF attribute ``units``, or ``None``.
-
-    Raises
-    ------
-    DataError
-        They differ; both are named.
-    """
-    if units is None or expected is None or str(units).strip() == str(expected).strip():
-        return
-    raise DataError(
-        f"{what} has units {units!r} but {expected!r} is needed; convert it and set attrs['units'] "
-        "first"
-    )
 
 
 def add_history(dataset: xr.Dataset, action: str, before: Mapping[Hashable, Any]) -> xr.Dataset:

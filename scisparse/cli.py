@@ -35,7 +35,7 @@ def demo(
         int | None, typer.Option(min=1, help="Processes; one a core by default.")
     ] = None,
 ) -> None:
-    """Correct a seasonal rainfall ensemble, score it and draw it (about 3 minutes)."""
+    """Correct a seasonal rainfall ensemble, score it and draw it (1 to 2 minutes)."""
     from scisparse.demo import run
 
     run(output, simulated=simulated, jobs=jobs, say=typer.echo)
@@ -58,7 +58,7 @@ def train(
     groups: Annotated[
         str | None, typer.Option(help="Coordinate along the members that tells models apart.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
     """Train a correction on past forecasts and observations."""
     from scisparse.files import open_data
@@ -86,15 +86,22 @@ def predict(
     quantiles: Annotated[
         str | None, typer.Option(help="Write these quantiles, separated by commas.")
     ] = None,
+    thresholds: Annotated[
+        str | None,
+        typer.Option(help="Write probabilities of exceeding these values, separated by commas."),
+    ] = None,
 ) -> None:
     """Correct a forecast with a trained model."""
     from scisparse.files import open_data, write_data
     from scisparse.postprocess import PostProcessor
 
     _check_output(output, model, forecast)
-    levels = None if quantiles is None else _numbers(quantiles)
+    levels = _numbers("--quantiles", quantiles, "0.1,0.5,0.9")
+    limits = _numbers("--thresholds", thresholds, "20,30")
     fitted = PostProcessor.load(model)
-    corrected = fitted.predict(open_data(forecast), members=members, quantiles=levels)
+    corrected = fitted.predict(
+        open_data(forecast), members=members, quantiles=levels, thresholds=limits
+    )
     write_data(corrected, output)
     typer.echo(f"wrote {output}: {', '.join(map(str, corrected.data_vars))}")
 
@@ -106,18 +113,24 @@ def evaluate(
     prediction: Annotated[Path, typer.Argument(help="What `predict` wrote, or an ensemble.")],
     observed: Annotated[Path, typer.Argument(help="Observations.")],
     reference: Annotated[Path | None, typer.Option(help="Prediction to compare with.")] = None,
-    target: Annotated[str | None, typer.Option(help="Variable, where it is not plain.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Name of the variable, if the files hold several.")
+    ] = None,
     dims: Annotated[
         str | None, typer.Option(help="Average over these dims, separated by commas, not all.")
     ] = None,
     estimator: Annotated[
         str | None, typer.Option(help="Of the CRPS of members: fair or standard.")
     ] = None,
+    thresholds: Annotated[
+        str | None,
+        typer.Option(help="Score probabilities of exceeding these values, separated by commas."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the scores, netCDF or Zarr.")
     ] = None,
 ) -> None:
-    """Score a prediction: CRPS, bias, RMSE, spread, calibration and skill."""
+    """Score a prediction: CRPS, bias, RMSE, spread, calibration, Brier score and skill."""
     from scisparse.files import open_data, write_data
     from scisparse.verification import evaluate as score
 
@@ -131,12 +144,16 @@ def evaluate(
         target=target,
         dims=None if dims is None else [dim.strip() for dim in dims.split(",")],
         estimator=estimator,
+        thresholds=_numbers("--thresholds", thresholds, "20,30"),
     )
     for name, values in scores.data_vars.items():
-        if values.ndim == 0:
-            units = values.attrs.get("units", "1")
-            typer.echo(f"{name:22s} {float(values):12.5g} {'' if units == '1' else units}".rstrip())
-        elif dims is not None:
+        units = values.attrs.get("units", "1")
+        of = scores["threshold"].values if values.dims == ("threshold",) else [None]
+        for limit, value in zip(of, values.values.reshape(-1), strict=False):
+            if values.ndim == 0 or limit is not None:
+                label = name if limit is None else f"{name} (> {limit:g})"
+                typer.echo(f"{label:22s} {value:12.5g} {'' if units == '1' else units}".rstrip())
+        if dims is not None and values.ndim and of == [None]:
             typer.echo(f"{name:22s} by {', '.join(map(str, values.dims))}")
     if output is not None:
         write_data(scores, output)
@@ -162,12 +179,15 @@ def _check_output(output: Path, *inputs: Path, stores: bool = True) -> None:
             raise DataError(f"{output}: is read as well, and would be lost; choose another output")
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(option: str, text: str | None, example: str) -> list[float] | None:
+    """Read an option that is numbers separated by commas, if it is given."""
+    if text is None:
+        return None
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise OptionError(
-            f"`--quantiles` (={text!r}) must be numbers separated by commas, such as 0.1,0.5,0.9"
+            f"`{option}` (={text!r}) must be numbers separated by commas, such as {example}"
         ) from error
 
 

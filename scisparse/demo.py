@@ -33,6 +33,8 @@ class Case:
         As in :class:`~scisparse.postprocess.PostProcessor`.
     folds
         Training and test cases.
+    last
+        What the last test case is, as the title of its map.
     """
 
     title: str
@@ -41,6 +43,7 @@ class Case:
     target: str
     groups: str | None
     folds: list[Fold]
+    last: str
 
     @property
     def tested(self) -> xr.DataArray:
@@ -64,6 +67,7 @@ def rainfall_case() -> Case:
         "precipitation",
         "model",
         leave_one_out(data.sizes["time"]),
+        f"June to August rainfall of {int(data['time'].dt.year[-1])}",
     )
 
 
@@ -79,6 +83,7 @@ def simulated_case() -> Case:
         "temperature",
         None,
         [(fold[0], fold[1])],
+        f"temperature of {np.datetime_as_string(data['time'].values[-1], 'D')}",
     )
 
 
@@ -209,7 +214,6 @@ def _draw(
         corrected, case.tested, reference=predictions[reference], target=target, dims="time"
     )
     mean = raw[target].mean("member").isel(time=-1).where(case.tested.isel(time=-1).notnull())
-    date = np.datetime_as_string(case.tested["time"].values[-1], "D")
     figures = {
         "scores": plots.score_table(scores, reference=reference),
         "correction": plots.map_correction(
@@ -222,7 +226,7 @@ def _draw(
         ),
     }
     figures["scores"].suptitle(f"CRPS, and how far it is from {reference}")
-    figures["correction"].suptitle(f"{target} of {date}, corrected by {best}")
+    figures["correction"].suptitle(f"{case.last}, corrected by {best}")
     figures["skill"].suptitle(f"CRPS of {best} against {reference}")
     for name, figure in figures.items():
         figure.savefig(output / f"{name}.png", dpi=150, bbox_inches="tight")

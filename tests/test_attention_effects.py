@@ -96,7 +96,7 @@ def test_effects_against_a_dense_softmax_with_gates(case: Case) -> None:
     layer = SparseAttention(near, 8, 4, kv_heads=case.kv_heads, scores=case.scores).double()
     randomize(layer, case.size)
     target = target_of(layer, wide)
-    target.listen(True)
+    target.record(True)
     x = torch.randn(3, GRID.size, 8, generator=generator(1), dtype=torch.float64)
     to = torch.randn(3, GRID.size, 8, generator=generator(2), dtype=torch.float64)
     (layer(x) * to).sum().backward()
@@ -159,7 +159,7 @@ def test_candidates_at_minus_infinity_have_no_effect() -> None:
     with torch.no_grad():
         layer.bias.tap_weight[[2, 4]] = -torch.inf
     target = target_of(layer, wide)
-    target.listen(True)
+    target.record(True)
     layer(torch.randn(2, GRID.size, 4)).square().sum().backward()
     (chunk,) = target.candidates.chunks(1)
     effect = target._gradients(chunk)
@@ -173,7 +173,7 @@ def test_weights_are_means_over_batch_and_heads_of_all_passes() -> None:
     layer = SparseAttention(some_edges(window(GRID, 3), 0.6), 4, 2)
     randomize(layer)
     target = target_of(layer, window(GRID, 3))
-    target.listen(True)
+    target.record(True)
     x = torch.randn(5, GRID.size, 4)
     for part in (x[:2], x[2:]):  # gradients are accumulated
         layer(part).square().sum().backward()
@@ -182,7 +182,7 @@ def test_weights_are_means_over_batch_and_heads_of_all_passes() -> None:
     sums = torch.zeros(GRID.size).double().index_add_(0, layer.pattern.rows(), weight)
     torch.testing.assert_close(sums, (layer.pattern.fan_in > 0).double())
     together = target_of(layer, window(GRID, 3))
-    together.listen(True)
+    together.record(True)
     layer(x).square().sum().backward()
     torch.testing.assert_close(together._active().edges.weight, weight)
     effects = together._active().edges.effect, target._active().edges.effect
@@ -194,7 +194,7 @@ def test_chunks_and_parts_of_the_batch_make_no_difference(monkeypatch: pytest.Mo
         layer = SparseAttention(some_edges(wide, 0.5), 4, 2, scores=Scores(areas=True))
         randomize(layer)
         target = target_of(layer, wide)
-        target.listen(True)
+        target.record(True)
         layer(torch.randn(7, GRID.size, 4, generator=generator(1))).square().sum().backward()
         chunks = list(target.candidates.chunks(target.numbers))
         parts.append(len(chunks))

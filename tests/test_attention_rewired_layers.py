@@ -232,7 +232,7 @@ def test_masks_of_calls_are_refused() -> None:
     for x, _ in data(2):
         loss = model.attend(model.embed(x), source_mask=mask).sum()
         loss.backward()
-        if sparsifier.steps == 1:
+        if sparsifier.progress.steps == 1:
             with pytest.raises(OptionError, match=r"`source_mask`.*restrict\(source_mask="):
                 sparsifier.step()
         else:

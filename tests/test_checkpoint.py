@@ -93,6 +93,7 @@ def test_a_file_tells_what_it_holds(tmp_path: Path) -> None:
     spec = json.loads(header["__metadata__"]["spec"])
     assert spec["units"] == {"t2m": "K"}
     assert spec["calendar"] == "standard"
+    assert spec["members"] == 4
     assert spec["grid"]["kind"] == "lat_lon"
     assert spec["versions"] == {
         "scisparse": spec["versions"]["scisparse"],

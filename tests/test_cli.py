@@ -77,11 +77,30 @@ def test_quantiles_and_members(
         monkeypatch, capsys, "train", forecast, files / "observed.nc",
         "--target", "t2m", "--method", "emos", "-o", model,
     )  # fmt: skip
-    for option, name in ((["--quantiles", "0.1,0.9"], "t2m_quantile"), (["--members"], "t2m")):
-        target = files / "out.nc"
+    target = files / "out.nc"
+    for option, name in (
+        (["--quantiles", "0.1,0.9"], "t2m_quantile"),
+        (["--members"], "t2m"),
+        (["--thresholds", "-5,280"], "t2m_probability"),
+    ):
         assert run(monkeypatch, capsys, "predict", model, forecast, "-o", target, *option)[0] == 0
         with xr.open_dataset(target) as written:
             assert list(written.data_vars) == [name]
+    scores = files / "scores.nc"
+    options: list[tuple[list[object], str]] = [
+        ([], "-5 280"),
+        (["--reference", forecast, "--thresholds", "280"], "280"),
+    ]
+    for given, expected in options:
+        out = run(
+            monkeypatch, capsys, "evaluate", target, files / "observed.nc", "-o", scores, *given
+        )[1]
+        with xr.open_dataset(scores) as read:
+            for limit in expected.split():
+                value = float(read["brier_score"].sel(threshold=float(limit)))
+                assert f"brier_score (> {limit})" in out
+                assert f"{value:.5g}" in out
+            assert ("brier_score_skill (> 280)" in out) is bool(given)
 
 
 def test_every_error_of_the_input_is_one_line_and_code_2(
@@ -113,6 +132,7 @@ def test_every_error_of_the_input_is_one_line_and_code_2(
         (["predict", files / "none.safetensors", forecast], "none.safetensors: no such file"),
         (["predict", cut, forecast], "cut.nc: not a whole safetensors file"),
         (["predict", cut, forecast, "--quantiles", "a,b"], "must be numbers separated by commas"),
+        (["predict", cut, forecast, "--thresholds", "a"], "`--thresholds` (='a') must be numbers"),
     ]
     for arguments, message in cases:
         before = sorted(files.iterdir())

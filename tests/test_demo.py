@@ -43,6 +43,7 @@ def small_case() -> demo.Case:
         "rain",
         "model",
         leave_one_out(9),
+        "rain of the last day",
     )
 
 
@@ -99,6 +100,15 @@ def test_run_writes_scores_figures_and_the_corrected_forecast(
         assert set(corrected.data_vars) == {"rain_mean", "rain_std"}
         assert bool(corrected["rain_mean"].isel(lat=0, lon=0).isnull().all())
         assert bool(corrected["rain_mean"].isel(lat=1).notnull().all())
+
+
+def test_the_map_of_the_rainfall_is_titled_by_season_and_year(data_dir: Path) -> None:
+    case = demo.rainfall_case()
+    assert case.last == "June to August rainfall of 2020"
+    assert case.tested["time"].dt.year[-1] == 2020
+    simulated = demo.simulated_case()
+    date = np.datetime_as_string(simulated.tested["time"].values[-1], "D")
+    assert simulated.last == f"temperature of {date}"
 
 
 def test_without_data_it_says_so_and_simulates(

@@ -139,3 +139,13 @@ def test_bad_parameters_are_named() -> None:
         TruncatedNormal(-INF)
     with pytest.raises(OptionError, match=r"`p` \(=1.2\) must be a probability"):
         Normal().quantile(1.2, torch.ones(3), torch.ones(3))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_probabilities_of_missing_distributions_are_missing(family: Distribution) -> None:
+    location, scale = (
+        torch.tensor([math.nan, 1.0, math.nan]),
+        torch.tensor([1.0, math.nan, math.nan]),
+    )
+    for value in (-5.0, 0.0, 2.0):
+        assert family.cdf(torch.tensor(value), location, scale).isnan().all()

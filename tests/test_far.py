@@ -41,7 +41,7 @@ def plant(ocean: Ocean, seed: int) -> tuple[dict[tuple[int, int], float], list[A
     size = sign * (0.5 + 0.5 * torch.rand(len(site), 1, generator=gen))
     data = []
     for _ in range(STEPS):
-        x = torch.zeros(BATCH, ocean.pattern.num_sources, 1)
+        x = torch.full((BATCH, ocean.pattern.num_sources, 1), torch.nan)
         x[:, ocean.sea] = torch.randn(BATCH, len(ocean.sea), 1, generator=gen)
         with torch.no_grad():
             y = truth(x)
@@ -156,7 +156,8 @@ def test_audit_passes_noise_as_often_as_it_says(block: int) -> None:
     x = torch.randn(samples, edges_count, channels[0], generator=gen)
     grad = torch.randn(samples, edges_count, channels[1], generator=gen)
     grad[:, :100] += 0.5 * x[:, :100].sum(2, keepdim=True)
-    audit.add([Pass(x[:200], grad[:200]), Pass(x[200:], grad[200:])])
+    parts = (slice(200), slice(200, None))
+    audit.add([Pass.of(x[part], grad[part], torch.arange(edges_count)) for part in parts])
     for significance in (0.3, 0.01):
         passed = audit.passed(significance)
         assert int(passed[100:].sum()) < significance * 3900  # the bound is on the safe side

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 from kernel_cases import generator
@@ -122,3 +124,27 @@ def test_forms_that_cannot_be() -> None:
         sparsifier.finalize("2:4")
     with pytest.raises(OptionError, match="did you mean 'condensed'"):
         sparsifier.finalize("condense")
+
+
+def test_state_is_loaded_into_sparse_layers_of_any_fan_in() -> None:
+    """The code that built the dense model cannot load it: neurons are gone, and so are zeros."""
+    seed()
+    model = network((30, 24, 5))
+    with torch.no_grad():
+        model.get_parameter("2.weight")[:, [3, 8, 20]] = 0
+    sparsifier = Sparsifier(model, method="magnitude", sparsity=0.8)
+    x = batches(1, 30, 5)[0][0]
+    final = sparsifier.finalize("condensed")
+    file = io.BytesIO()
+    torch.save(final.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file)
+    width = len(state["0.bias"])
+    assert width <= 21
+    again = nn.Sequential(
+        SparseLinear(30, width, fan_in=1), nn.Tanh(), SparseLinear(width, 5, fan_in=1)
+    )
+    again.load_state_dict(state)
+    assert torch.equal(again(x), final(x))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        network((30, 24, 5)).load_state_dict(state)

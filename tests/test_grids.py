@@ -208,6 +208,16 @@ def test_mask_is_kept_in_shape_and_counts_valid_points() -> None:
     assert grid.with_mask(None) != grid
 
 
+@pytest.mark.parametrize("first", [-10.0, 350.0, -370.0])
+def test_regions_across_greenwich_print_as_one_range(first: float) -> None:
+    lon = first + 10.0 * np.arange(5)
+    text = "lon -10 to 30)" if first != -370.0 else "lon -370 to -330)"
+    assert repr(LatLonGrid.from_degrees([0.0, 1.0], lon)).endswith(text)
+    assert "lon 30 to -10" in repr(LatLonGrid.from_degrees([0.0], 390.0 - 10.0 * np.arange(5)))
+    jumping = LatLonGrid.from_degrees([0.0, 1.0], (lon + 360.0) % 360.0)
+    assert repr(jumping).endswith("lon -10 to 30)")
+
+
 # -- Voronoi cells -----------------------------------------------------------------------------
 
 

@@ -194,6 +194,82 @@ def test_errors_name_what_was_found(case: str) -> None:
         from_xarray(data)
 
 
+# -- masks -------------------------------------------------------------------------------------
+
+
+def lat_lon_mask() -> Any:
+    """A global mask, and the grid of a part of it."""
+    rng = np.random.default_rng(0)
+    coords = {"lat": np.linspace(-80, 80, 9), "lon": np.arange(16) * 22.5}
+    return xr.DataArray(rng.random((9, 16)) < 0.5, coords, ("lat", "lon"))
+
+
+def points_mask(seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    coords = {"lat": ("cell", rng.uniform(-80, 80, 40)), "lon": ("cell", rng.uniform(0, 360, 40))}
+    return xr.DataArray(rng.random(40) < 0.5, coords, "cell")
+
+
+def plane_mask() -> Any:
+    mask = field(np.arange(5) * 2e3, np.arange(7) * 2e3, METRES_Y, METRES_X, "y x")
+    return mask.copy(data=np.random.default_rng(1).random((5, 7)) < 0.5)
+
+
+FORMS: dict[str, Any] = {
+    "same": lambda mask: mask,
+    "transposed": lambda mask: mask.transpose(),
+    "flipped": lambda mask: mask.isel({mask.dims[0]: slice(None, None, -1)}),
+    "flipped and transposed": lambda mask: mask[::-1, ..., ::-1].transpose(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("make", [lat_lon_mask, plane_mask])
+def test_masks_are_matched_by_their_coordinates(make: Any, form: str) -> None:
+    mask = make()
+    grid = from_xarray(mask)
+    expected = grid.with_mask(mask.values)
+    assert grid.with_mask(FORMS[form](mask)) == expected
+    part = from_xarray(mask[1:4, 2:])
+    assert part.with_mask(FORMS[form](mask)) == part.with_mask(mask[1:4, 2:].values)
+
+
+def test_masks_of_longitudes_in_another_form() -> None:
+    mask = lat_lon_mask()
+    west = mask.assign_coords(lon=(mask["lon"] + 180.0) % 360.0 - 180.0).sortby("lon")
+    grid = from_xarray(mask)
+    assert grid.with_mask(west) == grid.with_mask(mask.values)
+    single = west.assign_coords(lat=west["lat"].astype("f4"), lon=west["lon"].astype("f4"))
+    assert grid.with_mask(single) == grid.with_mask(mask.values)
+    axes = np.deg2rad(mask["lat"].values), np.deg2rad(mask["lon"].values)
+    assert LatLonGrid(*axes, west) == grid.with_mask(mask.values)
+
+
+def test_masks_of_points_in_another_order() -> None:
+    mask = points_mask()
+    grid, order = from_xarray(mask), np.random.default_rng(1).permutation(40)
+    assert grid.with_mask(mask[order]) == grid.with_mask(mask.values)
+    twice = xr.concat([mask, ~mask], "cell")  # where points repeat, their order counts
+    assert from_xarray(twice).with_mask(twice) == from_xarray(twice).with_mask(twice.values)
+
+
+def test_masks_that_do_not_fit_are_named() -> None:
+    mask = lat_lon_mask()
+    grid = from_xarray(mask)
+    with pytest.raises(GridError, match=r"`mask` is on .*, which lacks 1 of 9 coordinates of Lat"):
+        grid.with_mask(mask[1:])
+    with pytest.raises(GridError, match="which lacks 16 of 16 coordinates"):
+        grid.with_mask(mask.assign_coords(lon=mask["lon"] + 1.0))
+    with pytest.raises(GridError, match=r"`mask` has dims \['time'\] beside those of its grid"):
+        grid.with_mask(mask.expand_dims(time=2))
+    with pytest.raises(GridError, match=r"whose points are not known .* or take .values in the"):
+        grid.with_mask(mask.drop_vars("lat"))
+    with pytest.raises(GridError, match=r"`mask` is on Unstr.* but the grid is LatLonGrid"):
+        grid.with_mask(points_mask())
+    with pytest.raises(GridError, match=r"`mask` \(dtype float64\) must be boolean"):
+        grid.with_mask(mask.astype(float))
+
+
 def test_dims_of_the_grid_come_in_the_order_of_its_axes() -> None:
     data = field([30, 20], [5, 6, 7], LAT, LON, "a b").expand_dims(time=3).transpose("b", ...)
     assert grid_dims(data) == ("a", "b")

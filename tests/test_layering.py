@@ -16,7 +16,7 @@ FOLDERS = {"scisparse": "scisparse", "kernels": "scisparse.kernels", "layers": "
 # A module imports only from rows above its own, or from inside its own entry.
 ROWS = (
     ("scisparse.errors",),
-    ("scisparse.grids",),
+    ("scisparse.grids", "scisparse.units"),
     ("scisparse.pattern",),
     ("scisparse.orders", "scisparse.patterns", "scisparse.tying"),
     ("scisparse.adjacency",),
@@ -64,6 +64,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "scoringrules": (),
     "triton": (
         "scisparse.kernels.gather_matmul.triton_kernels",
+        "scisparse.kernels.graph_attention.triton_choices",
         "scisparse.kernels.graph_attention.triton_kernels",
         "scisparse.kernels.graph_attention.triton_products",
         "scisparse.kernels.graph_attention.triton_tiles",

@@ -194,7 +194,7 @@ def test_equal_candidates_are_drawn() -> None:
     search = Search(
         candidates=AllPairs(like),
         active=active,
-        seen=active,
+        explored=active,
         gradients=None,
         momentum=None,
         far=None,
@@ -296,10 +296,10 @@ def test_far_slots_grow_by_links() -> None:
     sparsifier = Sparsifier(
         layer, optimizer, "set", teleconnections=2, schedule=OFTEN, growth="cannistraci_hebb"
     )
-    before = sparsifier.targets[0].seen
+    before = sparsifier.targets[0].explored
     train(layer, optimizer, sparsifier, fields(6))
     assert layer.pattern.num_edges == edges + 2 * 40
-    assert sparsifier.targets[0].seen > before
+    assert sparsifier.targets[0].explored > before
 
 
 def test_mask_and_edges_grow_the_same() -> None:

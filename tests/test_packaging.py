@@ -42,8 +42,10 @@ PUBLIC = {
     "orders",
     "patterns",
     "plots",
+    "postprocess",
     "sparsity",
     "testing",
+    "verification",
 }
 
 

@@ -7,6 +7,7 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib._pylab_helpers
@@ -281,6 +282,25 @@ def test_bad_maps_are_named() -> None:
         DataError, match=r"no 'crps_skill', but \['crps', .*give evaluate a reference"
     ):
         plots.map_skill(scores(dims="time"))
+    averages = xr.Dataset({"crps_skill": 0.5}, attrs={"averaged_over": "time, lat, lon"})
+    with pytest.raises(
+        DataError,
+        match=r"averaged over time, lat, lon, and no map; .* evaluate\(..., dims=\"time\"",
+    ):
+        plots.map_skill(averages)
+
+
+def test_a_dataset_is_no_map_and_its_variables_are_named() -> None:
+    predicted: Any = xr.Dataset({"rain_mean": region(), "rain_std": region()})
+    message = r"of type Dataset with variables \['rain_mean', 'rain_std'\]; choose one, such as"
+    with pytest.raises(DataError, match=message):
+        plots.map_field(predicted)
+    for pair in ((region(), predicted), (predicted, region())):
+        with pytest.raises(DataError, match=message):
+            plots.map_correction(*pair)
+    values: Any = region().values
+    with pytest.raises(DataError, match="but this is of type ndarray"):
+        plots.map_field(values)
 
 
 def test_bad_charts_are_named() -> None:

@@ -252,6 +252,7 @@ def test_groups_are_corrected_each_on_its_own() -> None:
 def test_further_dims_are_cases_and_are_carried() -> None:
     field, observed = ensemble(20)
     levels = field.expand_dims(level=[850.0, 500.0], lead_time=[24, 48, 72]).copy()
+    observed = observed.expand_dims(level=levels["level"])
     levels = levels + xr.DataArray([0.0, 0.1, 0.2], dims="lead_time")
     levels = levels.rename("t2m").assign_attrs(field.attrs)
     model = fitted("emos", levels, observed)
@@ -381,7 +382,8 @@ def test_repr_tells_the_state() -> None:
     model = PostProcessor("emos", target="t2m")
     assert repr(model) == "PostProcessor('emos', target='t2m', not fitted)"
     text = repr(model.fit(FORECAST, OBSERVED))
-    assert text.startswith("PostProcessor('emos', target='t2m', fitted on 16 cases, LatLonGrid(4 x")
+    assert ", fitted on 16 cases of 4 members, LatLonGrid(4 x" in text
+    assert " cases without members, " in repr(model.fit(FORECAST[:, 0], OBSERVED))
 
 
 def test_a_second_fit_replaces_the_first() -> None:

@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 from postprocess_cases import PLANE, ensemble, error_of, fit_error, fitted, points
 
+from scisparse.arrays import find_axes
 from scisparse.errors import DataError, GridError, OptionError
 from scisparse.postprocess import Options, PostProcessor
 
@@ -108,6 +109,23 @@ def test_wrong_dims_of_the_observation() -> None:
     assert text == "the observation has members along 'member'; select one, or take their mean"
     text = fit_error(FORECAST, OBSERVED.expand_dims(depth=[1.0, 2.0]))
     assert "the observation has dims ['depth'] that the forecast lacks; select one value" in text
+
+
+@pytest.mark.parametrize("name", ["ens_id", "sample", "ensemble"])
+def test_dims_that_may_number_members_are_no_cases(name: str) -> None:
+    field = FORECAST.rename(member=name).drop_vars(name).drop_attrs()
+    if name == "ensemble":  # beside a dim of members, a second one is not understood
+        field = field.expand_dims(member=2)
+        name = find_axes(field).extra[0]
+    text = fit_error(field, OBSERVED)
+    assert f"the forecast has a dim {name!r} that the observation lacks" in text
+    assert f".rename({name}='member')" in text
+    assert f".expand_dims({name}=forecast[{name!r}])" in text
+    one = fitted("emos", field.isel({name: [0]}), OBSERVED)  # of one value, it changes nothing
+    assert f"fitted on 6 cases {'of' if 'member' in field.dims else 'without'} " in repr(one)
+    if name != "ensemble":  # an observation has no members
+        repeated = OBSERVED.expand_dims({name: field.sizes[name]})
+        assert f"fitted on {6 * field.sizes[name]} cases" in repr(fitted("emos", field, repeated))
 
 
 def test_further_dims_that_differ() -> None:
@@ -355,9 +373,18 @@ def test_long_arrays_of_bad_quantiles() -> None:
     assert text.startswith("`quantiles` (=array([0. , 0.01, 0.02")
 
 
+@pytest.mark.parametrize("values", [[], 20.0, [np.nan], [np.inf], "warm", [[1.0]]])
+def test_bad_thresholds(values: Any) -> None:
+    text = predict_error(FORECAST, thresholds=values)
+    assert text.startswith("`thresholds` (=")
+    assert "must be a list of finite numbers in units of the target, such as [20.0, 30.0]" in text
+
+
 def test_members_and_quantiles() -> None:
     text = predict_error(FORECAST, members=True, quantiles=[0.5])
-    assert text == "`members` and `quantiles` are both given; ask for one of them"
+    assert text == "`members` and `quantiles` are given together; ask for one of them"
+    text = predict_error(FORECAST, quantiles=[0.5], thresholds=[280.0])
+    assert text == "`quantiles` and `thresholds` are given together; ask for one of them"
     text = predict_error(FORECAST.isel(member=0), members=True)
     assert "members=True needs a forecast with members; this one has none" in text
 

@@ -150,6 +150,52 @@ def test_quantiles_that_do_not_rise_are_refused(levels: list[float]) -> None:
         model.predict(FORECAST, quantiles=levels)
 
 
+@pytest.mark.parametrize("distribution", ["normal", "truncated_normal", "censored_normal"])
+def test_probabilities_of_exceedance_are_those_of_the_distribution(distribution: str) -> None:
+    from scipy.stats import norm
+
+    field, observed = (
+        FORECAST.where(FORECAST["time"] != FORECAST["time"][5]) - 280.0,
+        OBSERVED - 280.0,
+    )
+    kelvin = {"units": "K", "standard_name": "air_temperature"}
+    field, observed = (
+        (data.clip(min=0.0) if distribution != "normal" else data).assign_attrs(kelvin)
+        for data in (field, observed)
+    )
+    model = fitted("emos", field, observed, distribution=distribution)
+    limits = [-1.0, 0.0, 0.3, 2.0]
+    probability = model.predict(field, thresholds=limits)["t2m_probability"]
+    assert probability.dims == ("threshold", "time", "lat", "lon")
+    moments = model.predict(field).astype(np.float64)
+    pair = ("location", "scale") if distribution != "normal" else ("mean", "std")
+    location, scale = (moments[f"t2m_{name}"] for name in pair)
+    threshold = xr.DataArray(limits, {"threshold": limits}, "threshold")
+    above = xr.apply_ufunc(norm.sf, (threshold - location) / scale)
+    if distribution == "truncated_normal":
+        above = above / xr.apply_ufunc(norm.sf, -location / scale)
+    if distribution != "normal":
+        above = above.where((threshold >= 0.0) | above.isnull(), 1.0)
+    np.testing.assert_allclose(probability, above.transpose(*probability.dims), atol=2e-6)
+    assert bool(probability[:, 5].isnull().all())  # where the forecast is missing
+
+
+def test_probabilities_of_exceedance_have_attributes_of_their_own(tmp_path: Path) -> None:
+    result = fitted("emos", DATA, OBSERVED).predict(DATA, thresholds=[281.0, 282.5])
+    assert list(result.data_vars) == ["t2m_probability"]
+    probability = result["t2m_probability"]
+    assert probability.attrs["units"] == "1"
+    assert "standard_name" not in probability.attrs
+    assert probability.attrs["long_name"] == (
+        "probability that the corrected t2m exceeds the threshold"
+    )
+    told = {"units": "K", "standard_name": "air_temperature", "long_name": "threshold of t2m"}
+    assert probability["threshold"].attrs == told
+    result.to_netcdf(tmp_path / "probability.nc")
+    with xr.open_dataset(tmp_path / "probability.nc") as read:
+        xr.testing.assert_identical(read.load(), result)
+
+
 @pytest.mark.parametrize("distribution", ["truncated_normal", "censored_normal"])
 @pytest.mark.parametrize("method", WIDEST)
 def test_bounded_distributions_stay_above_their_bound(method: str, distribution: str) -> None:

@@ -114,9 +114,7 @@ def test_starts_are_no_valid_times() -> None:
     assert "give the observation the same starts" in text
     unknown = OBSERVED.copy()
     unknown["time"].attrs = {}
-    assert (
-        fitted("emos", start.expand_dims(level=[1, 2]), unknown).predict(start).sizes["time"] == 6
-    )
+    assert fitted("emos", start, unknown).predict(start).sizes["time"] == 6
     assert "starts and dims ['step']" in fit_error(start.expand_dims(step=[1, 2]), unknown)
     # the observation may be stamped with the starts too
     seen = OBSERVED.assign_coords(time=start["time"])

@@ -11,7 +11,7 @@ from kernel_cases import COMPILED, TOLERANCE, generator
 from product_cases import BACKENDS, KERNELS, choose, loop, near, problem
 from torch import Tensor
 
-from scisparse.errors import BackendError, OptionError, PatternError, ShapeError
+from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels import segment_softmax, spmm, transpose_edges, use_backend
 from scisparse.kernels.graph_attention import cpu
 
@@ -251,16 +251,6 @@ def test_what_does_not_fit_is_named() -> None:
     t, (choice, *rest) = choices()
     with pytest.raises(ShapeError, match=r"`choice` is torch.int64 .*; it must be int32 "):
         torch.ops.scisparse.choice_edges(t["y"], t["x"], choice.long(), *rest, "reference")
-
-
-# Of torch itself, in forward mode.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-def test_forward_mode_is_refused() -> None:
-    _, x, edges = problem((2, 7, 5, 2, 3, 4))
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(x, x)
-        with pytest.raises(BackendError, match="no rule for forward mode"):
-            spmm(None, dual, *edges[:2], reduce="max")
 
 
 @COMPILED

@@ -74,7 +74,7 @@ def test_top_kast_is_what_its_paper_says() -> None:
     torch.testing.assert_close(model.weight.detach(), weight)
     report = sparsifier.report().layers[0]
     assert report.active == 18
-    assert report.seen > 18  # weights came back that had been out of use
+    assert report.explored > 18  # weights came back that had been out of use
 
 
 def test_what_waits_is_not_seen_and_not_lost() -> None:

@@ -298,7 +298,7 @@ def test_never_active_first_keeps_the_order_of_small_gradients(dtype: torch.dtyp
     size = torch.rand(200, generator=generator(4)).mul(1e-4).to(dtype)
     seen = torch.arange(200) % 2 == 0
     score = growth.never_active_first().score(
-        Candidates(200, torch.Generator(), gradient=size, seen=seen)
+        Candidates(200, torch.Generator(), gradient=size, explored=seen)
     )
     expected = torch.cat([size[~seen].sort().values, size[seen].sort().values][::-1])
     assert torch.equal(size[score.argsort()], expected)

@@ -218,7 +218,7 @@ def test_growth_rules() -> None:
     size = torch.tensor([1.0, 5.0, 2.0, 4.0, 3.0])
     assert torch.equal(growth.gradient().score(candidates(gradient=size)), size)
     seen = torch.tensor([True, True, False, False, True])
-    never = growth.never_active_first().score(candidates(gradient=size, seen=seen))
+    never = growth.never_active_first().score(candidates(gradient=size, explored=seen))
     assert never.argsort(descending=True).tolist() == [3, 2, 1, 4, 0]
     metres = torch.tensor([0.0, 1e6, 0.0, 2e6, 0.0])
     near = growth.distance_prior(1e6).score(candidates(gradient=size, distance=metres))

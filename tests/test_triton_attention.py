@@ -15,7 +15,7 @@ from torch import Tensor
 from scisparse.kernels import Edges, _triton, transpose_edges
 from scisparse.kernels._segments import site_of_edge
 from scisparse.kernels._triton import Call
-from scisparse.kernels.graph_attention import plans, reference, triton
+from scisparse.kernels.graph_attention import plans, reference, triton, triton_product_calls
 from scisparse.kernels.graph_attention.ops import IMPLEMENTATIONS
 from scisparse.kernels.graph_attention.reference import Inputs
 
@@ -168,8 +168,8 @@ def test_offsets_of_64_bits_give_the_same_bits() -> None:
             ),
             triton.sources_call(grad, q, edges_t, SCALE, space, (new(k), new(v))),
             triton.edges_call(space, edge_q, grad_edge, site, new(attr)),
-            triton.spmm_call(space[0], q, edges_t, new(keys)),
-            triton.sddmm_call(keys, q, edges_t, new(space[0])),
+            triton_product_calls.spmm_call(space[0], q, edges_t, new(keys)),
+            triton_product_calls.sddmm_call(keys, q, edges_t, new(space[0])),
         ]
 
     results: list[list[Tensor]] = []

@@ -141,8 +141,8 @@ def test_quantiles_approach_their_distribution() -> None:
     _, observed = data(7)
     result = evaluate(quantiles, observed)
     expected = evaluate(prediction, observed)
-    for score in ("crps", "bias", "rmse"):
-        assert float(result[score]) == pytest.approx(float(expected[score]), rel=2e-4), score
+    for score, theirs in (("quantile_score", "crps"), ("bias", "bias"), ("rmse", "rmse")):
+        assert float(result[score]) == pytest.approx(float(expected[theirs]), rel=2e-4), score
     difference = result["pit_histogram"] - expected["pit_histogram"]
     assert float(np.abs(difference).max()) < 3e-3
     assert "spread" not in result
@@ -159,7 +159,9 @@ def test_quantiles_by_hand() -> None:
     result = evaluate(prediction, observed, dims=(), bins=20)
     error = observed.values[:5, None] - values
     pinball = np.maximum(levels * error, (levels - 1.0) * error)
-    np.testing.assert_allclose(result["crps"][:5], 2.0 * pinball.mean(1), rtol=1e-13)
+    share = np.array([0.3, 0.25, 0.45])  # of 0 to 1 that is nearer to this level than to others
+    np.testing.assert_allclose(result["quantile_score"][:5], 2.0 * pinball @ share, rtol=1e-13)
+    assert not {"crps", "brier_score"} & set(result)
     np.testing.assert_allclose(result["bias"][:5], 2.0 - observed[:5])  # the median is 1 + 3 / 3
     # Known to lie between: 0 and 0.2; 0 and 0.4; 0.55; 0.7 and 1; 0.7 and 1.
     starts, ends = np.arange(20) / 20, np.arange(1, 21) / 20

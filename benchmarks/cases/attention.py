@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.cases.globe import within
 from benchmarks.registry import Case, Cost, Implementation, Samples, Work, register
 from scisparse.kernels import graph_attention, transpose_edges
 from scisparse.layers import GraphTransformer, PatternEdges, Scores, SparseAttention
 from scisparse.pattern import Pattern
-from scisparse.patterns import mesh, nearest, radius, sliding_window
+from scisparse.patterns import mesh, nearest, sliding_window
 
 SAMPLED = 64
 EDGE_WIDTH = 11
@@ -169,15 +170,16 @@ def on_cpu(samples: Samples) -> Samples:
 
 def cost_of(pattern: Pattern, sizes: Sizes, parameters: int, itemsize: int = 4) -> Cost:
     """Each tensor once; products of edges, and the maps of a layer, if it has parameters."""
-    nodes, edges = itemsize * pattern.num_sources * sizes.channels, itemsize * pattern.num_edges
+    nodes = itemsize * (pattern.num_sites + pattern.num_sources) * sizes.channels
+    edges = itemsize * pattern.num_edges
     index = 4 * pattern.num_edges + 8 * pattern.num_sites
     weights = itemsize * parameters
     per_edge = 2 * pattern.num_edges * (2 * sizes.channels + 2 * sizes.heads * sizes.edges)
     maps = 2 * pattern.num_sources * parameters
     return Cost(
-        forward_bytes=2 * nodes + index + edges * sizes.edges + weights,
+        forward_bytes=nodes + index + edges * sizes.edges + weights,
         forward_flops=per_edge + maps,
-        backward_bytes=4 * nodes + 3 * index + 2 * edges * sizes.edges + 2 * weights,
+        backward_bytes=2 * nodes + 3 * index + 2 * edges * sizes.edges + 2 * weights,
         backward_flops=2 * (per_edge + maps),
         weight_bytes=weights,
     )
@@ -269,7 +271,7 @@ def sphere_work(
     torch.manual_seed(0)
     grid = LatLonGrid.regular(rows, columns)
     layer = SparseAttention(
-        radius(grid, reach * EARTH_RADIUS), channels, 1, scores=Scores(areas=True)
+        within(grid, reach * EARTH_RADIUS), channels, 1, scores=Scores(areas=True)
     ).to(place.device, place.dtype)
     flat = Flat(layer)
     band = slice(*(min(row, rows) * columns for row in COMPARED))

@@ -18,6 +18,7 @@ from benchmarks.cases.attention import (
     register_attention,
     sphere_work,
 )
+from benchmarks.cases.globe import decoder, encoder
 from benchmarks.registry import Implementation, Samples, Work
 from scisparse.kernels import graph_attention
 from scisparse.layers import PatternEdges
@@ -116,6 +117,16 @@ for channels in (512, 1024):
         f"gpu-attention-mesh6-{channels}",
         f"attention alone, multi-mesh of level 6, {channels} channels, 16 heads, float16",
         partial(operator_work, _MESH, Sizes(channels, 16)),
+    )
+    register_attention(
+        f"gpu-attention-era-to-mesh6-{channels}",
+        f"attention alone, N320 -> mesh of level 6, {channels} channels, 16 heads, float16",
+        partial(operator_work, partial(encoder, 6), Sizes(channels, 16)),
+    )
+    register_attention(
+        f"gpu-attention-mesh6-to-era-{channels}",
+        f"attention alone, mesh of level 6 -> N320, {channels} channels, 16 heads, float16",
+        partial(operator_work, partial(decoder, 6), Sizes(channels, 16)),
     )
     register_attention(
         f"gpu-graph-transformer-mesh6-{channels}",

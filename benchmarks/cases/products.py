@@ -1,4 +1,4 @@
-"""The graph primitives: means of sources over edges, and the softmax over rows, with gradients."""
+"""The graph primitives: means and maxima over edges, the softmax over rows, with gradients."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from benchmarks.cases.attention import Place, on_cpu
 from benchmarks.registry import Case, Cost, Implementation, Samples, Work, register
 from scisparse.kernels import segment_softmax, spmm, transpose_edges
+from scisparse.layers import PatternEdges
 from scisparse.pattern import Pattern
 from scisparse.patterns import mesh
 
-__all__ = ["mean_work", "softmax_work"]
+__all__ = ["mean_work", "most_work", "softmax_work"]
 
 SAMPLED = 256
 Run = Callable[[Tensor, Tensor], Tensor]
@@ -83,6 +85,64 @@ def mean_work(make: Callable[[], Pattern], channels: int) -> Work:
             backward_bytes=2 * bytes_of,
             backward_flops=2 * products,
             weight_bytes=4 * edges,
+        ),
+    )
+
+
+def most_work(make: Callable[[], Pattern], channels: int, place: Place) -> Work:
+    """Maximum over the edges of each site of sources times a number, with gradients of both.
+
+    The numbers are powers of two: products are exact, and float64 chooses the same edges.
+    """
+    torch.manual_seed(0)
+    pattern = make()
+    sites, sources, edges = pattern.num_sites, pattern.num_sources, pattern.num_edges
+    lists = PatternEdges(pattern).to(place.device)
+    source, site = lists.col.long(), pattern.rows().to(place.device)
+    x, grad = place.random(sources, channels), place.random(sites, channels)
+    value = 2 ** place.below(-2, 2, edges).to(x.dtype)
+    at, read, picked = place.below(0, sites), place.below(0, sources), place.below(0, edges)
+
+    def ours(x: Tensor, value: Tensor) -> Tensor:
+        heads, numbers = x.view(1, sources, 1, channels), value.view(1, edges, 1)
+        y = spmm(
+            *(numbers, heads, lists.row_ptr, lists.col),
+            reduce="max",
+            transpose=lists.transposed,
+        )
+        return y.view(sites, channels)
+
+    def scattered(x: Tensor, value: Tensor) -> Tensor:
+        terms = x[source] * value[:, None]
+        index, empty = site[:, None].expand_as(terms), terms.new_zeros(sites, channels)
+        return empty.scatter_reduce(0, index, terms, "amax", include_self=False)
+
+    def segments(x: Tensor, value: Tensor) -> Tensor:
+        terms = x[source] * value[:, None]
+        return torch.segment_reduce(terms, "max", offsets=lists.row_ptr, unsafe=True)
+
+    def exact(x: Tensor, value: Tensor) -> Tensor:
+        terms, number = x[source] * value[:, None], torch.arange(edges, device=x.device)
+        best = scattered(x, value)[site] == terms
+        index = site[:, None].expand_as(terms)
+        first = number[:, None].expand_as(terms).where(best, edges)
+        chosen = first.new_zeros(sites, channels).scatter_reduce(
+            0, index, first, "amin", include_self=False
+        )
+        return terms.gather(0, chosen)
+
+    bytes_of = x.element_size() * ((sites + sources) * channels + edges) + 4 * edges + 8 * sites
+    return _work(
+        {"scisparse": ours, "scatter_reduce": scattered, "segment_reduce": segments},
+        exact,
+        (x, value, grad),
+        lambda y, gx, gv: Samples(y[at], gx[read], gv[picked]),
+        Cost(
+            forward_bytes=bytes_of,
+            forward_flops=edges * channels,
+            backward_bytes=2 * bytes_of,
+            backward_flops=4 * sites * channels,
+            weight_bytes=x.element_size() * edges,
         ),
     )
 
@@ -164,7 +224,7 @@ def _work(
             )
             for name, run in runs.items()
         ],
-        expected=samples(y.detach(), *torch.autograd.grad(y, wide, grad.double())),
+        expected=on_cpu(samples(y.detach(), *torch.autograd.grad(y, wide, grad.double()))),
         cost=cost,
     )
 
@@ -178,6 +238,15 @@ register(
         suite="attention",
         shape="mean over edges with a number each, multi-mesh of level 5, 128 channels",
         make=partial(mean_work, _MESH, 128),
+    )
+)
+register(
+    Case(
+        name="gpu-spmm-max-mesh6",
+        op="spmm",
+        suite="gpu",
+        shape="maximum over edges with a number each, multi-mesh of level 6, 512 channels",
+        make=partial(most_work, partial(mesh, 6, multiscale=True), 512, Place("cuda")),
     )
 )
 register(

@@ -18,7 +18,7 @@ __all__ = ["IMPLEMENTATIONS", "choose", "register"]
 
 
 def _implementations(op: str) -> tuple[_backends.Implementation, ...]:
-    """Best first; Triton has no kernels of choices."""
+    """Best first."""
     found = (
         ("cpu", cpu.can_run, cpu),
         ("triton", triton.can_run, triton),

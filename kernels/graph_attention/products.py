@@ -50,7 +50,7 @@ def spmm(
     x
         Sources, ``[B, N, H, D]``.
     row_ptr, col, transpose, backend
-        As in :func:`graph_attention`; Triton has no maximum and minimum.
+        As in :func:`graph_attention`.
     reduce
         ``"sum"``; ``"mean"``, the sum divided by the fan-in; ``"max"`` or ``"min"``, for each
         number of a site by itself.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -10,44 +9,50 @@ from torch import Tensor
 
 from scisparse.kernels._edges import Edges
 from scisparse.kernels._segments import accumulator, site_of_edge
-from scisparse.kernels._triton import (
-    Call,
-    accumulator_type,
-    can_run,
-    ceil_div,
-    is_wide,
-    larger_tiles,
-    power_of_two,
-)
-from scisparse.kernels.graph_attention.plans import RowPlan, plan_edges, plan_rows
+from scisparse.kernels._triton import Call, accumulator_type, can_run, ceil_div, is_wide
+from scisparse.kernels.graph_attention.plans import RowPlan, plan_edges
 from scisparse.kernels.graph_attention.reference import Inputs
+from scisparse.kernels.graph_attention.triton_launch import (
+    dense_edges,
+    plan_of,
+    tensors_of,
+    tile_of,
+    widths_of,
+)
+from scisparse.kernels.graph_attention.triton_product_calls import (
+    choice_edges,
+    choice_sources,
+    sddmm,
+    segment_softmax,
+    segment_softmax_backward,
+    spmm,
+    spmm_extreme,
+)
 
 __all__ = [
     "attention",
     "attention_backward",
     "attention_call",
     "can_run",
+    "choice_edges",
+    "choice_sources",
     "edges_call",
     "sddmm",
-    "sddmm_call",
     "segment_softmax",
     "segment_softmax_backward",
     "sites_call",
-    "slope_call",
-    "softmax_call",
     "sources_call",
     "spmm",
-    "spmm_call",
+    "spmm_extreme",
 ]
 
 _KERNELS = "scisparse.kernels.graph_attention.triton_kernels"
-_PRODUCTS = "scisparse.kernels.graph_attention.triton_products"
 WORKSPACE = 256 << 20  # bytes for the weights and slopes of some batch entries
 
 
 def attention(inputs: Inputs, edges: Edges, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Run a Triton kernel; see :func:`scisparse.kernels.graph_attention.reference.attention`."""
-    wide, inputs, edges = inputs, _dense_inputs(inputs.narrow()), _dense_edges(edges)
+    wide, inputs, edges = inputs, _dense_inputs(inputs.narrow()), dense_edges(edges)
     q, v = inputs.q, inputs.v
     out = q.new_empty(*q.shape[:3], v.shape[3])
     edge_out = q.new_empty(0) if inputs.edge_q is None else torch.empty_like(inputs.edge_q)
@@ -63,10 +68,10 @@ def attention_call(
 ) -> Call:
     """Return the call that fills output, sums of what edges carry, and logarithms."""
     q, k, v, edge_q, attr, bias = inputs
-    plan = _plan(q, v, edges, q.shape[2], 4, 0 if attr is None else attr.shape[1])
+    plan = plan_of(q, v, edges, q.shape[2], 4, 0 if attr is None else attr.shape[1])
     constants = _constants(plan, inputs, (*inputs, *edges, *results))
     blocks = ceil_div(q.shape[2], plan.heads)
-    tensors = _tensors(q, k, v, edge_q, attr, bias, *edges[:2], *results)
+    tensors = tensors_of(q, k, v, edge_q, attr, bias, *edges[:2], *results)
     rows = q.shape[0] * q.shape[1]
     sizes = (float(scale), q.shape[1], k.shape[1], rows, blocks, *_steps(bias))
     programs = ceil_div(rows, plan.sites) * blocks
@@ -85,7 +90,7 @@ def attention_backward(
 ) -> Inputs:
     """Run the Triton kernels; see the function of the same name in ``reference``."""
     wide, inputs = inputs, _dense_inputs(inputs.narrow())
-    edges, edges_t = _dense_edges(edges), _dense_edges(edges_t)
+    edges, edges_t = dense_edges(edges), dense_edges(edges_t)
     q, k, v, edge_q, attr, bias = inputs
     grad, lse = grad.contiguous(), lse.contiguous()
     if grad_edge is not None and attr is not None:
@@ -133,11 +138,11 @@ def sites_call(
 ) -> Call:
     """Return the call that fills gradients at the sites; weights and slopes ``[B, E, H]``."""
     q, k, v, edge_q, attr, bias = inputs
-    plan = _plan(q, v, edges, q.shape[2], 2, 0 if attr is None else attr.shape[1])
+    plan = plan_of(q, v, edges, q.shape[2], 2, 0 if attr is None else attr.shape[1])
     constants = _constants(plan, inputs, (*inputs, *edges, *results, *grads, *space))
     constants |= {"CARRIED": grads[1] is not None and constants["A"] > 0}
     blocks = ceil_div(q.shape[2], plan.heads)
-    tensors = _tensors(*grads, lse, q, k, v, edge_q, attr, bias, *edges[:2], *results, *space)
+    tensors = tensors_of(*grads, lse, q, k, v, edge_q, attr, bias, *edges[:2], *results, *space)
     rows = q.shape[0] * q.shape[1]
     sizes = (float(scale), q.shape[1], k.shape[1], edges.col.numel(), rows, blocks, *_steps(bias))
     programs = ceil_div(rows, plan.sites) * blocks
@@ -154,10 +159,10 @@ def sources_call(
 ) -> Call:
     """Return the call that fills the gradients of keys and values."""
     (batch, sources, groups, _), heads = results[0].shape, q.shape[2]
-    plan = _plan(q, grad, edges_t, groups, 2)
-    tensors = _tensors(*space, q, grad, *edges_t, *results)
-    constants = {"H": heads, "GROUP": heads // groups} | _widths(D=q.shape[3], V=grad.shape[3])
-    constants |= _tile(plan, q.dtype, tensors)
+    plan = plan_of(q, grad, edges_t, groups, 2)
+    tensors = tensors_of(*space, q, grad, *edges_t, *results)
+    constants = {"H": heads, "GROUP": heads // groups} | widths_of(D=q.shape[3], V=grad.shape[3])
+    constants |= tile_of(plan, q.dtype, tensors)
     blocks, rows = ceil_div(groups, plan.heads), batch * sources
     sizes = (float(scale), sources, q.shape[1], edges_t.col.numel(), rows, blocks)
     programs = ceil_div(rows, plan.sites) * blocks
@@ -174,8 +179,8 @@ def edges_call(
     """Return the call that fills the gradient ``[E, A]`` of what edges carry."""
     batch, count, heads = space[0].shape
     plan = plan_edges(heads, out.shape[1])
-    tensors = _tensors(*space, edge_q, grad_edge, site, out)
-    constants = {"H": heads, "CARRIED": grad_edge is not None} | _widths(A=out.shape[1])
+    tensors = tensors_of(*space, edge_q, grad_edge, site, out)
+    constants = {"H": heads, "CARRIED": grad_edge is not None} | widths_of(A=out.shape[1])
     constants |= {"ACC": accumulator_type(out.dtype), "WIDE": is_wide(*tensors)}
     constants |= {"K": plan.edges, "BH": plan.heads}
     sites = 0 if edge_q is None else edge_q.shape[1]
@@ -184,132 +189,12 @@ def edges_call(
     return Call(_KERNELS, "attention_edges", programs, arguments, constants, plan.warps)
 
 
-def spmm(value: Tensor, x: Tensor, edges: Edges) -> Tensor:
-    """Run a Triton kernel; see the function of the same name in ``reference``."""
-    value, x, edges = value.contiguous(), x.contiguous(), _dense_edges(edges)
-    y = x.new_empty(x.shape[0], edges.row_ptr.shape[0] - 1, *x.shape[2:])
-    if edges.col.numel() == 0 or y.numel() == 0:
-        return y.zero_()
-    spmm_call(value, x, edges, y).run(x.device)
-    return y
-
-
-def spmm_call(value: Tensor, x: Tensor, edges: Edges, y: Tensor) -> Call:
-    """Return the call that fills `y`; nothing is empty."""
-    plan = _plan(x, x, edges, x.shape[2], 4)
-    constants = {"SHARED": value.shape[0] == 1}
-    return _product_call("spmm_rows", plan, (value, x), edges, y, y.shape[1], constants)
-
-
-def sddmm(x: Tensor, z: Tensor, edges: Edges) -> Tensor:
-    """Run a Triton kernel; see the function of the same name in ``reference``."""
-    x, z, edges = x.contiguous(), z.contiguous(), _dense_edges(edges)
-    value = x.new_empty(x.shape[0], edges.col.shape[0], x.shape[2], dtype=accumulator(x.dtype))
-    if value.numel():
-        sddmm_call(x, z, edges, value).run(x.device)
-    return value
-
-
-def sddmm_call(x: Tensor, z: Tensor, edges: Edges, value: Tensor) -> Call:
-    """Return the call that fills `value`; nothing is empty."""
-    plan = _plan(x, z, edges, x.shape[2], 4)
-    return _product_call("sddmm_rows", plan, (x, z), edges, value, x.shape[1], {})
-
-
-def segment_softmax(score: Tensor, row_ptr: Tensor) -> Tensor:
-    """Run a Triton kernel; see the function of the same name in ``reference``."""
-    score = score.contiguous()
-    weight = torch.empty_like(score)
-    if weight.numel():
-        softmax_call(score, row_ptr.contiguous(), weight).run(score.device)
-    return weight
-
-
-def softmax_call(score: Tensor, row_ptr: Tensor, weight: Tensor) -> Call:
-    """Return the call that fills `weight`; nothing is empty."""
-    return _rows_call("softmax_rows", (score, row_ptr, weight), row_ptr)
-
-
-def segment_softmax_backward(weight: Tensor, grad: Tensor, row_ptr: Tensor) -> Tensor:
-    """Run a Triton kernel; see the function of the same name in ``reference``."""
-    weight, grad = weight.contiguous(), grad.contiguous()
-    slope = torch.empty_like(weight)
-    if slope.numel():
-        slope_call(weight, grad, row_ptr.contiguous(), slope).run(weight.device)
-    return slope
-
-
-def slope_call(weight: Tensor, grad: Tensor, row_ptr: Tensor, slope: Tensor) -> Call:
-    """Return the call that fills `slope`; nothing is empty."""
-    return _rows_call("slope_rows", (weight, grad, row_ptr, slope), row_ptr)
-
-
-def _rows_call(kernel: str, tensors: tuple[Tensor, ...], row_ptr: Tensor) -> Call:
-    batch, edges, heads = tensors[0].shape
-    plan, sites = plan_edges(heads, 1), row_ptr.numel() - 1
-    blocks = ceil_div(heads, plan.heads)
-    fan_in = power_of_two(ceil_div(edges, max(sites, 1)))
-    constants = {"H": heads, "WIDE": is_wide(*tensors), "BH": plan.heads}
-    constants |= {"EDGES": min(plan.edges, fan_in)}
-    arguments: tuple[Tensor | int, ...] = (*tensors, sites, edges, blocks)
-    return Call(_PRODUCTS, kernel, batch * sites * blocks, arguments, constants, 1)
-
-
-def _product_call(
-    kernel: str,
-    plan: RowPlan,
-    factors: tuple[Tensor, Tensor],
-    edges: Edges,
-    result: Tensor,
-    sites: int,
-    constants: dict[str, Any],
-) -> Call:
-    batch, sources, heads, width = factors[1].shape
-    tensors = _tensors(*factors, *edges, result)
-    constants |= {"H": heads, "TIED": edges.tie is not None} | _widths(D=width)
-    constants |= _tile(plan, factors[1].dtype, tensors)
-    blocks, rows = ceil_div(heads, plan.heads), batch * sites
-    arguments: tuple[Tensor | int, ...] = (*tensors, sites, sources)
-    arguments += (edges.col.numel(), rows, blocks)
-    programs = ceil_div(rows, plan.sites) * blocks
-    return Call(_PRODUCTS, kernel, programs, arguments, constants, plan.warps)
-
-
-def _plan(x: Tensor, z: Tensor, edges: Edges, heads: int, unroll: int, carried: int = 0) -> RowPlan:
-    width, rows = max(x.shape[3], z.shape[3], carried), edges.row_ptr.numel() - 1
-    plan = plan_rows(heads, width, x.element_size(), edges.col.numel() / rows, unroll)
-    sites = min(larger_tiles(64) * plan.sites, power_of_two(x.shape[0] * rows))
-    return dataclasses.replace(plan, sites=max(plan.sites, sites))
-
-
 def _constants(plan: RowPlan, inputs: Inputs, tensors: tuple[Tensor | None, ...]) -> dict[str, Any]:
     q, k, v, _, attr, bias = inputs
     heads, carried = q.shape[2], 0 if attr is None else attr.shape[1]
     constants = {"H": heads, "GROUP": heads // k.shape[2], "BIASED": bias is not None}
-    constants |= _widths(D=q.shape[3], V=v.shape[3], A=carried)
-    return constants | _tile(plan, q.dtype, tensors)
-
-
-def _widths(**widths: int) -> dict[str, Any]:
-    """Numbers of a head, and how many a tile has of them."""
-    return widths | {f"B{name}": power_of_two(width) for name, width in widths.items()}
-
-
-def _tile(plan: RowPlan, dtype: torch.dtype, tensors: tuple[Tensor | None, ...]) -> dict[str, Any]:
-    return {
-        "ACC": accumulator_type(dtype),
-        "WIDE": is_wide(*(t for t in tensors if t is not None)),
-        "SITES": plan.sites,
-        "SLOTS": plan.slots,
-        "BH": plan.heads,
-        "UNROLL": plan.unroll,
-    }
-
-
-def _tensors(*tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """What a kernel takes: another tensor, never read, in the place of one that is not there."""
-    some = next(t for t in tensors if t is not None)
-    return tuple(some if t is None else t for t in tensors)
+    constants |= widths_of(D=q.shape[3], V=v.shape[3], A=carried)
+    return constants | tile_of(plan, q.dtype, tensors)
 
 
 def _steps(bias: Tensor | None) -> tuple[int, ...]:
@@ -329,8 +214,3 @@ def _batches(inputs: Inputs, part: slice) -> Inputs:
 
 def _dense_inputs(inputs: Inputs) -> Inputs:
     return Inputs(*(None if t is None else t.contiguous() for t in inputs))  # type: ignore[arg-type]
-
-
-def _dense_edges(edges: Edges) -> Edges:
-    row_ptr, col, tie = edges
-    return Edges(row_ptr.contiguous(), col.contiguous(), None if tie is None else tie.contiguous())

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scisparse.errors import GridError
+from scisparse.grids.masks import in_order_of, is_data_array
 
 __all__ = ["EARTH_RADIUS", "BoolArray", "FloatArray", "Grid"]
 
@@ -33,12 +34,15 @@ class Grid(ABC):
     shape
         Points along each axis.
     mask
-        Array of booleans of that shape, true at valid points; ``None`` when all are valid.
+        Array of booleans of that shape, true at valid points; ``None`` when all are valid. A
+        DataArray is matched by its coordinates: dims and axes may run in any order, longitudes
+        start anywhere, and it may hold more points than the grid.
 
     Raises
     ------
     GridError
-        If the mask has another shape or is not boolean.
+        If the mask has another shape, is not boolean, or is a DataArray whose coordinates are not
+        known or lack points of the grid.
     """
 
     #: Name of the class in :meth:`to_dict`.
@@ -46,7 +50,8 @@ class Grid(ABC):
 
     def __init__(self, shape: tuple[int, ...], mask: ArrayLike | None) -> None:
         self._shape = shape
-        self._mask = _checked_mask(mask, shape)
+        self._mask: BoolArray | None = None
+        self._mask = _checked_mask(mask, self)
         self._fingerprint: str | None = None
 
     @property
@@ -112,7 +117,7 @@ class Grid(ABC):
 
     @abstractmethod
     def with_mask(self, mask: ArrayLike | None) -> Grid:
-        """Give the same points with another mask."""
+        """Give the same points with another mask: an array, or a DataArray by its coordinates."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -240,15 +245,15 @@ def unpack_mask(text: str | None, shape: tuple[int, ...]) -> BoolArray | None:
     return np.unpackbits(bits, count=int(np.prod(shape))).astype(np.bool_).reshape(shape)
 
 
-def _checked_mask(mask: ArrayLike | None, shape: tuple[int, ...]) -> BoolArray | None:
+def _checked_mask(mask: ArrayLike | None, grid: Grid) -> BoolArray | None:
     if mask is None:
         return None
-    array = np.array(mask)
+    array = np.array(in_order_of(grid, mask) if is_data_array(mask) else mask)
     if array.dtype != np.bool_:
         raise GridError(
             f"`mask` (dtype {array.dtype}) must be boolean, true at valid points; compare first"
         )
-    if array.shape != shape:
-        raise GridError(f"`mask` (shape {array.shape}) must have the grid's shape {shape}")
+    if array.shape != grid.shape:
+        raise GridError(f"`mask` (shape {array.shape}) must have the grid's shape {grid.shape}")
     array.setflags(write=False)
     return array

@@ -38,7 +38,12 @@ _ROLES = {"lat": "latitude", "lon": "longitude", "y": "projection y", "x": "proj
 
 
 def from_xarray(data: xr.Dataset | xr.DataArray) -> Grid:
-    """Find the grid of a Dataset or a DataArray.
+    """Find the grid of a Dataset or a DataArray, in the order of its coordinates.
+
+    The grid is (latitude, longitude) or (y, x) whatever the order of the dims of `data`, and its
+    axes run as the coordinates of `data` do: its point number k is point k of the transposed data,
+    not of ``data.values.reshape(-1)``. To get values in the order of a grid, and back, use
+    :class:`scisparse.arrays.Frame`, whose grid is the same for every form of a field.
 
     Coordinates are known by CF ``standard_name`` or ``axis``, else by units (``degrees_north``),
     else by name. One-dimensional latitude and longitude on dims of their own give a ``LatLonGrid``;
@@ -72,6 +77,18 @@ def from_xarray(data: xr.Dataset | xr.DataArray) -> Grid:
     >>> coords = {"lat": [5, 6], "lon": [0, 1]}
     >>> from_xarray(xr.DataArray([[0, 1], [2, 3]], coords, dims=("lat", "lon")))
     LatLonGrid(2 x 2, lat 5 to 6, lon 0 to 1)
+
+    A field that is (longitude, latitude), north first, as ``[B, N, C]`` for a layer on its grid:
+
+    >>> from scisparse.arrays import Frame
+    >>> field = xr.DataArray([[1, 2], [3, 4], [5, 6]], {"lon": [0, 1, 2], "lat": [6, 5]})
+    >>> from_xarray(field)  # its values are of shape 3 x 2
+    LatLonGrid(2 x 3, lat 6 to 5, lon 0 to 2)
+    >>> frame = Frame.of(field)
+    >>> frame.grid  # build patterns and layers on this one
+    LatLonGrid(2 x 3, lat 5 to 6, lon 0 to 2)
+    >>> frame.values(field, []).reshape(1, frame.grid.size, 1)[0, :, 0]
+    array([2., 4., 6., 1., 3., 5.])
     """
     first, second, around = _coordinates(data)
     if around is not None:

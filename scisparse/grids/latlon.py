@@ -200,7 +200,7 @@ class LatLonGrid(Grid):
         return np.asarray(np.abs(ring[2:] - ring[:-2]) / 2, dtype=np.float64)
 
     def with_mask(self, mask: ArrayLike | None) -> LatLonGrid:
-        """Give the same points with another mask."""
+        """Give the same points with another mask: an array, or a DataArray by its coordinates."""
         return LatLonGrid(self._lat_axis, self._lon_axis, mask)
 
     def to_dict(self) -> dict[str, Any]:
@@ -225,7 +225,8 @@ class LatLonGrid(Grid):
         return (LatLonGrid, self._arrays())
 
     def _describe(self) -> str:
-        lat, lon = np.rad2deg(self._lat_axis[[0, -1]]), np.rad2deg(self._lon_axis[[0, -1]])
+        lat, lon = np.rad2deg(self._lat_axis[[0, -1]]), np.rad2deg(self._unwrapped_lon[[0, -1]])
+        lon -= 360.0 * max(0.0, np.ceil(lon.max() / 360.0 - 1.0))  # -10 to 30, not 350 to 390
         extent = f"lat {lat[0]:.6g} to {lat[1]:.6g}, lon {lon[0]:.6g} to {lon[1]:.6g}"
         return (
             f"{self.shape[0]} x {self.shape[1]}, {extent}{', periodic' if self.periodic[1] else ''}"

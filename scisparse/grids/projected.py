@@ -125,7 +125,7 @@ class ProjectedGrid(Grid):
         return np.stack([x.reshape(-1), y.reshape(-1)], axis=-1)
 
     def with_mask(self, mask: ArrayLike | None) -> ProjectedGrid:
-        """Give the same points with another mask."""
+        """Give the same points with another mask: an array, or a DataArray by its coordinates."""
         return ProjectedGrid(self._y_axis, self._x_axis, mask, self._lat, self._lon)
 
     def to_dict(self) -> dict[str, Any]:

@@ -64,11 +64,11 @@ class UnstructuredGrid(Grid):
         dims: tuple[str, ...] = ("point",),
     ) -> None:
         self._lat, self._lon = float_axis("lat", lat), float_axis("lon", lon)
-        super().__init__(self._lat.shape, mask)
         if self._lon.size != self._lat.size:
             raise GridError(
                 f"`lon` ({self._lon.size} values) must have as many as `lat` ({self._lat.size})"
             )
+        super().__init__(self._lat.shape, mask)
         largest = float(np.abs(self._lat).max())
         if largest > np.pi / 2 + 1e-6:
             raise GridError(
@@ -141,7 +141,7 @@ class UnstructuredGrid(Grid):
         return self._areas
 
     def with_mask(self, mask: ArrayLike | None) -> UnstructuredGrid:
-        """Give the same points with another mask."""
+        """Give the same points with another mask: an array, or a DataArray by its coordinates."""
         grid = UnstructuredGrid(self._lat, self._lon, mask, self._given_areas, self._dims)
         grid._areas = self._areas
         return grid

@@ -204,7 +204,8 @@ class TruncatedNormal(_Bounded):
         above = low.clamp(min=0.0)
         ends = tails.scaled_excess(above), tails.scaled_excess(above + step)
         beyond = 1.0 - tails.survival_ratio(above, step, *ends)
-        return torch.where(value < self.lower, 0.0, torch.where(low < 0, central, beyond))
+        inside = torch.where(low < 0, central, beyond)
+        return torch.where((value < self.lower) & ~_missing(location, scale), 0.0, inside)
 
     def quantile(self, p: Tensor | float, location: Tensor, scale: Tensor) -> Tensor:
         """Return the value that probability `p`, in [0, 1], lies below."""
@@ -270,7 +271,8 @@ class CensoredNormal(_Bounded):
 
     def cdf(self, value: Tensor, location: Tensor, scale: Tensor) -> Tensor:
         """Return the probability of values up to and including `value`."""
-        return torch.where(value < self.lower, 0.0, Normal().cdf(value, location, scale))
+        below = (value < self.lower) & ~_missing(location, scale)
+        return torch.where(below, 0.0, Normal().cdf(value, location, scale))
 
     def quantile(self, p: Tensor | float, location: Tensor, scale: Tensor) -> Tensor:
         """Return the value that probability `p`, in [0, 1], lies below."""
@@ -319,6 +321,11 @@ def _probability(p: Tensor | float, like: Tensor) -> Tensor:
     if not isinstance(p, Tensor) and not 0.0 <= p <= 1.0:
         raise OptionError(f"`p` (={p}) must be a probability, in [0, 1]")
     return torch.as_tensor(p, dtype=like.dtype, device=like.device)
+
+
+def _missing(location: Tensor, scale: Tensor) -> Tensor:
+    """Where the distribution is not known: no probability of it is, not even outside the bound."""
+    return location.isnan() | scale.isnan()
 
 
 def _tail_step(p: Tensor, low: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.arrays import Frame, check_units, same_points
+from scisparse.arrays import Frame, same_points
 from scisparse.errors import DataError, GridError
 from scisparse.grids import LatLonGrid, ProjectedGrid
 from scisparse.plots.canvas import GREY, label_of, new_figure, tidy
+from scisparse.units import check_units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +62,7 @@ def map_field(
     Raises
     ------
     DataError
-        `field` has other dims than those of its grid, or no finite values.
+        `field` is a Dataset, has other dims than those of its grid, or no finite values.
     GridError
         `field` is on no such grid.
     MissingDependencyError
@@ -103,7 +104,7 @@ def map_correction(
     Raises
     ------
     DataError
-        Units or grids differ, or there are no finite values.
+        Units or grids differ, a forecast is a Dataset, or there are no finite values.
     GridError
         A forecast is on no latitude-longitude or projected grid.
     MissingDependencyError
@@ -116,6 +117,8 @@ def map_correction(
     >>> [axes.get_title(loc="left") for axes in map_correction(raw, raw + 1.0).axes[:3]]
     ['raw forecast', 'corrected forecast', 'corrected minus raw']
     """
+    for forecast in (raw, corrected):
+        _check_array(forecast)
     check_units("the corrected forecast", corrected.attrs.get("units"), raw.attrs.get("units"))
     before, after = _Map.of(raw, mean=True), _Map.of(corrected, mean=True)
     if not same_points(before.frame.grid, after.frame.grid):
@@ -143,7 +146,8 @@ def map_skill(scores: xr.Dataset, *, score: str = "crps", colours: str | None = 
     scores
         Result of ``evaluate(prediction, observed, reference=..., dims="time")``.
     score
-        ``"crps"`` or ``"rmse"``.
+        ``"crps"``, ``"rmse"``, ``"quantile_score"`` or, after a ``.sel(threshold=...)``,
+        ``"brier_score"``.
     colours
         Name of a diverging colour map; default ``RdBu``.
 
@@ -155,11 +159,22 @@ def map_skill(scores: xr.Dataset, *, score: str = "crps", colours: str | None = 
     Raises
     ------
     DataError
-        `scores` has no such skill, or it is not a map.
+        `scores` has no such skill, or it is not a map: scores over all dims are averages.
     GridError
         It is on no latitude-longitude or projected grid.
     MissingDependencyError
         The extra ``plot`` is not installed.
+
+    Examples
+    --------
+    >>> from scisparse import evaluate
+    >>> from scisparse.datasets import simulated_ensemble
+    >>> data = simulated_ensemble((8, 16), times=40, members=5)
+    >>> raw, observed = data["temperature"], data["observed"]
+    >>> unbiased = raw - (raw.mean("member") - observed).mean("time")
+    >>> scores = evaluate(unbiased, observed, reference=raw, dims="time")
+    >>> map_skill(scores).axes[0].get_title(loc="left")
+    'better than the reference at 88 % of points'
     """
     name = f"{score}_skill"
     if name not in scores:
@@ -168,6 +183,12 @@ def map_skill(scores: xr.Dataset, *, score: str = "crps", colours: str | None = 
             "reference"
         )
     skill = scores[name]
+    if skill.ndim == 0:
+        over = scores.attrs.get("averaged_over", "all dims")
+        raise DataError(
+            f"{name!r} is one number, averaged over {over}, and no map; average over times alone, "
+            'with evaluate(..., dims="time")'
+        )
     panel = _Map.of(skill)
     reach = min(1.0, float(np.nanquantile(np.abs(panel.values), 0.99)))
     reach = reach if reach > 0 else 1.0
@@ -179,6 +200,15 @@ def map_skill(scores: xr.Dataset, *, score: str = "crps", colours: str | None = 
     return figure
 
 
+def _check_array(field: xr.DataArray) -> None:
+    """Raise for a Dataset, such as a prediction, of which one variable can be drawn."""
+    if isinstance(field, xr.DataArray):
+        return
+    names = [str(name) for name in getattr(field, "data_vars", ())]
+    choice = f" with variables {names}; choose one, such as [{names[0]!r}]" if names else ""
+    raise DataError(f"a map needs a DataArray, but this is of type {type(field).__name__}{choice}")
+
+
 @dataclass(frozen=True)
 class _Map:
     """Values in canonical order: rows northward, columns eastward."""
@@ -188,6 +218,7 @@ class _Map:
 
     @classmethod
     def of(cls, field: xr.DataArray, *, mean: bool = False) -> _Map:
+        _check_array(field)
         frame = Frame.of(field)
         if not isinstance(frame.grid, LatLonGrid | ProjectedGrid):
             raise GridError(

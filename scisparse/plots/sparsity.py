@@ -30,7 +30,7 @@ _MOST_NAMES = 40  # of columns
 _MOST_CELLS = 12  # columns of a table whose cells hold numbers
 _HISTORY = {
     "sparsity": "sparsity",
-    "exploration": "weights ever active / size",
+    "exploration": "weights explored / size",
     "churn": "new at last change / active",
 }
 
@@ -41,7 +41,7 @@ def sparsity_report(report: Report) -> Figure:
     Parameters
     ----------
     report
-        Of a sparsifier.
+        Report of a sparsifier.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def sparsity_history(reports: Sequence[Report]) -> Figure:
     Parameters
     ----------
     reports
-        Of one sparsifier, taken during training, in any order.
+        Reports of one sparsifier, taken during training, in any order.
 
     Returns
     -------
@@ -148,13 +148,13 @@ def _check_history(reports: Sequence[Report]) -> list[str]:
 
 
 def _draw_layers(ax: Axes, report: Report, names: list[str]) -> None:
-    """Bars of sparsity, diamonds where weights were ever active."""
+    """Bars of sparsity, diamonds at exploration."""
     rows = np.arange(len(names))
     sparsity = [r.sparsity for r in report.layers]
-    ever = [r.exploration for r in report.layers]
+    explored = [r.exploration for r in report.layers]
     ax.barh(rows, sparsity, height=0.68, color=BLUE, label="pruned now (sparsity)")
     ax.plot(
-        ever,
+        explored,
         rows,
         "D",
         color=ORANGE,
@@ -162,7 +162,7 @@ def _draw_layers(ax: Axes, report: Report, names: list[str]) -> None:
         markersize=7,
         clip_on=False,
         zorder=3,
-        label="ever active",
+        label="exploration",
     )
     for row, layer in enumerate(report.layers):
         text = f"{layer.active:,} of {layer.size:,} left"
@@ -176,7 +176,7 @@ def _draw_layers(ax: Axes, report: Report, names: list[str]) -> None:
             fontsize=8.5,
         )
     _rows(ax, names)
-    ax.set_xlim(0.0, max(1.0, *ever, *sparsity))
+    ax.set_xlim(0.0, max(1.0, *explored, *sparsity))
     ax.set_xlabel("weights / size of the layer")
     place: dict[str, Any] = {"bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.0}
     ax.legend(loc="lower left", ncols=2, fontsize=8.5, frameon=False, **place)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scisparse.postprocess.options import Options
 from scisparse.postprocess.processor import PostProcessor
 
-__all__ = ["CrossPrediction", "Fold", "Predicted", "join_times", "leave_one_out"]
+__all__ = ["CrossPrediction", "Fold", "MethodPrediction", "join_times", "leave_one_out"]
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -37,7 +37,7 @@ def leave_one_out(count: int) -> list[Fold]:
     return [(np.delete(cases, case), cases[case : case + 1]) for case in cases]
 
 
-class Predicted(NamedTuple):
+class MethodPrediction(NamedTuple):
     """Predictions of one method, and the seconds that training and predicting took."""
 
     method: str
@@ -71,7 +71,7 @@ class CrossPrediction:
     seed: int = 0
     jobs: int | None = None
 
-    def predict(self, methods: Sequence[str]) -> Iterator[Predicted]:
+    def predict(self, methods: Sequence[str]) -> Iterator[MethodPrediction]:
         """Give each method's predictions of all test cases, and the seconds over all folds."""
         tasks = [(method, number) for method in methods for number in range(len(self.folds))]
         jobs = min(self.jobs or os.cpu_count() or 1, len(tasks))
@@ -82,7 +82,7 @@ class CrossPrediction:
         with _one_thread_each(), ProcessPoolExecutor(jobs, context, _start, (self,)) as pool:
             yield from _by_method(methods, len(self.folds), pool.map(_run, tasks))
 
-    def run(self, task: tuple[str, int]) -> Predicted:
+    def run(self, task: tuple[str, int]) -> MethodPrediction:
         """Train one method without one fold and predict that fold."""
         start = time.perf_counter()
         method, number = task
@@ -97,7 +97,7 @@ class CrossPrediction:
         )
         model.fit(self.forecast.isel(time=train), self.observed.isel(time=train))
         prediction = model.predict(self.forecast.isel(time=test))
-        return Predicted(method, prediction, time.perf_counter() - start)
+        return MethodPrediction(method, prediction, time.perf_counter() - start)
 
 
 @contextmanager
@@ -123,17 +123,17 @@ def _start(cross: CrossPrediction) -> None:
     _shared[:] = [cross]
 
 
-def _run(task: tuple[str, int]) -> Predicted:
+def _run(task: tuple[str, int]) -> MethodPrediction:
     return _shared[0].run(task)
 
 
 def _by_method(
-    methods: Sequence[str], folds: int, predictions: Iterator[Predicted]
-) -> Iterator[Predicted]:
+    methods: Sequence[str], folds: int, predictions: Iterator[MethodPrediction]
+) -> Iterator[MethodPrediction]:
     for method in methods:
         parts = [next(predictions) for _ in range(folds)]
         joined = join_times([part.prediction for part in parts])
-        yield Predicted(method, joined, sum(part.seconds for part in parts))
+        yield MethodPrediction(method, joined, sum(part.seconds for part in parts))
 
 
 def join_times(parts: Sequence[xr.Dataset]) -> xr.Dataset:

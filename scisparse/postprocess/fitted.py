@@ -10,13 +10,14 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.arrays import Frame, check_units
+from scisparse.arrays import Frame
 from scisparse.errors import DataError
 from scisparse.grids import Grid
 from scisparse.postprocess.methods import Network
 from scisparse.postprocess.samples import Forecast, as_field, read_forecast
 from scisparse.postprocess.standard import Standard
 from scisparse.postprocess.times import check_times
+from scisparse.units import check_units
 
 __all__ = ["Fitted"]
 
@@ -38,13 +39,15 @@ class Fitted:
     grid
         Canonical grid.
     units
-        Of the variables that told theirs.
+        Units of the variables that told theirs.
     names
         Groups and other predictors.
     calendar
-        Of the times, where they were dates.
+        Calendar of the times, where they were dates.
     cases
         Number of training cases.
+    members
+        Number of members in training; ``None`` when there was no such dim.
     """
 
     network: Network
@@ -54,6 +57,7 @@ class Fitted:
     names: tuple[str, ...]
     calendar: str | None
     cases: int
+    members: int | None
 
     def read(self, forecast: _Object, target: str, groups: str | None) -> tuple[Frame, Forecast]:
         """Read a forecast like those of the training.

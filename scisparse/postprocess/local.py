@@ -167,7 +167,7 @@ class _Fit:
 
 
 class _Ridge(NamedTuple):
-    """Of every target: dual weights ``[K, P, S]``, signals of blocks left out ``[K, S, P]``.
+    """Dual weights ``[K, P, S]`` and signals of blocks left out ``[K, S, P]``, of every target.
 
     In single precision: they are what takes most memory.
     """

@@ -61,7 +61,7 @@ class Training:
     distribution
         Family to fit.
     options
-        Of training by gradient descent.
+        Options of training by gradient descent.
     progress
         Whether to show a progress bar.
     """

@@ -47,7 +47,7 @@ def fit_unet_local(
 
 
 def _last(time: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
-    """Which cases belong to the last `share` of the times: at least one, and not all."""
+    """True at the cases of the last `share` of the times: at least one, and not all."""
     times = np.unique(time)
     count = min(max(1, round(share * len(times))), len(times) - 1)
     last: NDArray[np.bool_] = time >= times[-count]
@@ -64,19 +64,24 @@ class _Cases:
     def __init__(
         self, shared: SharedFit, forecast: Forecast, standard: Standard, start: LocalRegression
     ) -> None:
-        folds, seen = shared.folds, shared.standard
-        location = (folds.mean + folds.std * start.location - seen.mean) / seen.std
+        folds, standard_of_points = shared.folds, shared.standard
+        location = (
+            folds.mean + folds.std * start.location - standard_of_points.mean
+        ) / standard_of_points.std
         rho, sigma = float(start.model.rho), float(start.model.sigma)
         shape = np.sqrt(np.maximum(1 - rho + rho * folds.spread, 0.0))
         self.anomalies = _tensor(np.nan_to_num(standard.predictors(forecast)).transpose(0, 2, 1))
         self.spread = _tensor(standard.spread(forecast))
-        target, scale = seen.target(shared.observed), sigma * shape * folds.std / seen.std
+        target, scale = (
+            standard_of_points.target(shared.observed),
+            sigma * shape * folds.std / standard_of_points.std,
+        )
         present = np.isfinite(location) & np.isfinite(target)
         self.location, self.target, self.scale = (
             _tensor(np.where(present, a, fill))
             for a, fill in ((location, 0.0), (target, 0.0), (scale, 1.0))
         )
-        self.mean, self.std = _tensor(seen.mean), _tensor(seen.std)
+        self.mean, self.std = _tensor(standard_of_points.mean), _tensor(standard_of_points.std)
         self.weights = _tensor(present * (shared.weights / shared.weights.mean()))
         self.points = torch.from_numpy(shared.points)
 

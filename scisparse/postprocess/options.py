@@ -27,7 +27,7 @@ class Options:
     batch_size
         Cases a step.
     learning_rate, weight_decay
-        Of AdamW.
+        Step size and weight decay of AdamW.
     smoothness
         Weight of the penalty on differences between the heads of neighbouring points.
 

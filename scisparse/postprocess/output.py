@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scisparse.arrays import Frame, find_axes
 from scisparse.errors import OptionError
 from scisparse.losses import Distribution
+from scisparse.losses.rising import exceedance_thresholds, quantile_levels
 from scisparse.postprocess.samples import as_field, case_dims
 
 __all__ = ["Predicted"]
@@ -26,6 +27,8 @@ _OF_VALUES = (
     "ensemble_members", "long_name", "missing_value", "scale_factor", "valid_max", "valid_min",
     "valid_range",
 )  # fmt: skip
+# Attributes that tell about the target, and so not about its probabilities.
+_OF_TARGET = ("standard_name", "units")
 # scisparse.verification reads it: such members are no random draws.
 _MEMBERS_ARE = {"ensemble_members": "equidistant quantiles"}
 
@@ -87,27 +90,35 @@ class Predicted:
         OptionError
             There is no level, one is not strictly between 0 and 1, or they do not strictly rise.
         """
-        try:
-            probabilities = np.asarray(levels, dtype=np.float64)
-        except (TypeError, ValueError):
-            probabilities = np.empty(0)
-        inside = (probabilities > 0) & (probabilities < 1)
-        if probabilities.ndim != 1 or probabilities.size == 0 or not inside.all():
-            given = " ".join(repr(levels).split())  # of one line, also for a long array
-            raise OptionError(
-                f"`quantiles` (={given}) must be a list of numbers strictly between 0 and 1, "
-                "such as [0.1, 0.5, 0.9]"
-            )
-        if not (np.diff(probabilities) > 0).all():
-            raise OptionError(
-                f"`quantiles` (={probabilities.tolist()}) must strictly rise, as scores need them; "
-                f"give {np.unique(probabilities).tolist()}"
-            )
+        probabilities = quantile_levels(levels)
         array = self._wrap(
             self._quantile(probabilities), ["quantile"], f"quantiles of the corrected {self.target}"
         )
         coordinate = ("quantile", probabilities, {"long_name": "probability", "units": "1"})
         return self._dataset({f"{self.target}_quantile": array.assign_coords(quantile=coordinate)})
+
+    def exceedance(self, thresholds: Sequence[float] | FloatArray) -> xr.Dataset:
+        """Probabilities of more than each threshold: ``<target>_probability``, dim ``threshold``.
+
+        1 - F(threshold), where F is the predicted cumulative distribution function: a threshold at
+        the bound of a censored normal distribution is exceeded by what lies above the bound.
+
+        Raises
+        ------
+        OptionError
+            There is no threshold, one is not finite, or they do not strictly rise.
+        """
+        values = exceedance_thresholds(thresholds)
+        limits = torch.from_numpy(values)[:, None, None]
+        upto: FloatArray = self.distribution.cdf(limits, *self._tensors()).numpy()
+        what = f"probability that the corrected {self.target} exceeds the threshold"
+        array = self._wrap(1.0 - upto, ["threshold"], what)
+        told = {name: array.attrs[name] for name in _OF_TARGET if name in array.attrs}
+        coordinate = ("threshold", values, {"long_name": f"threshold of {self.target}", **told})
+        kept = {name: value for name, value in array.attrs.items() if name not in _OF_TARGET}
+        array = array.assign_coords(threshold=coordinate)
+        array.attrs = {**kept, "units": "1"}
+        return self._dataset({f"{self.target}_probability": array})
 
     def members(self) -> xr.Dataset:
         """As many members as the forecast has: its ranks at every point, the corrected values.

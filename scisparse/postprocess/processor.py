@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 import scisparse.arrays as arrays
 from scisparse.errors import CheckpointError, DataError, OptionError
 from scisparse.grids import grid_from_dict
-from scisparse.losses import Distribution
 from scisparse.losses import distribution as distribution_of
 from scisparse.postprocess.checkpoint import check_spec, read_checkpoint, write_checkpoint
 from scisparse.postprocess.fitted import Fitted
@@ -26,6 +25,7 @@ from scisparse.postprocess.samples import (
     Forecast,
     as_field,
     cell_areas,
+    check_bound,
     predictor_units,
     read_forecast,
     read_observed,
@@ -60,9 +60,10 @@ class PostProcessor:
         Coordinate along the members whose values tell groups apart, such as the models of a
         multi-model ensemble; each group is corrected on its own.
     options
-        Of the training.
+        Options of training by gradient descent, a `scisparse.postprocess.Options`; ``None``: its
+        defaults. Only ``"unet_local"`` is trained so.
     seed
-        Of everything random; the same seed gives the same bits.
+        Random seed; the same one gives the same bits.
     progress
         Whether to show a progress bar.
 
@@ -82,7 +83,7 @@ class PostProcessor:
     >>> data = simulated_ensemble((8, 16), times=40, members=5)
     >>> model = PostProcessor("emos", target="temperature")
     >>> model.fit(data.isel(time=slice(0, 30)), data["observed"])
-    PostProcessor('emos', target='temperature', fitted on 30 cases, LatLonGrid(8 x 16, ...))
+    PostProcessor('emos', target='temperature', fitted on 30 cases of 5 members, LatLonGrid(...))
     >>> corrected = model.predict(data.isel(time=slice(30, None)))
     >>> sorted(corrected.data_vars)
     ['temperature_mean', 'temperature_std']
@@ -122,11 +123,14 @@ class PostProcessor:
         ----------
         forecast
             Variable `target` with dims time and grid, and members if it is an ensemble, in any
-            order; other variables of a Dataset on the same grid are predictors. Further dims, such
-            as lead time, are more cases.
+            order; other variables of a Dataset on the same grid are predictors. The dim of the
+            members has CF ``standard_name`` ``realization`` or ``axis`` E, or is named ``member``,
+            ``members``, ``realization``, ``realisation``, ``number``, ``ensemble``, ``ens`` or
+            ``m``; that of lead times has ``standard_name`` ``forecast_period``, or is named
+            ``lead``, ``lead_time``, ``step``, ``forecast_period``, ``leadtime`` or ``l``. Lead
+            times, and further dims that the observation has too, are more cases.
         observed
-            The truth on the same grid, NaN where missing; without the further dims, it holds for
-            all of them.
+            The truth on the same grid, NaN where missing; without lead times, it holds for all.
 
         Returns
         -------
@@ -137,22 +141,23 @@ class PostProcessor:
         ------
         DataError, GridError
             Grids, units, calendars or dims do not fit, values are infinite or below the bound of
-            the distribution, no times are common or fewer than 3.
+            the distribution, no times are common or fewer than 3, or the forecast has a dim that is
+            none of these.
         """
         forecast, observed = arrays.with_coordinates(forecast), arrays.with_coordinates(observed)
         field = as_field(forecast, self.target, "the forecast")
-        seen = as_field(observed, self.target, "the observation", only=True)
+        seen = as_field(observed, self.target, "the observation", any_name=True)
         units = same_units(field, seen)
         if isinstance(forecast, xr.Dataset) and seen.name != self.target:
             # The truth must not be a predictor of itself.
             forecast = forecast.drop_vars([n for n in forecast.data_vars if n == seen.name])
-        frame = arrays.Frame.of(field, "the forecast")
+        frame, member = arrays.Frame.of(field, "the forecast"), arrays.find_axes(field).member
         frame_seen = arrays.Frame.on(seen, frame.grid, "the observation")
         forecast, seen = align(forecast, field, seen)
         _refuse_truth(forecast, seen, self.target)
         cases = read_forecast(forecast, self.target, frame, self.groups)
         truth = read_observed(seen, self.target, frame_seen, cases.leading)
-        _check_bound(truth, self.distribution, seen)
+        check_bound(truth, self.distribution, seen)
         cases, truth = _usable(cases, truth, self.target)
         training = Training(
             forecast=cases,
@@ -175,6 +180,7 @@ class PostProcessor:
             names=cases.names,
             calendar=calendar_of(field),
             cases=len(truth),
+            members=None if member is None else field.sizes[member],
         )
         return self
 
@@ -184,6 +190,7 @@ class PostProcessor:
         *,
         members: bool = False,
         quantiles: Sequence[float] | FloatArray | None = None,
+        thresholds: Sequence[float] | FloatArray | None = None,
     ) -> xr.Dataset:
         """Correct a forecast.
 
@@ -198,14 +205,18 @@ class PostProcessor:
             ``ensemble_members`` says so.
         quantiles
             Return these quantiles: rising numbers between 0 and 1.
+        thresholds
+            Return the probabilities of exceeding these values: rising numbers in the units of the
+            target. `evaluate` gives their Brier score.
 
         Returns
         -------
         Dataset
             ``<target>_mean`` and ``<target>_std``, with a bounded distribution also its parameters
             ``<target>_location`` and ``<target>_scale``; or ``<target>`` with members; or
-            ``<target>_quantile``. Dims, coordinates and attributes as in the forecast. NaN where
-            the forecast is missing, or nothing was observed in training.
+            ``<target>_quantile`` along dim ``quantile``; or ``<target>_probability``, P(target >
+            threshold), along dim ``threshold``. Dims, coordinates and attributes as in the
+            forecast. NaN where the forecast is missing, or nothing was observed in training.
 
         Raises
         ------
@@ -213,11 +224,27 @@ class PostProcessor:
             Not fitted, or grid, units, calendar, variables or groups differ from those of the
             training; both are named.
         OptionError
-            `members` and `quantiles` are both asked for, or cannot be given.
+            More than one of `members`, `quantiles` and `thresholds` is asked for, or it cannot be
+            given.
+
+        Examples
+        --------
+        >>> from scisparse.datasets import simulated_ensemble
+        >>> data = simulated_ensemble((8, 16), times=40, members=5)
+        >>> model = PostProcessor("emos", target="temperature").fit(data, data["observed"])
+        >>> warm = model.predict(data, thresholds=[290.0, 300.0])["temperature_probability"]
+        >>> warm.dims
+        ('threshold', 'time', 'lat', 'lon')
         """
         fitted = self._require_fit()
-        if members and quantiles is not None:
-            raise OptionError("`members` and `quantiles` are both given; ask for one of them")
+        asked = {
+            "members": members,
+            "quantiles": quantiles is not None,
+            "thresholds": thresholds is not None,
+        }
+        several = [f"`{name}`" for name, given in asked.items() if given]
+        if len(several) > 1:
+            raise OptionError(f"{' and '.join(several)} are given together; ask for one of them")
         forecast = arrays.with_coordinates(forecast)
         frame, cases = fitted.read(forecast, self.target, self.groups)
         location, scale = fitted.apply(cases)
@@ -226,6 +253,8 @@ class PostProcessor:
             result = predicted.members()
         elif quantiles is not None:
             result = predicted.quantiles(quantiles)
+        elif thresholds is not None:
+            result = predicted.exceedance(thresholds)
         else:
             result = predicted.moments()
         action = f"corrected by scisparse {_version()} (PostProcessor, method {self.method})"
@@ -258,6 +287,7 @@ class PostProcessor:
             "names": list(fitted.names),
             "calendar": fitted.calendar,
             "cases": fitted.cases,
+            "members": fitted.members,
             "versions": {"scisparse": _version(), "torch": str(torch.__version__)},
         }
         write_checkpoint(path, tensors, spec)
@@ -300,6 +330,7 @@ class PostProcessor:
                 names=tuple(spec["names"]),
                 calendar=spec["calendar"],
                 cases=spec["cases"],
+                members=spec["members"],
             )
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -317,7 +348,9 @@ class PostProcessor:
     def __repr__(self) -> str:
         state = "not fitted"
         if self._fitted is not None:
-            state = f"fitted on {self._fitted.cases} cases, {self._fitted.grid!r}"
+            count = self._fitted.members
+            members = "without members" if count is None else f"of {count} members"
+            state = f"fitted on {self._fitted.cases} cases {members}, {self._fitted.grid!r}"
         return f"PostProcessor({self.method!r}, target={self.target!r}, {state})"
 
 
@@ -333,19 +366,6 @@ def _refuse_truth(forecast: xr.Dataset | xr.DataArray, seen: xr.DataArray, targe
                 f"variable {name!r} of the forecast has the values of the observation; the truth "
                 f"cannot be a predictor of itself: drop it with forecast.drop_vars({name!r})"
             )
-
-
-def _check_bound(truth: FloatArray, distribution: Distribution, seen: xr.DataArray) -> None:
-    """Raise when something was observed that cannot be, according to the distribution."""
-    lower = getattr(distribution, "lower", -np.inf)
-    below = int((truth < lower).sum())
-    if below:
-        name = "" if seen.name is None else f" {str(seen.name)!r}"
-        raise DataError(
-            f"the observation{name} has {below} values below {lower:g}, down to "
-            f"{np.nanmin(truth):.4g}, where {distribution.name!r} has none; raise them with "
-            f".clip(min={lower:g}), or use distribution='normal'"
-        )
 
 
 def _is_seed(seed: object) -> bool:

@@ -9,15 +9,18 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.arrays import Axes, Frame, check_object, check_units, find_axes
+from scisparse.arrays import Axes, Frame, check_object, find_axes
 from scisparse.errors import DataError
 from scisparse.grids import Grid
+from scisparse.losses import Distribution
+from scisparse.units import check_units
 
 __all__ = [
     "Forecast",
     "as_field",
     "case_dims",
     "cell_areas",
+    "check_bound",
     "predictor_units",
     "read_forecast",
     "read_observed",
@@ -83,7 +86,7 @@ class Forecast:
         )
 
 
-def as_field(data: _Object, target: str, what: str, *, only: bool = False) -> xr.DataArray:
+def as_field(data: _Object, target: str, what: str, *, any_name: bool = False) -> xr.DataArray:
     """Pick variable `target` of a Dataset, or take a DataArray of that name, or of none.
 
     Parameters
@@ -94,22 +97,22 @@ def as_field(data: _Object, target: str, what: str, *, only: bool = False) -> xr
         Name of the variable.
     what
         Name of `data` for errors.
-    only
-        Whether another name is taken too, where there is but one variable.
+    any_name
+        Whether another name will do, where there is but one variable.
 
     Raises
     ------
     DataError
-        There is no such variable, those that there are are named; or its values are not numbers.
+        There is no such variable (the error lists those there are), or its values are not numbers.
     """
     check_object(data, what)
     field = data if isinstance(data, xr.DataArray) else data.get(target)
-    if field is None and only and len(data.data_vars) == 1:
+    if field is None and any_name and len(data.data_vars) == 1:
         field = next(iter(data.data_vars.values()))
     if field is None:
         names = ", ".join(repr(str(name)) for name in data.data_vars) or "none"
         raise DataError(f"{what} has no variable {target!r} among {names}; name or select one")
-    if not only and field.name not in (None, target):
+    if not any_name and field.name not in (None, target):
         raise DataError(
             f"{what} is {str(field.name)!r} but {target!r} is needed; give that variable, or "
             "rename this one"
@@ -181,6 +184,24 @@ def read_observed(
     values = _finite(frame.values(observed, list(leading)), name, "the observation")
     values = np.broadcast_to(values, (*leading.values(), *frame.grid.shape))
     return values.reshape(-1, frame.grid.size)
+
+
+def check_bound(truth: FloatArray, distribution: Distribution, seen: xr.DataArray) -> None:
+    """Raise when something was observed that cannot be, according to the distribution.
+
+    Raises
+    ------
+    DataError
+        Values are below its bound; their number and the lowest are named.
+    """
+    lower = getattr(distribution, "lower", -np.inf)
+    below = int((truth < lower).sum())
+    if below:
+        raise DataError(
+            f"the observation{_quoted(seen)} has {below} values below {lower:g}, down to "
+            f"{np.nanmin(truth):.4g}, where {distribution.name!r} has none; raise them with "
+            f".clip(min={lower:g}), or use distribution='normal'"
+        )
 
 
 def case_dims(axes: Axes) -> list[str]:

@@ -45,9 +45,9 @@ class Standard:
     Attributes
     ----------
     mean, std
-        Of the observation, ``[P]``; NaN where it was never observed.
+        Statistics of the observation, ``[P]``; NaN where it was never observed.
     forecast_mean, forecast_std
-        Of groups and other predictors, ``[F, P]``; the spread of a constant is infinite.
+        Statistics of groups and other predictors, ``[F, P]``; the spread of a constant is infinite.
     forecast_variance
         Mean variance over the members of each group, ``[G, P]``; 0 where it is not known.
     """

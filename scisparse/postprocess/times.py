@@ -6,7 +6,7 @@ from typing import Any
 
 import xarray as xr
 
-from scisparse.arrays import Axes, find_axes
+from scisparse.arrays import Axes, find_axes, find_dim
 from scisparse.errors import DataError
 from scisparse.times import check_stamps, check_starts
 
@@ -35,8 +35,8 @@ def align(
     ------
     DataError
         There is no time dim, a time repeats, calendars or kinds of time differ, the forecast has
-        starts and the observation valid times, no time is common or some nearly match, or the
-        observation has dims of its own; all values are named.
+        starts and the observation valid times, no time is common or some nearly match, or one has
+        dims of its own; all values are named. Of the forecast, lead times may be.
     """
     axes = find_axes(field), find_axes(observed)
     first, second = (_time_dim(a, what) for a, what in zip(axes, _NAMES, strict=True))
@@ -53,6 +53,7 @@ def align(
             f"no common times: the forecast has {ranges[0]}, the observation {ranges[1]}; select "
             "overlapping periods, and give both the same stamps (of day or month)"
         )
+    _check_own(field, axes[0].extra, observed)
     observed = observed.isel({second: indexes[1].get_indexer(common)})
     if first != second:
         observed = observed.drop_vars(first, errors="ignore").rename({second: first})
@@ -117,6 +118,21 @@ def _check_repeats(index: Any, dim: str, what: str) -> None:
             f"time {repeated} repeats in {what}; keep one of each, for example with "
             f".drop_duplicates({dim!r})"
         )
+
+
+def _check_own(field: xr.DataArray, extra: tuple[str, ...], observed: xr.DataArray) -> None:
+    """Raise when dims of the forecast alone are no lead times: they may number members."""
+    for dim in extra:
+        if dim in observed.dims or field.sizes[dim] == 1:
+            continue
+        alone = field.isel({other: 0 for other in field.dims if other != dim}, drop=True)
+        if find_dim(alone, "lead") is None and find_dim(alone, "time") is None:
+            raise DataError(
+                f"the forecast has a dim {dim!r} that the observation lacks and whose meaning is "
+                f"not known: rename it if it numbers members, with .rename({dim}='member'), or "
+                f"lead times, {dim}='lead_time'; else give it to the observation, with "
+                f".expand_dims({dim}=forecast[{dim!r}])"
+            )
 
 
 def _match_extra(

@@ -12,6 +12,7 @@ from scisparse.sparsity import communication as communication
 from scisparse.sparsity import curvature as curvature
 from scisparse.sparsity import gates as gates
 from scisparse.sparsity import growth as growth
+from scisparse.sparsity import importance as importance
 from scisparse.sparsity import link_prediction as link_prediction
 from scisparse.sparsity import probes as probes
 from scisparse.sparsity import proximal as proximal
@@ -32,6 +33,7 @@ __all__ = [
     "curvature",
     "gates",
     "growth",
+    "importance",
     "link_prediction",
     "probes",
     "proximal",

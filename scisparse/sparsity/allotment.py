@@ -4,13 +4,71 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from scisparse.sparsity import budgets
 from scisparse.sparsity.budgets import Budget
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.target import Rules, Target
 
-__all__ = ["allot"]
+__all__ = ["Allotment", "allot"]
+
+
+@dataclass
+class Allotment:
+    """Weights of each target while sparsity changes.
+
+    Parameters
+    ----------
+    targets, budget, rules
+        As in :func:`allot`.
+    final
+        Sparsity at the end; ``None`` where only far slots move.
+    moves
+        Whether connections move at a steady number: then each layer keeps what it was given as
+        long as the sparsity stays the same.
+    now
+        Sparsity that was asked for last.
+    """
+
+    targets: Sequence[Target]
+    budget: Budget
+    final: float | None
+    rules: Rules
+    moves: bool
+    now: float = 0.0
+
+    def at(self, sparsity: float) -> list[int]:
+        """Weights that each target keeps at a sparsity of all."""
+        return allot(self.targets, self.budget, sparsity, self.final or 0.0, self.rules)
+
+    def after(self, sparsity: float) -> list[int]:
+        """Weights that each target has after a change to a sparsity of all."""
+        if self.final is None or (self.moves and sparsity == self.now):
+            return [target.goal for target in self.targets]
+        counts, self.now = self.at(sparsity), sparsity
+        if self.moves:
+            self._aim_at(counts)
+        return counts
+
+    def aim(self) -> None:
+        """Tell learned gates how many weights are to be left in the end."""
+        if self.rules.importance.gating is not None and self.final is not None:
+            self._aim_at(self.at(self.final))
+
+    def _aim_at(self, counts: list[int]) -> None:
+        for target, count in zip(self.targets, counts, strict=True):
+            target.goal = count
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sparsity of now and the aim of each target."""
+        return {"now": self.now, "goals": {t.name: t.goal for t in self.targets}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self.now = state["now"]
+        self._aim_at([state["goals"][target.name] for target in self.targets])
 
 
 def allot(

@@ -164,7 +164,7 @@ class AttentionTarget(EdgeTarget):
         """Scores of edges are made of what backward passes know, whatever the growth."""
         return rules.growth is not None
 
-    def _ears(self) -> list[tuple[Tensor, Callable[..., Any]]]:
+    def _recorders(self) -> list[tuple[Tensor, Callable[..., Any]]]:
         layer = self.layer
 
         def make(inputs: Inputs, grad: Tensor, lse: Tensor, scale: float) -> AttentionPass:
@@ -178,7 +178,7 @@ class AttentionTarget(EdgeTarget):
         self._found = None
 
     def finite(self) -> bool:
-        """Whether gradients of the layer's parameters are, and what it heard."""
+        """Whether gradients of the layer's parameters are, and the passes over its edges."""
         grads = [p.grad for p in self.module.parameters() if p.grad is not None]
         finite = all(bool(torch.isfinite(grad).all()) for grad in grads)
         return finite and all(one.is_finite() for one in self._passes)
@@ -255,8 +255,8 @@ class AttentionTarget(EdgeTarget):
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Drop and grow edges; without a backward pass over the edges of now nothing moves."""
         self._drop_stale()
-        heard = every(bool(self._passes), self._like)
-        return super().change(count, drop, rules) if heard else Move(0, 0)
+        has_passes = every(bool(self._passes), self._like)
+        return super().change(count, drop, rules) if has_passes else Move(0, 0)
 
     def _score(self, rules: Rules) -> Tensor:
         active = self._active().edges
@@ -265,7 +265,7 @@ class AttentionTarget(EdgeTarget):
             return torch.where(z > -normal_bound(_DOUBT), -z, torch.inf)
         weight, effect = average(active.weight.clone()), average(active.effect.clone())
         slope = torch.where(weight > 0, effect / weight, 0)
-        return rules.importance.score(weight, slope)
+        return rules.importance.evaluate(weight, slope)
 
     def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:
         for layer in (self.layer, *self._copies):

@@ -7,13 +7,12 @@ its site and ``v`` the value of its source, two samples are taken of each batch 
     u = sum over the heads of a g . (v - y)                           what the edge would do
     u' = sum over the heads of a (g - mean of g) . (v - mean of v)    what its source tells
 
-with means over the batch.
-For ``S`` samples ``z = sum(u) / sqrt(sum(u^2))`` is close to a standard normal where there is
-nothing (Rao's score test with the empirical Fisher information), and far below 0 where the loss
-would fall. An edge passes by the larger one of its two ``z``. The first alone passes wherever
-attention blurs a site, as any further source dilutes the row; the second is 0, in the mean, for
-sources that do not go along with what the site lacks. None is below ``-sqrt(S)``: with few samples
-nothing stands out.
+with means over the batch. For ``S`` samples ``z = sum(u) / sqrt(sum(u^2))`` is close to a standard
+normal where there is nothing (Rao's score test with the empirical Fisher information), and far
+below 0 where the loss would fall. An edge passes by the larger one of its two ``z``. The first
+alone passes wherever attention blurs a site, as any further source dilutes the row; the second is
+0, in the mean, for sources that do not go along with what the site lacks. None is below
+``-sqrt(S)``: with few samples nothing stands out.
 """
 
 from __future__ import annotations

@@ -38,7 +38,13 @@ from scisparse.kernels.graph_attention.primitives import run_sddmm, run_segment_
 from scisparse.kernels.graph_attention.reference import Inputs
 from scisparse.layers.edges import BiasWeights
 from scisparse.pattern import Pattern
-from scisparse.sparsity.candidates import CandidateEdges, Chunk, Listed
+from scisparse.sparsity.candidates import (
+    CandidateEdges,
+    Chunk,
+    Listed,
+    is_finite_at,
+    missing_as_nan,
+)
 
 __all__ = [
     "ActiveEdges",
@@ -63,16 +69,26 @@ class AttentionPass(NamedTuple):
     pattern: Pattern  #: of the layer
 
     def kept(self) -> AttentionPass:
-        """Copy what may be written over later: compiled code uses memory again."""
+        """Copy what may be written over later: compiled code uses memory again.
+
+        Sites without edges and sources that none reads may be missing, as over land: they are NaN
+        then, and so is the effect of the candidates that would join them.
+        """
 
         def copied(tensor: Tensor) -> Tensor:
             return tensor.detach().clone()
 
         q, k, v, *rest = self.inputs
+        sites, sources = self._used()
         parts = (None if t is None else copied(t) for t in rest)
         learned = BiasWeights(*(None if t is None else copied(t) for t in self.learned))
         return self._replace(
-            inputs=Inputs(copied(q), copied(k), copied(v), *parts),
+            inputs=Inputs(
+                missing_as_nan(q.detach(), sites),
+                missing_as_nan(k.detach(), sources),
+                missing_as_nan(v.detach(), sources),
+                *parts,
+            ),
             grad=copied(self.grad),
             lse=copied(self.lse),
             learned=learned,
@@ -94,9 +110,18 @@ class AttentionPass(NamedTuple):
         return self._replace(grad=grad, inputs=self.inputs._replace(v=v))
 
     def is_finite(self) -> bool:
-        """Whether gradients, queries, keys and values are."""
-        tensors = (self.grad, *self.inputs[:3])
-        return all(bool(torch.isfinite(t).all()) for t in tensors)
+        """Whether gradients are, and queries, keys and values that edges join."""
+        sites, sources = self._used()
+        q, k, v = self.inputs[:3]
+        parts = ((q, sites), (k, sources), (v, sources))
+        return bool(self.grad.isfinite().all()) and all(is_finite_at(*part) for part in parts)
+
+    def _used(self) -> tuple[Tensor, Tensor]:
+        """Which sites have an edge, and which sources are read, booleans ``[M]``, ``[N]``."""
+        sources = torch.zeros(self.pattern.num_sources, dtype=torch.bool)
+        sources[self.pattern.col.long()] = True
+        device = self.grad.device
+        return (self.pattern.fan_in > 0).to(device), sources.to(device)
 
 
 class ActiveEdges(NamedTuple):

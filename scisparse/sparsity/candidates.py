@@ -13,22 +13,58 @@ from scisparse.errors import PatternError
 from scisparse.kernels.gather_matmul import edge_outer
 from scisparse.layers.rewiring import match_edges
 from scisparse.pattern import Pattern
+from scisparse.sparsity.distances import distance_on_grids
 from scisparse.sparsity.select import best_of_groups
 
-__all__ = ["AllPairs", "CandidateEdges", "Chunk", "Listed", "Pass"]
+__all__ = [
+    "AllPairs",
+    "CandidateEdges",
+    "Chunk",
+    "Listed",
+    "Pass",
+    "is_finite_at",
+    "missing_as_nan",
+]
 
 _NUMBERS_AT_ONCE = 1 << 22
 
 
 class Pass(NamedTuple):
-    """Sources ``[B, N, C]`` and gradient at the sites ``[B, M, O]`` of one backward pass."""
+    """Sources ``[B, N, C]`` and gradient at the sites ``[B, M, O]`` of one backward pass.
+
+    Sources that no edge reads, ``~read [N]``, may be missing, as over land: they are NaN then, and
+    so are the gradients of the candidates that would read them.
+    """
 
     x: Tensor
     grad: Tensor
+    read: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, grad: Tensor, col: Tensor) -> Pass:
+        """What a layer with edges from the sources `col` has multiplied."""
+        read = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
+        read[col.long()] = True
+        return cls(missing_as_nan(x.detach(), read), grad.detach(), read)
 
     def is_finite(self) -> bool:
-        """Whether all numbers are."""
-        return all(bool(torch.isfinite(t).all()) for t in self)
+        """Whether gradients and the sources that are read are."""
+        return bool(self.grad.isfinite().all()) and is_finite_at(self.x, self.read)
+
+
+def missing_as_nan(values: Tensor, used: Tensor) -> Tensor:
+    """Copy ``[B, n, ...]`` with NaN for what is not finite at points that are not `used`, ``[n]``.
+
+    Infinity would not do: of an overflow on land it would make the largest of all gradients.
+    """
+    there = used.reshape(-1, *[1] * (values.dim() - 2))
+    return values.masked_fill(~(values.isfinite() | there), torch.nan)
+
+
+def is_finite_at(values: Tensor, used: Tensor) -> bool:
+    """Whether ``[B, n, ...]`` is finite at all points that are `used`, booleans ``[n]``."""
+    there = used.reshape(-1, *[1] * (values.dim() - 2))
+    return bool((values.isfinite() | ~there).all())
 
 
 @dataclass(frozen=True)
@@ -99,7 +135,7 @@ class Listed:
             first = last
 
     def gradients(self, chunk: Chunk, passes: list[Pass]) -> Tensor:
-        """Gradient with respect to the weight of each candidate, ``[n, C, O]``."""
+        """Gradient with respect to the weight of each candidate, ``[n, C, O]``; NaN: not known."""
         row_ptr = self.pattern.row_ptr[chunk.first_site : chunk.last_site + 1] - chunk.first
         device = passes[0].x.device
         row_ptr = row_ptr.to(device)
@@ -109,9 +145,11 @@ class Listed:
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
     def distance(self, chunk: Chunk) -> Tensor | None:
-        """Metres between the ends of each candidate, where known."""
-        distance = self.pattern.distance
-        return None if distance is None else distance[chunk.first : chunk.last]
+        """Metres between the ends of each candidate; ``None`` without distances and grids."""
+        if self.pattern.distance is not None:
+            return self.pattern.distance[chunk.first : chunk.last]
+        ends = self.ends(torch.arange(chunk.first, chunk.last))
+        return distance_on_grids(self.pattern, *ends)
 
     def best_of_sites(self, chunk: Chunk, score: Tensor, quota: Tensor) -> Tensor:
         """Places of the ``quota[i]`` highest scores of each site of the chunk, rising."""
@@ -173,7 +211,7 @@ class AllPairs:
             yield Chunk(first, last, first * sources, last * sources)
 
     def gradients(self, chunk: Chunk, passes: list[Pass]) -> Tensor:
-        """Gradient with respect to the weight of each candidate, ``[n, C, O]``."""
+        """Gradient with respect to the weight of each candidate, ``[n, C, O]``; NaN: not known."""
         sites = slice(chunk.first_site, chunk.last_site)
         total = torch.zeros(0)
         for k, p in enumerate(passes):
@@ -182,8 +220,9 @@ class AllPairs:
         return total
 
     def distance(self, chunk: Chunk) -> Tensor | None:
-        """Not known: all pairs have no arrays."""
-        return None
+        """Metres between the ends of each candidate; ``None`` without grids."""
+        ends = self.ends(torch.arange(chunk.first, chunk.last))
+        return distance_on_grids(self.like, *ends)
 
     def best_of_sites(self, chunk: Chunk, score: Tensor, quota: Tensor) -> Tensor:
         """Places of the ``quota[i]`` highest scores of each site of the chunk, rising."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError
-from scisparse.kernels._watch import Watch, watch
 from scisparse.pattern import Pattern
 from scisparse.sparsity.areas import by_area
 from scisparse.sparsity.candidates import CandidateEdges, Chunk
@@ -25,6 +23,7 @@ from scisparse.sparsity.search import Search, norms
 from scisparse.sparsity.select import best, best_of_groups, count_of_groups
 from scisparse.sparsity.structures import ConstantFanIn
 from scisparse.sparsity.target import Move, Rules, Target
+from scisparse.sparsity.watches import Watches
 
 __all__ = ["EdgeTarget"]
 
@@ -80,12 +79,11 @@ class EdgeTarget(Target):
         self.goal = self.count
         self._ever = self._current
         self._passes: list[Any] = []
-        self._watches: list[Watch] = []
+        self._watches = Watches()
         self._started = False  # before, tensors may change their size
         self._momentum: Tensor | None = None
         self._copies: list[Any] = []
         self._audit: AuditState | None = None
-        weakref.finalize(self, _stop, self._watches)
         # From now on the layer's buffers are its own, and known by their place in memory.
         self._rewire(candidates.select(self._current), torch.arange(self._current.numel()), None)
         self._pattern = self.layer.pattern
@@ -95,19 +93,19 @@ class EdgeTarget(Target):
     @property
     @abstractmethod
     def block(self) -> int:
-        """Numbers on an edge."""
+        """Weights of one edge."""
 
     @abstractmethod
     def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:
         """Give layer and copies a pattern; `kept` is the old number of each edge, -1 if new."""
 
     @abstractmethod
-    def _ears(self) -> list[tuple[Tensor, Callable[..., Any]]]:
-        """Buffers to watch, and what makes a pass of what is told."""
+    def _recorders(self) -> list[tuple[Tensor, Callable[..., Any]]]:
+        """Index buffers to watch, and what makes a pass of what operators over each report."""
 
     @abstractmethod
     def _gradients(self, chunk: Chunk) -> Tensor:
-        """Gradients of the candidates in a chunk, ``[n, ...]``."""
+        """Gradients of the candidates in a chunk, ``[n, ...]``; NaN: not known."""
 
     @abstractmethod
     def _score(self, rules: Rules) -> Tensor:
@@ -126,7 +124,7 @@ class EdgeTarget(Target):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sites and edges of a site, in the mean, times the numbers on an edge."""
+        """Sites and edges of a site, in the mean, times the weights of one edge."""
         sites = max(1, self.layer.pattern.num_sites)
         return (sites, max(1, round(self.size / sites)))
 
@@ -140,12 +138,12 @@ class EdgeTarget(Target):
 
     @property
     def count(self) -> int:
-        """Numbers on active edges."""
+        """Weights of active edges."""
         return self.active.numel() * self.block
 
     @property
-    def seen(self) -> int:
-        """Numbers on edges that have been active at some time."""
+    def explored(self) -> int:
+        """Weights of edges that have been active at some time."""
         return self._ever.numel() * self.block
 
     @property
@@ -155,38 +153,30 @@ class EdgeTarget(Target):
 
     # -- gradients -------------------------------------------------------------------------------
 
-    def listen(self, gradients: bool) -> None:
-        """Begin or end to keep what backward passes tell; an audit keeps those before."""
+    def record(self, gradients: bool) -> None:
+        """Begin or end to keep backward passes; an audit keeps those before."""
         if not self.in_audit:
             self._forget()
         if not gradients:
             return self.release()
-        ears = self._ears()
-        held = [w.col for w in self._watches]
-        if len(held) != len(ears) or any(h is not e for h, (e, _) in zip(held, ears, strict=True)):
-            self.release()
-            known = weakref.ref(self)  # a sparsifier that is dropped hears nothing more
-
-            def into_passes(make: Callable[..., Any]) -> Callable[..., None]:
-                def seen(*told: Any) -> None:
-                    if (target := known()) is not None:
-                        target._passes.append(make(*told))
-
-                return seen
-
-            self._watches += [watch(buffer, into_passes(make)) for buffer, make in ears]
+        self._watches.start(self._recorders(), self._passes)
 
     def _forget(self) -> None:
-        """Drop what was heard."""
+        """Drop the passes that were kept."""
         self._passes.clear()
 
     def release(self) -> None:
         """End all watches."""
-        _stop(self._watches)
+        self._watches.stop()
+
+    def reattach(self, like: Target) -> None:
+        """Record as the target that this is a copy of."""
+        if isinstance(like, EdgeTarget) and like._watches:
+            self._watches.start(self._recorders(), self._passes)
 
     @property
-    def heard(self) -> bool:
-        """Whether there were backward passes since it began to listen."""
+    def has_gradients(self) -> bool:
+        """Whether there were backward passes since it began to record."""
         return bool(self._passes)
 
     def gather(self, rules: Rules) -> None:
@@ -240,9 +230,11 @@ class EdgeTarget(Target):
     def sparsify(self, count: int, rules: Rules) -> None:
         """Keep edges at random, at first of those that the layer has."""
         self.goal = count
+        edges = round(count / self.block)
         if self._ablation is not None:  # it may use what rounding the fan-in leaves
             self._room = count // self.block
-        edges = round(count / self.block)
+        elif self._units is not None:  # whole units may be more than asked for
+            self._room = min(self.candidates.size, edges + int(self._units.sizes.max()))
         drawn = torch.rand(self.active.numel(), generator=rules.generator)
         if self._units is not None:
             active = self._whole_units(drawn, edges, 0.0, random(), rules)
@@ -332,7 +324,7 @@ class EdgeTarget(Target):
         return Search(
             candidates=self.candidates,
             active=active,
-            seen=self._ever,
+            explored=self._ever,
             gradients=self._gradients if self._passes else None,
             momentum=self._momentum,
             far=self.far,
@@ -392,9 +384,3 @@ class EdgeTarget(Target):
         self._pattern, self._current = self.layer.pattern, active
         self._ever, self._momentum = state["ever"], state["momentum"]
         self._fan_in = state["fan_in"]
-
-
-def _stop(watches: list[Watch]) -> None:
-    for one in watches:
-        one.stop()
-    watches.clear()

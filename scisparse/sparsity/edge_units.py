@@ -99,7 +99,10 @@ class EdgeUnits:
         growth: Growth,
         generator: torch.Generator,
     ) -> Tensor:
-        """Mark the best units besides those kept, until there are so many edges, ``[U]``."""
+        """Mark the best units besides those kept, until there are so many edges, ``[U]``.
+
+        Where one edge may not grow, its unit may not.
+        """
         total = torch.zeros(self.sizes.shape, dtype=torch.float64)
         count = torch.zeros(self.sizes.shape, dtype=torch.int64)
         for chunk in self.candidates.chunks(search.numbers):
@@ -108,7 +111,7 @@ class EdgeUnits:
             unit = self.of(torch.arange(chunk.first, chunk.last)[may])
             total.index_add_(0, unit, score[may])
             count += torch.bincount(unit, minlength=count.numel())
-        means = torch.where((count > 0) & ~kept, total / count, -torch.inf)
+        means = torch.where((count == self.sizes) & ~kept, total / count, -torch.inf)
         return self.best(means, max(0, edges - int(self.sizes[kept].sum())))
 
 

@@ -153,7 +153,7 @@ class Audit(AuditState):
 
     def add(self, passes: list[Pass]) -> None:
         """Add the samples of one step."""
-        for x, grad in passes:
+        for x, grad, _ in passes:
             for first in range(0, self.rows.numel(), _EDGES_AT_ONCE):
                 part = slice(first, first + _EDGES_AT_ONCE)
                 u = x[:, self.source[part].to(x.device)].double()
@@ -183,9 +183,9 @@ def outstanding(significance: float) -> Growth:
     """
 
     def score(candidates: Candidates) -> Tensor:
-        size, site = candidates.gradient, candidates.site
-        assert size is not None
-        assert site is not None
+        assert candidates.gradient is not None
+        assert candidates.site is not None
+        size, site = candidates.gradient.clamp(min=0), candidates.site  # 0: a source is missing
         sites = int(site[-1]) + 1 if site.numel() else 0
         count = torch.bincount(site, minlength=sites)
         squares = torch.zeros(sites).index_add_(0, site, size.square())

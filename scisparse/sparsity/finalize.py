@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 import warnings
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 from scisparse.errors import BackendError, OptionError
 from scisparse.layers.linear import SparseLinear
 from scisparse.sparsity import optimizer_state
+from scisparse.sparsity.ablation import remove_neurons
 from scisparse.sparsity.attended import AttentionTarget
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.names import choice
@@ -23,6 +25,8 @@ from scisparse.sparsity.rewired import RewiredTarget
 from scisparse.sparsity.target import Target
 
 __all__ = ["FORMS", "Form", "check_form", "finalize_layers"]
+
+logger = logging.getLogger("scisparse.sparsity")
 
 #: What a pruned linear layer may become; ``"auto"`` measures and takes the fastest.
 FORMS = ("auto", "condensed", "dense", "csr", "bsr", "2:4")
@@ -69,7 +73,7 @@ def finalize_layers(
     batch: int,
     optimizer: Optimizer | None = None,
 ) -> tuple[nn.Module, list[Form]]:
-    """Give every layer its last form.
+    """Remove idle neurons, and give every layer its last form.
 
     Parameters
     ----------
@@ -90,6 +94,12 @@ def finalize_layers(
     tuple
         The model and what became of each layer.
     """
+    for target in targets:
+        target.enforce()
+    removed = remove_neurons(model)
+    for target in targets if removed else []:
+        target.refresh(model)
+    logger.info("removed %d idle neurons", removed)
     forms = []
     for target in targets:
         path = target.name.rpartition(".")[0]
@@ -106,6 +116,8 @@ def finalize_layers(
             forms.append(form)
         else:
             forms.append(Form(target.name, "dense", {}))
+    for form in forms:
+        logger.info("%s", form)
     return model, forms
 
 

@@ -44,9 +44,9 @@ class GatedTarget(MaskedTarget):
 
     with n weights to keep of N: the price :math:`\lambda` of an open gate rises until the wanted
     sparsity is met, and is 0 from then on, so that no penalty has to be tuned (Gallego-Posada et
-    al. 2022). Changes close
-    the least open gates for good, the last of them down to n. The end of training multiplies the
-    weights by their settled gates, of which some may be 0: then fewer are left.
+    al. 2022). Changes close the least open gates for good, the last of them down to n. The end of
+    training multiplies the weights by their settled gates, of which some may be 0: then fewer are
+    left.
 
     Until then the weight is a parametrization: in the model's ``state_dict`` it is called
     ``parametrizations.<name>.original``.

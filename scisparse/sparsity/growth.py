@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from scisparse.sparsity.link_prediction import Links
 __all__ = [
     "Candidates",
     "Growth",
+    "Rule",
     "cannistraci_hebb",
     "distance_prior",
     "gradient",
@@ -34,31 +35,32 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a rule may look at; all ``[n]``.
+    """What a rule may look at; tensors are ``[n]``, and ``None`` unless the rule needs them.
 
     Parameters
     ----------
-    gradient
-        Size of the loss's gradient with respect to the candidate's weight, which is 0 now;
-        ``None`` for rules that do not need it.
-    momentum
-        Size of the running mean of that gradient, for rules that need it.
-    distance
-        Metres between site and source, where the layer's pattern says so.
-    seen
-        Whether the candidate has been active before, for rules that need it.
-    site_degree, source_degree
-        Edges that its site and its source have now, for rules that need them.
-    site
-        Number of the candidate's site, from 0 on, for rules that need it.
-    links
-        Edges that stay and ends of the candidates, for rules that need them.
-    block
-        Numbers on an edge, of which `gradient` is the root of the sum of squares.
     count
         How many candidates there are, n.
     generator
         Of random numbers, on the CPU.
+    gradient
+        Size of the loss's gradient with respect to the candidate's weight, which is 0 now;
+        -infinity for a candidate that must not grow.
+    momentum
+        Size of the running mean of that gradient, likewise.
+    distance
+        Metres between site and source; ``None`` also where neither the pattern nor grids say so.
+    explored
+        Whether the candidate has been active before, booleans.
+    site_degree, source_degree
+        Edges that its site and its source have now, int64.
+    site
+        Number of the candidate's site, counted from the first site of this chunk, not of the
+        layer, int64.
+    links
+        Edges that stay and ends of the candidates.
+    block
+        Weights of one edge, of which `gradient` is the root of the sum of squares.
     """
 
     count: int
@@ -66,7 +68,7 @@ class Candidates:
     gradient: Tensor | None = None
     momentum: Tensor | None = None
     distance: Tensor | None = None
-    seen: Tensor | None = None
+    explored: Tensor | None = None
     site_degree: Tensor | None = None
     source_degree: Tensor | None = None
     site: Tensor | None = None
@@ -89,27 +91,96 @@ def _need(values: _Known | None, what: str) -> _Known:
 
 @dataclass(frozen=True)
 class Growth:
-    """A rule and what it needs.
+    """A rule and what it needs: costly things are made for rules that declare them.
 
-    With `extra` above 0 weights keep their values while they are not in use, and for each one in
-    use so many more are trained: see :func:`superset`, of which `penalty` is a parameter, too.
+    Parameters
+    ----------
+    name
+        For messages.
+    score
+        Takes :class:`Candidates` and returns a score of each, ``[n]``, larger = sooner, -infinity
+        for never. A call sees whole rows of a layer, not all of them.
+    needs_gradient
+        Whether it reads ``gradient``: backward passes before a change are kept.
+    needs_momentum
+        Whether it reads ``momentum``: all backward passes are kept, and a number for each weight of
+        all candidates.
+    needs_explored
+        Whether it reads ``explored``.
+    needs_distance
+        Whether it reads ``distance``, which layers over patterns alone have.
+    needs_degrees
+        Whether it reads ``site_degree`` and ``source_degree``.
+    needs_sites
+        Whether it reads ``site``, which layers over patterns alone have.
+    needs_links
+        Whether it reads ``links``.
+    extra
+        Above 0 weights keep their values while they are not in use, and for each one in use so many
+        more are trained, see :func:`superset`; `score` is not called.
+    penalty
+        As there.
 
     Examples
     --------
     >>> named("gradient").needs_gradient, named("random").needs_gradient
     (True, False)
+
+    A rule of one's own, by gradient where sources are read seldom:
+
+    >>> import torch
+    >>> from scisparse.layers import SparseLinear
+    >>> from scisparse.sparsity import Sparsifier
+    >>> def seldom_read(candidates):
+    ...     return candidates.gradient / (1 + candidates.source_degree)
+    >>> rule = Growth("seldom_read", seldom_read, needs_gradient=True, needs_degrees=True)
+    >>> layer = SparseLinear(16, 8, fan_in=4)
+    >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    >>> sparsifier = Sparsifier(layer, optimizer, "rigl", growth=rule, total_steps=40)
+    >>> for _ in range(3):
+    ...     loss = (layer(torch.randn(32, 16)) - 1).square().mean()
+    ...     optimizer.zero_grad()
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     sparsifier.step()
+    >>> sparsifier.report().layers[0].churn > 0
+    True
     """
 
     name: str
     score: Callable[[Candidates], Tensor]
     needs_gradient: bool = False
     needs_momentum: bool = False
-    needs_seen: bool = False
+    needs_explored: bool = False
+    needs_distance: bool = False
     needs_degrees: bool = False
     needs_sites: bool = False
     needs_links: bool = False
     extra: float = 0.0
     penalty: float = 0.0
+
+    def evaluate(self, candidates: Candidates) -> Tensor:
+        """Scores of candidates, checked.
+
+        Raises
+        ------
+        OptionError
+            The rule does not return one score for each.
+        """
+        score: object = self.score(candidates)
+        if not isinstance(score, Tensor) or score.shape != (candidates.count,):
+            got = list(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            raise OptionError(
+                f"the rule of `growth` {self.name!r} returned {got} for {candidates.count} "
+                f"candidates; return a tensor [{candidates.count}] of scores, and declare what it "
+                "reads, such as Growth(name, rule, needs_gradient=True): all else is None"
+            )
+        return score
+
+
+#: What may be given as a growth: a name, or a function of :class:`Candidates` that reads nothing
+#: which a `Growth` would have to declare, or a `Growth`.
+Rule: TypeAlias = str | Growth | Callable[[Candidates], Tensor]
 
 
 def random() -> Growth:
@@ -155,9 +226,9 @@ def never_active_first() -> Growth:
         size = _need(candidates.gradient, "gradients").float()
         tiny = torch.finfo(size.dtype).tiny
         # Two ranges, each in the order of the gradient: no sum that would round it away.
-        return torch.where(_need(candidates.seen, "a record"), -1 / (size + tiny), size)
+        return torch.where(_need(candidates.explored, "a record"), -1 / (size + tiny), size)
 
-    return Growth("never_active_first", score, needs_gradient=True, needs_seen=True)
+    return Growth("never_active_first", score, needs_gradient=True, needs_explored=True)
 
 
 def preferential_attachment() -> Growth:
@@ -207,6 +278,9 @@ def cannistraci_hebb() -> Growth:
 def distance_prior(scale: float) -> Growth:
     """By gradient, near candidates first: ``|dL/dw| * exp(-distance / scale)``.
 
+    Distances are those of the pattern, such as one by ``patterns.radius`` or ``nearest``, or else
+    those between the points of its grids.
+
     Parameters
     ----------
     scale
@@ -216,11 +290,15 @@ def distance_prior(scale: float) -> Growth:
         raise OptionError(f"`scale` (={scale}) must be positive, in metres")
 
     def score(candidates: Candidates) -> Tensor:
-        distance = _need(candidates.distance, "distances (build the pattern on a grid)")
+        if candidates.distance is None:
+            raise OptionError(
+                "this growth needs distances, which the layer does not have; build its pattern on "
+                "a grid, or give them: Pattern.from_edge_index(..., distance=...)"
+            )
         size = _need(candidates.gradient, "gradients")
-        return size * torch.exp(-distance / scale)
+        return size * torch.exp(-candidates.distance / scale)
 
-    return Growth("distance_prior", score, needs_gradient=True)
+    return Growth("distance_prior", score, needs_gradient=True, needs_distance=True)
 
 
 def superset(extra: float = 1.0, penalty: float = 1e-4) -> Growth:
@@ -265,10 +343,12 @@ BY_NAME: dict[str, Callable[[], Growth]] = {
 }
 
 
-def named(growth: str | Growth) -> Growth:
-    """Return the growth of a name."""
+def named(growth: Rule) -> Growth:
+    """Return the growth of a name, or of a function that needs nothing."""
     if isinstance(growth, Growth):
         return growth
+    if callable(growth):
+        return Growth(getattr(growth, "__name__", "function"), growth)
     if growth not in BY_NAME:
         from scisparse.sparsity.names import choice
 

@@ -43,7 +43,7 @@ class Importance:
         Of a score that is learned with gates, which `score` does not know.
     by_area
         Whether scores of pattern layers are multiplied by the area of the site's cell.
-    given
+    by_name
         Scores by the name of the weight, in place of `score`.
     """
 
@@ -53,17 +53,34 @@ class Importance:
     sums: bool = False
     gating: Gating | None = None
     by_area: bool = False
-    given: Mapping[str, Tensor] | None = None
+    by_name: Mapping[str, Tensor] | None = None
+
+    def evaluate(self, weight: Tensor, gradient: Tensor | None) -> Tensor:
+        """Scores of weights, checked.
+
+        Raises
+        ------
+        OptionError
+            The function does not return one score for each weight.
+        """
+        score: object = self.score(weight, gradient)
+        if not isinstance(score, Tensor) or score.shape != weight.shape:
+            got = list(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            raise OptionError(
+                f"the function of `score` {self.name!r} returned {got} for weights "
+                f"{list(weight.shape)}; return a tensor of that shape, larger = kept"
+            )
+        return score
 
 
-#: What may be given as a score: a name, a rule, a function of weights and gradients, or scores of
-#: weights by their names.
+#: What `score` of a sparsifier may be: a name, a rule, a function of weights and gradients, or
+#: scores of weights by their names.
 Score: TypeAlias = (
     str | Importance | Callable[[Tensor, Tensor | None], Tensor] | Mapping[str, Tensor]
 )
 
 
-def _given(gradient: Tensor | None) -> Tensor:
+def _needed(gradient: Tensor | None) -> Tensor:
     if gradient is None:
         raise OptionError("this score needs gradients: call loss.backward() before the step")
     return gradient
@@ -141,22 +158,22 @@ def area_weighted(score: Score = "magnitude") -> Importance:
 BY_NAME = {
     "hard_concrete": hard_concrete(),
     "magnitude": Importance("magnitude", lambda w, g: scores.magnitude(w)),
-    "taylor": Importance("taylor", lambda w, g: scores.taylor(w, _given(g)), True),
-    "movement": Importance("movement", lambda w, g: scores.movement(w, _given(g)), True, True),
-    "snip": Importance("snip", lambda w, g: scores.snip(w, _given(g)), True),
-    "mest": Importance("mest", lambda w, g: mest(w, _given(g)), True),
+    "taylor": Importance("taylor", lambda w, g: scores.taylor(w, _needed(g)), True),
+    "movement": Importance("movement", lambda w, g: scores.movement(w, _needed(g)), True, True),
+    "snip": Importance("snip", lambda w, g: scores.snip(w, _needed(g)), True),
+    "mest": Importance("mest", lambda w, g: mest(w, _needed(g)), True),
     "optimal_brain_damage": Importance(
         "optimal_brain_damage",
         # Squared gradients stand for the diagonal of the Fisher matrix, step by step.
-        lambda w, g: curvature.optimal_brain_damage(w, _given(g).square()),
+        lambda w, g: curvature.optimal_brain_damage(w, _needed(g).square()),
         True,
         True,
     ),
 }
 
 
-def _given_by_name(weight: Tensor, gradient: Tensor | None) -> Tensor:
-    raise OptionError("scores given by name are not made of weights")
+def _of_names(weight: Tensor, gradient: Tensor | None) -> Tensor:
+    raise OptionError("scores by the names of weights are not made of weights")
 
 
 def named(score: Score) -> Importance:
@@ -164,7 +181,7 @@ def named(score: Score) -> Importance:
     if isinstance(score, Importance):
         return score
     if isinstance(score, Mapping):
-        return Importance("given", _given_by_name, given=score)
+        return Importance("by name", _of_names, by_name=score)
     if not isinstance(score, str):
         return Importance(getattr(score, "__name__", "function"), score, needs_gradient=True)
     if score not in BY_NAME:

@@ -44,7 +44,7 @@ class MaskedTarget(Target):
         self._sum: Tensor | None = None
         self._momentum: Tensor | None = None
         self._gradient: Tensor | None = None
-        self._listening = False
+        self._recording = False
         self._copies: list[nn.Parameter] = []
         self._fan_in: Tensor | None = None  # of ablated structures
         self._hook = self._mask_gradients()
@@ -66,7 +66,7 @@ class MaskedTarget(Target):
         return int(self.mask.sum())
 
     @property
-    def seen(self) -> int:
+    def explored(self) -> int:
         """Weights that have been active at some time since the model became sparse."""
         return int(self._ever.sum())
 
@@ -85,12 +85,12 @@ class MaskedTarget(Target):
         return hook
 
     @property
-    def heard(self) -> bool:
-        """Whether there was a gradient since it began to listen."""
+    def has_gradients(self) -> bool:
+        """Whether there was a gradient since it began to record."""
         return self._gradient is not None
 
     def _on_gradient(self, grad: Tensor) -> Tensor:
-        if self._listening:
+        if self._recording:
             detached = grad.detach()
             self._gradient = detached if self._gradient is None else self._gradient + detached
         if self.mask.device != grad.device:
@@ -106,9 +106,9 @@ class MaskedTarget(Target):
         """Weights that get a gradient."""
         return self.mask
 
-    def listen(self, gradients: bool) -> None:
+    def record(self, gradients: bool) -> None:
         """Begin or end to keep dense gradients; they are summed over backward passes."""
-        self._listening, self._gradient = gradients, None
+        self._recording, self._gradient = gradients, None
 
     def finite(self) -> bool:
         """Whether the gradients are."""
@@ -125,7 +125,7 @@ class MaskedTarget(Target):
             return
         if rules.importance.sums and grad is not None:
             grad = grad if scale is None else grad / scale
-            step = rules.importance.score(self.parameter.detach(), grad)
+            step = rules.importance.evaluate(self.parameter.detach(), grad)
             self._sum = step if self._sum is None else self._sum + step
         if rules.growth is not None and rules.growth.needs_momentum and self._gradient is not None:
             if self._momentum is None:
@@ -160,8 +160,8 @@ class MaskedTarget(Target):
         return by_area(score, self.pattern, self.name)
 
     def _score(self, rules: Rules) -> Tensor:
-        if rules.importance.given is not None:
-            return rules.importance.given[self.name].to(self.mask.device).float()
+        if rules.importance.by_name is not None:
+            return rules.importance.by_name[self.name].to(self.mask.device).float()
         if rules.importance.sums:
             if self._sum is None:
                 raise OptionError(
@@ -170,7 +170,7 @@ class MaskedTarget(Target):
                 )
             return average(self._sum.clone())
         weight, grad = self.parameter.detach(), self.parameter.grad
-        return average(rules.importance.score(weight, grad).float())
+        return average(rules.importance.evaluate(weight, grad).float())
 
     def contest(self, rules: Rules) -> Tensor:
         """Scores by which layers compete; what was pruned stays pruned, whatever its score is."""
@@ -210,10 +210,10 @@ class MaskedTarget(Target):
             generator=rules.generator,
             gradient=None if gradient is None else gradient.reshape(-1),
             momentum=None if self._momentum is None else self._momentum.abs().reshape(-1),
-            seen=self._ever.reshape(-1),
+            explored=self._ever.reshape(-1),
             links=self._links(matrix) if rules.growth.needs_links else None,
         )
-        return rules.growth.score(found).reshape(self.shape).to(self.mask.device)
+        return rules.growth.evaluate(found).reshape(self.shape).to(self.mask.device)
 
     def _links(self, matrix: Tensor) -> Links:
         """Between outputs and all numbers that an output reads, those of a kernel's taps, too."""
@@ -242,6 +242,10 @@ class MaskedTarget(Target):
     def enforce(self) -> None:
         """Set what is not active to 0."""
         self.parameter.masked_fill_(~self.mask.to(self.parameter.device), 0)
+
+    def reattach(self, like: Target) -> None:
+        """Mask the gradients of the copied weight."""
+        self._hook = self._mask_gradients()
 
     def release(self) -> None:
         """Take the hook off."""

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
-from scisparse.patterns.geometry import great_circle
 from scisparse.sparsity.budgets import Budget, Regions
+from scisparse.sparsity.distances import distance_on_grids
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.report import DISTANCE_BINS, LayerReport, RegionReport, Report
@@ -100,7 +100,7 @@ def _measure_one(target: Target, move: Move, labels: SiteLabels | None) -> Layer
         name=target.name,
         size=target.size,
         active=target.count,
-        seen=target.seen,
+        explored=target.explored,
         churn=move.grown / max(1, target.count),
         bytes=target.bytes,
         operations=target.operations,
@@ -233,11 +233,8 @@ def count_distances(pattern: Pattern) -> tuple[int, ...]:
     """Edges in each bin of distance; empty where neither the pattern nor its grids know it."""
     pattern = pattern.to("cpu")
     distance = pattern.distance
-    sites, sources = pattern.site_grid, pattern.source_grid
-    if distance is None and sites is not None and sources is not None:
-        ends = (sites.positions()[pattern.rows()], sources.positions()[pattern.col.long()])
-        chord = np.linalg.norm(ends[0] - ends[1], axis=1)
-        distance = torch.from_numpy(great_circle(chord, sites.spherical))
+    if distance is None:
+        distance = distance_on_grids(pattern, pattern.rows(), pattern.col.long())
     if distance is None:
         return ()
     return tuple(np.histogram(distance.numpy(), DISTANCE_BINS)[0].tolist())

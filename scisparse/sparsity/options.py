@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
-from scisparse.errors import OptionError
+from scisparse.errors import CheckpointError, OptionError
 from scisparse.sparsity import growth, importance, methods
 from scisparse.sparsity.areas import area_of_edges
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
-from scisparse.sparsity.growth import Growth
 from scisparse.sparsity.importance import Score
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.names import choice
@@ -28,6 +28,7 @@ __all__ = [
     "check_parts",
     "check_rules",
     "check_sparsity",
+    "check_state",
     "check_teleconnections",
     "choose_rules",
     "choose_schedule",
@@ -111,7 +112,7 @@ def check_rules(targets: Sequence[Target], rules: Rules, schedule: Schedule) -> 
             f"{schedule!r} rewinds weights, but neither learned gates nor weights in reserve; "
             "choose another schedule, such as Cubic or Steady"
         )
-    given, by_area = rules.importance.given, rules.importance.by_area
+    by_name, by_area = rules.importance.by_name, rules.importance.by_area
     for target in targets:
         pattern = getattr(target.module, "pattern", None)
         if by_area and pattern is not None:
@@ -119,19 +120,19 @@ def check_rules(targets: Sequence[Target], rules: Rules, schedule: Schedule) -> 
             area_of_edges(
                 pattern, target.name, pattern.num_edges if weight is None else len(weight)
             )
-        if given is None:
+        if by_name is None:
             continue
         if not isinstance(target, MaskedTarget):
             raise OptionError(
                 f"`score` is given for weights that stay, and the edges of {target.name} move; "
                 "choose a method that only prunes, such as 'magnitude'"
             )
-        if target.name not in given:
-            raise OptionError(choice("score", target.name, given))
-        if given[target.name].shape != target.parameter.shape:
+        if target.name not in by_name:
+            raise OptionError(choice("score", target.name, by_name))
+        if by_name[target.name].shape != target.parameter.shape:
             raise OptionError(
-                f"`score` of {target.name} has shape {list(given[target.name].shape)}, the weight "
-                f"{list(target.parameter.shape)}"
+                f"`score` of {target.name} has shape {list(by_name[target.name].shape)}, the "
+                f"weight {list(target.parameter.shape)}"
             )
 
 
@@ -174,6 +175,19 @@ def check_budget_names(budget: Budget, targets: list[Target]) -> None:
             raise OptionError(choice("budget", word, [t.name for t in targets]))
 
 
+def check_state(
+    state: Mapping[str, Any], method: methods.Method, targets: Sequence[Target]
+) -> None:
+    """Raise unless a saved state is of this method and these weights."""
+    names = [target.name for target in targets]
+    if state["method"] != method.name or sorted(state["targets"]) != sorted(names):
+        raise CheckpointError(
+            f"the saved state is of method {state['method']!r} on "
+            f"{', '.join(state['targets'])}; this sparsifier is of {method.name!r} on "
+            f"{', '.join(names)}: build it with the same arguments"
+        )
+
+
 def check_optimizer(optimizer: Optimizer | None, targets: list[Target]) -> None:
     """Raise unless the optimizer, if there is one, holds every weight."""
     if optimizer is None:
@@ -191,7 +205,7 @@ def check_optimizer(optimizer: Optimizer | None, targets: list[Target]) -> None:
 def choose_rules(
     method: methods.Method,
     score: Score | None,
-    grows: str | Growth | None,
+    grows: growth.Rule | None,
     seed: int,
     optimizer: Optimizer | None,
 ) -> Rules:

@@ -61,7 +61,7 @@ class LayerReport:
         Weights of the layer with nothing pruned.
     active
         Weights that are not pruned.
-    seen
+    explored
         Weights that have been active at some time since the model became sparse.
     churn
         Fraction of the active weights that the last change brought.
@@ -81,7 +81,7 @@ class LayerReport:
     name: str
     size: int
     active: int
-    seen: int
+    explored: int
     churn: float
     bytes: int
     distances: tuple[int, ...] = ()
@@ -113,7 +113,7 @@ class LayerReport:
         ----------
         Liu, S., et al. (2021). https://doi.org/10.48550/arXiv.2102.02887
         """
-        return self.seen / max(1, self.size)
+        return self.explored / max(1, self.size)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Report:
     >>> regions = RegionReport("sea", 60, 20), RegionReport("land", 40, 5)
     >>> print(Report(10, (LayerReport("weight", 100, 25, 50, 0.2, 400, regions=regions),)))
     after 10 steps: 25 of 100 weights, sparsity 0.7500
-    layer     size   active   sparsity   ever active   churn   FLOPs   bytes
+    layer     size   active   sparsity   exploration   churn   FLOPs   bytes
     weight    100    25       0.7500     0.500         0.200   50      400
       sea     60     20       0.6667
       land    40     5        0.8750
@@ -140,17 +140,37 @@ class Report:
         return 1 - sum(r.active for r in self.layers) / max(1, sum(r.size for r in self.layers))
 
     def efficiency(self, accuracy: float) -> float:
-        """Accuracy, in any unit, for each of these weights that is left; biases do not count.
+        """Parameter efficiency: accuracy for each of these weights that is left.
+
+        Of networks with the same accuracy the one with fewer weights is more efficient. Biases and
+        layers that the sparsifier leaves alone do not count.
+
+        Parameters
+        ----------
+        accuracy
+            In any unit, larger = better.
+
+        Returns
+        -------
+        float
+            In that unit, for one weight.
 
         References
         ----------
         Hoefler, T., Alistarh, D., Ben-Nun, T., Dryden, N., Peste, A. (2021). Sparsity in deep
         learning. https://doi.org/10.48550/arXiv.2102.00554
+
+        Examples
+        --------
+        >>> dense = Report(0, (LayerReport("weight", 1000, 1000, 1000, 0.0, 4000),))
+        >>> sparse = Report(100, (LayerReport("weight", 1000, 100, 150, 0.0, 400),))
+        >>> sparse.efficiency(0.94) / dense.efficiency(0.95)  # accuracies on the test data
+        9.89...
         """
         return accuracy / max(1, sum(layer.active for layer in self.layers))
 
     def __str__(self) -> str:
-        head = ("layer", "size", "active", "sparsity", "ever active", "churn", "FLOPs", "bytes")
+        head = ("layer", "size", "active", "sparsity", "exploration", "churn", "FLOPs", "bytes")
         rows = [head, *(row for layer in self.layers for row in _table_rows(layer))]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = [

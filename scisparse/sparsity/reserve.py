@@ -85,10 +85,10 @@ class ReserveTarget(MaskedTarget):
 
     def _score(self, rules: Rules) -> Tensor:
         """Scores of all weights, those included that are not in use."""
-        if rules.importance.given is not None:
+        if rules.importance.by_name is not None:
             return super()._score(rules)
         everything = self.parameter.detach() + self._rest
-        return average(rules.importance.score(everything, self.parameter.grad).float())
+        return average(rules.importance.evaluate(everything, self.parameter.grad).float())
 
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Use the `count` best weights of all, and train those that come next as well."""

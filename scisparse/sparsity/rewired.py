@@ -49,23 +49,24 @@ class RewiredTarget(EdgeTarget):
 
     @property
     def block(self) -> int:
-        """Numbers on an edge."""
+        """Weights of one edge."""
         return math.prod(self.parameter.shape[1:])
 
     # -- gradients -------------------------------------------------------------------------------
 
-    def _ears(self) -> list[tuple[Tensor, Callable[..., Any]]]:
+    def _recorders(self) -> list[tuple[Tensor, Callable[..., Any]]]:
         """Both edge lists: layers are called over the one, and differentiated over the other."""
+        layer = self.layer  # not the target, which lives on as long as a recorder knows it
         return [
-            (self.layer.col, lambda x, grad: Pass(x.detach(), grad.detach())),
-            (self.layer.col_t, lambda grad, x: Pass(x.detach(), grad.detach())),
+            (layer.col, lambda x, grad: Pass.of(x, grad, layer.col)),
+            (layer.col_t, lambda grad, x: Pass.of(x, grad, layer.col)),
         ]
 
     def _gradients(self, chunk: Chunk) -> Tensor:
         return self.candidates.gradients(chunk, self._passes)
 
     def finite(self) -> bool:
-        """Whether gradients of weights and at sites are."""
+        """Whether gradients of weights and at sites are, and what edges read."""
         grad = self.parameter.grad
         finite = grad is None or bool(torch.isfinite(grad).all())
         return finite and all(one.is_finite() for one in self._passes)
@@ -79,7 +80,7 @@ class RewiredTarget(EdgeTarget):
 
     def _score(self, rules: Rules) -> Tensor:
         weight = self.parameter.detach()
-        score = rules.importance.score(weight, self.parameter.grad)[: self.active.numel()]
+        score = rules.importance.evaluate(weight, self.parameter.grad)[: self.active.numel()]
         return score.float().reshape(score.shape[0], -1).sum(1)
 
     def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:

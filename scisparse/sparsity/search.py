@@ -33,17 +33,18 @@ class Search:
     ----------
     candidates
         All edges that may be.
-    active, seen
+    active, explored
         Rising numbers of those that are, and of those that were at some time.
     gradients
         Gives the gradients of the candidates in a chunk, ``[n, ...]``, since the last change of
-        weights; ``None`` where there are none.
+        weights; ``None`` where there are none. Candidates with NaN, which would read what is
+        missing, are never grown.
     momentum
         Running mean of the gradients of all candidates, ``[n, C, O]``, if there is one.
     far
         Far slots, which alone may be filled then.
     block
-        Numbers on an edge.
+        Weights of one edge.
     numbers
         Numbers that the score of a candidate is made of.
     size
@@ -52,7 +53,7 @@ class Search:
 
     candidates: CandidateEdges
     active: Tensor
-    seen: Tensor
+    explored: Tensor
     gradients: Callable[[Chunk], Tensor] | None
     momentum: Tensor | None
     far: FarSlots | None
@@ -88,25 +89,31 @@ class Search:
     def score(self, chunk: Chunk, growth: Growth, generator: torch.Generator) -> Tensor:
         """Scores of the candidates in a chunk, minus infinity where nothing may grow."""
         found = self._describe(chunk, growth, generator)
-        score = growth.score(found)
+        score = growth.evaluate(found)
         kind = torch.promote_types(score.dtype, torch.float32)
         values = score.to(kind, copy=True)  # it may be what was described
         values[chunk.places(self.active)] = -torch.inf
-        if found.gradient is not None:
-            values[found.gradient == -torch.inf] = -torch.inf
+        for size in (found.gradient, found.momentum):
+            if size is not None:
+                values[size == -torch.inf] = -torch.inf
         if self.far is not None:
             values[~self.far.may_grow(chunk)] = -torch.inf
         return values
 
+    def _sizes(self, gradients: Tensor) -> Tensor:
+        """Sizes ``[n]``, -infinity where a source is missing: an edge would make the site NaN."""
+        size = self.size(gradients)
+        return size.masked_fill(size.isnan(), -torch.inf)
+
     def _describe(self, chunk: Chunk, growth: Growth, generator: torch.Generator) -> Candidates:
         known: dict[str, Any] = {}
         if growth.needs_gradient and self.gradients is not None:
-            known["gradient"] = self.size(average(self.gradients(chunk))).cpu()
+            known["gradient"] = self._sizes(average(self.gradients(chunk))).cpu()
         if self.momentum is not None:
-            known["momentum"] = self.size(self.momentum[chunk.first : chunk.last])
-        if growth.needs_seen:
-            known["seen"] = torch.zeros(chunk.count, dtype=torch.bool)
-            known["seen"][chunk.places(self.seen)] = True
+            known["momentum"] = self._sizes(self.momentum[chunk.first : chunk.last])
+        if growth.needs_explored:
+            known["explored"] = torch.zeros(chunk.count, dtype=torch.bool)
+            known["explored"][chunk.places(self.explored)] = True
         if growth.needs_degrees or growth.needs_sites or growth.needs_links:
             site, source = self.candidates.ends(torch.arange(chunk.first, chunk.last))
             known["site"] = site - chunk.first_site
@@ -118,5 +125,6 @@ class Search:
             pattern = self.candidates.select(self.active)
             sources = torch.bincount(pattern.col.long(), minlength=pattern.num_sources)
             known |= {"site_degree": pattern.fan_in[site], "source_degree": sources[source]}
-        distance = self.candidates.distance(chunk)
-        return Candidates(chunk.count, generator, distance=distance, block=self.block, **known)
+        if growth.needs_distance:
+            known["distance"] = self.candidates.distance(chunk)
+        return Candidates(chunk.count, generator, block=self.block, **known)

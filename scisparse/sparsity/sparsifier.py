@@ -2,50 +2,36 @@
 
 from __future__ import annotations
 
-import logging
+import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 from torch.optim import Optimizer
 
-from scisparse.errors import CheckpointError, OptionError
+from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
-from scisparse.sparsity import methods, structures
-from scisparse.sparsity.ablation import remove_neurons
-from scisparse.sparsity.allotment import allot
+from scisparse.sparsity import methods, options, structures
+from scisparse.sparsity.allotment import Allotment
 from scisparse.sparsity.budgets import Budget
 from scisparse.sparsity.build import masked_target, rewired_target
 from scisparse.sparsity.discovery import Found, check_candidates, check_own, edges_alone, find
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.far import AUDIT_STEPS, SIGNIFICANCE
 from scisparse.sparsity.finalize import Form, check_form, finalize_layers
-from scisparse.sparsity.growth import Growth
+from scisparse.sparsity.growth import Rule
 from scisparse.sparsity.importance import Score
 from scisparse.sparsity.measure import measure
-from scisparse.sparsity.options import (
-    check_audit,
-    check_budget,
-    check_budget_names,
-    check_optimizer,
-    check_parts,
-    check_rules,
-    check_sparsity,
-    check_teleconnections,
-    choose_rules,
-    choose_schedule,
-)
 from scisparse.sparsity.ownership import hold, let_go
-from scisparse.sparsity.ranks import every
+from scisparse.sparsity.progress import Progress
 from scisparse.sparsity.report import Report
 from scisparse.sparsity.rewinding import Rewinding
 from scisparse.sparsity.schedules import Change, Schedule
 from scisparse.sparsity.structures import Structure
-from scisparse.sparsity.target import Move, Target, gather_before_steps, without_passes
+from scisparse.sparsity.target import Target, all_finite, gather_before_steps, without_passes
+from scisparse.sparsity.waiting import warn_of_waiting
 
 __all__ = ["Sparsifier"]
-
-logger = logging.getLogger("scisparse.sparsity")
 
 
 class Sparsifier:
@@ -71,7 +57,11 @@ class Sparsifier:
         of the edges of a pattern layer as it was built, of all pairs for ``SparseLinear``. ``None``
         for methods that regrow: as many edges as pattern layers have now.
     total_steps
-        Steps of the whole training; needed by schedules that are not given.
+        Steps of the whole training, from which the default schedule follows. Connections change
+        every ``min(100, total_steps // 40)`` steps, at least 1, until 75 % of the training, when
+        the sparsity is reached: by ``Steady`` for ``"top_kast"``, ``Cubic`` for ``"gmp"``,
+        ``"movement"`` and ``"l0"``, else ``CosineDrop``. ``"lottery"`` prunes in 10 rounds or
+        fewer; ``"static"`` and ``"magnitude"`` at once, without `total_steps`.
     structure
         What is pruned together: a name, such as ``"constant_fan_in"`` or ``"2:4"``, or one of
         :mod:`scisparse.sparsity.structures`.
@@ -84,7 +74,8 @@ class Sparsifier:
         Which connections go: a name, a function of weights and gradients, or scores by the names of
         the weights, such as those of :mod:`scisparse.sparsity.probes`.
     growth
-        Where they come: a name or one of :mod:`scisparse.sparsity.growth`.
+        Where they come: a name, one of :mod:`scisparse.sparsity.growth`, or a function of
+        ``growth.Candidates``; one that reads gradients or degrees says so in a ``growth.Growth``.
     params
         Names of weights or modules, with ``*``; default: all weights that can be sparse. Edges of
         an attention layer ``attend`` are ``"attend.edges"``: they move where that, or
@@ -93,6 +84,8 @@ class Sparsifier:
         Edges that pattern layers may grow, such as a wider window: a Pattern, for all layers,
         attention of its size among them, or one for each layer name; the edges of the layers join
         them. By default those that they have, and any pair for ``SparseLinear`` and far slots.
+        Growth by gradient or momentum takes no source that is missing (NaN) at that time; leave out
+        those that may be, such as land, with ``restrict(source_mask=...)``.
     teleconnections
         Far slots that each site of a pattern layer gets, without `sparsity`: they alone are
         rewired. When rewiring ends, slots without a significant effect are emptied: see
@@ -133,7 +126,7 @@ class Sparsifier:
         budget: Budget | None = None,
         schedule: Schedule | None = None,
         score: Score | None = None,
-        growth: str | Growth | None = None,
+        growth: Rule | None = None,
         params: Sequence[str] | None = None,
         candidates: Pattern | Mapping[str, Pattern] | None = None,
         teleconnections: int = 0,
@@ -141,37 +134,39 @@ class Sparsifier:
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self.method = methods.named(method)
-        self.sparsity, self.steps = check_sparsity(sparsity), 0
+        self.sparsity, self.progress = options.check_sparsity(sparsity), Progress()
         self.structure = structures.named(structure or self.method.structure)
         # Structures with a sparsity of their own need the same one everywhere.
         default = "uniform" if isinstance(self.structure, structures.NM) else self.method.budget
-        self.budget = check_budget(default if budget is None else budget)
-        self.schedule = choose_schedule(self.method, schedule, total_steps)
-        self.rules = choose_rules(self.method, score, growth, seed, optimizer)
-        self.far = check_teleconnections(teleconnections, self.method, self.rules, sparsity)
+        self.budget = options.check_budget(default if budget is None else budget)
+        self.schedule = options.choose_schedule(self.method, schedule, total_steps)
+        self.rules = options.choose_rules(self.method, score, growth, seed, optimizer)
+        self.far = options.check_teleconnections(teleconnections, self.method, self.rules, sparsity)
         if self.rules.growth is not None:
-            check_audit(self.far, self.schedule, total_steps, AUDIT_STEPS)
+            options.check_audit(self.far, self.schedule, total_steps, AUDIT_STEPS)
         found = find(model, params, candidates)
         check_candidates(found, candidates, self.method, self.rules)
         found = edges_alone(found, self._moves) if sparsity is None else found
         check_own(model, found, self.rules)
         self.targets: list[Target] = []
-        self._pending: Change | None = None
         self.forms: list[Form] = []  #: what became of each layer, after :meth:`finalize`
-        self._moved: dict[str, Move] = {}
-        self._finalized = self._audited = False
+        self._finalized = self._released = False
+        self._waited = 0  # steps for which a change has been due
         self._rewinding = Rewinding(model, optimizer, getattr(self.schedule, "rewind_to", None))
         self._gather: Any = None
         try:
             for one in found:
                 self.targets.append(self._target(one, candidates))
-            check_optimizer(optimizer, self.targets)
-            check_budget_names(self.budget, self.targets)
-            check_parts(self.targets, self.structure, self.budget, self.schedule)
-            check_rules(self.targets, self.rules, self.schedule)
+            options.check_optimizer(optimizer, self.targets)
+            options.check_budget_names(self.budget, self.targets)
+            options.check_parts(self.targets, self.structure, self.budget, self.schedule)
+            options.check_rules(self.targets, self.rules, self.schedule)
             hold(self.targets)
             if self.rules.gathers:
                 self._gather = gather_before_steps(self.targets, self.rules)
+            self._allotment = Allotment(
+                self.targets, self.budget, self.sparsity, self.rules, self._moves
+            )
             self._start()
         except BaseException:
             self.release()
@@ -196,65 +191,72 @@ class Sparsifier:
             for target in self.targets:
                 target.sparsify(target.size, self.rules)
         elif self.sparsity is not None:
-            first = self.schedule.start(self.sparsity)
-            counts = self._allot(first) if first or self._moves else []
+            first = self._allotment.now = self.schedule.start(self.sparsity)
+            counts = self._allotment.at(first) if first or self._moves else []
             for target, count in zip(self.targets, counts, strict=False):
                 if self._moves:
                     target.sparsify(count, self.rules)
                 else:
                     target.change(count, 0.0, self.rules)
-        self._aim()
-        self._rewinding.remember(self.steps)
-        self._listen()
+        self._allotment.aim()
+        self._rewinding.remember(self.progress.steps)
+        self._record()
 
-    def _aim(self) -> None:
-        """Tell learned gates how many weights are to be left in the end."""
-        if self.rules.importance.gating is not None and self.sparsity is not None:
-            for target, count in zip(self.targets, self._allot(self.sparsity), strict=True):
-                target.goal = count
-
-    def _allot(self, sparsity: float) -> list[int]:
-        """Weights that each target keeps at a sparsity of all."""
-        return allot(self.targets, self.budget, sparsity, self.sparsity or 0.0, self.rules)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy it with its model and optimizer, with hooks of its own."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        parts = {key: value for key, value in vars(self).items() if key != "_gather"}
+        vars(copied).update(copy.deepcopy(parts, memo), _gather=None)
+        if not self._released:
+            hold(copied.targets)
+            for target, like in zip(copied.targets, self.targets, strict=True):
+                target.reattach(like)
+            if self.rules.gathers:
+                copied._gather = gather_before_steps(copied.targets, copied.rules)
+        return copied
 
     # -- training ------------------------------------------------------------------------------
 
     def step(self) -> None:
         """Do what is due; call it once after every step of the optimizer.
 
-        A change on a step whose gradients are not finite waits for the next that is.
+        A change on a step whose gradients are not finite waits for the next that is; a warning
+        says so where that takes long.
         """
         if self._finalized:
             raise OptionError("the sparsifier has ended with finalize(); build a new one")
-        self.steps += 1
-        change = self._due(self.steps) or self._pending
-        self._pending = None
-        if change is not None and not self._finite():
-            change, self._pending = None, change
-        if change is not None:
+        self.progress.steps += 1
+        change = self._due(self.progress.steps) or self.progress.pending
+        waits = change is not None and not all_finite(self.targets)
+        self.progress.pending = change if waits else None
+        self._waited = self._waited + 1 if waits else 0
+        warn_of_waiting(self._waited, self.targets)
+        if change is not None and not waits:
             self._change(change)
         self._audit()
         for target in self.targets:
             target.enforce()
-        self._rewinding.remember(self.steps)
-        self._listen()
-
-    def _finite(self) -> bool:
-        like = next(self.targets[0].module.parameters())
-        return every(all(t.finite() for t in self.targets), like)
+        self._rewinding.remember(self.progress.steps)
+        self._record()
 
     def _audit(self) -> None:
         """Test what the far slots hold, once rewiring has ended."""
         begin = getattr(self.schedule, "end", None)
-        if not self.far or begin is None or self.steps < begin or self._pending is not None:
+        if (
+            not self.far
+            or begin is None
+            or self.progress.steps < begin
+            or self.progress.pending is not None
+        ):
             return
-        if not self._audited:
-            self._audited = True
+        if not self.progress.audited:
+            self.progress.audited = True
             for target in self._rewired:
                 target.begin_audit(self.rules)
         for target in self._rewired:
             if target.continue_audit() >= AUDIT_STEPS:
-                self._moved[target.name] = target.end_audit(SIGNIFICANCE, self.rules)
+                self.progress.moved[target.name] = target.end_audit(SIGNIFICANCE, self.rules)
 
     @property
     def _rewired(self) -> list[EdgeTarget]:
@@ -269,25 +271,23 @@ class Sparsifier:
     def _change(self, change: Change) -> None:
         for target in self.targets:
             target.enforce()  # no score should see what the optimizer did to pruned weights
-        self._aim()
-        counts = [target.goal for target in self.targets]
-        if self.sparsity is not None and not self._moves:
-            counts = self._allot(change.sparsity)
-        deaf = without_passes(self.targets, self.rules) if change.drop else []
+        self._allotment.aim()
+        counts = self._allotment.after(change.sparsity)
+        unknown = without_passes(self.targets, self.rules) if change.drop else []
         for target, count in zip(self.targets, counts, strict=True):
-            if target not in deaf:  # a layer without gradients stays as it is
-                self._moved[target.name] = target.change(count, change.drop, self.rules)
+            if target not in unknown:  # a layer without gradients stays as it is
+                self.progress.moved[target.name] = target.change(count, change.drop, self.rules)
         if change.rewind:
             self._rewinding.go_back()
 
-    def _listen(self) -> None:
+    def _record(self) -> None:
         """Keep gradients of the next step, if a change after it needs them."""
         grows = self.rules.growth
-        due = self._pending is not None or self._due(self.steps + 1) is not None
+        due = self.progress.pending is not None or self._due(self.progress.steps + 1) is not None
         always = grows is not None and grows.needs_momentum
         for target in self.targets:
             audited = isinstance(target, EdgeTarget) and target.in_audit
-            target.listen(always or audited or (due and target.needs_passes(self.rules)))
+            target.record(always or audited or (due and target.needs_passes(self.rules)))
 
     # -- results -------------------------------------------------------------------------------
 
@@ -300,7 +300,7 @@ class Sparsifier:
             Label of each site, an array or a DataArray: pattern layers with as many sites are
             counted by region as well. Default: the labels of a budget by ``Regions``.
         """
-        return measure(self.targets, self._moved, self.steps, self.budget, regions)
+        return measure(self.targets, self.progress.moved, self.progress.steps, self.budget, regions)
 
     def follow(self, copy: nn.Module) -> None:
         """Let a copy of the model, such as a moving average, take part in every change from now on.
@@ -320,6 +320,11 @@ class Sparsifier:
         now; convolutions keep zeros; layers over patterns lose pruned edges. :attr:`forms` says
         what became of each.
 
+        The model has other modules and sizes than it was built with, so that code which builds the
+        dense model cannot load its state. Build it with ``SparseLinear`` of any `fan_in` in place
+        of those in :attr:`forms` that are ``"condensed"``, as wide as ``print(model)`` says: edges
+        come from the state, as those of layers over patterns do.
+
         Parameters
         ----------
         to
@@ -327,21 +332,35 @@ class Sparsifier:
             or ``"2:4"``; the last three cannot be trained further.
         batch
             Rows of the input that is timed.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from torch import nn
+        >>> from scisparse.layers import SparseLinear
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+        >>> sparsifier = Sparsifier(model, method="magnitude", sparsity=0.75)
+        >>> model = sparsifier.finalize(to="condensed")
+        >>> torch.save(model.state_dict(), "sparse.pt")
+
+        In another process:
+
+        >>> state = torch.load("sparse.pt")
+        >>> width = len(state["0.bias"])  # neurons that are left
+        >>> first, last = SparseLinear(8, width, fan_in=1), SparseLinear(width, 1, fan_in=1)
+        >>> again = nn.Sequential(first, nn.ReLU(), last)
+        >>> again.load_state_dict(state)
+        <All keys matched successfully>
+        >>> x = torch.randn(4, 8)
+        >>> torch.equal(again(x), model(x))
+        True
         """
         if self._finalized:
             raise OptionError("finalize() has been called already; the model is final")
         check_form(to, self.model)
         self.release()
         self._finalized = True
-        for target in self.targets:
-            target.enforce()
-        removed = remove_neurons(self.model)
-        for target in self.targets if removed else []:
-            target.refresh(self.model)
-        logger.info("removed %d idle neurons", removed)
         model, self.forms = finalize_layers(self.model, self.targets, to, batch, self.optimizer)
-        for form in self.forms:
-            logger.info("%s", form)
         return model
 
     def release(self) -> None:
@@ -352,6 +371,7 @@ class Sparsifier:
         for target in self.targets:
             target.release()
         let_go(self.targets)
+        self._released = True
         if self._gather is not None:
             self._gather.remove()
 
@@ -359,10 +379,8 @@ class Sparsifier:
         """Return topology, progress and random state: all that a later step depends on."""
         return {
             "method": self.method.name,
-            "steps": self.steps,
-            "audited": self._audited,
-            "pending": None if self._pending is None else vars(self._pending),
-            "moved": {name: (m.dropped, m.grown) for name, m in self._moved.items()},
+            "progress": self.progress.state_dict(),
+            "allotment": self._allotment.state_dict(),
             "generator": self.rules.generator.get_state(),
             "rewind": self._rewinding.weights,
             "targets": {target.name: target.state_dict() for target in self.targets},
@@ -376,18 +394,11 @@ class Sparsifier:
         CheckpointError
             The state belongs to another method or other weights.
         """
-        names = [target.name for target in self.targets]
-        if state["method"] != self.method.name or sorted(state["targets"]) != sorted(names):
-            raise CheckpointError(
-                f"the saved state is of method {state['method']!r} on "
-                f"{', '.join(state['targets'])}; this sparsifier is of {self.method.name!r} on "
-                f"{', '.join(names)}: build it with the same arguments"
-            )
-        self.steps, self._audited = state["steps"], state["audited"]
-        self._pending = None if state["pending"] is None else Change(**state["pending"])
-        self._moved = {name: Move(*pair) for name, pair in state["moved"].items()}
+        options.check_state(state, self.method, self.targets)
+        self.progress.load_state_dict(state["progress"])
+        self._allotment.load_state_dict(state["allotment"])
         self.rules.generator.set_state(state["generator"])
         self._rewinding.weights = dict(state["rewind"])
         for target in self.targets:
             target.load_state_dict(state["targets"][target.name])
-        self._listen()
+        self._record()

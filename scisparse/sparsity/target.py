@@ -18,7 +18,14 @@ from scisparse.sparsity.growth import Growth
 from scisparse.sparsity.importance import Importance
 from scisparse.sparsity.ranks import every
 
-__all__ = ["Move", "Rules", "Target", "gather_before_steps", "without_passes"]
+__all__ = [
+    "Move",
+    "Rules",
+    "Target",
+    "all_finite",
+    "gather_before_steps",
+    "without_passes",
+]
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,7 @@ class Target(ABC):
 
     @property
     @abstractmethod
-    def seen(self) -> int:
+    def explored(self) -> int:
         """Weights that have been active at some time."""
 
     @property
@@ -129,17 +136,17 @@ class Target(ABC):
         """Drop a fraction of the active weights, then grow or drop until `count` are active."""
 
     def needs_passes(self, rules: Rules) -> bool:
-        """Whether a change needs what backward passes tell: by default, where growth does."""
+        """Whether a change needs backward passes: by default, where growth does."""
         return rules.growth is not None and rules.growth.needs_gradient
 
     @abstractmethod
-    def listen(self, gradients: bool) -> None:
+    def record(self, gradients: bool) -> None:
         """Begin or end to keep what growth needs of the next backward passes."""
 
     @property
     @abstractmethod
-    def heard(self) -> bool:
-        """Whether there were gradients since it began to listen."""
+    def has_gradients(self) -> bool:
+        """Whether there were gradients since it began to record."""
 
     @abstractmethod
     def finite(self) -> bool:
@@ -152,6 +159,10 @@ class Target(ABC):
     @abstractmethod
     def enforce(self) -> None:
         """Hold what is not active at 0, after the optimizer."""
+
+    @abstractmethod
+    def reattach(self, like: Target) -> None:
+        """Hang on a copied layer what the target that this is a copy of has on its own."""
 
     @abstractmethod
     def release(self) -> None:
@@ -174,23 +185,28 @@ class Target(ABC):
         """Take it over."""
 
 
+def all_finite(targets: Sequence[Target]) -> bool:
+    """Whether gradients of all targets are finite, on all ranks."""
+    return every(all(t.finite() for t in targets), next(targets[0].module.parameters()))
+
+
 def without_passes(targets: Sequence[Target], rules: Rules) -> list[Target]:
-    """Return those that need backward passes for a change, and heard of none.
+    """Return those that need backward passes for a change, and have recorded none.
 
     Raises
     ------
     OptionError
-        None of all that need them heard of one: the loop calls things in another order.
+        None of all that need them has recorded one: the loop calls things in another order.
     """
     needing = [target for target in targets if target.needs_passes(rules)]
-    # All ranks skip a layer that one has not heard: they compute scores together.
-    deaf = [t for t in needing if not every(t.heard, next(t.module.parameters()))]
-    if deaf and len(deaf) == len(needing):
+    # All ranks skip a layer without gradients on one: they compute scores together.
+    without = [t for t in needing if not every(t.has_gradients, next(t.module.parameters()))]
+    if without and len(without) == len(needing):
         raise OptionError(
             "no weight had a gradient before a change; call loss.backward() before, and "
             "sparsifier.step() once after, each step of the optimizer"
         )
-    return deaf
+    return without
 
 
 def gather_before_steps(targets: Sequence[Target], rules: Rules) -> RemovableHandle:

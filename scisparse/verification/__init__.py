@@ -1,6 +1,6 @@
-"""Verification: scores of predictions against observations, area-weighted, over any dims.
+r"""Verification: scores of predictions against observations, area-weighted, over any dims.
 
-A prediction has one of four forms:
+A prediction has one of five forms:
 
 - a distribution: ``<target>_mean`` and ``<target>_std``, or ``<target>_location`` and
   ``<target>_scale``, with the attribute ``distribution`` (default ``"normal"``) and, for a lower
@@ -9,10 +9,29 @@ A prediction has one of four forms:
   ``"equidistant quantiles"`` where members are the quantiles (k - 1/2) / R, as of the R corrected
   members of ``PostProcessor.predict``, and no random draws;
 - quantiles: ``<target>_quantile`` with a dim ``quantile`` that has the levels as its coordinate;
+- probabilities of exceedance: ``<target>_probability`` with a dim ``threshold`` that has the
+  thresholds as its coordinate, in units of the target;
 - one value: ``<target>``.
+
+A few quantiles determine no CRPS, so they have a score of their own:
+
+.. math:: \mathrm{QS} = 2 \sum_k w_k \, \rho_{p_k}(y - q_k), \quad
+          \rho_p(u) = \max(p \, u, (p - 1) \, u),
+
+where q_k is the quantile at level p_k, y the observation, and w_k the probability nearer to p_k
+than to other levels. It is proper, in the units of the target, tends to the CRPS as levels fill
+the range from 0 to 1 (Laio and Tamea 2007), and is the standard CRPS of R members that are the
+quantiles (k - 1/2) / R (Bröcker 2012). With few levels it differs from the CRPS, and with which
+levels there are: what quantiles are compared with is scored at the same ones.
+
+The Brier score of an event, here that the observation exceeds a threshold, is
+:math:`(p - o)^2` for its probability p, with o = 1 if it happened and 0 if not (Brier 1950).
 
 References
 ----------
+Brier, G. W. (1950). Verification of forecasts expressed in terms of probability.
+doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2
+
 Bröcker, J. (2012). Evaluating raw ensembles with the continuous ranked probability score.
 doi:10.1002/qj.1891
 
@@ -20,6 +39,9 @@ Ferro, C. A. T. (2014). Fair scores for ensemble forecasts. doi:10.1002/qj.2270
 
 Fortin, V., Abaza, M., Anctil, F. and Turcotte, R. (2014). Why should ensemble spread match the RMSE
 of the ensemble mean? doi:10.1175/JHM-D-14-0008.1
+
+Laio, F. and Tamea, S. (2007). Verification tools for probabilistic forecasts of continuous
+hydrological variables. doi:10.5194/hess-11-1267-2007
 """
 
 from __future__ import annotations
@@ -28,18 +50,27 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from importlib.util import find_spec
 from numbers import Integral
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
-from scisparse.arrays import check_object, check_units
+from scisparse.arrays import check_object
 from scisparse.errors import DataError, MissingDependencyError, OptionError
+from scisparse.losses.rising import exceedance_thresholds
 from scisparse.times import check_starts
+from scisparse.units import check_units
 from scisparse.verification.matching import area_weights, match, place_weights
+from scisparse.verification.pointwise import quantile_score
 from scisparse.verification.predictions import Ensemble, Prediction
-from scisparse.verification.reading import find_target, read_observed, read_prediction
+from scisparse.verification.reading import find_target, read_prediction, read_truth
+from scisparse.verification.tabulated import Probabilities, Quantiles
 
 __all__ = ["evaluate"]
 
+FloatArray = NDArray[np.float64]
 _ESTIMATORS = ("fair", "standard")
+_SUFFIXES = ("", "_reference")
+_SKILLS = ("crps", "rmse", "quantile_score", "brier_score")
 _Mean = Callable[[xr.DataArray], xr.DataArray]
 
 _DESCRIPTIONS: dict[str, tuple[str, bool]] = {
@@ -55,6 +86,12 @@ _DESCRIPTIONS: dict[str, tuple[str, bool]] = {
     "rmse_reference": ("root mean square error of the best guess of the reference", False),
     "crps_skill": ("CRPS skill over the reference", True),
     "rmse_skill": ("RMSE skill over the reference", True),
+    "quantile_score": ("quantile score, over all levels", False),
+    "quantile_score_reference": ("quantile score of the reference, over all levels", False),
+    "quantile_score_skill": ("quantile score skill over the reference", True),
+    "brier_score": ("Brier score of exceeding the threshold", True),
+    "brier_score_reference": ("Brier score of the reference of exceeding the threshold", True),
+    "brier_score_skill": ("Brier skill score over the reference", True),
     "count": ("number of cases", True),
 }
 
@@ -68,6 +105,7 @@ def evaluate(
     dims: str | Iterable[Hashable] | None = None,
     weights: str | xr.DataArray | None = "area",
     estimator: str | None = None,
+    thresholds: Sequence[float] | FloatArray | None = None,
     bins: int = 10,
 ) -> xr.Dataset:
     """Score a prediction against observations, and against a reference prediction.
@@ -92,31 +130,40 @@ def evaluate(
         ``"area"``: areas of cells (as cos(latitude) on a regular grid), equal where these are not
         known (no grid, one point, stations); a DataArray; ``None``: equal.
     estimator
-        Of the CRPS of ensembles: ``"fair"`` (as if of very many members, of which these are random
-        draws; Ferro 2014) or ``"standard"`` (of these members alone). Default for each ensemble the
-        one that suits its members: standard where they are equidistant quantiles, which have the
-        best standard CRPS of all ensembles of their size (Bröcker 2012), and which the fair one
-        would rank above a perfect forecast; else fair.
+        Estimator of the CRPS and the Brier score of ensembles: ``"fair"`` (as if of very many
+        members, of which these are random draws; Ferro 2014) or ``"standard"`` (of these members
+        alone). Default for each ensemble the one that suits its members: standard where they are
+        equidistant quantiles, which have the best standard CRPS of all ensembles of their size
+        (Bröcker 2012), and which the fair one would rank above a perfect forecast; else fair.
+    thresholds
+        Values, in units of the target, to score the probabilities of exceeding them: strictly
+        rising numbers. Default those of a prediction, or else reference, of probabilities.
     bins
         Bins of the PIT histogram.
 
     Returns
     -------
     xarray.Dataset
-        ``crps``; ``bias`` and ``rmse`` of the mean (of quantiles, the median); ``spread``, the root
-        of the mean predicted variance (of R members, times 1 + 1 / R); ``spread_skill_ratio``,
-        spread / rmse, 1 when calibrated; ``rank_histogram`` or ``pit_histogram``, shares that sum
-        to 1; ``count`` of cases. With a reference ``crps_reference``, ``bias_reference``,
-        ``rmse_reference`` and ``crps_skill``, ``rmse_skill``: 1 - score / that of the reference.
-        The CRPS of an ensemble tells its ``estimator``. Spread and ranks take members for draws.
+        ``crps``, but of quantiles ``quantile_score``; ``bias`` and ``rmse`` of the mean (of
+        quantiles, the median); ``spread``, the root of the mean predicted variance (of R members,
+        times 1 + 1 / R); ``spread_skill_ratio``, spread / rmse, 1 when calibrated;
+        ``rank_histogram`` or ``pit_histogram``, shares that sum to 1; with thresholds
+        ``brier_score`` along dim ``threshold``, which is all there is of probabilities; ``count``
+        of cases. With a reference ``<score>_reference`` and, of ``crps``, ``rmse``,
+        ``quantile_score`` and ``brier_score``, ``<score>_skill``: 1 - score / that of the
+        reference. Next to a reference of quantiles, any prediction has a ``quantile_score`` at its
+        levels. CRPS and Brier score of an ensemble tell their ``estimator``.
+        Spread and ranks take members for draws.
 
     Raises
     ------
     DataError
         Units, dims or coordinates do not fit, times of starts meet valid times, values are
-        infinite, none is left, or a member is alone.
+        infinite, none is left, a member is alone, or levels of quantiles or thresholds of
+        probabilities differ.
     OptionError
-        Unknown option, dim or target; the fair CRPS of members that are quantiles.
+        Unknown option, dim or target; the fair CRPS of members that are quantiles; thresholds that
+        do not rise, or of a prediction that is quantiles.
     MissingDependencyError
         The extra ``verify`` is not installed.
 
@@ -128,6 +175,12 @@ def evaluate(
     >>> scores = evaluate(ensemble[:, 1:], ensemble[:, 0])
     >>> round(float(scores["spread_skill_ratio"]), 1)
     1.0
+
+    Probabilities of more than 1.5, as the share of the members:
+
+    >>> scores = evaluate(ensemble[:, 1:], ensemble[:, 0], thresholds=[1.5])
+    >>> scores["brier_score"].round(2).values
+    array([0.06])
     """
     _require(weights, estimator, bins)
     given = {"the prediction": prediction, "the observation": observed}
@@ -137,22 +190,24 @@ def evaluate(
     del given["the observation"]
     target = find_target(prediction, observed) if target is None else target
     scored = [read_prediction(p, target, estimator, w) for w, p in given.items()]
-    truth = read_observed(observed, target)
+    truth = read_truth(observed, target)
     units = _common_units(truth, scored)
     areas = area_weights(scored[0].data) if isinstance(weights, str) else None
     scored, truth = _matched(scored, truth)
     if isinstance(weights, xr.DataArray):
         areas = place_weights(weights, truth.to_dataset(name=target))
     over = _dims_over(dims, truth)
-    scores = _scores(scored, truth, _averaging(areas, over, truth), bins)
+    limits = _thresholds(thresholds, scored)
+    scores = _scores(scored, truth, _averaging(areas, over, truth), bins, limits)
     scores["count"] = truth.notnull().sum(over)
     kind = "equal" if areas is None else "area" if isinstance(weights, str) else "given"
     attrs = {"Conventions": "CF-1.11", "title": f"scores of {target}", "weights": kind}
     attrs |= {"averaged_over": ", ".join(over) or "nothing"}
     scores = _described(scores, units).assign_attrs(attrs)
-    for name, each in zip(("crps", "crps_reference"), scored, strict=False):
-        if isinstance(each, Ensemble):
-            scores[name].attrs["estimator"] = each.estimator
+    for suffix, each in zip(_SUFFIXES, scored, strict=False):
+        for name in {f"crps{suffix}", f"brier_score{suffix}"} & {*scores}:
+            if isinstance(each, Ensemble):
+                scores[name].attrs["estimator"] = each.estimator
     return scores
 
 
@@ -233,12 +288,27 @@ def _averaging(weights: xr.DataArray | None, over: Sequence[str], truth: xr.Data
     return lambda values: values.weighted(placed).mean(over)
 
 
+def _thresholds(
+    given: Sequence[float] | FloatArray | None, scored: Sequence[Prediction]
+) -> FloatArray | None:
+    """Thresholds to score: the given ones, or the first that a prediction has."""
+    if given is not None:
+        return exceedance_thresholds(given)
+    found = (each.thresholds for each in scored if isinstance(each, Probabilities))
+    return next(found, None)
+
+
 def _scores(
-    scored: Sequence[Prediction], truth: xr.DataArray, mean: _Mean, bins: int
+    scored: Sequence[Prediction],
+    truth: xr.DataArray,
+    mean: _Mean,
+    bins: int,
+    thresholds: FloatArray | None,
 ) -> xr.Dataset:
     """Return all scores without attributes."""
     prediction = scored[0]
-    scores = xr.Dataset(_basic(prediction, truth, mean))
+    levels = next((each.levels for each in scored if isinstance(each, Quantiles)), None)
+    scores = xr.Dataset(_basic(prediction, truth, mean, levels, thresholds))
     variance = prediction.variance()
     if variance is not None:
         spread = mean(variance.where(truth.notnull())) ** 0.5
@@ -248,23 +318,39 @@ def _scores(
     if shares is not None:
         scores[prediction.histogram] = mean(shares)
     for reference in scored[1:]:
-        for name, score in _basic(reference, truth, mean).items():
+        for name, score in _basic(reference, truth, mean, levels, thresholds).items():
             scores[f"{name}_reference"] = score
-        for name in ("crps", "rmse"):
-            scores[f"{name}_skill"] = 1.0 - _divide(scores[name], scores[f"{name}_reference"])
+        for name in _SKILLS:
+            if name in scores and f"{name}_reference" in scores:
+                scores[f"{name}_skill"] = 1.0 - _divide(scores[name], scores[f"{name}_reference"])
     return scores
 
 
-def _basic(prediction: Prediction, truth: xr.DataArray, mean: _Mean) -> dict[str, xr.DataArray]:
-    """Return the scores that every form has."""
+def _basic(
+    prediction: Prediction,
+    truth: xr.DataArray,
+    mean: _Mean,
+    levels: FloatArray | None,
+    thresholds: FloatArray | None,
+) -> dict[str, xr.DataArray]:
+    """Return the scores that prediction and reference share, as far as the form has them."""
     from scores.continuous import additive_bias, mse
 
-    point, observed = xr.broadcast(prediction.point(), truth)
-    return {
-        "crps": mean(prediction.crps(truth)),
-        "bias": mean(additive_bias(point, observed, preserve_dims="all")),
-        "rmse": mean(mse(point, observed, preserve_dims="all")) ** 0.5,
-    }
+    scores: dict[str, xr.DataArray] = {}
+    crps, point = prediction.crps(truth), prediction.point()
+    if crps is not None:
+        scores["crps"] = mean(crps)
+    if point is not None:
+        best, observed = xr.broadcast(point, truth)
+        scores["bias"] = mean(additive_bias(best, observed, preserve_dims="all"))
+        scores["rmse"] = mean(mse(best, observed, preserve_dims="all")) ** 0.5
+    quantiles = None if levels is None else prediction.at_levels(levels)
+    if levels is not None and quantiles is not None:
+        scores["quantile_score"] = mean(quantile_score(quantiles, levels, truth))
+    brier = None if thresholds is None else prediction.brier(truth, thresholds)
+    if brier is not None:
+        scores["brier_score"] = mean(brier)
+    return scores
 
 
 def _divide(top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
@@ -279,4 +365,7 @@ def _described(scores: xr.Dataset, units: str | None) -> xr.Dataset:
         score.attrs = {"long_name": long_name}
         if dimensionless or units is not None:
             score.attrs["units"] = "1" if dimensionless else units
+    if "threshold" in scores.coords:
+        told = {} if units is None else {"units": units}
+        scores["threshold"].attrs = {"long_name": "threshold", **told}
     return scores

@@ -30,7 +30,7 @@ class Axis:
     values
         In degrees or metres.
     unit
-        Of `values`.
+        Unit of `values`.
     turn
         After how much a value is the same again, if it is.
     """

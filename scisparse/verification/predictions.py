@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,15 +15,18 @@ from numpy.typing import NDArray
 
 from scisparse.errors import DataError
 from scisparse.losses import Distribution
+from scisparse.verification.pointwise import along_thresholds, brier_score
 
-__all__ = ["Deterministic", "Ensemble", "Parametric", "Prediction", "Quantiles"]
+__all__ = ["Cumulative", "Deterministic", "Ensemble", "Parametric", "Prediction"]
 
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Prediction(ABC):
+class Prediction:
     """Variables of a prediction, and how to score them.
+
+    A method returns ``None`` where the form of the prediction does not tell what it is asked for.
 
     Attributes
     ----------
@@ -61,21 +65,32 @@ class Prediction(ABC):
         """Return the same form with other data."""
         return replace(self, data=data)
 
-    @abstractmethod
-    def crps(self, observed: xr.DataArray) -> xr.DataArray:
-        """Score of each case, NaN where `observed` is."""
+    def crps(self, observed: xr.DataArray) -> xr.DataArray | None:
+        """CRPS of each case, NaN where `observed` is."""
+        del observed
+        return None
 
-    @abstractmethod
-    def point(self) -> xr.DataArray:
+    def point(self) -> xr.DataArray | None:
         """Best single value of each case."""
+        return None
 
     def variance(self) -> xr.DataArray | None:
-        """Predicted variance of the observation about `point`, where the form tells it."""
+        """Predicted variance of the observation about `point`."""
         return None
 
     def bins(self, observed: xr.DataArray, count: int) -> xr.DataArray | None:
-        """Share of each case in each bin of the histogram, where the form has one."""
+        """Share of each case in each bin of the histogram."""
         del observed, count
+        return None
+
+    def at_levels(self, levels: FloatArray) -> xr.DataArray | None:
+        """Quantiles of each case at `levels`, along dim ``quantile`` unless they are all equal."""
+        del levels
+        return None
+
+    def brier(self, observed: xr.DataArray, thresholds: FloatArray) -> xr.DataArray | None:
+        """Brier score of exceeding each of `thresholds`, along dim ``threshold``."""
+        del observed, thresholds
         return None
 
     def _first(self) -> xr.DataArray:
@@ -95,6 +110,16 @@ class Deterministic(Prediction):
     def point(self) -> xr.DataArray:
         """Return the value."""
         return self._first()
+
+    def at_levels(self, levels: FloatArray) -> xr.DataArray:
+        """Return the value, which is every quantile."""
+        del levels
+        return self._first()
+
+    def brier(self, observed: xr.DataArray, thresholds: FloatArray) -> xr.DataArray:
+        """Score of probabilities 0 and 1."""
+        exceeded = self._first() > along_thresholds(thresholds)
+        return brier_score(exceeded.astype(np.float64), observed)
 
 
 @dataclass(frozen=True)
@@ -144,6 +169,26 @@ class Ensemble(Prediction):
         """Return the mean of the members."""
         return self._first().mean(self.member)
 
+    def at_levels(self, levels: FloatArray) -> xr.DataArray:
+        """Linear between members, of which the k-th of R has level (k - 1/2) / R."""
+        # Cases with a missing member are left out: no need to skip it.
+        return self._first().quantile(levels.tolist(), self.member, method="hazen", skipna=False)
+
+    def brier(self, observed: xr.DataArray, thresholds: FloatArray) -> xr.DataArray:
+        """Score of the share of members that exceed; fair as the CRPS is (Ferro 2014)."""
+        from scores.probability import brier_score_for_ensemble
+
+        found = brier_score_for_ensemble(
+            self._first(),
+            observed,
+            self.member,
+            thresholds.tolist(),
+            preserve_dims="all",
+            fair_correction=self.estimator == "fair",
+            event_threshold_operator=operator.gt,
+        )
+        return xr.DataArray(found)
+
     def variance(self) -> xr.DataArray | None:
         """Variance of one more member about the mean of R: (1 + 1 / R) s^2 (Fortin et al. 2014)."""
         size = self.data.sizes[self.member]
@@ -164,7 +209,7 @@ class Ensemble(Prediction):
 
 
 @dataclass(frozen=True)
-class _Cumulative(Prediction):
+class Cumulative(Prediction, ABC):
     """A form with a cumulative distribution function."""
 
     histogram: ClassVar[str] = "pit_histogram"
@@ -191,7 +236,7 @@ class _Cumulative(Prediction):
 
 
 @dataclass(frozen=True)
-class Parametric(_Cumulative):
+class Parametric(Cumulative):
     """A distribution: location and scale are the two variables, in this order."""
 
     family: Distribution
@@ -209,98 +254,21 @@ class Parametric(_Cumulative):
         """Return the variance of the distribution."""
         return _apply(self.family.std, *self.data.values()) ** 2
 
+    def at_levels(self, levels: FloatArray) -> xr.DataArray:
+        """Return quantiles of the distribution."""
+        level = xr.DataArray(levels, {"quantile": levels}, "quantile")
+        return _apply(self.family.quantile, level, *self.data.values())
+
+    def brier(self, observed: xr.DataArray, thresholds: FloatArray) -> xr.DataArray:
+        """Score of 1 minus the cumulative distribution function."""
+        upto = _apply(self.family.cdf, along_thresholds(thresholds), *self.data.values())
+        return brier_score(1.0 - upto, observed)
+
     def probabilities(self, observed: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
         """Probability of values below, and of values up to and including, the observation."""
         before = xr.apply_ufunc(np.nextafter, observed, -np.inf)
         below = _apply(self.family.cdf, before, *self.data.values())
         return below, _apply(self.family.cdf, observed, *self.data.values())
-
-
-@dataclass(frozen=True)
-class Quantiles(_Cumulative):
-    """Quantiles along a dim whose coordinate holds their levels."""
-
-    dim: str
-
-    def __post_init__(self) -> None:
-        levels = self.levels
-        rising = levels.size > 0 and bool((np.diff(levels, prepend=0.0, append=1.0) > 0).all())
-        if not rising or not levels[0] <= 0.5 <= levels[-1]:
-            raise DataError(
-                f"{self.what} has quantile levels {levels.tolist()} along {self.dim!r}; they must "
-                "rise strictly between 0 and 1, with 0.5 among or between them"
-            )
-
-    @property
-    def own_dim(self) -> str | None:
-        """Dim of the quantiles."""
-        return self.dim
-
-    @property
-    def levels(self) -> FloatArray:
-        """Probabilities of the quantiles."""
-        return np.asarray(self.data[self.dim].values, dtype=np.float64)
-
-    def crps(self, observed: xr.DataArray) -> xr.DataArray:
-        """Twice the mean pinball loss over the levels."""
-        from scoringrules import crps_quantile
-
-        def score(y: FloatArray, q: FloatArray) -> FloatArray:
-            values: FloatArray = crps_quantile(y, q, self.levels, backend="numpy")
-            return values
-
-        observed, quantiles = xr.broadcast(observed, self._first(), exclude=[self.dim])
-        core = [[], [self.dim]]
-        found = xr.apply_ufunc(score, observed, quantiles, input_core_dims=core)
-        return xr.DataArray(found).where(observed.notnull())
-
-    def point(self) -> xr.DataArray:
-        """Return the median, linear between the levels beside it."""
-        above = int(np.searchsorted(self.levels, 0.5))
-        upper = self._first().isel({self.dim: above}, drop=True)
-        if self.levels[above] == 0.5:
-            return upper
-        lower = self._first().isel({self.dim: above - 1}, drop=True)
-        first, last = self.levels[above - 1 : above + 1]
-        part = float((0.5 - first) / (last - first))
-        return lower + (upper - lower) * part
-
-    def probabilities(self, observed: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
-        """Probabilities, linear between quantiles; all that is known beyond them is a range."""
-        observed, quantiles = xr.broadcast(observed, self._first(), exclude=[self.dim])
-        found = xr.apply_ufunc(
-            _between_levels,
-            observed,
-            quantiles,
-            kwargs={"levels": self.levels},
-            input_core_dims=[[], [self.dim]],
-            output_core_dims=[[], []],
-        )
-        return found[0], found[1]
-
-
-def _between_levels(
-    y: FloatArray, quantiles: FloatArray, levels: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Probabilities below and up to `y`, of the shape of `y`; `quantiles` has levels last."""
-    last = levels.size - 1
-    before = (quantiles < y[..., None]).sum(-1)
-    upto = (quantiles <= y[..., None]).sum(-1)
-    reach = np.concatenate([[0.0], levels, [1.0]])
-    # On quantiles: from the first of them to the last, or to 0 or 1 from the outermost ones.
-    low = np.where(before == 0, 0.0, reach[np.minimum(before + 1, last + 2)])
-    high = np.where(upto > last, 1.0, reach[upto])
-    # Between two quantiles.
-    left, right = np.clip(before - 1, 0, last), np.clip(before, 0, last)
-    ends = [np.take_along_axis(quantiles, k[..., None], -1)[..., 0] for k in (left, right)]
-    gap = ends[1] - ends[0]
-    part = np.divide(y - ends[0], gap, out=np.zeros_like(y), where=gap > 0)
-    inner = levels[left] + part * (levels[right] - levels[left])
-    open_ = before == upto
-    outside = (before == 0) | (before > last)
-    low = np.where(open_, np.where(outside, reach[before], inner), low)
-    high = np.where(open_, np.where(outside, reach[before + 1], inner), high)
-    return low, high
 
 
 def _apply(function: Callable[..., torch.Tensor], *arrays: xr.DataArray) -> xr.DataArray:

@@ -9,18 +9,13 @@ import xarray as xr
 from scisparse.arrays import find_dim
 from scisparse.errors import DataError, OptionError
 from scisparse.losses import distribution
-from scisparse.verification.predictions import (
-    Deterministic,
-    Ensemble,
-    Parametric,
-    Prediction,
-    Quantiles,
-)
+from scisparse.verification.predictions import Deterministic, Ensemble, Parametric, Prediction
+from scisparse.verification.tabulated import Probabilities, Quantiles
 
-__all__ = ["find_target", "read_observed", "read_prediction"]
+__all__ = ["find_target", "read_prediction", "read_truth"]
 
 _Object = xr.DataArray | xr.Dataset
-_QUANTILE = "quantile"
+_QUANTILE, _THRESHOLD = "quantile", "threshold"
 # scisparse.postprocess writes it beside members that are no random draws.
 _MEMBERS_ARE, _EQUIDISTANT = "ensemble_members", "equidistant quantiles"
 
@@ -37,7 +32,8 @@ def find_target(prediction: _Object, observed: _Object) -> str:
         named = prediction.name if prediction.name is not None else observed_name(observed)
         return "prediction" if named is None else str(named)
     names = [str(name) for name in prediction.data_vars]
-    pairs = (("_mean", "_std"), ("_location", "_scale"), ("_quantile", "_quantile"))
+    single = ((name, name) for name in ("_quantile", "_probability"))
+    pairs = (("_mean", "_std"), ("_location", "_scale"), *single)
     found = [
         name.removesuffix(first)
         for first, second in pairs
@@ -55,7 +51,7 @@ def find_target(prediction: _Object, observed: _Object) -> str:
     return found[0]
 
 
-def read_observed(obj: _Object, target: str) -> xr.DataArray:
+def read_truth(obj: _Object, target: str) -> xr.DataArray:
     """Take the observations.
 
     Raises
@@ -88,11 +84,17 @@ def read_prediction(obj: _Object, target: str, estimator: str | None, what: str)
             if f"{target}_{first}" in obj and f"{target}_{second}" in obj:
                 return _parametric(obj, target, (first, second), what)
     field = _field(obj, target, what)
+    if _THRESHOLD in field.coords and _THRESHOLD not in field.dims:  # one was selected
+        field = field.expand_dims(_THRESHOLD)
     data = checked(field.to_dataset(name=target), what)
-    if _QUANTILE in field.dims:
-        if _QUANTILE not in field.coords:
-            raise DataError(f"{what} has a dim {_QUANTILE!r} without levels; assign them to it")
-        return Quantiles(data, what, _QUANTILE)
+    for dim, form, values in (
+        (_QUANTILE, Quantiles, "levels"),
+        (_THRESHOLD, Probabilities, "values"),
+    ):
+        if dim in field.dims:
+            if dim not in field.coords:
+                raise DataError(f"{what} has a dim {dim!r} without {values}; assign them to it")
+            return form(data, what, dim)
     member = find_dim(data, "member")
     if member is None:
         return Deterministic(data, what)
@@ -158,7 +160,7 @@ def _field(obj: _Object, target: str, what: str) -> xr.DataArray:
     """Take the target, or the only variable there is."""
     if isinstance(obj, xr.DataArray):
         return obj
-    for name in (f"{target}_{_QUANTILE}", target, f"{target}_mean"):
+    for name in (f"{target}_{_QUANTILE}", f"{target}_probability", target, f"{target}_mean"):
         if name in obj:
             return obj[name]
     if len(obj.data_vars) == 1:

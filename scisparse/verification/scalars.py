@@ -74,7 +74,8 @@ def _of_itself(coordinate: xr.DataArray) -> bool:
     """Whether a coordinate tells which of several values, or which projection it is."""
     wide = coordinate.expand_dims(coordinate.name)
     projection = {"grid_mapping_name", "crs_wkt"} & {*coordinate.attrs}
-    return coordinate.name == "quantile" or find_dim(wide, "member") is not None or bool(projection)
+    own = coordinate.name in ("quantile", "threshold") or find_dim(wide, "member") is not None
+    return own or bool(projection)
 
 
 def _compared(pair: _Pair, wide: _Pair, names: tuple[str, str]) -> Iterator[tuple[str, str, bool]]:

@@ -1,0 +1,128 @@
+"""Rules of growth and scores that users write, and what they are told of candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kernel_cases import generator
+from sparsity_cases import OFTEN, adam, batches, fields, locally, network, seed, train
+from torch import Tensor, nn
+
+from scisparse.errors import OptionError
+from scisparse.grids import LatLonGrid
+from scisparse.layers import LocallyConnected
+from scisparse.pattern import Pattern
+from scisparse.patterns import window
+from scisparse.sparsity import Sparsifier, growth
+from scisparse.sparsity.candidates import AllPairs, Listed
+from scisparse.sparsity.growth import Candidates, Growth
+
+GRID = LatLonGrid.regular(6, 10)
+
+
+def latest_first(candidates: Candidates) -> Tensor:
+    return torch.arange(candidates.count).float()
+
+
+def trained(build: Callable[[], nn.Module], steps: int = 4, **options: Any) -> Sparsifier:
+    seed()
+    model = build()
+    data = batches(steps) if isinstance(model, nn.Sequential) else fields(steps)
+    optimizer = adam(model)
+    sparsifier = Sparsifier(model, optimizer, "set", sparsity=0.5, schedule=OFTEN, **options)
+    train(model, optimizer, sparsifier, data)
+    return sparsifier
+
+
+@pytest.mark.parametrize("build", [network, locally])
+def test_growth_may_be_a_function(build: Callable[[], nn.Module]) -> None:
+    """Which is a rule that needs nothing."""
+    runs = [trained(build, growth=rule) for rule in (latest_first, Growth("by hand", latest_first))]
+    assert runs[0].rules.growth is not None
+    assert runs[0].rules.growth.name == "latest_first"
+    assert all(layer.exploration > 0.51 for layer in runs[0].report().layers)
+    for one, other in zip(*(run.targets for run in runs), strict=True):
+        assert one.parameter is not None
+        assert other.parameter is not None
+        assert torch.equal(one.parameter, other.parameter)
+
+
+@pytest.mark.parametrize("build", [network, locally])
+@pytest.mark.parametrize(
+    ("rule", "got"),
+    [
+        (lambda candidates: candidates.links, "NoneType"),  # which was not declared
+        (lambda candidates: torch.rand(candidates.count + 3), r"\[\d+\]"),
+        (lambda candidates: torch.rand(candidates.count, 1), r"\[\d+, 1\]"),
+        (lambda candidates: 0.5, "float"),
+    ],
+)
+def test_what_a_rule_returns_is_checked(
+    build: Callable[[], nn.Module], rule: Callable[[Candidates], Any], got: str
+) -> None:
+    expected = rf"`growth` 'own' returned {got} for \d+ candidates; .*needs_gradient=True"
+    with pytest.raises(OptionError, match=expected):
+        trained(build, growth=Growth("own", rule))
+
+
+@pytest.mark.parametrize("build", [network, locally])
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [(lambda w, g: w.flatten()[:-1], r"\[\d+\]"), (lambda w, g: None, "NoneType")],
+)
+def test_what_a_score_returns_is_checked(
+    build: Callable[[], nn.Module], returned: Callable[[Tensor, Any], Any], got: str
+) -> None:
+    def own(weight: Tensor, gradient: Tensor | None) -> Any:
+        return returned(weight, gradient)
+
+    with pytest.raises(OptionError, match=rf"`score` 'own' returned {got} for weights \[\d+, .*"):
+        trained(build, score=own)
+
+
+def haversine(site: Tensor, source: Tensor) -> np.ndarray[Any, Any]:
+    """Metres between points of the grid, by another formula."""
+    lat, lon = GRID.lat, GRID.lon
+    i, j = site.numpy(), source.numpy()
+    h = np.sin((lat[i] - lat[j]) / 2) ** 2
+    h += np.cos(lat[i]) * np.cos(lat[j]) * np.sin((lon[i] - lon[j]) / 2) ** 2
+    metres: np.ndarray[Any, Any] = 2 * 6371e3 * np.arcsin(np.sqrt(h.clip(0, 1)))
+    return metres
+
+
+@pytest.mark.parametrize("kind", [Listed, AllPairs])
+def test_distances_of_candidates_are_those_on_their_grids(kind: Any) -> None:
+    pattern = window(GRID, (3, 5))
+    assert pattern.distance is None
+    candidates = kind(pattern)
+    for chunk in candidates.chunks(1 << 15):
+        site, source = candidates.ends(torch.arange(chunk.first, chunk.last))
+        found = candidates.distance(chunk)
+        np.testing.assert_allclose(found, haversine(site, source), rtol=1e-3, atol=1.0)
+
+
+def test_growth_by_distance_on_a_window_over_a_grid() -> None:
+    mean = []
+    wide = Pattern.from_dense(window(GRID, 5).to_dense())
+    wide = Pattern(wide.row_ptr, wide.col, GRID.size, site_grid=GRID, source_grid=GRID)
+    start = wide.select(torch.rand(wide.num_edges, generator=generator(2)) < 0.3)
+    x = torch.randn(4, GRID.size, 2, generator=generator(3))
+    y = torch.randn(4, GRID.size, 3, generator=generator(4))
+    for scale in (1e6, 1e10):
+        seed()
+        layer = LocallyConnected(start, 2, 3)
+        optimizer = adam(layer)
+        rule = growth.distance_prior(scale)
+        sparsifier = Sparsifier(layer, optimizer, growth=rule, candidates=wide, schedule=OFTEN)
+        train(layer, optimizer, sparsifier, [(x, y)] * 9)
+        mean.append(haversine(layer.pattern.rows(), layer.pattern.col.long()).mean())
+    assert mean[0] < 0.9 * mean[1]
+
+
+def test_growth_by_distance_without_a_grid_says_what_to_do() -> None:
+    with pytest.raises(OptionError, match=r"on a grid, or give them: Pattern\.from_edge_index"):
+        trained(locally, growth=growth.distance_prior(1e6))

@@ -1,0 +1,134 @@
+"""What a change of size, of sparsity and a copy do to weights, gradients and hooks."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from sparsity_cases import OFTEN, adam, batches, fields, locally, network, seed, train
+from torch import nn
+
+from scisparse.errors import PatternError
+from scisparse.layers import LocallyConnected2d, SparseLinear
+from scisparse.layers.rewiring import resize
+from scisparse.sparsity import Sparsifier, schedules
+
+
+def linear() -> SparseLinear:
+    seed()
+    return SparseLinear(12, 6, fan_in=12)
+
+
+@pytest.mark.parametrize("build", [linear, locally])
+def test_weights_get_another_size_while_the_last_loss_is_there(build: Any) -> None:
+    layer = build()
+    data = fields(8) if build is locally else batches(8)
+    optimizer = adam(layer)
+    x, y = data[0]
+    loss = (layer(x) - y).square().mean()  # holds the graph of the old size
+    loss.backward()
+    optimizer.step()
+    sparsifier = Sparsifier(layer, optimizer, "rigl", sparsity=0.75, schedule=OFTEN)
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.shape == layer.weight.shape
+    held = []
+    for x, y in data[1:]:
+        held.append((layer(x) - y).square().mean())
+        optimizer.zero_grad()
+        held[-1].backward()
+        optimizer.step()
+        sparsifier.step()
+    before = layer(x)
+    final: Any = sparsifier.finalize()
+    torch.testing.assert_close(final(x), before)
+    final(x).sum().backward()
+
+
+def test_a_size_that_ranks_know_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = nn.Parameter(torch.ones(4, 2))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    resize(weight, torch.ones(3, 2))  # nothing holds it
+    loss = weight.sum()
+    with pytest.raises(PatternError, match=r"\[3, 2\] that DistributedDataParallel holds"):
+        resize(weight, torch.ones(2, 2))
+    del loss
+    resize(weight, torch.ones(2, 2))
+    (weight.sum() * 2).backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[2, 2], [2, 2]]
+
+
+@pytest.mark.parametrize("structure", ["taps", "sites"])
+@pytest.mark.parametrize("method", ["rigl", "set"])
+def test_units_of_many_sizes_never_outgrow_their_rows(structure: str, method: str) -> None:
+    for number in range(3):
+        seed(number)
+        layer = LocallyConnected2d(2, 2, 3, input_size=(6, 8), padding=1)
+        optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+        sparsifier = Sparsifier(
+            layer,
+            optimizer,
+            method,
+            sparsity=0.7,
+            structure=structure,
+            schedule=schedules.CosineDrop(end=100, every=2, fraction=0.5),
+            seed=number,
+        )
+        rows = layer.weight.shape
+        for _ in range(24):
+            loss = (layer(torch.randn(3, 2, 6, 8)) - 1).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            sparsifier.step()
+            assert layer.weight.shape == rows
+
+
+@pytest.mark.parametrize(
+    ("method", "schedule"),
+    [
+        ("rigl", schedules.Cubic(begin=0, end=12, every=3)),
+        ("set", schedules.Cubic(begin=0, end=12, every=3)),
+        ("static", schedules.OneShot(6)),
+    ],
+)
+@pytest.mark.parametrize("build", [linear, network])
+def test_from_dense_to_sparse_ends_on_target(build: Any, method: str, schedule: Any) -> None:
+    model = build()
+    optimizer = adam(model)
+    sparsifier = Sparsifier(model, optimizer, method, sparsity=0.75, schedule=schedule)
+    assert sparsifier.report().sparsity == 0
+    seen = []
+    data = batches(16)
+    for k, batch in enumerate(data):
+        if k == 7:  # goes on from a state
+            state = copy.deepcopy(sparsifier.state_dict())
+            sparsifier.load_state_dict(state)
+        train(model, optimizer, sparsifier, [batch])
+        seen.append(sparsifier.report().sparsity)
+    assert seen == sorted(seen)
+    assert seen[-1] == pytest.approx(0.75, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "method", ["rigl", "srigl", "set", "sparse_momentum", "top_kast", "movement", "l0", "gmp"]
+)
+@pytest.mark.parametrize("build", [linear, network])
+def test_a_copy_trains_as_the_original(build: Any, method: str) -> None:
+    model = build()
+    optimizer = adam(model)
+    rule: dict[str, Any] = {"total_steps": 24}
+    sparsifier = Sparsifier(model, optimizer, method, sparsity=0.6, **rule)
+    data = batches(20)
+    train(model, optimizer, sparsifier, data[:9])
+    twins = copy.deepcopy((model, optimizer, sparsifier))
+    assert twins[2].model is twins[0]
+    expected = train(model, optimizer, sparsifier, data[9:])
+    assert train(*twins, data[9:]) == expected
+    for a, b in zip(twins[0].parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert a is not b
+    twins[2].finalize()
+    sparsifier.finalize()
