@@ -253,3 +253,8 @@ def test_duplicate_times_in_predict() -> None:
     text = error_of(lambda: MODEL.predict(FORECAST.isel(time=[0, 1, 1])))
     assert text.startswith("time 2001-01-02 00:00:00 repeats in the forecast; keep one of each")
     assert MODEL.predict(FORECAST.drop_vars("time")).sizes["time"] == 6
+
+
+def test_a_missing_grid_in_predict_names_the_forecast() -> None:
+    bare = FORECAST.drop_vars(["lat", "lon"])
+    assert error_of(lambda: MODEL.predict(bare)).startswith("the forecast: `data` has no grid")

@@ -76,8 +76,8 @@ class Fitted:
                 check_units(f"variable {str(name)!r} of the forecast", units, expected)
         else:
             check_units("the forecast", field.attrs.get("units"), self.units.get(target))
-        check_times(field, self.calendar)
         frame = Frame.on(field, self.grid, "the forecast")
+        check_times(field, self.calendar)
         cases = read_forecast(forecast, target, frame, groups)
         if cases.names != self.names:
             raise DataError(
