@@ -31,7 +31,7 @@ def open_data(path: str | os.PathLike[str]) -> xr.Dataset:
     Raises
     ------
     DataError
-        There is no such file, or it is cut short or something else.
+        There is no such file, it is cut short or something else, or times cannot be decoded.
 
     Examples
     --------
@@ -57,6 +57,12 @@ def open_data(path: str | os.PathLike[str]) -> xr.Dataset:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "decode time" in reason:
+            raise DataError(
+                f"{target}: its times are not in the CF form ({reason.split('. ')[0]}); set their "
+                "attributes units and calendar, such as '360_day', after "
+                "xarray.open_dataset(path, decode_times=False), and write it again"
+            ) from error
         raise DataError(
             f"{target}: cannot be read by {engine} ({reason}); it may be cut "
             "short or of another format"

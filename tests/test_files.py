@@ -213,3 +213,23 @@ def test_a_folder_that_cannot_be_written_is_named(
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(DataError, match="cannot be written; choose a writable folder"):
         write_data(dataset, tmp_path / "data.nc")
+
+
+@pytest.mark.parametrize(
+    ("units", "calendar"), [("months since 1960-01-01", "360"), ("days since then", "standard")]
+)
+def test_times_that_cannot_be_decoded_are_named(tmp_path: Path, units: str, calendar: str) -> None:
+    """The archive of NMME forecasts writes calendar 360."""
+    path = tmp_path / "months.nc"
+    attrs = {"units": units, "calendar": calendar}
+    xr.Dataset(coords={"S": ("S", [376.0, 388.0], attrs)}).to_netcdf(path)
+    with pytest.raises(DataError, match=r"months\.nc: its times are not in the CF form") as info:
+        open_data(path)
+    text = str(info.value)
+    assert all(part in text for part in (units, "decode_times=False"))
+    assert "cut short" not in text
+    with xr.open_dataset(path, decode_times=False) as raw:
+        data = raw.load()
+    data["S"].attrs = {"units": "months since 1960-01-01", "calendar": "360_day"}
+    data.to_netcdf(path)
+    assert [str(date)[:10] for date in open_data(path)["S"].values] == ["1991-05-01", "1992-05-01"]
