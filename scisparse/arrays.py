@@ -33,7 +33,7 @@ __all__ = [
     "Axes",
     "Frame",
     "add_history",
-    "check_units",
+    "check_object",
     "find_axes",
     "find_dim",
     "same_points",
@@ -303,27 +303,12 @@ def same_points(first: Grid, second: Grid) -> bool:
     return _farthest(first, second) < _TOLERANCE
 
 
-def check_units(what: str, units: object, expected: object) -> None:
-    """Raise unless units agree, as far as both are known.
-
-    Parameters
-    ----------
-    what
-        Name of what has the units, for errors.
-    units, expected
-        Values of CF attribute ``units``, or ``None``.
-
-    Raises
-    ------
-    DataError
-        They differ; both are named.
-    """
-    if units is None or expected is None or str(units).strip() == str(expected).strip():
-        return
-    raise DataError(
-        f"{what} has units {units!r} but {expected!r} is needed; convert it and set attrs['units'] "
-        "first"
-    )
+def check_object(obj: object, what: str) -> None:
+    """Raise :class:`DataError` unless `obj`, called `what` in it, is a DataArray or a Dataset."""
+    if not isinstance(obj, xr.DataArray | xr.Dataset):
+        raise DataError(
+            f"{what} is of type {type(obj).__name__}; it must be an xarray DataArray or Dataset"
+        )
 
 
 def add_history(dataset: xr.Dataset, action: str, before: Mapping[Hashable, Any]) -> xr.Dataset:

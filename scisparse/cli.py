@@ -64,7 +64,7 @@ def train(
     from scisparse.files import open_data
     from scisparse.postprocess import PostProcessor
 
-    _check_output(output, forecast, observed)
+    _check_output(output, forecast, observed, stores=False)
     model = PostProcessor(
         method,
         target=target,
@@ -116,6 +116,12 @@ def evaluate(
     target: Annotated[
         str | None, typer.Option(help="Name of the variable, if the files hold several.")
     ] = None,
+    dims: Annotated[
+        str | None, typer.Option(help="Average over these dims, separated by commas, not all.")
+    ] = None,
+    estimator: Annotated[
+        str | None, typer.Option(help="Of the CRPS of members: fair or standard.")
+    ] = None,
     thresholds: Annotated[
         str | None,
         typer.Option(help="Score probabilities of exceeding these values, separated by commas."),
@@ -136,6 +142,8 @@ def evaluate(
         open_data(observed),
         reference=compared,
         target=target,
+        dims=None if dims is None else [dim.strip() for dim in dims.split(",")],
+        estimator=estimator,
         thresholds=_numbers("--thresholds", thresholds, "20,30"),
     )
     for name, values in scores.data_vars.items():
@@ -145,6 +153,8 @@ def evaluate(
             if values.ndim == 0 or limit is not None:
                 label = name if limit is None else f"{name} (> {limit:g})"
                 typer.echo(f"{label:22s} {value:12.5g} {'' if units == '1' else units}".rstrip())
+        if dims is not None and values.ndim and of == [None]:
+            typer.echo(f"{name:22s} by {', '.join(map(str, values.dims))}")
     if output is not None:
         write_data(scores, output)
         typer.echo(f"wrote {output}")
@@ -159,10 +169,11 @@ def doctor() -> None:
         typer.echo(line)
 
 
-def _check_output(output: Path, *inputs: Path) -> None:
-    """Refuse, before any work, an output without a folder, or one that would replace an input."""
-    if not output.parent.is_dir():
-        raise DataError(f"{output}: folder {output.parent} does not exist; create it first")
+def _check_output(output: Path, *inputs: Path, stores: bool = True) -> None:
+    """Refuse, before any work, what cannot be written, or would replace an input."""
+    from scisparse.files import check_target
+
+    check_target(output, stores=stores)
     for path in inputs:
         if path.resolve() == output.resolve():
             raise DataError(f"{output}: is read as well, and would be lost; choose another output")

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import numpy as np
 import xarray as xr
 
 from scisparse.errors import DataError, MissingDependencyError
 
-__all__ = ["open_data", "write_data"]
+__all__ = ["check_target", "open_data", "write_data"]
 
 _ZARR = ".zarr"
+# One of them lies in the folder of every Zarr group.
+_ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
+# Classic netCDF: bytes of a count and of an offset by version, bytes of a number by type.
+_CLASSIC = {b"CDF\x01": (4, 4), b"CDF\x02": (4, 8), b"CDF\x05": (8, 8)}
+_CLASSIC_TYPES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}
 
 
 def open_data(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -22,7 +31,7 @@ def open_data(path: str | os.PathLike[str]) -> xr.Dataset:
     Raises
     ------
     DataError
-        There is no such file, or it is cut short or something else.
+        There is no such file, it is cut short or something else, or times cannot be decoded.
 
     Examples
     --------
@@ -40,14 +49,59 @@ def open_data(path: str | os.PathLike[str]) -> xr.Dataset:
     # Consolidated metadata is not part of Zarr 3, and reading without it works for all.
     options = {"consolidated": False} if engine == "zarr" else None
     try:
+        if engine != "zarr":
+            _check_whole(target)
         with xr.open_dataset(target, engine=engine, backend_kwargs=options) as dataset:
             return dataset.load()
+    except DataError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "decode time" in reason:
+            raise DataError(
+                f"{target}: its times are not in the CF form ({reason.split('. ')[0]}); set their "
+                "attributes units and calendar, such as '360_day', after "
+                "xarray.open_dataset(path, decode_times=False), and write it again"
+            ) from error
         raise DataError(
             f"{target}: cannot be read by {engine} ({reason}); it may be cut "
             "short or of another format"
         ) from error
+
+
+def check_target(target: Path, *, stores: bool) -> None:
+    """Raise unless a file, or where the name says so a Zarr store, can be written there.
+
+    Parameters
+    ----------
+    target
+        Where to write.
+    stores
+        Whether a name that ends in ``.zarr`` means a store.
+
+    Raises
+    ------
+    DataError
+        The folder does not exist or cannot be written, or another kind of file or folder has the
+        name.
+    """
+    store = stores and target.suffix == _ZARR
+    if not target.parent.is_dir():
+        raise DataError(f"{target}: folder {target.parent} does not exist; create it first")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise DataError(
+            f"{target}: folder {target.parent} cannot be written; choose a writable folder"
+        )
+    if store:
+        _require_zarr(target)
+    if target.exists() and target.is_dir() != store:
+        kind, other = ("folder", "file") if target.is_dir() else ("file", "Zarr store")
+        raise DataError(f"{target}: is a {kind}, not a {other}; choose another name")
+    if target.is_dir() and not any((target / mark).exists() for mark in _ZARR_MARKS):
+        raise DataError(
+            f"{target}: is a folder without any of {', '.join(_ZARR_MARKS)}, no Zarr store, and "
+            "would be lost; choose another name"
+        )
 
 
 def write_data(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
@@ -56,16 +110,13 @@ def write_data(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     DataError
-        The folder does not exist or cannot be written.
+        The folder does not exist or cannot be written, or another kind of file or folder has the
+        name.
     """
     target = Path(path)
-    if not target.parent.is_dir():
-        raise DataError(f"{target}: folder {target.parent} does not exist; create it first")
-    if target.suffix == _ZARR:
-        _require_zarr(target)
-    if target.exists() and target.is_dir() != (target.suffix == _ZARR):
-        kind, other = ("folder", "file") if target.is_dir() else ("file", "Zarr store")
-        raise DataError(f"{target}: is a {kind}, not a {other}; choose another name")
+    check_target(target, stores=True)
+    store = target.suffix == _ZARR
+    dataset = _plain(dataset) if store else _for_netcdf(_plain(dataset), target)
     try:
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     except OSError as error:
@@ -74,12 +125,16 @@ def write_data(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
         ) from error
     try:
         draft = folder / target.name
-        if target.suffix == _ZARR:
+        if store:
             dataset.to_zarr(draft, mode="w", consolidated=False)
             if target.is_dir():
                 shutil.rmtree(target)
         else:
-            compressed = {name: {"zlib": True, "complevel": 4} for name in dataset.data_vars}
+            compressed = {
+                name: {"zlib": True, "complevel": 4}
+                for name, variable in dataset.data_vars.items()
+                if variable.encoding.get("_FillValue", np.nan) is not None
+            }
             dataset.to_netcdf(draft, engine="netcdf4", encoding=compressed)
         draft.replace(target)
     except OSError as error:
@@ -89,6 +144,130 @@ def write_data(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plain(dataset: xr.Dataset) -> xr.Dataset:
+    """Without a fill value at coordinates and bounds that miss nothing: CF allows them none."""
+    copy = dataset.copy(deep=False)
+    bounds = {coord.attrs.get("bounds") for coord in copy.coords.values()}
+    for name, variable in copy.variables.items():
+        if (name in copy.coords or name in bounds) and not variable.isnull().any():
+            encoding = {k: v for k, v in variable.encoding.items() if k != "missing_value"}
+            variable.encoding = encoding | {"_FillValue": None}
+    return copy
+
+
+def _for_netcdf(dataset: xr.Dataset, target: Path) -> xr.Dataset:
+    """With attributes that netCDF has no type for, such as true, as JSON text.
+
+    Raises
+    ------
+    DataError
+        A name holds a slash.
+    """
+    slashed = [str(name) for name in dataset.variables if "/" in str(name)]
+    if slashed:
+        raise DataError(
+            f"{target}: netCDF allows no '/' in the name of variable {slashed[0]!r}; rename it, or "
+            "write a .zarr store"
+        )
+    copy = dataset.copy(deep=False)
+    for attrs in (copy.attrs, *(variable.attrs for variable in copy.variables.values())):
+        attrs.update({name: _attribute(value) for name, value in attrs.items()})
+    return copy
+
+
+def _attribute(value: Any) -> Any:
+    plain = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    parts = plain if isinstance(plain, list | tuple) else [plain]
+    kinds = {type(part) for part in parts}
+    numbers = kinds <= {int, float} and all(
+        isinstance(part, float) or abs(part) < 2**63 for part in parts
+    )
+    if parts and (numbers or kinds == {str} or type(plain) is bytes):
+        return value
+    return json.dumps(plain, default=str)
+
+
+def _check_whole(target: Path) -> None:
+    """Raise when a classic netCDF file is shorter than its header says: netCDF reads zeros there.
+
+    Layout of the header: https://docs.unidata.ucar.edu/netcdf-c/current/file_format_specifications.html
+    """
+    with target.open("rb") as file:
+        widths = _CLASSIC.get(file.read(4))
+        if widths is None:
+            return
+        try:
+            expected = _classic_length(file, *widths)
+        except (EOFError, KeyError, IndexError, OverflowError) as error:
+            raise DataError(
+                f"{target}: the header of this classic netCDF file is cut short or damaged; copy "
+                "it again"
+            ) from error
+    size = target.stat().st_size
+    if size < expected:
+        raise DataError(
+            f"{target}: is cut short: it has {size} bytes but its header tells of {expected}; copy "
+            "it again"
+        )
+
+
+def _classic_length(file: BinaryIO, count_width: int, offset_width: int) -> int:
+    """Bytes up to the end of the last number, as the header after the magic bytes tells.
+
+    A file written as a stream tells of 2**32 - 1 records and is refused: netCDF cannot read it.
+    """
+
+    def number(width: int) -> int:
+        data = file.read(width)
+        if len(data) < width:
+            raise EOFError
+        return int.from_bytes(data, "big")
+
+    def count() -> int:
+        return number(count_width)
+
+    def skip(size: int) -> None:
+        file.seek(_padded(size), os.SEEK_CUR)
+
+    def items() -> range:
+        number(4)  # the tag says what kind they are, which their place says too
+        return range(count())
+
+    def skip_attributes() -> None:
+        for _ in items():
+            skip(count())
+            width = _CLASSIC_TYPES[number(4)]
+            skip(count() * width)
+
+    records = count()
+    lengths = []
+    for _ in items():
+        skip(count())
+        lengths.append(count())
+    skip_attributes()
+    end, recorded = 0, []
+    for _ in items():
+        skip(count())
+        shape = [lengths[count()] for _ in range(count())]
+        skip_attributes()
+        width = _CLASSIC_TYPES[number(4)]
+        count()  # the size is not to be trusted where it passes 2**32
+        begin = number(offset_width)
+        if shape and shape[0] == 0:
+            recorded.append((begin, math.prod(shape[1:]) * width))
+        else:
+            end = max(end, begin + math.prod(shape) * width)
+    # Parts of a record are padded, unless there is but one.
+    step = recorded[0][1] if len(recorded) == 1 else sum(_padded(size) for _, size in recorded)
+    if records:
+        end = max([end, *(begin + (records - 1) * step + size for begin, size in recorded)])
+    return end
+
+
+def _padded(size: int) -> int:
+    return size + -size % 4
 
 
 def _require_zarr(target: Path) -> None:

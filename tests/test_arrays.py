@@ -12,9 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from postprocess_cases import GLOBAL, PLANE, ensemble, points
 
-from scisparse.arrays import Axes, Frame, add_history, check_units, find_axes, find_dim, same_points
+from scisparse.arrays import Axes, Frame, add_history, find_axes, find_dim, same_points
 from scisparse.errors import DataError, GridError
 from scisparse.grids import EARTH_RADIUS, LatLonGrid, ProjectedGrid, UnstructuredGrid
+from scisparse.units import check_units
 
 
 def named(*dims: str) -> xr.DataArray:

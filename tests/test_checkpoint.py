@@ -19,6 +19,7 @@ from postprocess_cases import GLOBAL, METHODS, PLANE, QUICK, ensemble, fitted, p
 from scisparse.errors import CheckpointError
 from scisparse.postprocess import PostProcessor
 from scisparse.postprocess.checkpoint import read_checkpoint, write_checkpoint
+from scisparse.postprocess.standard import Standard
 
 FORECAST, OBSERVED = ensemble(8)
 MODEL = fitted("emos", FORECAST, OBSERVED)
@@ -215,6 +216,14 @@ def test_other_safetensors_files(tmp_path: Path) -> None:
         ({"options": {"width": 0}}, "`width` (=0) must be"),
         ({"units": 3}, "does not fit together"),
         ({"cases": None}, "does not fit together"),
+        ({"cases": "8"}, "header entry 'cases' (='8') is of another type"),
+        ({"cases": True}, "header entry 'cases'"),
+        ({"names": "t"}, "header entry 'names'"),
+        ({"names": [3]}, "header entry 'names'"),
+        ({"units": {"t2m": 3}}, "header entry 'units'"),
+        ({"calendar": 360}, "header entry 'calendar'"),
+        ({"target": None}, "header entry 'target'"),
+        ({"groups": 2}, "header entry 'groups'"),
     ],
 )
 def test_contents_that_do_not_fit_together(
@@ -282,3 +291,26 @@ def test_a_model_of_one_point_comes_back(method: str, tmp_path: Path) -> None:
     model = fitted(method, field, observed)
     model.save(tmp_path / "model.safetensors")
     assert_same(model, PostProcessor.load(tmp_path / "model.safetensors"), field)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", list(Standard.__dataclass_fields__))
+def test_statistics_that_no_training_leaves(name: str, method: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    fitted(method, FORECAST, OBSERVED).save(path)
+    tensors, spec = read_checkpoint(path)
+    key = f"standard.{name}"
+    value = tensors[key]
+    broken = {
+        " of ": [value[..., 1:], value[None], value.sum(), value[..., :1]],
+        "of shape": [value.float(), value.long()],
+        "infinite": [torch.full_like(value, np.nan), -torch.full_like(value, np.inf)],
+    }
+    for word, values in broken.items():
+        for wrong in values:
+            write_checkpoint(path, tensors | {key: wrong}, spec)
+            text = load_error(path)
+            assert text.startswith(f"{path}: its content does not fit together (DataError: {name} ")
+            assert word in text
+    write_checkpoint(path, tensors, spec)
+    assert repr(PostProcessor.load(path))

@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 from scisparse import cli
+from scisparse.verification import evaluate
 
 
 def run(
@@ -200,6 +201,47 @@ def test_an_output_that_is_an_input_is_refused_before_any_work(
         assert code == 2
         assert "is read as well, and would be lost; choose another output" in err
         assert {path: path.read_bytes() for path in before} == before
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forecast, observed = files / "forecast.nc", files / "observed.nc"
+    folder = files / "work.zarr"
+    (folder / "inside").mkdir(parents=True)
+    commands = (
+        (["train", forecast, observed, "--target", "t2m", "-o", folder], "is a folder, not a file"),
+        (["predict", files / "none", forecast, "-o", folder], "no Zarr store, and would be lost"),
+        (["evaluate", files / "none", observed, "-o", folder / "inside"], "is a folder, not a"),
+    )
+    before = sorted(files.rglob("*"))
+    for arguments, message in commands:
+        code, _, err = run(monkeypatch, capsys, *arguments)
+        assert (code, err.count("\n")) == (2, 1)
+        assert message in err
+        assert sorted(files.rglob("*")) == before
+
+
+def test_evaluate_takes_the_estimator_and_the_dims(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forecast, observed, scores = (files / f"{n}.nc" for n in ("forecast", "observed", "scores"))
+    command = ["evaluate", forecast, observed, "-o", scores]
+    code, out, _ = run(
+        monkeypatch, capsys, *command, "--dims", "time, lon", "--estimator", "standard"
+    )
+    assert code == 0
+    assert "by lat" in out
+    with xr.open_dataset(forecast) as members, xr.open_dataset(observed) as truth:
+        expected = evaluate(members, truth, dims=("time", "lon"), estimator="standard")
+    with xr.open_dataset(scores) as written:
+        xr.testing.assert_allclose(written["crps"], expected["crps"])
+        assert written["crps"].attrs["estimator"] == "standard"
+    for option, value in (("--dims", "level"), ("--estimator", "best")):
+        code, _, err = run(monkeypatch, capsys, *command, option, value)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"`{option.strip('-')}`" in err
+        assert repr(value) in err
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "predict", "evaluate", "doctor"])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
+from typing import Literal, get_args
 
+import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
@@ -87,3 +90,146 @@ def test_a_folder_is_not_overwritten_by_a_file_nor_a_file_by_a_store(
     with pytest.raises(DataError, match=r"file\.zarr: is a file, not a Zarr store"):
         write_data(dataset, tmp_path / "file.zarr")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file.zarr", "folder.nc"]
+
+
+Classic = Literal["NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA"]
+_VARIABLES = {
+    "fixed": {"a": ("f4", "yx"), "b": ("f8", "x"), "c": ("i1", "y"), "d": ("i2", "")},
+    "one in records": {"a": ("i1", "tx"), "b": ("f4", "yx")},
+    "several in records": {
+        "a": ("i2", "tx"),
+        "b": ("f8", "y"),
+        "c": ("i1", "tyx"),
+        "t": ("f8", "t"),
+    },
+    "no records yet": {"a": ("i2", "tx"), "b": ("f4", "y"), "c": ("i1", "ty")},
+}
+
+
+@pytest.mark.parametrize("version", get_args(Classic))
+@pytest.mark.parametrize("kind", list(_VARIABLES))
+def test_a_classic_file_cut_anywhere_is_refused(
+    tmp_path: Path, kind: str, version: Classic
+) -> None:
+    """The library itself reads zeros where such a file ends too early."""
+    rng = np.random.default_rng(len(kind))
+    sizes = {"t": 0 if kind == "no records yet" else 5, "y": 3, "x": 7}
+    path = tmp_path / "classic.nc"
+    with netCDF4.Dataset(path, "w", format=version) as file:
+        file.setncatts({"title": "odd", "numbers": np.arange(3, dtype="i2")})
+        for dim, size in sizes.items():
+            file.createDimension(dim, None if dim == "t" else size)
+        for name, (dtype, dims) in _VARIABLES[kind].items():
+            variable = file.createVariable(name, dtype, tuple(dims))
+            variable.long_name = name * 5
+            variable[:] = rng.integers(1, 99, [sizes[dim] for dim in dims])
+    whole = path.read_bytes()
+    expected = open_data(path)
+    assert set(expected.variables) == set(_VARIABLES[kind])
+    for keep in {len(whole) - 4, *rng.integers(8, len(whole) - 4, 20)}:
+        path.write_bytes(whole[:keep])
+        with pytest.raises(DataError, match=r"classic\.nc: .*(cut short|damaged).*copy it again"):
+            open_data(path)
+    # more than the header tells does no harm
+    path.write_bytes(whole + bytes(5))
+    assert open_data(path).identical(expected)
+
+
+def test_a_stream_that_does_not_count_its_records_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "stream.nc"
+    times = xr.Dataset({"a": ("t", np.arange(4.0))})
+    times.to_netcdf(path, format="NETCDF3_CLASSIC", unlimited_dims=["t"])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 4 + whole[8:])
+    with pytest.raises(DataError, match=rf"has {len(whole)} bytes but its header tells of"):
+        open_data(path)
+
+
+@pytest.mark.parametrize("inside", ["", "thesis.txt", "folder/zarr.json"])
+def test_a_folder_that_is_no_store_is_kept(
+    tmp_path: Path, dataset: xr.Dataset, inside: str
+) -> None:
+    target = tmp_path / "work.zarr"
+    target.mkdir()
+    if inside:
+        (target / inside).parent.mkdir(exist_ok=True)
+        (target / inside).write_text("years of work")
+    with pytest.raises(DataError, match=r"work\.zarr: is a folder without any of zarr\.json"):
+        write_data(dataset, target)
+    assert not inside or (target / inside).read_text() == "years of work"
+
+
+def test_a_store_of_either_format_is_replaced(tmp_path: Path, dataset: xr.Dataset) -> None:
+    for version in (2, 3):
+        target = tmp_path / f"v{version}.zarr"
+        (dataset + 1).to_zarr(target, zarr_format=version, consolidated=version == 2)
+        write_data(dataset, target)
+        assert open_data(target).identical(dataset)
+
+
+def test_what_zarr_says_in_json_goes_into_netcdf_as_text(
+    tmp_path: Path, dataset: xr.Dataset
+) -> None:
+    said = {"flag": True, "table": {"a": [1, 2]}, "none": None, "mixed": [1, "a"], "empty": []}
+    kept = {"text": "K", "words": ["a", "b"], "number": 2.5, "count": 3, "most": float("inf")}
+    dataset["t2m"].attrs = said | kept
+    dataset.attrs = {"flag": False}
+    write_data(dataset, tmp_path / "data.zarr")
+    write_data(open_data(tmp_path / "data.zarr"), tmp_path / "data.nc")
+    read = open_data(tmp_path / "data.nc")
+    texts = {"flag": "true", "table": '{"a": [1, 2]}', "none": "null", "mixed": '[1, "a"]'}
+    assert read["t2m"].attrs == texts | {"empty": "[]"} | kept
+    assert read.attrs == {"flag": "false"}
+    assert dataset["t2m"].attrs == said | kept
+
+
+def test_a_slash_in_a_name_is_refused_by_name(tmp_path: Path, dataset: xr.Dataset) -> None:
+    with pytest.raises(DataError, match=r"data\.nc: netCDF allows no '/' .* 'a/b'; rename it"):
+        write_data(dataset.rename(t2m="a/b"), tmp_path / "data.nc")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["data.nc", "data.zarr"])
+def test_coordinates_and_bounds_have_no_fill_value(
+    tmp_path: Path, dataset: xr.Dataset, name: str
+) -> None:
+    dataset["lat"].attrs["bounds"] = "lat_bnds"
+    dataset["lat_bnds"] = (("lat", "nv"), np.arange(6.0).reshape(3, 2))
+    dataset["height"] = ("lat", [1.0, np.nan, 2.0])
+    dataset = dataset.set_coords("height")
+    dataset["lon"].encoding["_FillValue"] = -999.0
+    write_data(dataset, tmp_path / name)
+    options = {"consolidated": False} if name.endswith("zarr") else None
+    raw = xr.open_dataset(tmp_path / name, decode_cf=False, backend_kwargs=options)
+    filled = {str(key) for key, variable in raw.variables.items() if "_FillValue" in variable.attrs}
+    assert filled == {"t2m", "height"}
+    assert open_data(tmp_path / name).equals(dataset)
+    assert dataset["lon"].encoding["_FillValue"] == -999.0
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, dataset: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(DataError, match="cannot be written; choose a writable folder"):
+        write_data(dataset, tmp_path / "data.nc")
+
+
+@pytest.mark.parametrize(
+    ("units", "calendar"), [("months since 1960-01-01", "360"), ("days since then", "standard")]
+)
+def test_times_that_cannot_be_decoded_are_named(tmp_path: Path, units: str, calendar: str) -> None:
+    """The archive of NMME forecasts writes calendar 360."""
+    path = tmp_path / "months.nc"
+    attrs = {"units": units, "calendar": calendar}
+    xr.Dataset(coords={"S": ("S", [376.0, 388.0], attrs)}).to_netcdf(path)
+    with pytest.raises(DataError, match=r"months\.nc: its times are not in the CF form") as info:
+        open_data(path)
+    text = str(info.value)
+    assert all(part in text for part in (units, "decode_times=False"))
+    assert "cut short" not in text
+    with xr.open_dataset(path, decode_times=False) as raw:
+        data = raw.load()
+    data["S"].attrs = {"units": "months since 1960-01-01", "calendar": "360_day"}
+    data.to_netcdf(path)
+    assert [str(date)[:10] for date in open_data(path)["S"].values] == ["1991-05-01", "1992-05-01"]

@@ -276,3 +276,34 @@ def test_dims_of_the_grid_come_in_the_order_of_its_axes() -> None:
     assert grid_dims(field([1, 2], [5, 8], METRES_Y, METRES_X, "north east")) == ("north", "east")
     coords = {"lat": ("cell", [0.1, 0.2]), "lon": ("cell", [60.0, 90.0])}
     assert grid_dims(xr.DataArray([1.0, 2.0], dims="cell", coords=coords)) == ("cell",)
+
+
+@pytest.mark.parametrize("wrong", [[1.0], None, "t2m", np.zeros((2, 3))])
+def test_only_xarray_objects_have_a_grid(wrong: object) -> None:
+    with pytest.raises(GridError, match=r"`data` \(\w+\) must be a DataArray or a Dataset"):
+        from_xarray(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("radians", [False, True])
+def test_latitudes_beyond_the_pole_are_named_in_degrees(sign: float, radians: bool) -> None:
+    turn = np.pi / 180.0 if radians else 1.0
+    lat = {"units": "radians"} if radians else NORTH
+    data = field(sign * turn * np.array([80.0, 90.0, 100.0]), [0.0, 5.0], lat, {}, "lat lon")
+    match = "`lat` has a latitude of 100 degrees, which must be at most 90; check its values"
+    with pytest.raises(GridError, match=match):
+        from_xarray(data)
+    with pytest.raises(GridError, match=match):
+        from_xarray(data.isel(lon=0, drop=True).assign_coords(lon=("lat", [0.0, 1.0, 2.0])))
+
+
+def test_degrees_without_units_on_y_and_x_are_told_what_to_set() -> None:
+    data = field([10.0, 20.0], [0.0, 5.0], {}, {}, "Y X")
+    with pytest.raises(GridError, match=r"`Y` has units missing, .* and 'degrees_north' where it"):
+        from_xarray(data)
+    data["Y"].attrs["units"] = "degrees_north"
+    data["X"].attrs["units"] = "degrees_east"
+    assert from_xarray(data).shape == (2, 2)
+    data = field([10.0, 20.0], [0.0, 5.0], {"units": "m"}, {}, "Y X")
+    with pytest.raises(GridError, match=r"`X` has units missing, .* and 'degrees_east' where it"):
+        from_xarray(data)

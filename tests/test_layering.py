@@ -16,14 +16,14 @@ FOLDERS = {"scisparse": "scisparse", "kernels": "scisparse.kernels", "layers": "
 # A module imports only from rows above its own, or from inside its own entry.
 ROWS = (
     ("scisparse.errors",),
-    ("scisparse.grids",),
+    ("scisparse.grids", "scisparse.units"),
     ("scisparse.pattern",),
     ("scisparse.orders", "scisparse.patterns", "scisparse.tying"),
     ("scisparse.adjacency",),
     ("scisparse.kernels",),
     ("scisparse.layers",),
     ("scisparse.arrays", "scisparse.files", "scisparse.sparsity", "scisparse.testing"),
-    ("scisparse.losses", "scisparse.models"),
+    ("scisparse.losses", "scisparse.models", "scisparse.times"),
     (
         "scisparse.bias",
         "scisparse.datasets",

@@ -298,6 +298,21 @@ def test_groups_that_changed_since_training() -> None:
     assert f"['t2m[a]', 't2m[b]', 't2m[c]'] {trained}" in predict_error(other, model)
 
 
+@pytest.mark.parametrize("name", ["truncated_normal", "censored_normal"])
+def test_observations_below_the_bound(name: str) -> None:
+    rain = (OBSERVED - 280.0).rename("rain")
+    below = int((rain < 0).sum())
+    text = fit_error(FORECAST - 280.0, rain, distribution=name)
+    assert (
+        f"the observation 'rain' has {below} values below 0, down to {float(rain.min()):.4g}"
+        in text
+    )
+    assert f"where {name!r} has none; raise them with .clip(min=0)" in text
+    clipped = rain.clip(min=0).where(rain < 1.0)
+    assert fitted("emos", FORECAST - 280.0, clipped, distribution=name).predict(FORECAST - 280.0)
+    assert fitted("emos", FORECAST - 280.0, rain).predict(FORECAST - 280.0)
+
+
 # arguments
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
 import pytest
 import xarray as xr
 from postprocess_cases import ensemble, error_of, fit_error, fitted, on_calendar
+
+from scisparse.verification import evaluate
 
 FORECAST, OBSERVED = ensemble(6)
 MODEL = fitted("emos", FORECAST, OBSERVED)
@@ -115,3 +119,142 @@ def test_starts_are_no_valid_times() -> None:
     # the observation may be stamped with the starts too
     seen = OBSERVED.assign_coords(time=start["time"])
     assert fitted("emos", start, seen).predict(start).sizes["time"] == 6
+
+
+_LATER = np.timedelta64(24, "h").astype("m8[ns]")
+_START = {"standard_name": "forecast_reference_time"}
+
+
+def started(data: xr.DataArray, *signs: str) -> xr.DataArray:
+    """The same forecast by its starts, a day before, as told by some of the signs."""
+    valid = data["time"].values
+    data = data.assign_coords(time=("time", valid - _LATER, _START if "attrs" in signs else {}))
+    if "step" in signs:
+        data = data.assign_coords(step=_LATER)
+    if "hours" in signs:
+        data = data.assign_coords(h=((), 24.0, {"standard_name": "forecast_period"}))
+    if "valid" in signs:
+        data = data.assign_coords(valid_time=("time", valid))
+    if "other valid" in signs:
+        data = data.assign_coords(vt=("time", valid, {"standard_name": "time"}))
+    return data.rename(time="init_time") if "name" in signs else data
+
+
+@pytest.mark.parametrize(
+    "signs",
+    [
+        ("attrs", "step", "valid"),
+        ("attrs", "step"),
+        ("attrs", "hours"),
+        ("name", "step"),
+        ("valid",),
+        ("other valid",),
+    ],
+)
+@pytest.mark.parametrize("attrs", [{}, {"standard_name": "time"}])
+def test_starts_meet_no_valid_times_whatever_the_observation_says(
+    signs: tuple[str, ...], attrs: dict[str, str]
+) -> None:
+    start = started(FORECAST, *signs)
+    seen = OBSERVED.copy()
+    seen["time"].attrs = attrs
+    texts = [
+        fit_error(start, seen),
+        error_of(lambda: evaluate(start, seen)),
+        error_of(lambda: evaluate(seen, seen, reference=start)),
+    ]
+    for text in texts:
+        assert "holds starts (" in text
+        assert "'time' of the observation does not; give the observation the same starts" in text
+    dim = "init_time" if "name" in signs else "time"
+    # with the starts on both sides, and with valid times on both, all is as it was
+    pairs = [(start, seen.assign_coords(time=("time", start[dim].values, _START)))]
+    for name in {"valid_time", "vt"} & {*map(str, start.coords)}:
+        assert f".swap_dims({dim}={name!r})" in texts[0]
+        swapped = start.swap_dims({dim: name})
+        swapped[name].attrs = {"standard_name": "time"}
+        pairs.append((swapped, seen))
+    for pair in pairs:
+        result = fitted("emos", *pair).predict(pair[0])
+        np.testing.assert_array_equal(result["t2m_mean"], MODEL.predict(FORECAST)["t2m_mean"])
+        assert float(evaluate(*pair)["crps"]) == float(evaluate(FORECAST, OBSERVED)["crps"])
+
+
+def test_valid_times_beside_starts_and_leads_of_zero_are_fine() -> None:
+    expected = float(evaluate(FORECAST, OBSERVED)["crps"])
+    valid = FORECAST.assign_coords(valid_time=("time", FORECAST["time"].values))
+    beside = FORECAST.assign_coords(
+        forecast_reference_time=("time", FORECAST["time"].values - _LATER, _START), step=_LATER
+    )
+    analysis = started(moved(FORECAST, 24), "attrs").assign_coords(step=0 * _LATER)
+    unknown = OBSERVED.copy()
+    unknown["time"].attrs = {}
+    for data in (valid, beside, analysis):
+        assert float(evaluate(data, unknown)["crps"]) == expected
+        assert fitted("emos", data, unknown).predict(data).sizes["time"] == 6
+
+
+def test_times_that_nearly_match_are_not_lost_without_a_word() -> None:
+    field, observed = ensemble(48)
+    exact = np.datetime64("2001-01-01", "ns") + np.arange(48) * np.timedelta64(8, "h")
+    days = (exact - np.datetime64("1900-01-01")) / np.timedelta64(1, "D")
+    attrs = {"units": "days since 1900-01-01"}
+    single = xr.Dataset(coords={"time": ("time", days.astype(np.float32), attrs)})
+    field = field.assign_coords(time=exact)
+    observed = observed.assign_coords(xr.decode_cf(single).coords)
+    matching = int(np.isin(field["time"], observed["time"]).sum())
+    assert 0 < matching < 48
+    near = f"{48 - matching} of 48 times of the"
+    assert near in fit_error(field, observed)
+    for call in (
+        lambda: evaluate(field, observed),
+        lambda: evaluate(observed, observed, reference=field),
+    ):
+        text = error_of(call)
+        assert f"and {matching} match; round both to the same stamps" in text
+        assert ".assign_coords(time=data['time'].dt.round('h'))" in text
+    fixed = observed.assign_coords(time=observed["time"].dt.round("h"))
+    assert int(evaluate(field, fixed)["count"]) == fixed.size
+
+
+@pytest.mark.parametrize("calendar", ["noleap", "360_day"])
+def test_near_times_of_other_calendars_and_numbers(calendar: str) -> None:
+    days, seen = on_calendar(FORECAST, calendar), on_calendar(OBSERVED, calendar)
+    late = seen["time"].values.copy()
+    late[[1, 4]] += datetime.timedelta(minutes=2)
+    text = "2 of 6 times of the forecast nearly match a time of the observation, such as 2001-01-02"
+    assert text in fit_error(days, seen.assign_coords(time=late))
+    years = np.arange(2001.0, 2007.0)
+    numbers = FORECAST.assign_coords(time=years), OBSERVED.assign_coords(time=years + 1e-6)
+    assert "6 of 6 times of the prediction nearly match" in error_of(lambda: evaluate(*numbers))
+    # half a step away is another time
+    half = OBSERVED.assign_coords(time=np.sort([*years[:3], *(years[:3] + 0.5)]))
+    assert int(evaluate(numbers[0], half)["count"]) == 3 * OBSERVED[0].size
+
+
+def test_calendars_that_differ_are_named_in_evaluate() -> None:
+    text = error_of(lambda: evaluate(on_calendar(FORECAST, "noleap"), OBSERVED))
+    assert "times of the prediction are cftime dates of calendar 'noleap' but of the obs" in text
+    assert "convert one, for example with .convert_calendar" in text
+
+
+def test_stacked_times_are_named() -> None:
+    stacked = [
+        data.expand_dims(step=[1, 2]).stack(time_step=("time", "step"), create_index=True)
+        for data in (FORECAST, OBSERVED)
+    ]
+    for data in stacked:
+        data["time_step"].attrs["axis"] = "T"
+    for text in (fit_error(*stacked), error_of(lambda: evaluate(*stacked))):
+        assert "a stack of ['time', 'step']; unstack it first, with .unstack(" in text
+
+
+def test_duplicate_times_in_predict() -> None:
+    text = error_of(lambda: MODEL.predict(FORECAST.isel(time=[0, 1, 1])))
+    assert text.startswith("time 2001-01-02 00:00:00 repeats in the forecast; keep one of each")
+    assert MODEL.predict(FORECAST.drop_vars("time")).sizes["time"] == 6
+
+
+def test_a_missing_grid_in_predict_names_the_forecast() -> None:
+    bare = FORECAST.drop_vars(["lat", "lon"])
+    assert error_of(lambda: MODEL.predict(bare)).startswith("the forecast: `data` has no grid")

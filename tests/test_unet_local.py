@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from postprocess_cases import ensemble, fitted
 from torch import Tensor
 
 from scisparse.errors import GridError
 from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, UnstructuredGrid, healpix
 from scisparse.models.regression import EnsembleRegression
 from scisparse.models.unet_local import UNetLocal, check_plane
+from scisparse.postprocess import Options
 
 GLOBE = LatLonGrid.regular(5, 8)
 REGION = LatLonGrid.from_degrees([1.0, 2.0, 3.0], [-1.0, 0.0, 1.0, 2.0, 3.0])
@@ -146,3 +150,19 @@ def test_points_have_no_rows_and_columns(grid: Grid) -> None:
         check_plane(grid)
     with pytest.raises(GridError, match=match):
         UNetLocal(regression(grid, 1), grid, 1, width=2, depth=1)
+
+
+@pytest.mark.parametrize("factor", [2.0**-30, 2.0**20])
+def test_what_is_learned_does_not_know_the_units(factor: float) -> None:
+    field, observed = ensemble(60)
+    field, observed = field - 283.0, observed - 280.0
+    signal = field.mean("member")
+    observed = observed + 1.5 * np.abs(signal) + 0.7 * signal.roll(lon=1, roll_coords=False)
+    options = Options(width=4, depth=1, epochs=6, learning_rate=0.01)
+    fit = partial(fitted, method="unet_local", options=options)
+    plain = fit(forecast=field, observed=observed).predict(field)
+    scaled = fit(forecast=factor * field, observed=factor * observed).predict(factor * field)
+    regression = fitted("emos_local", field, observed).predict(field)
+    assert float(np.abs(plain - regression)["t2m_mean"].max()) > 0.05
+    for name, values in plain.items():
+        np.testing.assert_allclose(scaled[name] / factor, values, rtol=1e-3, atol=1e-3)

@@ -38,6 +38,54 @@ def test_the_form_of_coordinates_does_not_matter(form: str) -> None:
         assert int(result["count"]) == int(expected["count"])
 
 
+@pytest.mark.parametrize("bare", [["y", "x"], ["y"], ["x"]])
+def test_dims_of_other_names_are_not_crossed(bare: list[str]) -> None:
+    """Every cell would be compared with every other."""
+    ensemble, observed = data(14)
+    other = ensemble.rename(lat="y", lon="x").drop_vars(bare).rename(member="number")
+    for call in (
+        lambda: evaluate(other, observed),
+        lambda: evaluate(observed, other.mean("number")),
+        lambda: evaluate(observed, observed, reference=other),
+    ):
+        with pytest.raises(DataError, match=r"has dims .* lacks, which has .*; rename"):
+            call()
+    # dims of one side alone are further cases, or one truth for all
+    leads = ensemble.expand_dims(step=[1, 2])
+    assert int(evaluate(leads, observed)["count"]) == 2 * int(evaluate(ensemble, observed)["count"])
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3), None, "t2m", [1.0]])
+def test_only_xarray_objects_are_taken(wrong: object) -> None:
+    ensemble, observed = data(14)
+    message = r"is of type \w+; it must be an xarray DataArray or Dataset"
+    with pytest.raises(DataError, match=f"the observation {message}"):
+        evaluate(ensemble, wrong)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=f"the prediction {message}"):
+        evaluate(wrong, observed)  # type: ignore[arg-type]
+    if wrong is not None:
+        with pytest.raises(DataError, match=f"the reference {message}"):
+            evaluate(ensemble, observed, reference=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bins", [2.5, None, 0, -1, True, "10"])
+def test_bins_are_a_whole_number(bins: object) -> None:
+    ensemble, observed = data(14)
+    with pytest.raises(OptionError, match=r"`bins` \(=.*\) must be a whole number of at least 1"):
+        evaluate(ensemble, observed, bins=bins)  # type: ignore[arg-type]
+    assert evaluate(ensemble, observed, bins=4)["count"] > 0
+
+
+def test_a_stack_of_points_is_named() -> None:
+    stacked = [each.stack(point=("lat", "lon")) for each in data(14)]
+    with pytest.raises(
+        DataError, match=r"'point' of the prediction is a stack of \['lat', 'lon'\]"
+    ):
+        evaluate(*stacked)
+    for unstacked in ([each.unstack("point") for each in stacked], data(14)):
+        assert evaluate(*unstacked)["count"] == evaluate(*data(14))["count"]
+
+
 def test_only_common_coordinates_are_scored() -> None:
     ensemble, observed = data(15)
     expected = evaluate(ensemble[2:, :, 1:], observed[2:, :, 1:], dims=("time", "lat"))
@@ -311,7 +359,7 @@ def test_bad_options_are_named() -> None:
         OptionError, match="`estimator` is 'best'; choose one of fair, standard, or"
     ):
         evaluate(ensemble, observed, estimator="best")
-    with pytest.raises(OptionError, match=r"`bins` \(=0\) must be at least 1"):
+    with pytest.raises(OptionError, match=r"`bins` \(=0\) must be a whole number of at least 1"):
         evaluate(ensemble, observed, bins=0)
     with pytest.raises(OptionError, match=r"`weights` has dims \['level'\]"):
         evaluate(ensemble, observed, weights=xr.DataArray([1.0], dims="level"))

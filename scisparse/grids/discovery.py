@@ -27,6 +27,7 @@ _STANDARD_NAMES = {
 _NORTH = {"degrees_north", "degree_north", "degrees_n", "degree_n", "degreesn", "degreen"}
 _EAST = {"degrees_east", "degree_east", "degrees_e", "degree_e", "degreese", "degreee"}
 _RADIANS = {"radian", "radians", "rad"}
+_POLE = np.deg2rad(90.0001)  # rounding of single precision is allowed
 _METRES = {"m": 1.0, "metre": 1.0, "metres": 1.0, "meter": 1.0, "meters": 1.0}
 _METRES |= {"km": 1e3, "kilometre": 1e3, "kilometres": 1e3, "kilometer": 1e3, "kilometers": 1e3}
 _NAMES = {
@@ -96,6 +97,11 @@ def from_xarray(data: xr.Dataset | xr.DataArray) -> Grid:
     lat, lon = first, second
     if lat.ndim == 1 and lon.ndim == 1:
         lat_axis, lon_axis = _radians(lat), _radians(lon)
+        if np.abs(lat_axis).max(initial=0.0) > _POLE:
+            raise GridError(
+                f"`{lat.name}` has a latitude of {np.rad2deg(np.abs(lat_axis).max()):.6g} degrees, "
+                "which must be at most 90; check its values and units"
+            )
         if lat.dims == lon.dims:
             return UnstructuredGrid(lat_axis, lon_axis, dims=(str(lat.dims[0]),))
         return LatLonGrid(lat_axis, lon_axis)
@@ -147,6 +153,8 @@ class _Coordinates:
     """Candidates for each role among the variables of an object."""
 
     def __init__(self, data: xr.Dataset | xr.DataArray) -> None:
+        if not hasattr(data, "coords"):
+            raise GridError(f"`data` ({type(data).__name__}) must be a DataArray or a Dataset")
         names = list(data.coords)
         variables = getattr(data, "data_vars", {})
         # Files without a `coordinates` attribute leave coordinates among the variables.
@@ -243,9 +251,11 @@ def _radians(coordinate: xr.DataArray) -> FloatArray:
 def _metres(coordinate: xr.DataArray) -> FloatArray:
     units = _units(coordinate)
     if units not in _METRES:
-        given = repr(units) if units else "missing"
+        given, role = repr(units) if units else "missing", _by_name(coordinate)
+        degrees = "degrees_east" if role == "x" else "degrees_north"
         raise GridError(
-            f"`{coordinate.name}` has units {given}, which must be 'm' or 'km'; set attrs['units']"
+            f"`{coordinate.name}` has units {given}, which must be 'm' or 'km' on a projected grid "
+            f"and {degrees!r} where it is in degrees; set attrs['units']"
         )
     return _numbers(coordinate) * _METRES[units]
 

@@ -11,10 +11,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.arrays import Frame, check_units, same_points
+from scisparse.arrays import Frame, same_points
 from scisparse.errors import DataError, GridError
 from scisparse.grids import LatLonGrid, ProjectedGrid
 from scisparse.plots.canvas import GREY, label_of, new_figure, tidy
+from scisparse.units import check_units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,9 +14,33 @@ from torch import Tensor
 
 from scisparse.errors import CheckpointError
 
-__all__ = ["read_checkpoint", "write_checkpoint"]
+__all__ = ["check_spec", "read_checkpoint", "write_checkpoint"]
 
 _FORMAT = "scisparse.PostProcessor/1"
+
+
+def check_spec(spec: Any) -> None:
+    """Raise unless what a forecast is checked against has the types that are written.
+
+    Raises
+    ------
+    TypeError
+        Something in the header is of another type.
+    """
+    if not isinstance(spec, dict):
+        raise TypeError(f"the header holds a {type(spec).__name__}, not a dict")
+    names, units = spec["names"], spec["units"]
+    rules = {
+        "target": isinstance(spec["target"], str),
+        "groups": isinstance(spec["groups"], str | None),
+        "calendar": isinstance(spec["calendar"], str | None),
+        "cases": type(spec["cases"]) is int and spec["cases"] > 0,
+        "names": isinstance(names, list) and all(isinstance(name, str) for name in names),
+        "units": isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values()),
+    }
+    for key, holds in rules.items():
+        if not holds or (key == "names" and not 0 < len(set(names)) == len(names)):
+            raise TypeError(f"header entry {key!r} (={spec[key]!r}) is of another type")
 
 
 def write_checkpoint(

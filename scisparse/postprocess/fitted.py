@@ -10,13 +10,14 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.arrays import Frame, check_units
+from scisparse.arrays import Frame
 from scisparse.errors import DataError
 from scisparse.grids import Grid
 from scisparse.postprocess.methods import Network
 from scisparse.postprocess.samples import Forecast, as_field, read_forecast
 from scisparse.postprocess.standard import Standard
-from scisparse.postprocess.times import check_calendar
+from scisparse.postprocess.times import check_times
+from scisparse.units import check_units
 
 __all__ = ["Fitted"]
 
@@ -75,8 +76,8 @@ class Fitted:
                 check_units(f"variable {str(name)!r} of the forecast", units, expected)
         else:
             check_units("the forecast", field.attrs.get("units"), self.units.get(target))
-        check_calendar(field, self.calendar)
         frame = Frame.on(field, self.grid, "the forecast")
+        check_times(field, self.calendar)
         cases = read_forecast(forecast, target, frame, groups)
         if cases.names != self.names:
             raise DataError(

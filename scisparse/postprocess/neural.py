@@ -118,14 +118,15 @@ def _train(
             return float(cases.loss(network, held_out, distribution))
 
     best, best_state, waited = validate(), copy.deepcopy(network.state_dict()), 0
-    # The smoothness penalty is in units of the score of the untrained network.
-    penalty = options.smoothness * best
+    # In units of the score of the untrained network the optimizer, whose smallest divisor is a
+    # number, and the smoothness penalty do not know the units of the target.
+    usual = best if best > 0 else 1.0
     for _ in track(range(options.epochs), "training", show=progress):
         order = rows[torch.randperm(len(rows))]
         for batch in torch.split(order, options.batch_size):
             optimizer.zero_grad()
-            loss = cases.loss(network, batch, distribution)
-            total = loss + penalty * network.head.smoothness()
+            loss = cases.loss(network, batch, distribution) / usual
+            total = loss + options.smoothness * network.head.smoothness()
             total.backward()
             optimizer.step()
         score = validate()

@@ -16,7 +16,7 @@ import scisparse.arrays as arrays
 from scisparse.errors import CheckpointError, DataError, OptionError
 from scisparse.grids import grid_from_dict
 from scisparse.losses import distribution as distribution_of
-from scisparse.postprocess.checkpoint import read_checkpoint, write_checkpoint
+from scisparse.postprocess.checkpoint import check_spec, read_checkpoint, write_checkpoint
 from scisparse.postprocess.fitted import Fitted
 from scisparse.postprocess.methods import METHODS, Training
 from scisparse.postprocess.options import Options
@@ -25,6 +25,7 @@ from scisparse.postprocess.samples import (
     Forecast,
     as_field,
     cell_areas,
+    check_bound,
     predictor_units,
     read_forecast,
     read_observed,
@@ -139,8 +140,9 @@ class PostProcessor:
         Raises
         ------
         DataError, GridError
-            Grids, units, calendars or dims do not fit, values are infinite, no times are common or
-            fewer than 3, or the forecast has a dim that is none of these.
+            Grids, units, calendars or dims do not fit, values are infinite or below the bound of
+            the distribution, no times are common or fewer than 3, or the forecast has a dim that is
+            none of these.
         """
         forecast, observed = arrays.with_coordinates(forecast), arrays.with_coordinates(observed)
         field = as_field(forecast, self.target, "the forecast")
@@ -155,6 +157,7 @@ class PostProcessor:
         _refuse_truth(forecast, seen, self.target)
         cases = read_forecast(forecast, self.target, frame, self.groups)
         truth = read_observed(seen, self.target, frame_seen, cases.leading)
+        check_bound(truth, self.distribution, seen)
         cases, truth = _usable(cases, truth, self.target)
         training = Training(
             forecast=cases,
@@ -296,10 +299,11 @@ class PostProcessor:
         Raises
         ------
         CheckpointError
-            The file does not exist, is cut short, or is something else.
+            The file does not exist, is cut short, is something else, or does not fit together.
         """
         tensors, spec = read_checkpoint(path)
         try:
+            check_spec(spec)
             model = cls(
                 spec["method"],
                 target=spec["target"],
@@ -314,6 +318,7 @@ class PostProcessor:
                 part, _, key = name.partition(".")
                 parts[part][key] = tensor
             standard = Standard.from_arrays({k: v.numpy() for k, v in parts["standard"].items()})
+            standard.check(len(spec["names"]), grid.size)
             network = METHODS[model.method].restore(
                 grid, len(spec["names"]), model.options, parts["network"]
             )
@@ -324,7 +329,7 @@ class PostProcessor:
                 units=dict(spec["units"]),
                 names=tuple(spec["names"]),
                 calendar=spec["calendar"],
-                cases=int(spec["cases"]),
+                cases=spec["cases"],
                 members=spec["members"],
             )
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -9,15 +9,18 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.arrays import Axes, Frame, check_units, find_axes
+from scisparse.arrays import Axes, Frame, check_object, find_axes
 from scisparse.errors import DataError
 from scisparse.grids import Grid
+from scisparse.losses import Distribution
+from scisparse.units import check_units
 
 __all__ = [
     "Forecast",
     "as_field",
     "case_dims",
     "cell_areas",
+    "check_bound",
     "predictor_units",
     "read_forecast",
     "read_observed",
@@ -102,10 +105,7 @@ def as_field(data: _Object, target: str, what: str, *, any_name: bool = False) -
     DataError
         There is no such variable (the error lists those there are), or its values are not numbers.
     """
-    if not isinstance(data, xr.DataArray | xr.Dataset):
-        raise DataError(
-            f"{what} is of type {type(data).__name__}; it must be an xarray DataArray or Dataset"
-        )
+    check_object(data, what)
     field = data if isinstance(data, xr.DataArray) else data.get(target)
     if field is None and any_name and len(data.data_vars) == 1:
         field = next(iter(data.data_vars.values()))
@@ -184,6 +184,24 @@ def read_observed(
     values = _finite(frame.values(observed, list(leading)), name, "the observation")
     values = np.broadcast_to(values, (*leading.values(), *frame.grid.shape))
     return values.reshape(-1, frame.grid.size)
+
+
+def check_bound(truth: FloatArray, distribution: Distribution, seen: xr.DataArray) -> None:
+    """Raise when something was observed that cannot be, according to the distribution.
+
+    Raises
+    ------
+    DataError
+        Values are below its bound; their number and the lowest are named.
+    """
+    lower = getattr(distribution, "lower", -np.inf)
+    below = int((truth < lower).sum())
+    if below:
+        raise DataError(
+            f"the observation{_quoted(seen)} has {below} values below {lower:g}, down to "
+            f"{np.nanmin(truth):.4g}, where {distribution.name!r} has none; raise them with "
+            f".clip(min={lower:g}), or use distribution='normal'"
+        )
 
 
 def case_dims(axes: Axes) -> list[str]:

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import polygamma
 
+from scisparse.errors import DataError
 from scisparse.postprocess.samples import Forecast
 
 __all__ = ["Standard"]
@@ -113,6 +114,31 @@ class Standard:
     def from_arrays(cls, arrays: Mapping[str, FloatArray]) -> Self:
         """Read what :meth:`arrays` wrote."""
         return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+
+    def check(self, features: int, points: int) -> None:
+        """Raise unless these can be statistics of so many predictors at so many points.
+
+        Raises
+        ------
+        DataError
+            One has another type or shape, or values that no training leaves.
+        """
+        groups = (*self.forecast_variance.shape, 0)[0]
+        shapes = {"forecast_mean": (features, points), "forecast_std": (features, points)}
+        shapes["forecast_variance"] = (groups, points)
+        if not 0 < groups <= features:
+            raise DataError(f"forecast_variance is of {groups} groups of {features} predictors")
+        for name, array in self.arrays().items():
+            shape = shapes.get(name, (points,))
+            if array.dtype != np.float64 or array.shape != shape:
+                raise DataError(
+                    f"{name} is {array.dtype} of shape {array.shape} but float64 of {shape} is "
+                    f"needed for {features} predictors at {points} points"
+                )
+            least = -np.inf if name.endswith("mean") else 0.0
+            wrong = (array < least) | (np.isinf(array) & (name != "forecast_std"))
+            if wrong.any() or np.isnan(array).all():
+                raise DataError(f"{name} has values that are infinite, negative or all missing")
 
 
 def _shrunk_mean(forecast: FloatArray, observed: FloatArray) -> FloatArray:

@@ -8,13 +8,13 @@ import xarray as xr
 
 from scisparse.arrays import Axes, find_axes, find_dim
 from scisparse.errors import DataError
+from scisparse.times import check_stamps, check_starts
 
-__all__ = ["align", "calendar_of", "check_calendar"]
+__all__ = ["align", "calendar_of", "check_times"]
 
 _Object = xr.DataArray | xr.Dataset
 _NAMES = ("the forecast", "the observation")
 _STANDARD = ("standard", "gregorian", "proleptic_gregorian")
-_START = "forecast_reference_time"
 
 
 def align(
@@ -34,22 +34,18 @@ def align(
     Raises
     ------
     DataError
-        There is no time dim, a time repeats, calendars or kinds of time differ, no time is common,
-        or one has dims of its own; all values are named. Of the forecast, lead times may be.
+        There is no time dim, a time repeats, calendars or kinds of time differ, the forecast has
+        starts and the observation valid times, no time is common or some nearly match, or one has
+        dims of its own; all values are named. Of the forecast, lead times may be.
     """
     axes = find_axes(field), find_axes(observed)
     first, second = (_time_dim(a, what) for a, what in zip(axes, _NAMES, strict=True))
+    check_starts(field, observed, _NAMES)
+    check_stamps(field, observed, _NAMES)
     indexes = [
         _index(data, dim, what)
         for data, dim, what in zip((field, observed), (first, second), _NAMES, strict=True)
     ]
-    _check_starts(field, observed, *axes)
-    kinds = [_kind(index) for index in indexes]
-    if kinds[0] != kinds[1]:
-        raise DataError(
-            f"times of the forecast are {kinds[0]} but of the observation {kinds[1]}; convert one, "
-            "for example with .convert_calendar('standard', use_cftime=False)"
-        )
     common = indexes[0].intersection(indexes[1]).sort_values()
     if len(common) == 0:
         ranges = [f"{len(index)} from {index.min()} to {index.max()}" for index in indexes]
@@ -75,14 +71,17 @@ def calendar_of(field: xr.DataArray) -> str | None:
     return "standard" if name in _STANDARD else name or None
 
 
-def check_calendar(field: xr.DataArray, expected: str | None) -> None:
-    """Raise unless the forecast has the calendar of the training, as far as both are known.
+def check_times(field: xr.DataArray, expected: str | None) -> None:
+    """Raise unless times differ and have the calendar of the training, as far as both are known.
 
     Raises
     ------
     DataError
-        They differ; both are named.
+        A time repeats, or the calendars differ; both are named.
     """
+    dim = find_axes(field).time
+    if dim is not None and dim in field.indexes:
+        _check_repeats(field.indexes[dim], dim, "the forecast")
     given = calendar_of(field)
     if given is not None and expected is not None and given != expected:
         raise DataError(
@@ -108,36 +107,16 @@ def _index(data: xr.DataArray, dim: str, what: str) -> Any:
     index = data.indexes[dim]
     if index.hasnans:
         raise DataError(f"{what} has missing times along {dim!r}; drop them with .dropna({dim!r})")
+    _check_repeats(index, dim, what)
+    return index
+
+
+def _check_repeats(index: Any, dim: str, what: str) -> None:
     if index.has_duplicates:
         repeated = index[index.duplicated()][0]
         raise DataError(
             f"time {repeated} repeats in {what}; keep one of each, for example with "
             f".drop_duplicates({dim!r})"
-        )
-    return index
-
-
-def _kind(index: Any) -> str:
-    """Say what times are; two indexes of one kind can be compared."""
-    if hasattr(index, "calendar"):
-        return f"cftime dates of calendar {index.calendar!r}"
-    kind = index.dtype.kind
-    return "datetime64 dates" if kind == "M" else "numbers" if kind in "iuf" else str(index.dtype)
-
-
-def _check_starts(field: xr.DataArray, observed: xr.DataArray, first: Axes, second: Axes) -> None:
-    """Raise when the forecast is stamped with its start, and the observation with its own time."""
-    mine, other = (
-        data[axes.time].attrs.get("standard_name")
-        for data, axes in ((field, first), (observed, second))
-    )
-    lead = find_dim(field, "lead")
-    leads = [] if lead is None or lead in second.extra or field.sizes[lead] == 1 else [lead]
-    if mine == _START and (other == "time" or leads):
-        raise DataError(
-            f"dim {first.time!r} of the forecast holds starts (standard_name {_START!r}) but "
-            f"{second.time!r} of the observation does not; give the observation the same starts"
-            f"{f' and dims {leads}' if leads else ''}, for example with .sel(time=valid_times)"
         )
 
 

@@ -48,14 +48,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from importlib.util import find_spec
+from numbers import Integral
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.arrays import check_units
+from scisparse.arrays import check_object
 from scisparse.errors import DataError, MissingDependencyError, OptionError
 from scisparse.losses.rising import exceedance_thresholds
+from scisparse.times import check_starts
+from scisparse.units import check_units
 from scisparse.verification.matching import area_weights, match, place_weights
 from scisparse.verification.pointwise import quantile_score
 from scisparse.verification.predictions import Ensemble, Prediction
@@ -155,8 +158,9 @@ def evaluate(
     Raises
     ------
     DataError
-        Units or coordinates do not fit, values are infinite, none is left, a member is alone, or
-        levels of quantiles or thresholds of probabilities differ.
+        Units, dims or coordinates do not fit, times of starts meet valid times, values are
+        infinite, none is left, a member is alone, or levels of quantiles or thresholds of
+        probabilities differ.
     OptionError
         Unknown option, dim or target; the fair CRPS of members that are quantiles; thresholds that
         do not rise, or of a prediction that is quantiles.
@@ -179,9 +183,13 @@ def evaluate(
     array([0.06])
     """
     _require(weights, estimator, bins)
+    given = {"the prediction": prediction, "the observation": observed}
+    given |= {} if reference is None else {"the reference": reference}
+    for what, data in given.items():
+        check_object(data, what)
+    del given["the observation"]
     target = find_target(prediction, observed) if target is None else target
-    given = {"the prediction": prediction, "the reference": reference}
-    scored = [read_prediction(p, target, estimator, w) for w, p in given.items() if p is not None]
+    scored = [read_prediction(p, target, estimator, w) for w, p in given.items()]
     truth = read_truth(observed, target)
     units = _common_units(truth, scored)
     areas = area_weights(scored[0].data) if isinstance(weights, str) else None
@@ -210,8 +218,8 @@ def _require(weights: object, estimator: str | None, bins: int) -> None:
     if estimator is not None and estimator not in _ESTIMATORS:
         known = ", ".join(_ESTIMATORS)
         raise OptionError(f"`estimator` is {estimator!r}; choose one of {known}, or None")
-    if bins < 1:
-        raise OptionError(f"`bins` (={bins}) must be at least 1")
+    if isinstance(bins, bool) or not isinstance(bins, Integral) or bins < 1:
+        raise OptionError(f"`bins` (={bins!r}) must be a whole number of at least 1")
     missing = [name for name in ("scores", "scoringrules") if find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
@@ -236,6 +244,8 @@ def _matched(
     own = [prediction.own_dim for prediction in scored if prediction.own_dim is not None]
     data = [prediction.data for prediction in scored]
     names = [prediction.what for prediction in scored]
+    for each in scored:
+        check_starts(each.data, truth, (each.what, "the observation"))
     base, *others = match(
         data[0],
         [*data[1:], truth.to_dataset(name="observed")],

@@ -10,6 +10,7 @@ import xarray as xr
 from scisparse.arrays import find_dim, same_points
 from scisparse.errors import DataError, GridError, OptionError
 from scisparse.grids.discovery import grid_dims
+from scisparse.times import check_stamps
 from scisparse.verification.axes import axes_of, grid_of, other_grid, snapped
 from scisparse.verification.scalars import check_scalars, described
 
@@ -35,14 +36,16 @@ def match(
     Raises
     ------
     DataError
-        Coordinates have nothing in common, grids without axes or coordinates of one value differ;
-        both are named.
+        Coordinates have nothing in common, each of two has dims that the other lacks, grids without
+        axes or coordinates of one value differ, or times nearly match; both are named.
     """
     check_scalars([base, *others], names, own)
     placed = [
         _onto(base, other, names[0], name) for other, name in zip(others, names[1:], strict=True)
     ]
     for other, name in zip(placed, names[1:], strict=True):
+        _check_dims(base, other, (names[0], name), own)
+        check_stamps(base, other, (names[0], name))
         for dim in set(base.dims) & set(other.dims) - set(own):
             _check_overlap(str(dim), base, other, names[0], name)
     aligned = xr.align(base, *placed, join="inner", exclude=list(own))
@@ -123,6 +126,19 @@ def _onto(base: xr.Dataset, other: xr.Dataset, base_name: str, name: str) -> xr.
         elif base.sizes[dim] != other.sizes[dim] or not same_points(grid, their_grid):
             raise other_grid(grid, their_grid, base_name, name)
     return other
+
+
+def _check_dims(
+    base: xr.Dataset, other: xr.Dataset, names: tuple[str, str], own: Sequence[str]
+) -> None:
+    """Raise when both have dims that the other lacks: all values of one would meet all others."""
+    dims = [{*map(str, data.dims)} - {*own} for data in (base, other)]
+    alone = [sorted(dims[0] - dims[1]), sorted(dims[1] - dims[0])]
+    if all(alone):
+        raise DataError(
+            f"{names[0]} has dims {alone[0]} that {names[1]} lacks, which has {alone[1]}; rename "
+            "those that are the same, select one value of the others"
+        )
 
 
 def _check_overlap(

@@ -143,6 +143,11 @@ def checked(data: xr.Dataset, what: str) -> xr.Dataset:
                 f"{name!r} of {what} has {infinite} infinite values; mark missing values as NaN"
             )
     for dim, index in data.indexes.items():
+        if index.nlevels > 1:
+            raise DataError(
+                f"{dim!r} of {what} is a stack of {list(index.names)}; unstack it first, with "
+                f".unstack({dim!r})"
+            )
         if index.has_duplicates:
             raise DataError(
                 f"{dim!r} of {what} holds {index[index.duplicated()][0]} more than once; keep one "
