@@ -13,6 +13,7 @@ from scisparse.kernels._segments import site_of_edge
 __all__ = [
     "Edges",
     "check_is_transpose",
+    "check_transpose",
     "is_transpose",
     "side_by_side",
     "sort_by_tie",
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 _INT32_EDGES = 2**31
+_INDICES = (torch.int32, torch.int64)
 
 
 class Edges(NamedTuple):
@@ -75,6 +77,32 @@ def check_is_transpose(edges_t: Edges, edges: Edges, num_sources: int) -> None:
     if not is_transpose(edges_t, edges, num_sources):
         raise PatternError(
             "`transpose` is not the transpose of the edges; make it with transpose_edges()"
+        )
+
+
+def check_transpose(edges_t: Edges | None, edges: Edges, num_sources: int) -> None:
+    """Raise unless transposed edges, if given, fit in sizes, types and device.
+
+    Kernels would read out of bounds otherwise; :func:`check_is_transpose` looks at the values.
+    """
+    if edges_t is None:
+        return
+    row_ptr, col, tie = edges_t
+    device, count = edges.col.device, edges.col.shape
+    fits = (
+        row_ptr.shape == (num_sources + 1,)
+        and row_ptr.dtype == torch.int64
+        and row_ptr.device == device
+        and all(
+            t is not None and t.shape == count and t.dtype in _INDICES and t.device == device
+            for t in (col, tie)
+        )
+    )
+    if not fits:
+        raise PatternError(
+            f"`transpose` has {row_ptr.shape[0] - 1} sources and {col.shape[0]} edges on "
+            f"{col.device}; there are {num_sources} and {count[0]} on {device}: make it with "
+            "transpose_edges()"
         )
 
 

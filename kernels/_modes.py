@@ -34,14 +34,15 @@ def is_transformed() -> bool:
         It is at work in a way in which torch gives wrong numbers, or none.
     """
     if torch.compiler.is_compiling():
-        if _tangents():
+        if _levels("Jvp") + _levels("Grad"):
             raise BackendError(
-                "torch.compile loses the tangents of forward mode in operators that are not "
-                "torch's own; call torch.func.jvp and jacfwd outside of compiled code"
+                "torch.compile does not know derivatives of torch.func of operators that are not "
+                "torch's own; call torch.func.jvp, grad and the like outside of compiled code, or "
+                "compile the function that they are given"
             )
         return False
     if torch._C._are_functorch_transforms_active():
-        if _tangents() > 1:
+        if _levels("Jvp") > 1:
             raise BackendError(
                 "forward mode inside forward mode gives wrong numbers in torch where functions "
                 "have derivatives of their own; use one level: torch.func.jacfwd(torch.func.jacrev"
@@ -51,16 +52,17 @@ def is_transformed() -> bool:
     return forward_ad._current_level >= 0
 
 
-def _tangents() -> int:
-    """How many levels of forward mode of ``torch.func`` there are."""
+def _levels(kind: str) -> int:
+    """How many levels of a transform of ``torch.func`` there are: ``"Jvp"``, ``"Grad"``."""
     functorch = torch._C._functorch
     stack = functorch.get_interpreter_stack() or []
-    return sum(level.key() == functorch.TransformType.Jvp for level in stack)
+    wanted = getattr(functorch.TransformType, kind)
+    return sum(level.key() == wanted for level in stack)
 
 
 # The compiler calls it while it traces, in place of tracing it; assume_constant_result of
 # torch.compiler sets this as well, but imports the compiler.
-_tangents._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_levels._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import ShapeError
-from scisparse.kernels._edges import Edges, transpose_edges
+from scisparse.kernels._edges import Edges, check_transpose, transpose_edges
 from scisparse.kernels._modes import autocast_dtype
 from scisparse.kernels.gather_matmul import ops as ops
 from scisparse.kernels.gather_matmul.calculus import run_edge_outer, run_gather_matmul
@@ -73,7 +73,9 @@ def gather_matmul(
     Raises
     ------
     ShapeError
-        Shapes or dtypes do not fit together.
+        Shapes, dtypes or devices do not fit together.
+    PatternError
+        `transpose` is not of these edges.
     BackendError
         The named backend cannot run on this device or dtype.
 
@@ -93,7 +95,10 @@ def gather_matmul(
             f"{x.shape[2]}; the shapes are x [B, N, C] and weight [T, C, O]"
         )
     _check_weights(weight.shape[0], col, tie)
-    return run_gather_matmul(x, weight, Edges(row_ptr, col, tie), transpose, False, backend)
+    edges = Edges(row_ptr, col, tie)
+    if transpose is not None and torch.is_grad_enabled():  # it is for derivatives alone
+        check_transpose(transpose, edges, x.shape[1])
+    return run_gather_matmul(x, weight, edges, transpose, False, backend)
 
 
 def edge_outer(
@@ -133,7 +138,9 @@ def edge_outer(
     Raises
     ------
     ShapeError
-        Shapes or dtypes do not fit together, or `num_weights` is missing.
+        Shapes, dtypes or devices do not fit together, or `num_weights` is missing.
+    PatternError
+        `transpose` is not of these edges.
     BackendError
         The named backend cannot run on this device or dtype.
 
@@ -157,7 +164,10 @@ def edge_outer(
             raise ShapeError("`num_weights` is None but `tie` is given; pass the number of weights")
         num_weights = col.shape[0]
     _check_weights(num_weights, col, tie)
-    return run_edge_outer(x, grad, Edges(row_ptr, col, tie), transpose, num_weights, backend)
+    edges = Edges(row_ptr, col, tie)
+    if transpose is not None and torch.is_grad_enabled():
+        check_transpose(transpose, edges, x.shape[1])
+    return run_edge_outer(x, grad, edges, transpose, num_weights, backend)
 
 
 def _autocast(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

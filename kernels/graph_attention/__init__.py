@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scisparse.errors import ShapeError
-from scisparse.kernels._edges import Edges
+from scisparse.kernels._edges import Edges, check_transpose
 from scisparse.kernels._modes import autocast_dtype
 from scisparse.kernels.graph_attention import ops as ops
 from scisparse.kernels.graph_attention import softmax as softmax
@@ -42,7 +42,6 @@ from scisparse.kernels.graph_attention.checks import (
     check_edges,
     check_number,
     check_places,
-    check_transpose,
     full_bias,
 )
 from scisparse.kernels.graph_attention.inputs import Inputs
@@ -187,7 +186,9 @@ def _prepare(
     q, k, v, attr, weight = _autocast(heads, *features)
     check_edges(edges.row_ptr, edges.col)
     check_attention(q, k, v, edges.row_ptr.shape[0] - 1)
-    check_places(*edges[:2], q=q)
+    check_places(
+        row_ptr=edges.row_ptr, col=edges.col, q=q, edge_attr=attr, edge_weight=weight, bias=bias
+    )
     if (attr is None) != (weight is None):
         raise ShapeError("`edge_attr` and `edge_weight` go together; give both or none")
     scale = 1 / math.sqrt(max(q.shape[3], 1)) if scale is None else scale

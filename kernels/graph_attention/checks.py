@@ -7,8 +7,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from scisparse.errors import OptionError, PatternError, ShapeError
-from scisparse.kernels._edges import Edges
+from scisparse.errors import OptionError, ShapeError
 from scisparse.kernels._segments import accumulator
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "check_places",
     "check_reduce",
     "check_rows",
-    "check_transpose",
     "check_value",
     "full_bias",
 ]
@@ -44,15 +42,15 @@ def check_edges(row_ptr: Tensor, col: Tensor) -> None:
         raise ShapeError(f"`col` is {col.dtype} {list(col.shape)}; it must be int32 or int64 [E]")
 
 
-def check_places(row_ptr: Tensor, col: Tensor, **tensors: Tensor) -> None:
-    """Raise unless edges are where the tensors are: a mixture would be misread, or not read."""
-    for name, tensor in tensors.items():
-        if not row_ptr.device == col.device == tensor.device:
-            raise ShapeError(
-                f"`row_ptr` is on {row_ptr.device}, `col` on {col.device} and `{name}` on "
-                f"{tensor.device}; move them to one device (a layer built on meta: to_empty() "
-                "before its state is loaded)"
-            )
+def check_places(**tensors: Tensor | None) -> None:
+    """Raise unless all tensors that are given lie on one device: a mixture would be misread."""
+    devices = {name: t.device for name, t in tensors.items() if t is not None}
+    if len(set(devices.values())) > 1:
+        found = ", ".join(f"`{name}` on {device}" for name, device in devices.items())
+        raise ShapeError(
+            f"tensors lie on several devices: {found}; move them to one (a layer built on meta: "
+            "to_empty() before its state is loaded)"
+        )
 
 
 def check_heads(**tensors: Tensor) -> None:
@@ -128,29 +126,6 @@ def full_bias(bias: Tensor, q: Tensor, edges: int) -> Tensor:
         if all(sizes) and full.shape[2] in (1, q.shape[2]):
             return full.to(accumulator(q.dtype))
     _explain_bias(bias, q, edges)
-
-
-def check_transpose(edges_t: Edges | None, edges: Edges, num_sources: int) -> None:
-    """Raise unless transposed edges, if given, fit: otherwise kernels read out of bounds."""
-    if edges_t is None:
-        return
-    row_ptr, col, tie = edges_t
-    count = edges.col.shape
-    indices = (torch.int32, torch.int64)
-    fits = (
-        row_ptr.shape == (num_sources + 1,)
-        and row_ptr.dtype == torch.int64
-        and col.shape == count
-        and col.dtype in indices
-        and tie is not None
-        and tie.shape == count
-        and tie.dtype in indices
-    )
-    if not fits:
-        raise PatternError(
-            f"`transpose` has {row_ptr.shape[0] - 1} sources and {col.shape[0]} edges; there are "
-            f"{num_sources} and {count[0]}: make it with transpose_edges()"
-        )
 
 
 def check_value(value: Tensor, x: Tensor, edges: int) -> None:

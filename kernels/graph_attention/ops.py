@@ -9,10 +9,10 @@ from torch import Tensor
 
 from scisparse.kernels import _backends, _debug, _watch
 from scisparse.kernels._bilinear import save
-from scisparse.kernels._edges import Edges, check_is_transpose
+from scisparse.kernels._edges import Edges, check_is_transpose, check_transpose
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention import calculus, cpu, primitives, reference, triton
-from scisparse.kernels.graph_attention.checks import check_transpose, check_value
+from scisparse.kernels.graph_attention.checks import check_value
 from scisparse.kernels.graph_attention.inputs import Inputs
 
 __all__ = ["IMPLEMENTATIONS", "choose", "register"]

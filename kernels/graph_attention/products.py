@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scisparse.errors import ShapeError
 from scisparse.kernels._debug import check_ends
-from scisparse.kernels._edges import Edges
+from scisparse.kernels._edges import Edges, check_transpose
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention.checks import (
     check_edges,
@@ -18,7 +18,6 @@ from scisparse.kernels.graph_attention.checks import (
     check_places,
     check_reduce,
     check_rows,
-    check_transpose,
     check_value,
 )
 from scisparse.kernels.graph_attention.choices import run_extreme
@@ -89,7 +88,7 @@ def spmm(
     check_reduce(reduce)
     check_edges(row_ptr, col)
     check_heads(x=x)
-    check_places(row_ptr, col, x=x)
+    check_places(row_ptr=row_ptr, col=col, x=x, value=value)
     edges = Edges(row_ptr, col, None)
     if value is not None:
         check_value(value, x, col.shape[0])
@@ -158,7 +157,7 @@ def sddmm(
     """
     check_edges(row_ptr, col)
     check_heads(x=x, z=z)
-    check_places(row_ptr, col, x=x)
+    check_places(row_ptr=row_ptr, col=col, x=x)
     sites = row_ptr.shape[0] - 1
     if x.shape[1] != sites or (x.shape[0], *x.shape[2:]) != (z.shape[0], *z.shape[2:]):
         raise ShapeError(
@@ -205,5 +204,6 @@ def segment_softmax(score: Tensor, row_ptr: Tensor, *, backend: str = "auto") ->
     if score.dim() != 3 or not score.is_floating_point():
         raise ShapeError(f"`score` ({score.dtype} {list(score.shape)}) must be floats [B, E, H]")
     check_rows(row_ptr)
+    check_places(score=score, row_ptr=row_ptr)
     wide = score.to(accumulator(score.dtype))
     return run_segment_softmax(wide, row_ptr, backend).to(score.dtype)
