@@ -15,7 +15,8 @@ __all__ = ["check_stamps", "check_starts"]
 
 _Object = xr.DataArray | xr.Dataset
 _START = "forecast_reference_time"
-_START_NAMES = (_START, "init_time")
+# In small letters; S is that of the NMME archive.
+_START_NAMES = (_START, "init_time", "s")
 # Share of the smallest step: nearer times are one time, written in two ways.
 _NEAR = 0.1
 
@@ -64,8 +65,8 @@ def check_stamps(first: _Object, second: _Object, names: tuple[str, str]) -> Non
 def check_starts(forecast: _Object, observed: _Object, names: tuple[str, str]) -> None:
     """Raise when the forecast is stamped with its starts, and the observation with its own times.
 
-    A forecast has starts where the ``standard_name`` of its time says so, or a coordinate of valid
-    times differs from it.
+    A forecast has starts where the ``standard_name`` or the name of its time says so, or a
+    coordinate of valid times differs from it.
 
     Parameters
     ----------
@@ -87,17 +88,19 @@ def check_starts(forecast: _Object, observed: _Object, names: tuple[str, str]) -
     leads = [] if lead is None or shared or forecast.sizes[lead] == 1 else [lead]
     stated = _standard_name(forecast, first) == _START
     valid = _valid_time(forecast, first)
-    later = valid is not None or ((stated or first in _START_NAMES) and _has_lead(forecast))
+    starts = stated or first.lower() in _START_NAMES
+    later = valid is not None or (starts and _has_lead(forecast))
     both = (
         _standard_name(observed, second) == _START
-        or second in _START_NAMES
+        or second.lower() in _START_NAMES
         or _valid_time(observed, second) is not None
     )
     unlike = (stated and _standard_name(observed, second) == "time") or (later and not shared)
-    repeated = bool(leads) and (stated or valid is not None)
+    repeated = bool(leads) and (starts or valid is not None)
     if not repeated and (both or not unlike):
         return
-    sign = f"standard_name {_START!r}" if stated else f"{valid or 'the lead time'!r} tells of later"
+    later_by = "a lead time" if valid is None else f"coordinate {valid!r}"
+    sign = f"standard_name {_START!r}" if stated else f"{later_by} tells of later times"
     remedy = f"observation.sel({second}=valid_times)"
     if valid is not None and not leads:
         remedy += f", or give the forecast its valid times: .swap_dims({first}={valid!r})"

@@ -258,3 +258,16 @@ def test_duplicate_times_in_predict() -> None:
 def test_a_missing_grid_in_predict_names_the_forecast() -> None:
     bare = FORECAST.drop_vars(["lat", "lon"])
     assert error_of(lambda: MODEL.predict(bare)).startswith("the forecast: `data` has no grid")
+
+
+@pytest.mark.parametrize("name", ["S", "init_time", "forecast_reference_time"])
+def test_starts_by_name_with_several_leads(name: str) -> None:
+    start = FORECAST.rename(time=name).expand_dims(L=[1.5, 2.5])
+    start[name].attrs = {}
+    unknown = OBSERVED.copy()
+    unknown["time"].attrs = {}
+    for text in (fit_error(start, unknown), error_of(lambda: evaluate(start, unknown))):
+        assert "give the observation the same starts and dims ['L']" in text
+    both = unknown.rename(time=name).expand_dims(L=[1.5, 2.5])
+    assert fitted("emos", start, both).predict(start).sizes["L"] == 2
+    assert int(evaluate(start, both)["count"]) == both.size
