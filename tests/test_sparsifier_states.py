@@ -132,3 +132,25 @@ def test_a_copy_trains_as_the_original(build: Any, method: str) -> None:
         assert a is not b
     twins[2].finalize()
     sparsifier.finalize()
+
+
+@pytest.mark.parametrize("build", [linear, network])
+def test_momentum_does_not_see_the_scale_of_the_loss(build: Any) -> None:
+    """A GradScaler whose scale grows with every other step, by powers of two."""
+    losses = []
+    for scaled in (False, True):
+        seed()
+        model = build()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        scaler = torch.amp.GradScaler("cpu", init_scale=256, growth_interval=2, enabled=scaled)
+        sparsifier = Sparsifier(model, optimizer, "sparse_momentum", sparsity=0.7, schedule=OFTEN)
+        losses.append([])
+        for x, y in batches(24):
+            loss = (model(x) - y).square().mean()
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            sparsifier.step()
+            losses[-1].append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

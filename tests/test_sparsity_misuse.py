@@ -35,7 +35,7 @@ from scisparse.sparsity.growth import Candidates
 def test_layers_over_fields_keep_their_shapes(make: Any, options: dict[str, Any]) -> None:
     seed()
     layer = make(2, 3, 3, input_size=(6, 7), padding=1)
-    x = torch.randn(4, 2, 6, 7, generator=generator(1))
+    x = torch.randn(16, 2, 6, 7, generator=generator(1))
     shape, optimizer = layer(x).shape, adam(layer)
     sparsifier = Sparsifier(layer, optimizer, **{"method": "rigl", "total_steps": 60, **options})
     target = torch.randn(shape, generator=generator(2))

@@ -17,6 +17,7 @@ from scisparse.sparsity.candidates import CandidateEdges, Chunk
 from scisparse.sparsity.edge_units import EdgeUnits
 from scisparse.sparsity.far import AuditState, FarSlots
 from scisparse.sparsity.growth import Growth, random
+from scisparse.sparsity.momentum import running_mean
 from scisparse.sparsity.ranks import agree, average, every
 from scisparse.sparsity.row_groups import RowGroups
 from scisparse.sparsity.search import Search, norms
@@ -191,8 +192,15 @@ class EdgeTarget(Target):
                 f"candidates of {self.name}; give fewer in `candidates`, or grow by gradient"
             )
         parts = [self._gradients(chunk).cpu() for chunk in self.candidates.chunks(self.numbers)]
-        now = average(torch.cat(parts) if parts else torch.empty(0))
-        self._momentum = now if self._momentum is None else self._momentum.lerp(now, 0.1)
+        recorded = average(torch.cat(parts) if parts else torch.empty(0))
+        used, scale = self._used_gradient(), getattr(rules.optimizer, "grad_scale", None)
+        own = recorded[self.active]
+        self._momentum = running_mean(self._momentum, recorded, own, used, scale)
+
+    def _used_gradient(self) -> Tensor | None:
+        """Gradients of active edges as the optimizer uses them, if edges carry weights."""
+        grad = None if self.parameter is None else self.parameter.grad
+        return None if grad is None else grad[: self.active.numel()].cpu()
 
     def enforce(self) -> None:
         """Nothing: what is not active is not stored."""

@@ -104,8 +104,9 @@ def warn_of_few(name: str, samples: int, least: float) -> None:
     if samples <= least:
         warnings.warn(
             f"the audit of the far slots of {name} empties them: it has seen {samples} different "
-            f"samples, and nothing can be significant with {math.floor(least)} or fewer; train "
-            f"with batches of {math.floor(least) // AUDIT_STEPS + 1} or more",
+            f"samples, and nothing can be significant with {math.floor(least)} or fewer; let each "
+            f"of the last {AUDIT_STEPS} steps see {math.floor(least) // AUDIT_STEPS + 1} or more, "
+            "no two the same",
             stacklevel=2,
         )
 

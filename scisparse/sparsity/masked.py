@@ -16,6 +16,7 @@ from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.areas import by_area
 from scisparse.sparsity.growth import Candidates
 from scisparse.sparsity.link_prediction import Links
+from scisparse.sparsity.momentum import running_mean
 from scisparse.sparsity.ranks import agree, average
 from scisparse.sparsity.select import next_active, survivors
 from scisparse.sparsity.structures import ConstantFanIn, Structure
@@ -128,9 +129,10 @@ class MaskedTarget(Target):
             step = rules.importance.evaluate(self.parameter.detach(), grad)
             self._sum = step if self._sum is None else self._sum + step
         if rules.growth is not None and rules.growth.needs_momentum and self._gradient is not None:
-            if self._momentum is None:
-                self._momentum = torch.zeros_like(self._gradient)
-            self._momentum.lerp_(average(self._gradient.clone()), 0.1)
+            recorded, used = average(self._gradient.clone()), self.parameter.grad
+            used = None if used is None else used[self.mask]
+            own = recorded[self.mask]
+            self._momentum = running_mean(self._momentum, recorded, own, used, scale)
 
     # -- changes -------------------------------------------------------------------------------
 
