@@ -14,9 +14,9 @@ from scisparse.errors import PatternError, ShapeError
 from scisparse.kernels.gather_matmul import Edges, gather_matmul
 from scisparse.layers.base import PatternLayer, checked_pattern, draw_uniform, group_mean
 from scisparse.layers.convolution import convolve, is_convolution
-from scisparse.layers.memory import check_fits
 from scisparse.layers.rewiring import Rewirable, pack_edges
 from scisparse.layers.smoothness import WeightPairs, roughness, weight_pairs
+from scisparse.memory import check_fits
 from scisparse.pattern import Pattern
 from scisparse.pattern.edges import index_dtype
 from scisparse.tying import (
@@ -129,7 +129,7 @@ class LocallyConnected(Rewirable, PatternLayer):
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         like = torch.empty(0, device=device, dtype=dtype)
         block = (in_channels // groups, out_channels // groups)
-        _check_memory(pattern, tying, math.prod(block) * groups, like)
+        _check_memory(pattern, tying, math.prod(block) * groups, bias, out_channels, like)
         self.weight = nn.Parameter(like.new_empty(tying.num_weights * groups, *block))
         self._finish(tying, like, out_channels)
         self.reset_parameters()
@@ -371,17 +371,27 @@ def _check_channels(in_channels: int, out_channels: int, groups: int) -> None:
             raise ShapeError(f"`{name}` (={channels}) must be divisible by `groups` (={groups})")
 
 
-def _check_memory(pattern: Pattern, tying: Tying, channels: int, like: Tensor) -> None:
-    size = channels * like.element_size()
+def _check_memory(
+    pattern: Pattern,
+    tying: Tying,
+    channels: int,
+    bias: bool | str,
+    out_channels: int,
+    like: Tensor,
+) -> None:
+    def size(tying: Tying) -> int:
+        biases = {True: tying.num_groups, "site": pattern.num_sites, "shared": 1}.get(bias, 0)
+        numbers = tying.num_weights * channels + biases * out_channels
+        return numbers * like.element_size()
 
     def remedies() -> dict[str, int]:
         found = {}
         for tie in ("longitude", "all"):
             with contextlib.suppress(PatternError):  # a tie that the pattern lacks is no remedy
-                found[tie_name(tie)] = tie_edges(pattern, tie).num_weights * size
+                found[tie_name(tie)] = size(tie_edges(pattern, tie))
         return found
 
-    check_fits(tying.num_weights * size, like.device, remedies)
+    check_fits(size(tying), like.device, remedies)
 
 
 def _tie_digest(tie: Tie) -> bytes:

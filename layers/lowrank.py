@@ -9,7 +9,7 @@ from scisparse.errors import OptionError
 from scisparse.grids.integers import integer
 from scisparse.layers.base import PatternLayer, checked_pattern
 from scisparse.layers.local import LocallyConnected
-from scisparse.layers.memory import check_fits
+from scisparse.memory import check_fits
 from scisparse.pattern import Pattern
 from scisparse.tying import Tie, tie_edges
 

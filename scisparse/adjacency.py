@@ -22,6 +22,9 @@ _Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 def tied_pairs(pattern: Pattern) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs of edges with the same tap at neighbouring sites.
 
+    Those of a transposed window, whose sites may be closer than its steps, are at neighbouring
+    sources: no tap of it belongs to two sites side by side.
+
     Returns
     -------
     first, second
@@ -43,6 +46,10 @@ def tied_pairs(pattern: Pattern) -> tuple[Tensor, Tensor, Tensor]:
     ([0, 1], [1, 2], [1.0, 1.0])
     """
     pattern = pattern.to("cpu")
+    if pattern.window is not None and pattern.window.transposed:
+        sources, edge = pattern.transpose()
+        *pair, coupling = tied_pairs(sources)
+        return edge[pair[0]], edge[pair[1]], coupling
     if pattern.tap is None:
         raise PatternError(
             f"smoothness needs the taps of the edges and {pattern!r} has none; use "

@@ -267,7 +267,7 @@ def test_an_audit_that_cannot_pass_anything_says_so() -> None:
     model, optimizer, sparsifier = far_slots()
     few = [(x[:1], y[:1]) for x, y in data(16)]
     with pytest.warns(
-        UserWarning, match=r"8 different samples, .* with 16 or fewer; .* of 3 or more"
+        UserWarning, match=r"8 different samples, .* with 16 or fewer; .* see 3 or more"
     ):
         train(model, optimizer, sparsifier, few)
 

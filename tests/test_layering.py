@@ -16,7 +16,7 @@ FOLDERS = {"scisparse": "scisparse", "kernels": "scisparse.kernels", "layers": "
 # A module imports only from rows above its own, or from inside its own entry.
 ROWS = (
     ("scisparse.errors",),
-    ("scisparse.grids", "scisparse.units"),
+    ("scisparse.grids", "scisparse.memory", "scisparse.units"),
     ("scisparse.pattern",),
     ("scisparse.orders", "scisparse.patterns", "scisparse.tying"),
     ("scisparse.adjacency",),
@@ -43,6 +43,7 @@ BARE = (
     "scisparse.grids",
     "scisparse.kernels",
     "scisparse.layers",
+    "scisparse.memory",
     "scisparse.orders",
     "scisparse.pattern",
     "scisparse.patterns",

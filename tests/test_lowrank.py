@@ -21,8 +21,9 @@ from layer_cases import (
 )
 from torch import Tensor
 
+from scisparse import memory
 from scisparse.errors import MemoryLimitError, OptionError, PatternError, ShapeError
-from scisparse.layers import LocallyConnected, LowRankLocallyConnected, memory
+from scisparse.layers import LocallyConnected, LowRankLocallyConnected
 from scisparse.patterns import window
 from scisparse.testing import assert_batch_independent, assert_deterministic
 

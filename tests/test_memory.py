@@ -11,8 +11,9 @@ import pytest
 import torch
 from layer_cases import Operators, no_taps
 
+from scisparse import memory
 from scisparse.errors import MemoryLimitError
-from scisparse.layers import LocallyConnected, LowRankLocallyConnected, memory
+from scisparse.layers import LocallyConnected, LocallyConnected2d, LowRankLocallyConnected
 from scisparse.patterns import window
 
 CPU = torch.device("cpu")
@@ -28,26 +29,26 @@ def test_too_large_is_said_before_allocating(monkeypatch: pytest.MonkeyPatch) ->
         Operators() as operators,
         pytest.raises(MemoryLimitError, match="the weights need 2,764,800 bytes") as error,
     ):
-        LocallyConnected(pattern, 8, 16)
+        LocallyConnected(pattern, 8, 16, bias=False)
     assert "(2.6 MiB) and 90.0 KiB are free on cpu" in str(error.value)
     assert "these would fit: tie='longitude' (90.0 KiB), tie='all' (4.5 KiB)" in str(error.value)
     assert operators.largest <= 5400 * 8  # indices of edges at most
-    assert LocallyConnected(pattern, 8, 16, tie="longitude").weight.shape[0] == 180
+    assert LocallyConnected(pattern, 8, 16, bias=False, tie="longitude").weight.shape[0] == 180
     monkeypatch.setattr(memory, "available_bytes", lambda device: needed["longitude"] - 1)
     with pytest.raises(MemoryLimitError, match=r"these would fit: tie='all' \(4.5 KiB\)$"):
-        LocallyConnected(pattern, 8, 16, tie="longitude")
+        LocallyConnected(pattern, 8, 16, bias=False, tie="longitude")
     monkeypatch.setattr(memory, "available_bytes", lambda device: 100)
     with pytest.raises(MemoryLimitError, match=r"; use fewer channels or a coarser grid$"):
-        LocallyConnected(pattern, 8, 16, tie="all")
+        LocallyConnected(pattern, 8, 16, bias=False, tie="all")
 
 
 def test_groups_and_dtype_count_in_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda device: 0)
     pattern = window((20, 30), 1)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 0)
     with pytest.raises(MemoryLimitError, match=f"{600 * 4 * 8 * 8 // 4:,} bytes"):
-        LocallyConnected(pattern, 4, 8, groups=4, dtype=torch.float64)
+        LocallyConnected(pattern, 4, 8, bias=False, groups=4, dtype=torch.float64)
     with pytest.raises(MemoryLimitError, match=f"{600 * 4 * 8 * 2:,} bytes"):
-        LocallyConnected(pattern, 4, 8, dtype=torch.bfloat16)
+        LocallyConnected(pattern, 4, 8, bias=False, dtype=torch.bfloat16)
 
 
 def test_a_pattern_without_other_ties_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,9 +59,10 @@ def test_a_pattern_without_other_ties_names_none(monkeypatch: pytest.MonkeyPatch
 
 def test_low_rank_basis_and_mixing_count(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = 9 * 2 * 3 * 4 * 4 + 24 * 4 * 4
+    pattern = window((4, 6), 3)
     monkeypatch.setattr(memory, "available_bytes", lambda device: needed - 1)
     with pytest.raises(MemoryLimitError, match="the weights need 1,248 bytes"):
-        LowRankLocallyConnected(window((4, 6), 3), 2, 3, 4)
+        LowRankLocallyConnected(pattern, 2, 3, 4)
 
 
 def test_meta_device_needs_no_memory() -> None:
@@ -115,3 +117,14 @@ def test_without_meminfo_total_memory_counts(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_readable(size: int, text: str) -> None:
     assert memory.readable(size) == text
+
+
+def test_edges_of_windows_and_biases_of_sites_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Operators() as operators, pytest.raises(MemoryLimitError, match=r"\(10001, 10001\) at"):
+        LocallyConnected2d(1, 1, 10001, input_size=(721, 1440), padding=5000, tie="all")
+    assert operators.largest <= 10**6
+    pattern = window((20, 30), 1)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 600 * 7 * 4)
+    with pytest.raises(MemoryLimitError, match=f"{600 * 7 * 4 + 7 * 4:,} bytes"):
+        LocallyConnected(pattern, 1, 7, tie="all", bias="site")
+    LocallyConnected(pattern, 1, 7, tie="all", bias="shared")

@@ -243,3 +243,19 @@ def test_descent_on_the_penalty_smooths() -> None:
 def test_patterns_without_taps_or_places_are_refused() -> None:
     with pytest.raises(PatternError, match="smoothness needs the taps of the edges and Pattern"):
         build(no_taps()).smoothness()
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (2, 2), (3, 2), (4, 3)])
+def test_a_transposed_layer_is_as_smooth_as_the_layer_that_it_transposes(
+    kernel: int, stride: int
+) -> None:
+    """Its weights lie at the sources of its sites, where those of the other layer have theirs."""
+    pattern = window((12, 15), kernel, stride=stride, padding="valid")
+    layer = LocallyConnected(pattern, 2, 3)
+    transposed, edge = pattern.transpose()
+    other = LocallyConnected(transposed, 3, 2)
+    with torch.no_grad():
+        other.weight.copy_(layer.weight[edge].mT)
+    expected = layer.smoothness() * pattern.num_sites
+    assert expected > 0
+    torch.testing.assert_close(other.smoothness() * transposed.num_sites, expected)

@@ -137,7 +137,7 @@ def test_a_copy_trains_as_the_original(build: Any, method: str) -> None:
 @pytest.mark.parametrize("build", [linear, network])
 def test_momentum_does_not_see_the_scale_of_the_loss(build: Any) -> None:
     """A GradScaler whose scale grows with every other step, by powers of two."""
-    losses = []
+    losses: list[list[float]] = []
     for scaled in (False, True):
         seed()
         model = build()

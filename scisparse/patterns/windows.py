@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from scisparse.errors import GridError, OptionError, ShapeError
 from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, UnstructuredGrid
 from scisparse.grids.integers import integers, integers_per_axis
+from scisparse.memory import check_fits
 from scisparse.pattern import Pattern, WindowSpec
 from scisparse.patterns.axes import AxisSources, axis_sources, pole_sources
 
 __all__ = ["window"]
 
 _PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
+_EDGE_BYTES = 24  # while a pattern is made: source and place in int64, both in int32
 _POLES = ("reflect", "clip", "zeros")
 
 
@@ -86,6 +88,13 @@ def window(
     shape = _shape_of(grid_or_shape)
     modes = _modes(grid, shape, padding_mode, poles)
     spec = _window_spec(shape, kernel_size, stride, dilation, padding, modes)
+    check_fits(
+        _EDGE_BYTES * math.prod(spec.output_size) * math.prod(spec.kernel_size),
+        torch.device("cpu"),
+        dict,
+        what=f"the edges of windows of {spec.kernel_size} at {spec.output_size} sites",
+        otherwise="use a smaller `kernel_size` or a coarser grid",
+    )
     tables = _tables(grid, spec, poles)
     col_MK = _combine(tables, shape)
     site_grid = None if grid is None else _site_grid(grid, spec)

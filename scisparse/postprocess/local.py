@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 
 from scisparse.errors import MemoryLimitError
 from scisparse.grids import Grid
-from scisparse.layers.memory import available_bytes, readable
 from scisparse.losses import Distribution
+from scisparse.memory import available_bytes, readable
 from scisparse.models.regression import EnsembleRegression
 from scisparse.patterns import radius
 from scisparse.postprocess.samples import Forecast, cell_areas

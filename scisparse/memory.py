@@ -1,4 +1,4 @@
-"""Says before allocating that a layer would not fit."""
+"""Says before allocating that a pattern or a layer would not fit."""
 
 from __future__ import annotations
 
@@ -30,19 +30,26 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def check_fits(
-    needed: int, device: torch.device, remedies: Callable[[], Mapping[str, int]]
+    needed: int,
+    device: torch.device,
+    remedies: Callable[[], Mapping[str, int]],
+    *,
+    what: str = "the weights",
+    otherwise: str = "use fewer channels or a coarser grid",
 ) -> None:
-    """Raise unless `needed` bytes of weights can be had on `device`.
+    """Raise unless `needed` bytes can be had on `device`.
 
     Parameters
     ----------
     needed
-        Bytes of the weights.
+        Bytes.
     device
         Where they would lie.
     remedies
         Gives the bytes that other ties need, by what the user would write; those that fit are
-        named. Called only when the weights do not fit.
+        named. Called only when `needed` does not fit.
+    what, otherwise
+        What needs the bytes, and what to do where no remedy fits.
 
     Raises
     ------
@@ -53,11 +60,9 @@ def check_fits(
     if available is None or needed <= available:
         return
     fits = [f"{tie} ({readable(size)})" for tie, size in remedies().items() if size <= available]
-    remedy = (
-        f"these would fit: {', '.join(fits)}" if fits else "use fewer channels or a coarser grid"
-    )
+    remedy = f"these would fit: {', '.join(fits)}" if fits else otherwise
     raise MemoryLimitError(
-        f"the weights need {needed:,} bytes ({readable(needed)}) and {readable(available)} are "
+        f"{what} need {needed:,} bytes ({readable(needed)}) and {readable(available)} are "
         f"free on {device}; {remedy}"
     )
 
