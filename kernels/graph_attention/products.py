@@ -45,7 +45,7 @@ def spmm(
     ----------
     value
         Numbers of the edges, ``[B, E, H]`` or ``[1, E, H]``; float32 for 16-bit `x`. ``None`` for 1
-        on each edge, which takes no memory.
+        on each edge, which takes no memory on the CPU.
     x
         Sources, ``[B, N, H, D]``.
     row_ptr, col, transpose, backend
