@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from scisparse.patterns import constant_fan_in
 __all__ = ["SparseLinear"]
 
 _INT32 = 2**31
+_Layer = TypeVar("_Layer", bound=nn.Module)
 
 
 class SparseLinear(Rewirable):
@@ -146,7 +147,7 @@ class SparseLinear(Rewirable):
             layer.weight.copy_(dense[keep])
             if layer.bias is not None:
                 layer.bias.copy_(linear.bias)
-        return layer.train(linear.training)
+        return _as_trainable(layer, linear).train(linear.training)
 
     def to_dense(self) -> nn.Linear:
         """Return the same function as a dense layer, zeros where there is no edge."""
@@ -164,7 +165,7 @@ class SparseLinear(Rewirable):
             linear.weight[site, self.col.long()] = self.edge_weight
             if self.bias is not None:
                 linear.bias.copy_(self.bias)
-        dense: nn.Linear = linear.train(self.training)
+        dense: nn.Linear = _as_trainable(linear, self).train(self.training)
         return dense
 
     def reset_parameters(self) -> None:
@@ -223,3 +224,10 @@ class SparseLinear(Rewirable):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, {self.pattern!r}"
         )
+
+
+def _as_trainable(layer: _Layer, like: nn.Module) -> _Layer:
+    """Return a layer whose parameters are frozen where those of another are."""
+    for name, parameter in layer.named_parameters(recurse=False):
+        parameter.requires_grad_(like.get_parameter(name).requires_grad)
+    return layer

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scisparse.sparsity.ownership import is_held
+
 __all__ = ["ELEMENTWISE", "remove_neurons"]
 
 # Functions of one number: a constant goes through them as a constant.
@@ -33,7 +35,7 @@ def remove_neurons(model: nn.Module) -> int:
 
     A neuron whose weights are all 0 gives a constant, ``f(bias)``, which moves into the bias of the
     next layer; one that the next layer does not read is left out. Between the two may be functions
-    of single numbers (ReLU, GELU, dropout ...).
+    of single numbers (ReLU, GELU, dropout ...). Layers under a sparsifier stay as they are.
 
     Returns
     -------
@@ -54,7 +56,8 @@ def remove_neurons(model: nn.Module) -> int:
     seen = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
 
     def may_shrink(layer: nn.Module) -> bool:
-        return type(layer) is nn.Linear and all(seen[id(p)] == 1 for p in layer.parameters())
+        own = all(seen[id(p)] == 1 and not is_held(p) for p in layer.parameters())
+        return type(layer) is nn.Linear and own
 
     for module in model.modules():
         if type(module).forward is nn.Sequential.forward:

@@ -110,14 +110,19 @@ def finalize_layers(
 
 
 def _may_replace(model: nn.Module, target: MaskedTarget) -> bool:
-    """Whether a layer is a plain linear one whose weight no other module reads."""
-    parent = model.get_submodule(".".join(target.name.split(".")[:-2]))
+    """Whether a layer is a plain linear one whose weight no other module reads.
+
+    A module that reads the weight of a child by itself says so in `reads_weights`.
+    """
+    path, _, name = target.name.rpartition(".")[0].rpartition(".")
+    parent: Any = model.get_submodule(path)
     holders = [
         name
         for name, weight in model.named_parameters(remove_duplicate=False)
         if weight is target.parameter
     ]
     reads_children = isinstance(parent, nn.TransformerEncoderLayer | nn.MultiheadAttention)
+    reads_children |= name in getattr(parent, "reads_weights", ())
     return type(target.module) is nn.Linear and len(holders) == 1 and not reads_children
 
 
