@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch.optim import Optimizer
 from scisparse.errors import CheckpointError, OptionError
 from scisparse.pattern import Pattern
 from scisparse.sparsity import methods, structures
-from scisparse.sparsity.ablation import remove_neurons
 from scisparse.sparsity.allotment import allot
 from scisparse.sparsity.budgets import Budget
 from scisparse.sparsity.build import masked_target, rewired_target
@@ -44,8 +42,6 @@ from scisparse.sparsity.structures import Structure
 from scisparse.sparsity.target import Move, Target, gather_before_steps, without_passes
 
 __all__ = ["Sparsifier"]
-
-logger = logging.getLogger("scisparse.sparsity")
 
 
 class Sparsifier:
@@ -327,21 +323,27 @@ class Sparsifier:
             or ``"2:4"``; the last three cannot be trained further.
         batch
             Rows of the input that is timed.
+
+        Examples
+        --------
+        The model has other layers than it was built with; another process loads it into one that
+        was built anew by :func:`scisparse.sparsity.restore`:
+
+        >>> import scisparse, torch
+        >>> layers = lambda: torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 1))
+        >>> model = Sparsifier(layers(), method="magnitude", sparsity=0.75).finalize("condensed")
+        >>> torch.save(model.state_dict(), "sparse.pt")
+        >>> again = scisparse.sparsity.restore(layers(), torch.load("sparse.pt"))
+        >>> x = torch.randn(4, 8)
+        >>> torch.equal(again(x), model(x))
+        True
         """
         if self._finalized:
             raise OptionError("finalize() has been called already; the model is final")
-        check_form(to, self.model)
+        check_form(to, self.model, self.targets)
         self.release()
         self._finalized = True
-        for target in self.targets:
-            target.enforce()
-        removed = remove_neurons(self.model)
-        for target in self.targets if removed else []:
-            target.refresh(self.model)
-        logger.info("removed %d idle neurons", removed)
         model, self.forms = finalize_layers(self.model, self.targets, to, batch, self.optimizer)
-        for form in self.forms:
-            logger.info("%s", form)
         return model
 
     def release(self) -> None:
