@@ -160,7 +160,9 @@ def test_options_that_no_layer_can_honour() -> None:
     groups = LocallyConnected(window((5, 8), 3, padding=1), 2, 2, groups=2)
     regions = budgets.Regions([0] * 40, {0: 0.9})
     cases: list[tuple[nn.Module, str, dict[str, Any], str]] = [
-        (layer, "magnitude", {"budget": regions}, "is for pattern layers under methods that"),
+        (dense, "magnitude", {"budget": regions}, "is for pattern layers with a weight of its own"),
+        (groups, "rigl", {"budget": regions}, "is for pattern layers with a weight of its own"),
+        (layer, "gmp", {"budget": regions, "structure": "taps"}, "leave one of the two out"),
         (groups, "rigl", {"candidates": layer.pattern}, "no layer has edges that can move"),
         (layer, "magnitude", {"structure": "constant_fan_in"}, "needs a method that regrows"),
         (nn.Sequential(layer, dense), "rigl", {"budget": "global"}, "needs the scores of all"),

@@ -130,8 +130,8 @@ class CompressedLinear(StoredLinear):
             warnings.filterwarnings("ignore", message="Sparse (CSR|BSR) tensor support")
             weight = weight.detach()
             sparse = weight.to_sparse_csr() if block == 1 else weight.to_sparse_bsr((block, block))
-            parts = sparse.crow_indices(), sparse.col_indices(), sparse.values()
-        return cls(weight.shape[1], *(part.clone() for part in parts), bias)
+            row_ptr, col = sparse.crow_indices().clone(), sparse.col_indices().clone()
+        return cls(weight.shape[1], row_ptr, col, sparse.values().clone(), bias)
 
     @property
     def weight(self) -> Tensor:

@@ -12,10 +12,12 @@ from scisparse.errors import OptionError
 from scisparse.sparsity import growth, importance, methods
 from scisparse.sparsity.areas import area_of_edges
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
+from scisparse.sparsity.edge_structures import SiteRows
+from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.growth import Growth
 from scisparse.sparsity.importance import Score
 from scisparse.sparsity.masked import MaskedTarget
-from scisparse.sparsity.names import choice
+from scisparse.sparsity.names import check_fraction, choice
 from scisparse.sparsity.schedules import Cubic, Iterative, Schedule
 from scisparse.sparsity.structures import NM, Structure
 from scisparse.sparsity.target import Rules, Target
@@ -38,12 +40,7 @@ _BUDGETS = ("uniform", "erdos_renyi", "global")
 
 def check_sparsity(sparsity: float | None) -> float | None:
     """Return it, or raise unless it lies in [0, 1)."""
-    if sparsity is not None and not 0 <= sparsity < 1:
-        raise OptionError(
-            f"`sparsity` (={sparsity}) must lie in [0, 1): it is the fraction of weights that are "
-            "pruned"
-        )
-    return sparsity
+    return None if sparsity is None else check_fraction("sparsity", sparsity)
 
 
 def check_teleconnections(
@@ -82,10 +79,14 @@ def check_parts(
 ) -> None:
     """Raise unless every layer can have this structure, budget and schedule together."""
     masked = [target for target in targets if isinstance(target, MaskedTarget)]
-    if masked and isinstance(budget, Regions | AreaWeighted):
+    if isinstance(budget, Regions | AreaWeighted) and not any(
+        isinstance(t, EdgeTarget) or isinstance(t.structure, SiteRows)
+        for t in targets
+        if isinstance(t, EdgeTarget | MaskedTarget)
+    ):
         raise OptionError(
-            f"`budget` {type(budget).__name__} is for pattern layers under methods that regrow, "
-            f"and {masked[0].name} is not one; name the pattern layers in `params`"
+            f"`budget` {type(budget).__name__} is for pattern layers with a weight of its own on "
+            f"each edge, and {targets[0].name} is none; name such layers in `params`"
         )
     if budget == "global" and len(masked) < len(targets):
         raise OptionError(
@@ -142,8 +143,8 @@ def check_budget(budget: Budget) -> Budget:
         if budget not in _BUDGETS:
             raise OptionError(choice("budget", budget, _BUDGETS))
     elif isinstance(budget, Mapping):
-        for value in budget.values():
-            check_sparsity(value)
+        for name, value in budget.items():
+            check_fraction(f"budget[{name!r}]", value)
     elif not isinstance(budget, Regions | AreaWeighted):
         raise OptionError(f"`budget` is {budget!r}; give a name, a dict or one of sparsity.budgets")
     return budget

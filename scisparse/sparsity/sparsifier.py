@@ -178,7 +178,7 @@ class Sparsifier:
     def _target(self, found: Found, candidates: Any) -> Target:
         parts = (found, self.structure)
         if not found.edges or not self._moves:
-            return masked_target(*parts, self.rules)
+            return masked_target(*parts, self.rules, self.budget, self.sparsity)
         return rewired_target(*parts, self.budget, self.rules, candidates, self.far)
 
     @property
