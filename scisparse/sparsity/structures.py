@@ -322,7 +322,10 @@ class Rows(Structure):
 
 @dataclass(frozen=True)
 class Channels(Rows):
-    """Whole output channels, at all sites together: what is left is a smaller layer."""
+    """Whole output channels, at all sites together.
+
+    The end of training makes smaller layers of linear ones and convolutions that another follows.
+    """
 
 
 @dataclass(frozen=True)
