@@ -96,7 +96,8 @@ class SparseLinear(Rewirable):
                 f"`fan_in` is {fan_in} and `pattern` is {pattern!r}; give one of the two"
             )
         if pattern is None:
-            pattern = constant_fan_in(out_features, in_features, fan_in or 0)
+            with torch.device("cpu"):  # patterns lie there, and have numbers on the meta device too
+                pattern = constant_fan_in(out_features, in_features, fan_in or 0)
         pattern = pattern.to("cpu").validate()  # the kernels trust its indices
         if pattern.shape != (out_features, in_features):
             raise PatternError(

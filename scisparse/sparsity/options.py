@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 from scisparse.errors import OptionError
 from scisparse.sparsity import growth, importance, methods
+from scisparse.sparsity.allotment import names_of
 from scisparse.sparsity.areas import area_of_edges
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
 from scisparse.sparsity.edge_structures import SiteRows
@@ -35,6 +37,7 @@ __all__ = [
     "choose_schedule",
 ]
 
+_SCHEDULES = ("OneShot", "Cubic", "CosineDrop", "Steady", "Iterative")
 _BUDGETS = ("uniform", "erdos_renyi", "global")
 
 
@@ -44,11 +47,11 @@ def check_sparsity(sparsity: float | None) -> float | None:
 
 
 def check_teleconnections(
-    slots: int, method: methods.Method, rules: Rules, sparsity: float | None
+    slots: Any, method: methods.Method, rules: Rules, sparsity: float | None
 ) -> int:
     """Return the number of far slots, or raise unless the rest fits."""
-    if slots < 0:
-        raise OptionError(f"`teleconnections` (={slots}) must not be negative")
+    if not isinstance(slots, int) or isinstance(slots, bool) or slots < 0:
+        raise OptionError(f"`teleconnections` (={slots!r}) must be whole and must not be negative")
     if slots and (not method.sparse_start or rules.reserve or rules.importance.gating is not None):
         raise OptionError(f"`teleconnections` need a method that moves edges, not {method.name!r}")
     if slots and sparsity is not None:
@@ -56,7 +59,7 @@ def check_teleconnections(
             f"`teleconnections` (={slots}) and `sparsity` (={sparsity}) are both given; far slots "
             "are rewired while local edges stay: prune those with a second sparsifier afterwards"
         )
-    return slots
+    return int(slots)
 
 
 def check_audit(slots: int, schedule: Schedule, total_steps: int | None, steps: int) -> None:
@@ -144,6 +147,8 @@ def check_budget(budget: Budget) -> Budget:
             raise OptionError(choice("budget", budget, _BUDGETS))
     elif isinstance(budget, Mapping):
         for name, value in budget.items():
+            if not isinstance(name, str):
+                raise OptionError(f"`budget` names {name!r}; names are text, such as {str(name)!r}")
             check_fraction(f"budget[{name!r}]", value)
     elif not isinstance(budget, Regions | AreaWeighted):
         raise OptionError(f"`budget` is {budget!r}; give a name, a dict or one of sparsity.budgets")
@@ -155,6 +160,9 @@ def choose_schedule(
 ) -> Schedule:
     """Return the schedule that was given, or the method's own for so many steps."""
     if schedule is not None:
+        if not (hasattr(schedule, "at") and hasattr(schedule, "start")):
+            named = choice("schedule", schedule, _SCHEDULES)
+            raise OptionError(f"{named}, with their steps: schedules.Cubic(begin=0, end=7500)")
         return schedule
     if total_steps is None:
         if method.name in ("static", "magnitude"):
@@ -169,7 +177,7 @@ def check_budget_names(budget: Budget, targets: list[Target]) -> None:
     """Raise unless every name in a budget by names matches a weight or its module."""
     if not isinstance(budget, Mapping):
         return
-    names = [name for t in targets for name in (t.name, t.name.rpartition(".")[0])]
+    names = [name for t in targets for name in names_of(t)]
     for word in budget:
         if not fnmatch.filter(names, word):
             raise OptionError(choice("budget", word, [t.name for t in targets]))

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from scisparse.errors import CheckpointError, OptionError
 from scisparse.pattern import Pattern
 from scisparse.sparsity import methods, structures
-from scisparse.sparsity.allotment import allot
+from scisparse.sparsity.allotment import allot, check_counts
 from scisparse.sparsity.budgets import Budget
 from scisparse.sparsity.build import masked_target, rewired_target
 from scisparse.sparsity.discovery import Found, check_candidates, check_own, edges_alone, find
@@ -192,6 +192,8 @@ class Sparsifier:
             for target in self.targets:
                 target.sparsify(target.size, self.rules)
         elif self.sparsity is not None:
+            if self.budget != "global":  # which is known when scores are
+                check_counts(self.targets, self._allot(self.sparsity))
             first = self.schedule.start(self.sparsity)
             counts = self._allot(first) if first or self._moves else []
             for target, count in zip(self.targets, counts, strict=False):
