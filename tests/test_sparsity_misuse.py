@@ -374,3 +374,60 @@ def test_own_forward_of_a_sequential_is_left_alone() -> None:
     with torch.no_grad():
         model.get_parameter("0.weight")[1] = 0
     assert remove_neurons(model) == 0
+
+
+UNFIT: list[tuple[str, dict[str, Any], str]] = [
+    ("dense", {"structure": "v:n:m", "sparsity": 0.75}, r"VNM\(.*of weight cannot grow"),
+    ("tied", {"structure": "taps"}, r"EdgeGroups\(\) of weight cannot grow"),
+    ("tied", {"growth": "cannistraci_hebb"}, "by links is not known for weight"),
+    ("tied", {"growth": growth.distance_prior(1e5)}, "needs distances, which weight does not"),
+    ("edges", {"growth": growth.distance_prior(1e5)}, "needs distances, which weight does not"),
+    ("edges", {"score": "movement"}, "'movement' is summed over steps"),
+    ("edges", {"score": "optimal_brain_damage"}, "'optimal_brain_damage' is summed over steps"),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "message"), UNFIT)
+def test_what_does_not_fit_together_is_refused_at_once(
+    kind: str, options: dict[str, Any], message: str
+) -> None:
+    model: nn.Module = nn.Linear(16, 16)
+    if kind != "dense":
+        pattern = window((5, 8), 3, padding=1)
+        model = LocallyConnected(pattern, 2, 3, tie="all" if kind == "tied" else None)
+    with pytest.raises(OptionError, match=message):
+        Sparsifier(model, adam(model), "rigl", **({"sparsity": 0.5, "total_steps": 99} | options))
+
+
+@pytest.mark.parametrize("kind", ["dense", "edges"])
+def test_lbfgs_starts_anew_when_connections_have_moved(kind: str) -> None:
+    """Its history is a vector of all weights; a new optimizer takes the same step."""
+    seed()
+    sizes = [nn.Linear(12, 20), nn.Linear(20, 6)]
+    layers = sizes if kind == "dense" else [SparseLinear.from_dense(m) for m in sizes]
+    model = nn.Sequential(layers[0], nn.Tanh(), layers[1])
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+    sparsifier = Sparsifier(model, optimizer, "set", sparsity=0.5, schedule=OFTEN)
+
+    def step(model: nn.Module, optimizer: torch.optim.LBFGS, x: Tensor, y: Tensor) -> None:
+        def closure() -> float:
+            optimizer.zero_grad()
+            loss = (model(x) - y).square().mean()
+            loss.backward()
+            value: float = loss.item()
+            return value
+
+        optimizer.step(closure)
+
+    data = batches(6)
+    for x, y in data:
+        step(model, optimizer, x, y)
+        sparsifier.step()
+    assert sparsifier.report().layers[0].churn > 0
+    sparsifier.release()
+    again = copy.deepcopy(model)
+    fresh = torch.optim.LBFGS(again.parameters(), lr=0.1, max_iter=3)
+    for one, its in ((model, optimizer), (again, fresh)):
+        step(one, its, *data[0])
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(a, b)

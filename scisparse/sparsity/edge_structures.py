@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ class EdgeGroups(Structure):
     [True, False, True, False]
     """
 
-    labels: Tensor
+    labels: Tensor = field(repr=False)
 
     def pool(self, score: Tensor) -> Tensor:
         """Sum over each group."""
@@ -109,8 +109,8 @@ class SiteRows(Rows):
         Group of each site and edges of each group, for a number of edges.
     """
 
-    site: Tensor
-    row_groups: RowGroups
+    site: Tensor = field(repr=False)
+    row_groups: RowGroups = field(repr=False)
 
     def groups(self, shape: Sequence[int]) -> Tensor | None:
         """Group of each edge."""

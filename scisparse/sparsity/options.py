@@ -20,7 +20,7 @@ from scisparse.sparsity.growth import Growth
 from scisparse.sparsity.importance import Score
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.names import check_fraction, choice
-from scisparse.sparsity.schedules import Cubic, Iterative, Schedule
+from scisparse.sparsity.schedules import Cubic, Iterative, OneShot, Schedule
 from scisparse.sparsity.structures import NM, Structure
 from scisparse.sparsity.target import Rules, Target
 
@@ -116,7 +116,9 @@ def check_rules(targets: Sequence[Target], rules: Rules, schedule: Schedule) -> 
             "choose another schedule, such as Cubic or Steady"
         )
     given, by_area = rules.importance.given, rules.importance.by_area
+    prunes_only = isinstance(schedule, OneShot | Cubic | Iterative)
     for target in targets:
+        _check_growth(target, rules, prunes_only)
         pattern = getattr(target.module, "pattern", None)
         if by_area and pattern is not None:
             weight = target.parameter
@@ -137,6 +139,44 @@ def check_rules(targets: Sequence[Target], rules: Rules, schedule: Schedule) -> 
                 f"`score` of {target.name} has shape {list(given[target.name].shape)}, the weight "
                 f"{list(target.parameter.shape)}"
             )
+
+
+def _check_growth(target: Target, rules: Rules, prunes_only: bool) -> None:
+    """Raise unless scores and growth can be had of a weight, or of edges that move."""
+    if isinstance(target, EdgeTarget) and rules.importance.sums:
+        raise OptionError(
+            f"the score {rules.importance.name!r} is summed over steps, and the edges of "
+            f"{target.name} move meanwhile; choose a score of the step, such as 'magnitude', or a "
+            "method that only prunes"
+        )
+    grows = rules.growth
+    if grows is None or rules.reserve or prunes_only:
+        return
+    if grows.name == "distance_prior" and not _has_distances(target):
+        raise OptionError(
+            f"growth 'distance_prior' needs distances, which {target.name} does not have; build "
+            "its pattern on a grid, or leave it out of `params`"
+        )
+    if not isinstance(target, MaskedTarget):
+        return
+    if type(target.structure).choose is not Structure.choose:
+        raise OptionError(
+            f"{target.structure!r} of {target.name} cannot grow; use a method that only prunes, "
+            "or leave it out of `params`"
+        )
+    if grows.needs_links and target.pattern is not None:
+        raise OptionError(
+            f"growth {grows.name!r} by links is not known for {target.name}, which is masked on "
+            "the edges of a pattern; build it with tie=None and groups=1, or leave it out of "
+            "`params`"
+        )
+
+
+def _has_distances(target: Target) -> bool:
+    if not isinstance(target, EdgeTarget):
+        return False
+    chunk = next(iter(target.candidates.chunks(1)), None)
+    return chunk is None or target.candidates.distance(chunk) is not None
 
 
 def check_budget(budget: Budget) -> Budget:

@@ -18,7 +18,7 @@ _LONG_NAMES = {
     "exploration": "weights that were active at some time, relative to size",
     "churn": "fraction of active weights that the last change brought",
     "bytes": "bytes of the stored values",
-    "flops": "operations that active weights need for one sample",
+    "flops": "operations that active weights need for one sample, at one of the places they share",
 }
 
 #: Bins of the distances of edges, in metres.
@@ -90,9 +90,9 @@ class LayerReport:
 
     @property
     def flops(self) -> int:
-        """Operations that active weights need for one sample.
+        """Operations that active weights need for one sample, at one of the places that share them.
 
-        A weight that several places share, as in a convolution, counts once; a dense layer under a
+        A convolution needs as many at each position of its output; a dense layer under a
         mask multiplies by its zeros as well.
         """
         return self.operations * self.active
