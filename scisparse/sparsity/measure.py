@@ -67,6 +67,7 @@ def _measure_one(target: Target, move: Move, labels: SiteLabels | None) -> Layer
         bytes=target.bytes,
         operations=target.operations,
         distances=_distances(target),
+        taps=_taps(target),
         regions=() if labels is None else count_regions(target, labels),
     )
 
@@ -197,3 +198,33 @@ def count_distances(pattern: Pattern) -> tuple[int, ...]:
     if distance is None:
         return ()
     return tuple(np.histogram(distance.numpy(), DISTANCE_BINS)[0].tolist())
+
+
+# -- taps --------------------------------------------------------------------------------------
+
+
+def _taps(target: Target) -> tuple[int, ...]:
+    """Active weights by tap; empty where weights have none."""
+    pattern = _pattern(target)
+    if pattern is None:
+        if not isinstance(target, MaskedTarget) or target.mask.dim() < 3:
+            return ()
+        return tuple(target.mask.sum((0, 1)).flatten().tolist())
+    if pattern.tap is None:
+        return ()
+    tap = pattern.tap.cpu().long()
+    if isinstance(target, EdgeTarget):
+        counts = torch.bincount(tap, minlength=pattern.num_taps) * target.block
+        return tuple(counts.tolist())
+    uses = _uses(target) if isinstance(target, MaskedTarget) else None
+    if uses is None or not isinstance(target, MaskedTarget):
+        return ()
+    row, _, edge = uses
+    mask = target.mask.cpu().reshape(target.mask.shape[0], -1)
+    of_row = torch.zeros(len(mask), dtype=torch.int64)
+    of_row[row] = tap[edge]
+    used = torch.zeros(len(mask), dtype=torch.bool)
+    used[row] = True
+    counts = torch.zeros(pattern.num_taps, dtype=torch.int64)
+    counts.index_add_(0, of_row[used], mask.sum(1)[used])
+    return tuple(counts.tolist())
