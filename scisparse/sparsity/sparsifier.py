@@ -315,14 +315,15 @@ class Sparsifier:
         """End training: remove hooks, idle neurons and pruned weights, and return the model.
 
         Linear layers become ``SparseLinear`` where that is faster than the dense layer, measured
-        now; convolutions keep zeros; layers over patterns lose pruned edges. :attr:`forms` says
-        what became of each.
+        now; convolutions keep zeros, but not idle channels; layers over patterns lose pruned edges.
+        :attr:`forms` says what became of each. Layers of other sizes or forms are new ones: build
+        the optimizer anew to train on.
 
         Parameters
         ----------
         to
             ``"auto"``, or for all linear layers ``"condensed"``, ``"dense"``, ``"csr"``, ``"bsr"``
-            or ``"2:4"``; the last three cannot be trained further.
+            or ``"2:4"``, which keeps idle neurons; the last three cannot be trained further.
         batch
             Rows of the input that is timed.
 
