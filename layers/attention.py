@@ -116,6 +116,8 @@ class SparseAttention(nn.Module):
     torch.Size([4, 72, 8])
     """
 
+    reads_weights = ("edge_proj",)  #: maps that are not called, so that none may take their place
+
     def __init__(
         self,
         pattern: Pattern,

@@ -83,6 +83,8 @@ class GraphTransformer(nn.Module):
     torch.Size([3, 8])
     """
 
+    reads_weights = ("lin_edge",)  #: maps that are not called, so that none may take their place
+
     def __init__(
         self,
         in_channels: int | tuple[int, int],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from scisparse.pattern import Pattern
 from scisparse.patterns import constant_fan_in
 
 __all__ = ["SparseLinear"]
+
+_Layer = TypeVar("_Layer", bound=nn.Module)
 
 
 class SparseLinear(Rewirable):
@@ -94,7 +96,8 @@ class SparseLinear(Rewirable):
                 f"`fan_in` is {fan_in} and `pattern` is {pattern!r}; give one of the two"
             )
         if pattern is None:
-            pattern = constant_fan_in(out_features, in_features, fan_in or 0)
+            with torch.device("cpu"):  # patterns lie there, and have numbers on the meta device too
+                pattern = constant_fan_in(out_features, in_features, fan_in or 0)
         pattern = checked_pattern(pattern)
         if pattern.shape != (out_features, in_features):
             raise PatternError(
@@ -145,7 +148,7 @@ class SparseLinear(Rewirable):
             layer.weight.copy_(dense[keep])
             if layer.bias is not None:
                 layer.bias.copy_(linear.bias)
-        return layer.train(linear.training)
+        return _as_trainable(layer, linear).train(linear.training)
 
     def to_dense(self) -> nn.Linear:
         """Return the same function as a dense layer, zeros where there is no edge."""
@@ -163,7 +166,7 @@ class SparseLinear(Rewirable):
             linear.weight[site, self.col.long()] = self.edge_weight
             if self.bias is not None:
                 linear.bias.copy_(self.bias)
-        dense: nn.Linear = linear.train(self.training)
+        dense: nn.Linear = _as_trainable(linear, self).train(self.training)
         return dense
 
     def reset_parameters(self) -> None:
@@ -216,3 +219,10 @@ class SparseLinear(Rewirable):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, {self.pattern!r}"
         )
+
+
+def _as_trainable(layer: _Layer, like: nn.Module) -> _Layer:
+    """Return a layer whose parameters are frozen where those of another are."""
+    for name, parameter in layer.named_parameters(recurse=False):
+        parameter.requires_grad_(like.get_parameter(name).requires_grad)
+    return layer

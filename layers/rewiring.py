@@ -23,6 +23,7 @@ __all__ = [
     "match_edges",
     "move_rows",
     "pack_edges",
+    "packed_shape",
     "resize",
     "unpack_edges",
     "unpack_number",
@@ -285,6 +286,12 @@ def unpack_edges(packed: Tensor, like: Pattern) -> Pattern:
     return replace(
         like, **(blank | tensors), tap_count=num_taps if "tap" in tensors else None
     ).validate()
+
+
+def packed_shape(packed: Tensor) -> tuple[int, int]:
+    """Sites and sources of the edges that :func:`pack_edges` has packed."""
+    arrays = _saved_arrays(packed)
+    return len(arrays["row_ptr"]) - 1, int(arrays["num_sources"])
 
 
 def unpack_number(packed: Tensor, name: str) -> float:

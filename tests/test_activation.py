@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from kernel_cases import generator
@@ -51,3 +53,22 @@ def test_hooks_are_removed_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         run()
     assert not any(module._forward_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize("kind", [nn.TransformerEncoderLayer, nn.TransformerDecoderLayer])
+@pytest.mark.parametrize("activation", ["gelu", nn.GELU(), nn.functional.silu, "relu"])
+def test_transformer_layers_of_torch(kind: Any, activation: Any) -> None:
+    """Evaluation has a path of its own, which does not call the activation."""
+    torch.manual_seed(0)
+    layer = kind(8, 2, 16, 0.0, activation=activation, batch_first=True)
+    relu = kind(8, 2, 16, 0.0, activation="relu", batch_first=True)
+    relu.load_state_dict(layer.state_dict())
+    net = nn.ModuleDict({"first": layer})
+    assert relufy(net) == ([] if activation == "relu" else ["first.activation"])
+    assert relufy(net) == []
+    x = torch.randn(2, 5, 8, generator=generator(3))
+    inputs = (x, x) if kind is nn.TransformerDecoderLayer else (x,)
+    for training in (True, False):
+        with torch.set_grad_enabled(training):
+            got = layer.train(training)(*inputs)
+            torch.testing.assert_close(got, relu.train(training)(*inputs))

@@ -12,7 +12,7 @@ from torch import nn
 from scisparse.errors import OptionError
 from scisparse.layers import LocallyConnected, SparseLinear
 from scisparse.patterns import window
-from scisparse.sparsity import Sparsifier
+from scisparse.sparsity import Sparsifier, schedules
 
 SHAPE = (5, 8)
 
@@ -110,3 +110,46 @@ def test_what_does_not_fit_is_said_before_training(
 ) -> None:
     with pytest.raises(OptionError, match=message):
         Sparsifier(model, adam(model), "gmp", sparsity=0.5, total_steps=10, structure=structure)
+
+
+def test_channels_of_a_sparse_linear_layer_are_its_outputs() -> None:
+    seed()
+    layer = SparseLinear(12, 9, 5)
+    site = layer.pattern.rows()
+    mean = torch.stack([layer.weight.detach()[site == i].abs().mean() for i in range(9)])
+    (mask,) = masks(Sparsifier(layer, None, "magnitude", sparsity=0.6, structure="channels"))
+    wanted = set(mean.argsort(descending=True)[: round(0.4 * 9)].tolist())
+    assert set(site[mask].tolist()) == wanted
+    assert all(bool(mask[site == i].all()) == (i in wanted) for i in range(9))
+
+
+@pytest.mark.parametrize("structure", ["block", "v:n:m", "2:4", "srigl"])
+def test_structures_that_would_mean_something_else_are_refused(structure: str) -> None:
+    seed()
+    linear = SparseLinear(16, 8, 8)
+    layer = windowed(tie="all") if structure == "srigl" else windowed()
+    model = nn.Sequential(layer if structure in ("block", "srigl") else linear)
+    if structure == "srigl":
+        for name in ("srigl", "magnitude"):
+            options: dict[str, Any] = {"structure": "constant_fan_in", "total_steps": 9}
+            with pytest.raises(OptionError, match=r"0.weight shares weights or splits channels"):
+                Sparsifier(model, adam(model), name, sparsity=0.5, **options)
+        return
+    with pytest.raises(OptionError, match=r"edges of different sites in 0.weight"):
+        Sparsifier(model, None, "magnitude", sparsity=0.5, structure=structure)
+
+
+def test_blocks_grow_where_gradients_are_zero_too() -> None:
+    """Scores of blocks are sums, and minus infinity would never be chosen again."""
+    seed()
+    model = nn.Linear(16, 16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = schedules.CosineDrop(end=100, every=2, fraction=0.5)
+    options: dict[str, Any] = {"structure": "block", "growth": "never_active_first"}
+    sparsifier = Sparsifier(model, optimizer, "rigl", sparsity=0.5, schedule=schedule, **options)
+    for _ in range(40):
+        optimizer.zero_grad()
+        (model(torch.ones(4, 16)) * 0.0).sum().backward()
+        optimizer.step()
+        sparsifier.step()
+        assert sparsifier.report().sparsity == 0.5

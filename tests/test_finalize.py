@@ -14,6 +14,7 @@ from scisparse.errors import BackendError, OptionError
 from scisparse.layers import SparseLinear
 from scisparse.sparsity import Sparsifier
 from scisparse.sparsity.ablation import remove_neurons
+from scisparse.sparsity.forms import CompressedLinear
 
 
 @pytest.mark.parametrize("to", ["auto", "condensed", "dense", "csr", "bsr"])
@@ -56,7 +57,8 @@ def test_block_sparse_form_takes_blocks() -> None:
     sparsifier = Sparsifier(model, None, "magnitude", sparsity=0.5, structure="block")
     expected = model.weight.detach().clone()
     final = sparsifier.finalize("bsr")
-    weight = final.get_parameter("weight").detach()
+    assert isinstance(final, CompressedLinear)
+    weight = final.weight
     assert weight.values().shape[1:] == (4, 4)
     assert torch.equal(weight.to_dense(), expected)
 

@@ -150,3 +150,14 @@ def test_vmap_over_biases_alone() -> None:
 
     expected = torch.stack([run(bias) for bias in biases])
     torch.testing.assert_close(torch.func.vmap(run)(biases), expected, rtol=0, atol=0)
+
+
+def test_built_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        layer = SparseLinear(16, 8, 4)
+    assert layer.weight.is_meta
+    assert layer.col.is_meta
+    layer = layer.to_empty(device="cpu")
+    layer.reset_parameters()
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(layer(x), layer.to_dense()(x))

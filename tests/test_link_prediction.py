@@ -323,8 +323,5 @@ def test_mask_and_edges_grow_the_same() -> None:
 def test_masked_edges_are_refused() -> None:
     layer = locally()
     optimizer = adam(layer)
-    sparsifier = Sparsifier(
-        layer, optimizer, "gmp", sparsity=0.5, schedule=OFTEN, growth="cannistraci_hebb"
-    )
     with pytest.raises(OptionError, match="masked on the edges of a pattern"):
-        train(layer, optimizer, sparsifier, fields(4))
+        Sparsifier(layer, optimizer, "gmp", sparsity=0.5, schedule=OFTEN, growth="cannistraci_hebb")

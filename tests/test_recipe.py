@@ -65,6 +65,14 @@ BAD = [
     ("structure: blok\n", "did you mean 'block'"),
     ("growth: momentun\n", "did you mean 'momentum'"),
     ("score: size\n", "`score` is 'size'"),
+    ("sparsity: 1.5\n", r"`sparsity` \(=1.5\) must lie in"),
+    ("budget: unifrom\n", "did you mean 'uniform'"),
+    ("budget: {'0': high}\n", r"`budget\['0'\]` \(='high'\) must lie in"),
+    ("budget: {0: 0.5}\n", "`budget` names 0; names are text"),
+    ("schedule: {cosine_drop: {end: abc}}\n", r"`schedule.cosine_drop.end` is 'abc'; .* integer"),
+    ("schedule: {cosine_drop: {end: 9, every: 2.5}}\n", r"every` is 2.5; .* integer"),
+    ("schedule: {cosine_drop: {end: 9, fraction: [1]}}\n", r"fraction` is \[1\]; .* number"),
+    ("schedule: {cosine_drop: 9}\n", "`schedule.cosine_drop` is 9; give its arguments by name"),
     ("- method\n- set\n", "the recipe holds list"),
     ("method: [\n sparsity\n", "the recipe is not YAML at line"),
     ("no_such_file.yaml", "cannot read recipe 'no_such_file.yaml': No such file"),
@@ -75,6 +83,14 @@ BAD = [
 def test_bad_recipes(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Recipe.from_yaml(text)
+
+
+@pytest.mark.parametrize("word", ["2:4", "1:4", "16:32", "'2:4'"])
+def test_n_of_m_is_a_word(word: str) -> None:
+    recipe = Recipe.from_yaml(f"method: magnitude\nstructure: {word}\nseed: 12\n")
+    assert recipe.structure == word.strip("'")
+    assert recipe.seed == 12
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
 
 
 def test_schema_names_every_key() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError
 from scisparse.grids import LatLonGrid
-from scisparse.layers import LocallyConnected, SparseLinear
+from scisparse.layers import LocallyConnected, LocallyConnected2d, SparseLinear
 from scisparse.patterns import nearest, window
 from scisparse.sparsity import Sparsifier, budgets
 from scisparse.sparsity.masked import MaskedTarget
@@ -230,7 +230,8 @@ def test_other_layers_have_no_regions() -> None:
 def test_dataset_of_regions() -> None:
     report = mixed()
     data = report.to_dataset()
-    assert dict(data.sizes) == {"layer": 3, "region": 3, "distance": len(DISTANCE_BINS) - 1}
+    bins = len(DISTANCE_BINS) - 1
+    assert dict(data.sizes) == {"layer": 3, "region": 3, "distance": bins, "tap": 9}
     assert data["region"].values.tolist() == list(NAMES)
     fine = report.layers[0]
     for region in fine.regions:
@@ -298,3 +299,35 @@ def test_distances_of_shared_weights_with_channel_groups() -> None:
     counts = measure([target], {}, 0, "uniform").layers[0].distances
     assert 0 < sum(counts) < layer.pattern.num_edges
     assert counts == tuple(np.histogram(lengths, DISTANCE_BINS)[0].tolist())
+
+
+@pytest.mark.parametrize("kind", ["convolution", "tied", "longitude", "own", "moving", "window"])
+def test_weights_are_counted_by_tap(kind: str) -> None:
+    torch.manual_seed(0)
+    shape: Any = {"padding": 1, "padding_mode": ("zeros", "circular")}
+    pattern = window((5, 8), 3, **shape)
+    layer: Any = {
+        "convolution": lambda: nn.Conv2d(2, 3, 3),
+        "tied": lambda: LocallyConnected(pattern, 2, 3, tie="all"),
+        "longitude": lambda: LocallyConnected(pattern, 2, 3, tie="longitude"),
+        "own": lambda: LocallyConnected(pattern, 2, 3),
+        "moving": lambda: LocallyConnected(pattern, 2, 3),
+        "window": lambda: LocallyConnected2d(2, 3, 3, input_size=(5, 8), **shape),
+    }[kind]()
+    method = "set" if kind == "moving" else "magnitude"
+    sparsifier = Sparsifier(layer, None, method, sparsity=0.6, total_steps=9)
+    report = sparsifier.report()
+    taps = report.layers[0].taps
+    assert sum(taps) == report.layers[0].active
+    kept = layer.weight.detach() != 0
+    if kind == "convolution":
+        expected = kept.sum((0, 1)).flatten().tolist()
+    else:
+        weight = layer.weight_of_edges()
+        rows = torch.arange(len(kept))[: layer.pattern.num_edges] if weight is None else weight
+        of_tap = [rows[layer.pattern.tap == k].unique() for k in range(9)]
+        expected = [int(kept[index].sum()) for index in of_tap]
+    assert list(taps) == expected
+    data = report.to_dataset()["tap_active"]
+    assert data.dims == ("layer", "tap")
+    assert data.values.tolist() == [expected]

@@ -321,4 +321,7 @@ def test_neurons_of_a_compact_layer_are_ablated() -> None:
     expected = model(x).detach()
     sparsifier.finalize()
     torch.testing.assert_close(model(x).detach(), expected)
-    assert model.first.weight.shape[0] == int(fan_in.sum())
+    pattern = model.first.pattern
+    assert model.first.weight.shape[0] == pattern.num_edges <= int(fan_in.sum())
+    assert int(pattern.fan_in.min()) > 0
+    assert pattern.num_sites == model.second.pattern.num_sources <= int((fan_in > 0).sum())

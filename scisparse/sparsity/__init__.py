@@ -22,6 +22,7 @@ from scisparse.sparsity import schedules as schedules
 from scisparse.sparsity import scores as scores
 from scisparse.sparsity import structures as structures
 from scisparse.sparsity.recipe import Recipe as Recipe
+from scisparse.sparsity.restoring import restore as restore
 from scisparse.sparsity.sparsifier import Sparsifier as Sparsifier
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "proximal",
     "reconstruction",
     "reordering",
+    "restore",
     "schedules",
     "scores",
     "structures",

@@ -13,12 +13,17 @@ __all__ = ["measure_zeros", "relufy"]
 
 # Smooth relatives of ReLU: a trained network takes the exchange with a little more training.
 _SMOOTH = (nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.CELU, nn.SELU, nn.Softplus, nn.Hardswish)
+_SMOOTH_FUNCTIONS = tuple(
+    getattr(nn.functional, name)
+    for name in ("gelu", "silu", "mish", "elu", "celu", "selu", "softplus", "hardswish")
+)
 
 
 def relufy(model: nn.Module) -> list[str]:
     """Put ReLU in the place of its smooth relatives: GELU, SiLU, Mish, ELU, Softplus and the like.
 
-    Outputs change; train on for a while. Activations called as functions are not seen.
+    Outputs change; train on for a while. Activations called as functions are not seen, but for
+    those that torch's transformer layers hold.
 
     Parameters
     ----------
@@ -28,7 +33,7 @@ def relufy(model: nn.Module) -> list[str]:
     Returns
     -------
     list of str
-        Names of the modules that were replaced.
+        Names of the modules and attributes that were replaced.
 
     References
     ----------
@@ -50,7 +55,17 @@ def relufy(model: nn.Module) -> list[str]:
     for name, module in found:
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, nn.ReLU().train(module.training))
-    return [name for name, _ in found]
+    names = [name for name, _ in found]
+    for name, layer in model.named_modules():
+        if not isinstance(layer, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+            continue
+        if layer.activation in _SMOOTH_FUNCTIONS:
+            layer.activation = nn.functional.relu
+            names.append(f"{name}.activation" if name else "activation")
+        is_relu = layer.activation is nn.functional.relu or type(layer.activation) is nn.ReLU
+        if is_relu and isinstance(layer, nn.TransformerEncoderLayer):
+            layer.activation_relu_or_gelu = 1  # by which the fast path of evaluation goes
+    return names
 
 
 @contextmanager

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scisparse.errors import OptionError
 from scisparse.sparsity import budgets
 from scisparse.sparsity.budgets import Budget
+from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.target import Rules, Target
 
-__all__ = ["Allotment", "allot"]
+__all__ = ["Allotment", "allot", "check_counts", "names_of"]
 
 
 @dataclass
@@ -102,8 +104,48 @@ def allot(
     return budgets.uniform(shapes, density, sizes)
 
 
+def names_of(target: Target) -> list[str]:
+    """Names by which users may call a weight: its own, and those of the modules it lies in."""
+    parts = target.name.split(".")
+    return [".".join(parts[:i]) for i in range(len(parts), 0, -1)]
+
+
+def check_counts(targets: Sequence[Target], counts: Sequence[int]) -> None:
+    """Raise if a layer would lose all its weights, or keep far more than it may.
+
+    A structure rounds to whole units and keeps one at least: a layer that is to keep less than half
+    a unit cannot.
+
+    Raises
+    ------
+    OptionError
+        Names the layer and the highest sparsity that it can have.
+    """
+    for target, count in zip(targets, counts, strict=True):
+        reached = _reached(target, count)
+        if target.size and (not reached or reached > 2 * count):
+            why = f"keep {reached} at least, in whole units" if reached else "be left without any"
+            raise OptionError(
+                f"`sparsity` leaves {count} of {target.size} weights to {target.name}, which would "
+                f"{why}; lower it, or give the layer more by `budget` or leave it out by `params`"
+            )
+
+
+def _reached(target: Target, count: int) -> int:
+    """How many weights a layer keeps that should keep `count`."""
+    if isinstance(target, MaskedTarget):
+        return int(target.structure.choose(target.mask.float(), count).sum())
+    if isinstance(target, EdgeTarget):
+        edges, units = round(count / target.block), target._units
+        if units is None:
+            return int(target._row_groups(edges)[1].sum()) * target.block
+        chosen = units.sizes[units.best(units.sizes.float(), edges)]
+        return max(int(chosen.sum()), int(units.sizes[units.sizes > 0].min())) * target.block
+    return count
+
+
 def _named(target: Target, budget: Mapping[str, float], sparsity: float, progress: float) -> int:
-    names = (target.name, target.name.rpartition(".")[0])
+    names = names_of(target)
     for word, final in budget.items():
         if any(fnmatch.fnmatchcase(name, word) for name in names):
             return round((1 - final * progress) * target.size)

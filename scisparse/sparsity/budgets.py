@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
+from scisparse.sparsity.labels import SiteLabels
+from scisparse.sparsity.names import check_fraction
 
 __all__ = [
     "AreaWeighted",
@@ -159,10 +162,14 @@ def share(wanted: Sequence[float], limits: Sequence[int], total: int) -> list[in
 class Regions:
     """A sparsity for each region of the sites of a layer.
 
+    Holds for pattern layers with a weight of its own on each edge; others take the sparsity of the
+    sparsifier.
+
     Parameters
     ----------
     labels
-        Region of each site, an array or a DataArray of M values in the order of the sites.
+        Region of each site, an array or a DataArray of M values in the order of the sites; those
+        that are missing (NaN) are one region.
     sparsity
         Sparsity of each label; labels that are missing take the sparsity of the layer.
 
@@ -172,24 +179,24 @@ class Regions:
     """
 
     labels: object
-    sparsity: Mapping[object, float]
+    sparsity: Mapping[Any, float]
 
     def __post_init__(self) -> None:
         for label, value in self.sparsity.items():
-            if not 0 <= value < 1:
-                raise OptionError(f"`sparsity` of {label!r} (={value}) must lie in [0, 1)")
-        unknown = sorted(str(key) for key in self.sparsity if key not in set(self._flat()))
+            check_fraction(f"sparsity[{label!r}]", value)
+        names = SiteLabels.of(self.labels).names
+        unknown = sorted(str(key) for key in self._named() if key not in names)
         if unknown:
-            known = ", ".join(sorted({str(label) for label in self._flat()})[:10])
+            known = ", ".join(str(label) for label in names[:10])
             raise OptionError(f"`sparsity` names {', '.join(unknown)}; the labels are {known}")
 
-    def _flat(self) -> list[object]:
-        import numpy as np
+    def _named(self) -> dict[object, float]:
+        # NaN is not equal to itself, but a tuple or a dictionary finds the same object.
+        return {math.nan if key != key else key: value for key, value in self.sparsity.items()}
 
-        flat: list[object] = np.asarray(self.labels).ravel().tolist()
-        return flat
-
-    def groups(self, fan_in: Tensor, sparsity: float) -> tuple[Tensor, Tensor]:
+    def groups(
+        self, fan_in: Tensor, sparsity: float, progress: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """Return the region of each site, int64 ``[M]``, and the edges each region keeps, ``[G]``.
 
         Parameters
@@ -198,42 +205,77 @@ class Regions:
             Edges of each site before pruning, ``[M]``.
         sparsity
             Of the regions that :attr:`sparsity` does not name.
+        progress
+            Part of their sparsity that the others have reached, while a layer is pruned gradually.
         """
-        flat = self._flat()
-        if len(flat) != fan_in.numel():
+        labels, named = SiteLabels.of(self.labels), self._named()
+        if labels.region.numel() != fan_in.numel():
             raise OptionError(
-                f"`labels` has {len(flat)} values; the layer has {fan_in.numel()} sites"
+                f"`labels` has {labels.region.numel()} values; the layer has {fan_in.numel()} sites"
             )
-        names = list(dict.fromkeys(flat))
-        place = {name: i for i, name in enumerate(names)}
-        group = torch.tensor([place[name] for name in flat], dtype=torch.int64)
-        edges = torch.zeros(len(names), dtype=torch.int64).index_add_(0, group, fan_in.cpu())
+        edges = torch.zeros(len(labels.names), dtype=torch.int64)
+        edges.index_add_(0, labels.region, fan_in.cpu())
+        now = {name: value * progress for name, value in named.items()}
         kept = [
-            round((1 - self.sparsity.get(name, sparsity)) * int(count))
-            for name, count in zip(names, edges, strict=True)
+            round((1 - now.get(name, sparsity)) * int(count))
+            for name, count in zip(labels.names, edges, strict=True)
         ]
-        return group, torch.tensor(kept)
+        return labels.region, torch.tensor(kept)
 
 
 @dataclass(frozen=True)
 class AreaWeighted:
     """Edges of each site in proportion to the area of its cell, at most its fan-in before pruning.
 
-    On a latitude-longitude grid the many small cells near the poles then keep few edges.
+    On a latitude-longitude grid the many small cells near the poles then keep few edges. Holds for
+    pattern layers with a weight of its own on each edge.
 
     Parameters
     ----------
     areas
-        Area of each site, ``[M]``, in any unit; of the layer's grid where not given.
+        Area of each site, ``[M]`` or in the shape of the grid, in any unit; of the layer's grid
+        where not given. An array, a tensor or a DataArray, finite and at least 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> budget = AreaWeighted(areas=[1.0, 2.0])
+    >>> budget.groups(torch.tensor([4, 4]), sparsity=0.25)[1].tolist()
+    [2, 4]
     """
 
-    areas: Tensor | None = None
+    areas: object = None
+
+    def __post_init__(self) -> None:
+        given = self.areas
+        if given is None:
+            return
+        if isinstance(given, Tensor):
+            given = given.detach().cpu().numpy()
+        try:
+            areas = torch.from_numpy(np.array(given, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"`areas` is {given!r}; give numbers, one for each site") from error
+        wrong = areas[~((areas >= 0) & areas.isfinite())]
+        if wrong.numel():
+            raise OptionError(f"`areas` has {wrong[0].item()}; areas are finite and at least 0")
+        object.__setattr__(self, "areas", areas)
 
     def groups(
         self, fan_in: Tensor, sparsity: float, areas: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the group of each site, itself, and the edges that each keeps, int64 ``[M]``."""
-        area = self.areas if self.areas is not None else areas
+        """Return the group of each site, itself, and the edges that each keeps, int64 ``[M]``.
+
+        Parameters
+        ----------
+        fan_in
+            Edges of each site before pruning, ``[M]``.
+        sparsity
+            Of all sites together.
+        areas
+            Of the layer's grid, for a budget without any.
+        """
+        area = self.areas if isinstance(self.areas, Tensor) else areas
         if area is None or area.numel() != fan_in.numel():
             raise OptionError(
                 f"the budget needs the areas of {fan_in.numel()} sites; give "
@@ -241,7 +283,7 @@ class AreaWeighted:
             )
         limits = fan_in.cpu().tolist()
         goal = round((1 - sparsity) * sum(limits))
-        weight = area.double().cpu() * (fan_in.cpu() > 0)
+        weight = area.double().cpu().reshape(-1) * (fan_in.cpu() > 0)
         counts = torch.zeros_like(weight)
         for _ in range(64):  # sites at their limit leave the rest to others
             free = counts < fan_in.cpu()

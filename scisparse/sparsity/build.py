@@ -14,22 +14,34 @@ from scisparse.sparsity.attended import AttentionTarget
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
 from scisparse.sparsity.candidates import AllPairs, CandidateEdges, Listed
 from scisparse.sparsity.discovery import Found
-from scisparse.sparsity.edge_structures import for_pattern
+from scisparse.sparsity.edge_structures import SiteRows, for_pattern
 from scisparse.sparsity.edge_units import EdgeUnits, units_of
 from scisparse.sparsity.far import FarSlots
 from scisparse.sparsity.gated import GatedTarget
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.reserve import ReserveTarget
 from scisparse.sparsity.rewired import RewiredTarget
-from scisparse.sparsity.row_groups import row_groups
-from scisparse.sparsity.structures import ConstantFanIn, Sites, Structure, Taps
+from scisparse.sparsity.row_groups import groups_of_budget, row_groups
+from scisparse.sparsity.structures import ConstantFanIn, Rows, Sites, Structure, Taps, Unstructured
 from scisparse.sparsity.target import Rules, Target
 
 __all__ = ["masked_target", "rewired_target"]
 
 
-def masked_target(found: Found, structure: Structure, rules: Rules) -> Target:
-    """Put a mask over a weight; a pattern layer loses and keeps whole edges."""
+def masked_target(
+    found: Found, structure: Structure, rules: Rules, budget: Budget, final: float | None
+) -> Target:
+    """Put a mask over a weight; a pattern layer loses and keeps whole edges.
+
+    Parameters
+    ----------
+    found
+        The weight.
+    structure, rules, budget
+        Of the sparsifier.
+    final
+        Sparsity at the end.
+    """
     if found.attends:
         raise OptionError(
             f"{found.name} are edges without weights that could be pruned under a mask; choose a "
@@ -42,12 +54,28 @@ def masked_target(found: Found, structure: Structure, rules: Rules) -> Target:
         )
     if found.edges:
         _without_spares(found.module, rules)
-    if hasattr(found.module, "pattern"):
+    by_sites = isinstance(budget, Regions | AreaWeighted)
+    if found.edges and by_sites:
+        structure = _by_sites(found, structure, budget, final)
+    elif hasattr(found.module, "pattern"):
         structure = for_pattern(structure, found.name, found.module, found.edges)
     where = (found.name, found.module, found.attribute, structure)
     if rules.importance.gating is not None:
         return GatedTarget(*where, rules.importance.gating, rules)
     return ReserveTarget(*where) if rules.reserve else MaskedTarget(*where)
+
+
+def _by_sites(found: Found, structure: Structure, budget: Any, final: float | None) -> SiteRows:
+    """Edges under a budget by sites."""
+    if not isinstance(structure, Unstructured | Rows):
+        raise OptionError(
+            f"`budget` {type(budget).__name__} gives single edges to the sites of {found.name}, "
+            f"and {structure!r} is more than that; leave one of the two out"
+        )
+    layer: Any = found.module
+    pattern = layer.pattern.to("cpu")
+    fan_in = pattern.fan_in
+    return SiteRows(pattern.rows(), groups_of_budget(budget, fan_in, fan_in, pattern, final))
 
 
 def _without_spares(layer: Any, rules: Rules) -> None:

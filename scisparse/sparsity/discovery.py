@@ -95,6 +95,8 @@ def find(
         return known
     if isinstance(params, str):
         params = [params]
+    if not params:
+        raise OptionError("`params` is empty; name weights or modules, or leave it out for all")
     every = {found.name: found for found in everything} | _others(model, everything)
     chosen: dict[str, Found] = {}
     for word in params:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError
-from scisparse.sparsity.structures import Channels, Rows, Sites, Structure, Taps, Unstructured
+from scisparse.sparsity.row_groups import RowGroups
+from scisparse.sparsity.select import best, best_of_groups
+from scisparse.sparsity.structures import (
+    NM,
+    VNM,
+    Block,
+    Channels,
+    ConstantFanIn,
+    Rows,
+    Sites,
+    Structure,
+    Taps,
+    Unstructured,
+)
 
-__all__ = ["EdgeGroups", "OutputChannels", "for_pattern"]
+__all__ = ["EdgeGroups", "OutputChannels", "SiteRows", "for_pattern"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +49,7 @@ class EdgeGroups(Structure):
     [True, False, True, False]
     """
 
-    labels: Tensor
+    labels: Tensor = field(repr=False)
 
     def pool(self, score: Tensor) -> Tensor:
         """Sum over each group."""
@@ -84,6 +97,44 @@ class OutputChannels(Structure):
         return torch.tensor([max(min(1, count), round(count / max(1, math.prod(shape[:2]))))])
 
 
+@dataclass(frozen=True, eq=False)
+class SiteRows(Rows):
+    """Edges of a pattern layer, of which a budget says how many each group of sites keeps.
+
+    Parameters
+    ----------
+    site
+        Of each edge, int64 ``[E]``.
+    row_groups
+        Group of each site and edges of each group, for a number of edges.
+    """
+
+    site: Tensor = field(repr=False)
+    row_groups: RowGroups = field(repr=False)
+
+    def groups(self, shape: Sequence[int]) -> Tensor | None:
+        """Group of each edge."""
+        group, _ = self.row_groups(self.site.numel())
+        return None if group is None else group[self.site]
+
+    def quota(self, shape: Sequence[int], count: int) -> Tensor:
+        """Edges of each group."""
+        return self.row_groups(round(count / max(1, math.prod(shape[1:]))))[1]
+
+    def choose(self, score: Tensor, count: int) -> Tensor:
+        """Keep the best of each group.
+
+        Quotas are rounded anew at each sparsity, so that a group may have lost an edge that its
+        quota now has room for: the best edges of others fill it, and the sum is kept.
+        """
+        units, groups = self.pool(score), self.groups_on(score)
+        quota = self.quota(score.shape, count).to(score.device)
+        chosen = best_of_groups(units, groups, quota)
+        left = int(quota.sum() - chosen.sum())
+        chosen |= best(units.masked_fill(chosen, -torch.inf), left)
+        return self.expand(chosen, score.shape)
+
+
 def for_pattern(structure: Structure, name: str, layer: nn.Module, edges: bool) -> Structure:
     """Return a structure as it applies to the weight of a layer over a pattern.
 
@@ -101,19 +152,31 @@ def for_pattern(structure: Structure, name: str, layer: nn.Module, edges: bool) 
     Raises
     ------
     OptionError
-        The layer has no taps, or shares weights between them or between sites.
+        The layer has no taps, or shares weights between them or between sites; or the structure
+        would mean something else on edges.
     """
     pattern: Any = layer.pattern
+    dimensions = getattr(layer, "weight", torch.empty(0)).dim()
     if edges and isinstance(structure, Unstructured):
         return Rows()
-    if isinstance(structure, Channels) and getattr(layer, "weight", torch.empty(0)).dim() == 3:
+    if isinstance(structure, Channels) and dimensions == 3:
         return OutputChannels()
     if isinstance(structure, Taps):
         if pattern.tap is None:
             raise OptionError(f"the pattern of {name} has no taps; windows have some")
         return EdgeGroups(_of_weights(pattern.tap, structure, name, layer))
-    if isinstance(structure, Sites):
+    if isinstance(structure, Sites | Channels):  # the sites of a linear layer are its outputs
         return EdgeGroups(_of_weights(pattern.rows(), structure, name, layer))
+    if isinstance(structure, Block | VNM) or (isinstance(structure, NM) and dimensions != 3):
+        raise OptionError(
+            f"{structure!r} would join edges of different sites in {name}; choose 'unstructured', "
+            "'taps', 'sites' or 'channels' for layers over patterns, or leave it out of `params`"
+        )
+    if isinstance(structure, ConstantFanIn):
+        raise OptionError(
+            f"{structure!r} needs a weight of its own on each edge, and {name} shares weights or "
+            "splits channels; build it with tie=None and groups=1, or leave it out of `params`"
+        )
     return structure
 
 

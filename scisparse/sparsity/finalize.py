@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from scisparse.layers.linear import SparseLinear
 from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.ablation import remove_neurons
 from scisparse.sparsity.attended import AttentionTarget
+from scisparse.sparsity.forms import CompressedLinear, SemiStructuredLinear, check_2_of_4
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.names import choice
 from scisparse.sparsity.rewired import RewiredTarget
@@ -55,10 +55,13 @@ class Form:
         return f"{self.name}: {self.form}" + (f" ({times})" if times else "")
 
 
-def check_form(to: str, model: nn.Module) -> None:
+def check_form(to: str, model: nn.Module, targets: Sequence[Target]) -> None:
     """Raise unless linear layers can take this form."""
     if to not in FORMS:
         raise OptionError(choice("to", to, FORMS))
+    for target in targets if to == "2:4" else []:
+        if isinstance(target, MaskedTarget) and _may_replace(model, target):
+            check_2_of_4(target.name, target.mask)
     if to == "2:4" and not all(p.is_cuda for p in model.parameters()):
         raise BackendError(
             "2:4 sparse weights run on NVIDIA GPUs alone; move the model there, or take "
@@ -96,7 +99,7 @@ def finalize_layers(
     """
     for target in targets:
         target.enforce()
-    removed = remove_neurons(model)
+    removed = remove_neurons(model) if to != "2:4" else 0  # runs of 4 inputs would shift
     for target in targets if removed else []:
         target.refresh(model)
     logger.info("removed %d idle neurons", removed)
@@ -122,14 +125,19 @@ def finalize_layers(
 
 
 def _may_replace(model: nn.Module, target: MaskedTarget) -> bool:
-    """Whether a layer is a plain linear one whose weight no other module reads."""
-    parent = model.get_submodule(".".join(target.name.split(".")[:-2]))
+    """Whether a layer is a plain linear one whose weight no other module reads.
+
+    A module that reads the weight of a child by itself says so in `reads_weights`.
+    """
+    path, _, name = target.name.rpartition(".")[0].rpartition(".")
+    parent: Any = model.get_submodule(path)
     holders = [
         name
         for name, weight in model.named_parameters(remove_duplicate=False)
         if weight is target.parameter
     ]
     reads_children = isinstance(parent, nn.TransformerEncoderLayer | nn.MultiheadAttention)
+    reads_children |= name in getattr(parent, "reads_weights", ())
     return type(target.module) is nn.Linear and len(holders) == 1 and not reads_children
 
 
@@ -161,26 +169,25 @@ def _as(linear: nn.Linear, mask: Tensor, form: str) -> nn.Module:
         return linear
     if form == "condensed":
         return SparseLinear.from_dense(linear, mask)
-    weight = linear.weight.detach()
+    with torch.no_grad():
+        weight = linear.weight.masked_fill(~mask, 0)
     if form == "2:4":
-        sparse: Tensor = torch.sparse.to_sparse_semi_structured(weight)
+        made: nn.Module = SemiStructuredLinear.of(weight, linear.bias)
     else:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse (CSR|BSR) tensor support")
-            sparse = weight.to_sparse_csr() if form == "csr" else weight.to_sparse_bsr(_block(mask))
-    linear.weight = nn.Parameter(sparse, requires_grad=False)
-    return linear
+        block = 1 if form == "csr" else _block(mask)
+        made = CompressedLinear.of(weight, linear.bias, block=block)
+    return made.train(linear.training)
 
 
-def _block(mask: Tensor) -> tuple[int, int]:
-    """Largest square block of a power of two, up to 32, that is all active or all pruned."""
+def _block(mask: Tensor) -> int:
+    """Side of the largest block of a power of two, up to 32, all active or all pruned."""
     for size in (32, 16, 8, 4, 2):
         if mask.shape[0] % size or mask.shape[1] % size:
             continue
         blocks = mask.unfold(0, size, size).unfold(1, size, size).float().mean((2, 3))
         if bool(((blocks == 0) | (blocks == 1)).all()):
-            return size, size
-    return 1, 1
+            return size
+    return 1
 
 
 def _run(module: nn.Module, x: Tensor) -> Callable[[], object]:

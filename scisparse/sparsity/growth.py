@@ -224,7 +224,7 @@ def never_active_first() -> Growth:
 
     def score(candidates: Candidates) -> Tensor:
         size = _need(candidates.gradient, "gradients").float()
-        tiny = torch.finfo(size.dtype).tiny
+        tiny = 1e-30  # sums over blocks stay finite: minus infinity is never chosen
         # Two ranges, each in the order of the gradient: no sum that would round it away.
         return torch.where(_need(candidates.explored, "a record"), -1 / (size + tiny), size)
 

@@ -182,7 +182,7 @@ def named(score: Score) -> Importance:
         return score
     if isinstance(score, Mapping):
         return Importance("by name", _of_names, by_name=score)
-    if not isinstance(score, str):
+    if callable(score):
         return Importance(getattr(score, "__name__", "function"), score, needs_gradient=True)
     if score not in BY_NAME:
         raise OptionError(choice("score", score, BY_NAME))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,48 +14,12 @@ from scisparse.pattern import Pattern
 from scisparse.sparsity.budgets import Budget, Regions
 from scisparse.sparsity.distances import distance_on_grids
 from scisparse.sparsity.edge_target import EdgeTarget
+from scisparse.sparsity.labels import SiteLabels, check_site_order
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.report import DISTANCE_BINS, LayerReport, RegionReport, Report
 from scisparse.sparsity.target import Move, Target
-from scisparse.tying import site_shape
 
-__all__ = ["SiteLabels", "count_distances", "count_regions", "measure"]
-
-
-@dataclass(frozen=True)
-class SiteLabels:
-    """Regions of sites, numbered.
-
-    Parameters
-    ----------
-    names
-        Labels, rising; those that are missing (NaN) are one region, the last.
-    region
-        Number of the region of each site, int64 ``[M]``.
-    shape
-        Of the labels as they were given.
-    """
-
-    names: tuple[object, ...]
-    region: Tensor
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, labels: object) -> SiteLabels:
-        """Read an array, a tensor or a DataArray.
-
-        Examples
-        --------
-        >>> labels = SiteLabels.of([["sea", "land"], ["sea", "sea"]])
-        >>> labels.names, labels.region.tolist()
-        (('land', 'sea'), [1, 0, 1, 1])
-        """
-        array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
-        flat = [math.nan if label != label else label for label in array.ravel().tolist()]
-        names = sorted(dict.fromkeys(flat), key=lambda name: (name != name, str(type(name)), name))
-        place = {name: i for i, name in enumerate(names)}
-        region = torch.tensor([place[label] for label in flat], dtype=torch.int64)
-        return cls(tuple(names), region, array.shape)
+__all__ = ["count_distances", "count_regions", "measure"]
 
 
 def measure(
@@ -105,6 +67,7 @@ def _measure_one(target: Target, move: Move, labels: SiteLabels | None) -> Layer
         bytes=target.bytes,
         operations=target.operations,
         distances=_distances(target),
+        taps=_taps(target),
         regions=() if labels is None else count_regions(target, labels),
     )
 
@@ -117,13 +80,7 @@ def _check_labels(
     if not patterns:
         raise OptionError("`regions` are given and no layer is over a pattern; leave them out")
     for name, pattern in patterns.items():
-        shape, sites = labels.shape, site_shape(pattern)
-        both = len(shape) > 1 and len(sites) > 1
-        if both and shape != sites and math.prod(shape) == math.prod(sites):
-            raise OptionError(
-                f"`regions` has shape {list(shape)} and the sites of {name} have {list(sites)}; "
-                "give the labels in the order of the sites"
-            )
+        check_site_order("regions", labels.shape, pattern, name)
     if any(row.regions for row in rows):
         return
     count = labels.region.numel()
@@ -238,3 +195,33 @@ def count_distances(pattern: Pattern) -> tuple[int, ...]:
     if distance is None:
         return ()
     return tuple(np.histogram(distance.numpy(), DISTANCE_BINS)[0].tolist())
+
+
+# -- taps --------------------------------------------------------------------------------------
+
+
+def _taps(target: Target) -> tuple[int, ...]:
+    """Active weights by tap; empty where weights have none."""
+    pattern = _pattern(target)
+    if pattern is None:
+        if not isinstance(target, MaskedTarget) or target.mask.dim() < 3:
+            return ()
+        return tuple(target.mask.sum((0, 1)).flatten().tolist())
+    if pattern.tap is None:
+        return ()
+    tap = pattern.tap.cpu().long()
+    if isinstance(target, EdgeTarget):
+        counts = torch.bincount(tap, minlength=pattern.num_taps) * target.block
+        return tuple(counts.tolist())
+    uses = _uses(target) if isinstance(target, MaskedTarget) else None
+    if uses is None or not isinstance(target, MaskedTarget):
+        return ()
+    row, _, edge = uses
+    mask = target.mask.cpu().reshape(target.mask.shape[0], -1)
+    of_row = torch.zeros(len(mask), dtype=torch.int64)
+    of_row[row] = tap[edge]
+    used = torch.zeros(len(mask), dtype=torch.bool)
+    used[row] = True
+    counts = torch.zeros(pattern.num_taps, dtype=torch.int64)
+    counts.index_add_(0, of_row[used], mask.sum(1)[used])
+    return tuple(counts.tolist())

@@ -28,7 +28,7 @@ def _entries(
     optimizer: Optimizer | None, parameter: nn.Parameter
 ) -> Iterator[tuple[dict[str, Any], str, Tensor, float]]:
     """State of a parameter: where it is held, its key, its values, and what new ones are."""
-    if optimizer is None:
+    if optimizer is None or isinstance(optimizer, torch.optim.LBFGS):
         return
     state = optimizer.state.get(parameter, {})
     groups = optimizer.param_groups
@@ -36,6 +36,12 @@ def _entries(
     for key, value in list(state.items()):
         if isinstance(value, Tensor) and value.dim():
             yield state, key, value, float(group.get(_STARTS.get(key, ""), 0.0))
+
+
+def _forget_curvature(optimizer: Optimizer | None) -> None:
+    """Let L-BFGS start anew: its history is of all weights together, as they were."""
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer.state.clear()
 
 
 @torch.no_grad()
@@ -51,6 +57,8 @@ def clear(optimizer: Optimizer | None, parameter: nn.Parameter, where: Tensor) -
     where
         Booleans of its shape.
     """
+    if bool(where.any()):
+        _forget_curvature(optimizer)
     for _, _, value, start in _entries(optimizer, parameter):
         if value.shape == parameter.shape:
             value.masked_fill_(where.to(value.device), start)
@@ -59,6 +67,7 @@ def clear(optimizer: Optimizer | None, parameter: nn.Parameter, where: Tensor) -
 @torch.no_grad()
 def clear_rows(optimizer: Optimizer | None, parameter: nn.Parameter, rows: Tensor) -> None:
     """Let the state of some rows, int64 ``[n]``, start anew."""
+    _forget_curvature(optimizer)
     for _, _, value, start in _entries(optimizer, parameter):
         if value.shape == parameter.shape:
             value[rows.to(value.device)] = start
@@ -81,6 +90,7 @@ def move(
     rows_before
         Number of rows before.
     """
+    _forget_curvature(optimizer)
     for state, key, value, start in _entries(optimizer, parameter):
         # A factored state (Adafactor's) has the rows but not the shape.
         if value.shape[0] != rows_before or (value.dim() == 1 and parameter.dim() > 1):

@@ -11,12 +11,15 @@ from torch.optim import Optimizer
 
 from scisparse.errors import CheckpointError, OptionError
 from scisparse.sparsity import growth, importance, methods
+from scisparse.sparsity.allotment import names_of
 from scisparse.sparsity.areas import area_of_edges
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
+from scisparse.sparsity.edge_structures import SiteRows
+from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.importance import Score
 from scisparse.sparsity.masked import MaskedTarget
-from scisparse.sparsity.names import choice
-from scisparse.sparsity.schedules import Cubic, Iterative, Schedule
+from scisparse.sparsity.names import check_fraction, choice
+from scisparse.sparsity.schedules import Cubic, Iterative, OneShot, Schedule
 from scisparse.sparsity.structures import NM, Structure
 from scisparse.sparsity.target import Rules, Target
 
@@ -34,25 +37,21 @@ __all__ = [
     "choose_schedule",
 ]
 
+_SCHEDULES = ("OneShot", "Cubic", "CosineDrop", "Steady", "Iterative")
 _BUDGETS = ("uniform", "erdos_renyi", "global")
 
 
 def check_sparsity(sparsity: float | None) -> float | None:
     """Return it, or raise unless it lies in [0, 1)."""
-    if sparsity is not None and not 0 <= sparsity < 1:
-        raise OptionError(
-            f"`sparsity` (={sparsity}) must lie in [0, 1): it is the fraction of weights that are "
-            "pruned"
-        )
-    return sparsity
+    return None if sparsity is None else check_fraction("sparsity", sparsity)
 
 
 def check_teleconnections(
-    slots: int, method: methods.Method, rules: Rules, sparsity: float | None
+    slots: Any, method: methods.Method, rules: Rules, sparsity: float | None
 ) -> int:
     """Return the number of far slots, or raise unless the rest fits."""
-    if slots < 0:
-        raise OptionError(f"`teleconnections` (={slots}) must not be negative")
+    if not isinstance(slots, int) or isinstance(slots, bool) or slots < 0:
+        raise OptionError(f"`teleconnections` (={slots!r}) must be whole and must not be negative")
     if slots and (not method.sparse_start or rules.reserve or rules.importance.gating is not None):
         raise OptionError(f"`teleconnections` need a method that moves edges, not {method.name!r}")
     if slots and sparsity is not None:
@@ -60,7 +59,7 @@ def check_teleconnections(
             f"`teleconnections` (={slots}) and `sparsity` (={sparsity}) are both given; far slots "
             "are rewired while local edges stay: prune those with a second sparsifier afterwards"
         )
-    return slots
+    return int(slots)
 
 
 def check_audit(slots: int, schedule: Schedule, total_steps: int | None, steps: int) -> None:
@@ -83,10 +82,14 @@ def check_parts(
 ) -> None:
     """Raise unless every layer can have this structure, budget and schedule together."""
     masked = [target for target in targets if isinstance(target, MaskedTarget)]
-    if masked and isinstance(budget, Regions | AreaWeighted):
+    if isinstance(budget, Regions | AreaWeighted) and not any(
+        isinstance(t, EdgeTarget) or isinstance(t.structure, SiteRows)
+        for t in targets
+        if isinstance(t, EdgeTarget | MaskedTarget)
+    ):
         raise OptionError(
-            f"`budget` {type(budget).__name__} is for pattern layers under methods that regrow, "
-            f"and {masked[0].name} is not one; name the pattern layers in `params`"
+            f"`budget` {type(budget).__name__} is for pattern layers with a weight of its own on "
+            f"each edge, and {targets[0].name} is none; name such layers in `params`"
         )
     if budget == "global" and len(masked) < len(targets):
         raise OptionError(
@@ -113,7 +116,9 @@ def check_rules(targets: Sequence[Target], rules: Rules, schedule: Schedule) -> 
             "choose another schedule, such as Cubic or Steady"
         )
     by_name, by_area = rules.importance.by_name, rules.importance.by_area
+    prunes_only = isinstance(schedule, OneShot | Cubic | Iterative)
     for target in targets:
+        _check_growth(target, rules, prunes_only)
         pattern = getattr(target.module, "pattern", None)
         if by_area and pattern is not None:
             weight = target.parameter
@@ -136,6 +141,44 @@ def check_rules(targets: Sequence[Target], rules: Rules, schedule: Schedule) -> 
             )
 
 
+def _check_growth(target: Target, rules: Rules, prunes_only: bool) -> None:
+    """Raise unless scores and growth can be had of a weight, or of edges that move."""
+    if isinstance(target, EdgeTarget) and rules.importance.sums:
+        raise OptionError(
+            f"the score {rules.importance.name!r} is summed over steps, and the edges of "
+            f"{target.name} move meanwhile; choose a score of the step, such as 'magnitude', or a "
+            "method that only prunes"
+        )
+    grows = rules.growth
+    if grows is None or rules.reserve or prunes_only:
+        return
+    if grows.name == "distance_prior" and not _has_distances(target):
+        raise OptionError(
+            f"growth 'distance_prior' needs distances, which {target.name} does not have; build "
+            "its pattern on a grid, or leave it out of `params`"
+        )
+    if not isinstance(target, MaskedTarget):
+        return
+    if type(target.structure).choose is not Structure.choose:
+        raise OptionError(
+            f"{target.structure!r} of {target.name} cannot grow; use a method that only prunes, "
+            "or leave it out of `params`"
+        )
+    if grows.needs_links and target.pattern is not None:
+        raise OptionError(
+            f"growth {grows.name!r} by links is not known for {target.name}, which is masked on "
+            "the edges of a pattern; build it with tie=None and groups=1, or leave it out of "
+            "`params`"
+        )
+
+
+def _has_distances(target: Target) -> bool:
+    if not isinstance(target, EdgeTarget):
+        return False
+    chunk = next(iter(target.candidates.chunks(1)), None)
+    return chunk is None or target.candidates.distance(chunk) is not None
+
+
 def check_budget(budget: Budget) -> Budget:
     """Return it by its full name, or raise."""
     if isinstance(budget, str):
@@ -143,8 +186,10 @@ def check_budget(budget: Budget) -> Budget:
         if budget not in _BUDGETS:
             raise OptionError(choice("budget", budget, _BUDGETS))
     elif isinstance(budget, Mapping):
-        for value in budget.values():
-            check_sparsity(value)
+        for name, value in budget.items():
+            if not isinstance(name, str):
+                raise OptionError(f"`budget` names {name!r}; names are text, such as {str(name)!r}")
+            check_fraction(f"budget[{name!r}]", value)
     elif not isinstance(budget, Regions | AreaWeighted):
         raise OptionError(f"`budget` is {budget!r}; give a name, a dict or one of sparsity.budgets")
     return budget
@@ -155,6 +200,9 @@ def choose_schedule(
 ) -> Schedule:
     """Return the schedule that was given, or the method's own for so many steps."""
     if schedule is not None:
+        if not (hasattr(schedule, "at") and hasattr(schedule, "start")):
+            named = choice("schedule", schedule, _SCHEDULES)
+            raise OptionError(f"{named}, with their steps: schedules.Cubic(begin=0, end=7500)")
         return schedule
     if total_steps is None:
         if method.name in ("static", "magnitude"):
@@ -169,7 +217,7 @@ def check_budget_names(budget: Budget, targets: list[Target]) -> None:
     """Raise unless every name in a budget by names matches a weight or its module."""
     if not isinstance(budget, Mapping):
         return
-    names = [name for t in targets for name in (t.name, t.name.rpartition(".")[0])]
+    names = [name for t in targets for name in names_of(t)]
     for word in budget:
         if not fnmatch.filter(names, word):
             raise OptionError(choice("budget", word, [t.name for t in targets]))

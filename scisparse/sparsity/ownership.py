@@ -10,7 +10,7 @@ from torch import nn
 from scisparse.errors import OptionError
 from scisparse.sparsity.target import Target
 
-__all__ = ["hold", "let_go"]
+__all__ = ["hold", "is_held", "let_go"]
 
 # By identity: parameters are compared by value.
 _held: dict[int, tuple[weakref.ref[nn.Parameter | nn.Module], weakref.ref[Target]]] = {}
@@ -19,15 +19,19 @@ _held: dict[int, tuple[weakref.ref[nn.Parameter | nn.Module], weakref.ref[Target
 def hold(targets: Sequence[Target]) -> None:
     """Take the weights, or raise if a living sparsifier holds one."""
     for target in targets:
-        owned, owner = _held.get(id(target.owned), (None, None))
-        same = owned is not None and owned() is target.owned
-        if same and owner is not None and owner() is not None:
+        if is_held(target.owned):
             raise OptionError(
                 f"{target.name} is under another sparsifier; call finalize() or release() on that "
                 "one first"
             )
     for target in targets:
         _held[id(target.owned)] = (weakref.ref(target.owned), weakref.ref(target))
+
+
+def is_held(owned: nn.Parameter | nn.Module) -> bool:
+    """Whether a living sparsifier holds these weights."""
+    known, owner = _held.get(id(owned), (None, None))
+    return known is not None and known() is owned and owner is not None and owner() is not None
 
 
 def let_go(targets: Sequence[Target]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from scisparse.errors import OptionError
-from scisparse.sparsity import growth, importance, methods, schedules, structures
+from scisparse.sparsity import growth, importance, methods, options, schedules, structures
 from scisparse.sparsity.names import choice
 from scisparse.sparsity.sparsifier import Sparsifier
 
@@ -51,7 +52,10 @@ _PYTHON: dict[str, tuple[type, ...]] = {
 class Recipe:
     """Options of :class:`scisparse.Sparsifier` as plain values.
 
-    Parts with arguments are a name and its arguments: ``{"cosine_drop": {"end": 7500}}``.
+    Parts with arguments are a name and its arguments: ``{"cosine_drop": {"end": 7500}}``. What
+    holds arrays or functions cannot be written: budgets by sites (``Regions``, ``AreaWeighted``),
+    `candidates`, and scores or growth of one's own; give them to the sparsifier itself. Whether
+    names and sizes fit a model shows when the recipe is applied.
 
     Parameters
     ----------
@@ -63,7 +67,7 @@ class Recipe:
     Raises
     ------
     OptionError
-        A key or a word is not known (names the nearest), or a value is of the wrong type.
+        A key or a word is not known (names the nearest), or a value is of the wrong type or range.
 
     Examples
     --------
@@ -99,6 +103,9 @@ class Recipe:
             ):
                 raise OptionError(f"`{key}` is {value!r}; it must be of type {kind}")
         methods.named(self.method)
+        options.check_sparsity(self.sparsity)
+        if self.budget is not None:
+            options.check_budget(self.budget)
         if self.score is not None:
             importance.named(self.score)
         for key in _PARTS:
@@ -118,7 +125,7 @@ class Recipe:
         is_file = isinstance(source, Path) or not ("\n" in source or ": " in source)
         try:
             text = Path(source).read_text(encoding="utf-8") if is_file else str(source)
-            values = yaml.safe_load(text)
+            values = _load(text)
         except OSError as error:
             raise OptionError(f"cannot read recipe {str(source)!r}: {error.strerror}") from error
         except yaml.YAMLError as error:
@@ -146,10 +153,10 @@ class Recipe:
 
     def apply(self, model: nn.Module, optimizer: Optimizer | None = None) -> Sparsifier:
         """Return a sparsifier with these options."""
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
         for key in _PARTS:
-            options[key] = _part(key, options[key])
-        return Sparsifier(model, optimizer, **options)
+            given[key] = _part(key, given[key])
+        return Sparsifier(model, optimizer, **given)
 
     @staticmethod
     def schema() -> dict[str, Any]:
@@ -186,6 +193,19 @@ class Recipe:
         }
 
 
+def _load(text: str) -> Any:
+    """Read YAML, with 2:4 as a word: to YAML it is a number to the base of 60."""
+    import yaml
+
+    ratio = ("tag:yaml.org,2002:str", re.compile(r"\d+:\d+$"))
+    resolvers = {
+        first: [ratio, *known] if first.isdigit() else known
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    loader = type("Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": resolvers})
+    return yaml.load(text, loader)
+
+
 def _part(key: str, value: Any) -> Any:
     """Build a part from its name, or from its name and arguments."""
     known = _PARTS[key]
@@ -203,9 +223,18 @@ def _part(key: str, value: Any) -> Any:
     if name not in known:
         raise OptionError(choice(key, name, known))
     parameters = inspect.signature(known[name]).parameters
-    for argument in arguments or {}:
+    if not isinstance(arguments, Mapping | None):
+        raise OptionError(f"`{key}.{name}` is {arguments!r}; give its arguments by name")
+    for argument, given in (arguments or {}).items():
         if argument not in parameters:
             raise OptionError(choice(f"{key}.{name}", argument, parameters))
+        kinds = str(parameters[argument].annotation)
+        whole = kinds.startswith("int")
+        if given is None and kinds.endswith("None"):
+            continue
+        if isinstance(given, bool) or not isinstance(given, int if whole else int | float):
+            kind = "integer" if whole else "number"
+            raise OptionError(f"`{key}.{name}.{argument}` is {given!r}; it must be of type {kind}")
     try:
         return known[name](**(arguments or {}))
     except TypeError as error:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from scisparse.layers.linear import SparseLinear
 from scisparse.pattern import Pattern
 from scisparse.pattern.renumber import reordered as reordered
-from scisparse.sparsity.ablation import ELEMENTWISE
 from scisparse.sparsity.annealing import Ordering as Ordering
 from scisparse.sparsity.annealing import anneal as anneal
 from scisparse.sparsity.annealing import check_steps
+from scisparse.sparsity.chains import ELEMENTWISE
 from scisparse.sparsity.simulated_io import IO as IO
 from scisparse.sparsity.simulated_io import check_memory
 from scisparse.sparsity.simulated_io import simulated_io as simulated_io

@@ -18,7 +18,7 @@ _LONG_NAMES = {
     "exploration": "weights that were active at some time, relative to size",
     "churn": "fraction of active weights that the last change brought",
     "bytes": "bytes of the stored values",
-    "flops": "operations that active weights need for one sample",
+    "flops": "operations that active weights need for one sample, at one of the places they share",
 }
 
 #: Bins of the distances of edges, in metres.
@@ -71,6 +71,8 @@ class LayerReport:
     distances
         Edges with an active weight by distance, in the bins of :data:`DISTANCE_BINS`; empty where
         the layer is not over a pattern on a grid.
+    taps
+        Active weights by tap, of a kernel or of a pattern; empty where there are none.
     regions
         Weights by region of their sites; empty where the layer has none.
     operations
@@ -87,12 +89,13 @@ class LayerReport:
     distances: tuple[int, ...] = ()
     regions: tuple[RegionReport, ...] = ()
     operations: int = 2
+    taps: tuple[int, ...] = ()
 
     @property
     def flops(self) -> int:
-        """Operations that active weights need for one sample.
+        """Operations that active weights need for one sample, at one of the places that share them.
 
-        A weight that several places share, as in a convolution, counts once; a dense layer under a
+        A convolution needs as many at each position of its output; a dense layer under a
         mask multiplies by its zeros as well.
         """
         return self.operations * self.active
@@ -184,7 +187,7 @@ class Report:
     def to_dataset(self) -> xr.Dataset:
         """Give the same numbers as a Dataset over ``layer``.
 
-        Numbers by ``region`` and by ``distance`` are NaN for layers that have none.
+        Numbers by ``region``, ``distance`` and ``tap`` are NaN for layers that have none.
         """
         import xarray as xr
 
@@ -203,6 +206,11 @@ class Report:
             data["edges"] = (("layer", "distance"), counts, {"long_name": "edges by distance"})
             attributes = {"units": "m", "long_name": "lower end of the bin of distances"}
             coords["distance"] = ("distance", list(DISTANCE_BINS[:-1]), attributes)
+        if most := max((len(r.taps) for r in self.layers), default=0):
+            by_tap = [[*r.taps, *[math.nan] * (most - len(r.taps))] for r in self.layers]
+            long_name = {"long_name": "weights that are not pruned, by tap"}
+            data["tap_active"] = (("layer", "tap"), by_tap, long_name)
+            coords["tap"] = ("tap", list(range(most)), {"long_name": "place in the stencil"})
         return xr.Dataset(data, coords=coords, attrs={"steps": self.steps})
 
     def _by_region(self, labels: list[object]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,9 +12,10 @@ from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
 from scisparse.sparsity.candidates import CandidateEdges
+from scisparse.sparsity.labels import check_site_order
 from scisparse.sparsity.structures import ConstantFanIn, Sites, Structure, Taps, Unstructured
 
-__all__ = ["RowGroups", "row_groups"]
+__all__ = ["RowGroups", "groups_of_budget", "row_groups"]
 
 
 class RowGroups(Protocol):
@@ -55,7 +57,7 @@ def row_groups(
             "`budget` out, or choose structure='unstructured'"
         )
     if isinstance(budget, Regions | AreaWeighted):
-        return _by_budget(budget, limit, fan_in, pattern)
+        return groups_of_budget(budget, limit, fan_in, pattern)
     if isinstance(structure, ConstantFanIn):
 
         def constant(count: int) -> tuple[Tensor, Tensor]:
@@ -71,15 +73,38 @@ def row_groups(
     return lambda count: (None, torch.tensor([count]))
 
 
-def _by_budget(
-    budget: Regions | AreaWeighted, limit: Tensor, fan_in: Tensor, pattern: Pattern
+def groups_of_budget(
+    budget: Regions | AreaWeighted,
+    limit: Tensor,
+    fan_in: Tensor,
+    pattern: Pattern,
+    final: float | None = None,
 ) -> RowGroups:
+    """Say which sites share edges, as a budget has it.
+
+    Parameters
+    ----------
+    budget
+        By sites.
+    limit
+        Edges that each site may have, int64 ``[M]``.
+    fan_in
+        Edges of each site that sparsity is a fraction of, int64 ``[M]``.
+    pattern
+        Of the layer, for its grid.
+    final
+        Sparsity of the layer at the end, where it is pruned gradually.
+    """
+    given: Any = budget.labels if isinstance(budget, Regions) else budget.areas
+    if given is not None:
+        argument = "labels" if isinstance(budget, Regions) else "areas"
+        check_site_order(argument, np.shape(given), pattern, "the layer")
     total = int(fan_in.sum())
 
     def groups(count: int) -> tuple[Tensor, Tensor]:
-        sparsity = 1 - count / max(1, total)
+        sparsity = max(0.0, 1 - count / max(1, total))
         if isinstance(budget, Regions):
-            return budget.groups(fan_in, sparsity)
+            return budget.groups(fan_in, sparsity, min(1.0, sparsity / final) if final else 1.0)
         grid = pattern.site_grid
         areas = None if grid is None else torch.tensor(grid.areas).reshape(-1)
         group, quota = budget.groups(fan_in, sparsity, areas)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
 from scisparse.sparsity import methods, options, structures
-from scisparse.sparsity.allotment import Allotment
+from scisparse.sparsity.allotment import Allotment, check_counts
 from scisparse.sparsity.budgets import Budget
 from scisparse.sparsity.build import masked_target, rewired_target
 from scisparse.sparsity.discovery import Found, check_candidates, check_own, edges_alone, find
@@ -177,7 +177,7 @@ class Sparsifier:
     def _target(self, found: Found, candidates: Any) -> Target:
         parts = (found, self.structure)
         if not found.edges or not self._moves:
-            return masked_target(*parts, self.rules)
+            return masked_target(*parts, self.rules, self.budget, self.sparsity)
         return rewired_target(*parts, self.budget, self.rules, candidates, self.far)
 
     @property
@@ -191,6 +191,8 @@ class Sparsifier:
             for target in self.targets:
                 target.sparsify(target.size, self.rules)
         elif self.sparsity is not None:
+            if self.budget != "global":  # which is known when scores are
+                check_counts(self.targets, self._allotment.at(self.sparsity))
             first = self._allotment.now = self.schedule.start(self.sparsity)
             counts = self._allotment.at(first) if first or self._moves else []
             for target, count in zip(self.targets, counts, strict=False):
@@ -317,47 +319,35 @@ class Sparsifier:
         """End training: remove hooks, idle neurons and pruned weights, and return the model.
 
         Linear layers become ``SparseLinear`` where that is faster than the dense layer, measured
-        now; convolutions keep zeros; layers over patterns lose pruned edges. :attr:`forms` says
-        what became of each.
-
-        The model has other modules and sizes than it was built with, so that code which builds the
-        dense model cannot load its state. Build it with ``SparseLinear`` of any `fan_in` in place
-        of those in :attr:`forms` that are ``"condensed"``, as wide as ``print(model)`` says: edges
-        come from the state, as those of layers over patterns do.
+        now; convolutions keep zeros, but not idle channels; layers over patterns lose pruned edges.
+        :attr:`forms` says what became of each. Layers of other sizes or forms are new ones: build
+        the optimizer anew to train on.
 
         Parameters
         ----------
         to
             ``"auto"``, or for all linear layers ``"condensed"``, ``"dense"``, ``"csr"``, ``"bsr"``
-            or ``"2:4"``; the last three cannot be trained further.
+            or ``"2:4"``, which keeps idle neurons; the last three cannot be trained further.
         batch
             Rows of the input that is timed.
 
         Examples
         --------
-        >>> import torch
-        >>> from torch import nn
-        >>> from scisparse.layers import SparseLinear
-        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
-        >>> sparsifier = Sparsifier(model, method="magnitude", sparsity=0.75)
-        >>> model = sparsifier.finalize(to="condensed")
+        The model has other layers than it was built with; another process loads it into one that
+        was built anew by :func:`scisparse.sparsity.restore`:
+
+        >>> import scisparse, torch
+        >>> layers = lambda: torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 1))
+        >>> model = Sparsifier(layers(), method="magnitude", sparsity=0.75).finalize("condensed")
         >>> torch.save(model.state_dict(), "sparse.pt")
-
-        In another process:
-
-        >>> state = torch.load("sparse.pt")
-        >>> width = len(state["0.bias"])  # neurons that are left
-        >>> first, last = SparseLinear(8, width, fan_in=1), SparseLinear(width, 1, fan_in=1)
-        >>> again = nn.Sequential(first, nn.ReLU(), last)
-        >>> again.load_state_dict(state)
-        <All keys matched successfully>
+        >>> again = scisparse.sparsity.restore(layers(), torch.load("sparse.pt"))
         >>> x = torch.randn(4, 8)
         >>> torch.equal(again(x), model(x))
         True
         """
         if self._finalized:
             raise OptionError("finalize() has been called already; the model is final")
-        check_form(to, self.model)
+        check_form(to, self.model, self.targets)
         self.release()
         self._finalized = True
         model, self.forms = finalize_layers(self.model, self.targets, to, batch, self.optimizer)

@@ -322,7 +322,7 @@ class Rows(Structure):
 
 @dataclass(frozen=True)
 class Channels(Rows):
-    """Whole output channels, at all sites together: what is left is a smaller layer."""
+    """Whole output channels, at all sites; the end of training makes layers in a row smaller."""
 
 
 @dataclass(frozen=True)
@@ -390,7 +390,7 @@ def named(structure: str | Structure) -> Structure:
     """
     if isinstance(structure, Structure):
         return structure
-    n, colon, m = structure.partition(":")
+    n, colon, m = str(structure).partition(":")
     if colon and n.isdigit() and m.isdigit():
         return NM(int(n), int(m))
     if structure not in BY_NAME:
