@@ -33,6 +33,7 @@ def running_mean(
 
     Examples
     --------
+    >>> import torch
     >>> gradient = torch.tensor([1.0, 2.0, 4.0])
     >>> running_mean(None, 8 * gradient, 8 * gradient[:2], gradient[:2], None).tolist()
     [1.0, 2.0, 4.0]

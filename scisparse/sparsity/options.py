@@ -152,10 +152,10 @@ def _check_growth(target: Target, rules: Rules, prunes_only: bool) -> None:
     grows = rules.growth
     if grows is None or rules.reserve or prunes_only:
         return
-    if grows.name == "distance_prior" and not _has_distances(target):
+    if grows.needs_distance and not _has_distances(target):
         raise OptionError(
-            f"growth 'distance_prior' needs distances, which {target.name} does not have; build "
-            "its pattern on a grid, or leave it out of `params`"
+            f"growth {grows.name!r} needs distances, which {target.name} does not have; build its "
+            "pattern on a grid, or give them: Pattern.from_edge_index(distance=...)"
         )
     if not isinstance(target, MaskedTarget):
         return
