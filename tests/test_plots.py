@@ -285,6 +285,13 @@ def test_bad_maps_are_named() -> None:
         plots.map_skill(averages)
 
 
+def test_a_correction_needs_points_in_common() -> None:
+    left = region().where(region()["lon"] < 70.0)
+    right = region().where(region()["lon"] > 70.0)
+    with pytest.raises(DataError, match="finite at no point in common; check their masks"):
+        plots.map_correction(left, right)
+
+
 def test_a_dataset_is_no_map_and_its_variables_are_named() -> None:
     predicted: Any = xr.Dataset({"rain_mean": region(), "rain_std": region()})
     message = r"of type Dataset with variables \['rain_mean', 'rain_std'\]; choose one, such as"

@@ -100,7 +100,7 @@ def map_correction(
     Raises
     ------
     DataError
-        Units or grids differ, a forecast is a Dataset, or there are no finite values.
+        Units or grids differ, a forecast is a Dataset, or no point has finite values in both.
     GridError
         A forecast has no grid.
     MissingDependencyError
@@ -123,6 +123,8 @@ def map_correction(
             "one to the grid of the other"
         )
     change = Panel(before.frame, after.values - before.values)
+    if not np.isfinite(change.values).any():
+        raise DataError("raw and corrected are finite at no point in common; check their masks")
     figure, axes = new_panels([before, after, change])
     titles = ["raw forecast", "corrected forecast"]
     scale = Scale.of([before, after], None, None, None)
