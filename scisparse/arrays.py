@@ -34,6 +34,7 @@ __all__ = [
     "Frame",
     "add_history",
     "check_object",
+    "eastward",
     "find_axes",
     "find_dim",
     "same_points",
@@ -201,7 +202,7 @@ class Frame:
             _check_sorted(obj, space, what)  # says it with the names and numbers of the data
             raise GridError(f"{what}: {error}") from error
         if isinstance(grid, LatLonGrid):
-            latitude, longitude = np.rad2deg(grid.lat_axis), _eastward(np.rad2deg(grid.lon_axis))
+            latitude, longitude = np.rad2deg(grid.lat_axis), eastward(np.rad2deg(grid.lon_axis))
             take = (np.argsort(latitude), np.argsort(longitude))
             axes = (np.round(latitude[take[0]], 9), longitude[take[1]])
             return cls(LatLonGrid.from_degrees(*axes), space, take)
@@ -318,7 +319,7 @@ def add_history(dataset: xr.Dataset, action: str, before: Mapping[Hashable, Any]
     return dataset.assign_attrs(history="\n".join(line for line in lines if line))
 
 
-def _eastward(longitude: FloatArray) -> FloatArray:
+def eastward(longitude: FloatArray) -> FloatArray:
     """Longitudes counted eastward without a jump, from the first one after the widest gap.
 
     Rounded, so that forms of one longitude a turn apart are the same number, also in single

@@ -269,11 +269,6 @@ def test_bad_maps_are_named() -> None:
         plots.map_field(region() * np.nan)
     with pytest.raises(GridError, match="has no grid"):
         plots.map_field(xr.DataArray(np.ones((2, 2)), dims=("a", "b")))
-    cells = xr.DataArray(
-        np.ones(6), {"lat": ("c", np.arange(6.0)), "lon": ("c", np.arange(6.0))}, "c"
-    )
-    with pytest.raises(GridError, match="cannot be drawn as a map; interpolate to"):
-        plots.map_field(cells)
     with pytest.raises(DataError, match=r"raw is on .* but corrected on .*; interpolate"):
         plots.map_correction(region(), region(lat=[1.0, 2.0, 3.0, 4.0]))
     with pytest.raises(DataError, match=r"'K'.*'mm'"):
@@ -288,6 +283,13 @@ def test_bad_maps_are_named() -> None:
         match=r"averaged over time, lat, lon, and no map; .* evaluate\(..., dims=\"time\"",
     ):
         plots.map_skill(averages)
+
+
+def test_a_correction_needs_points_in_common() -> None:
+    left = region().where(region()["lon"] < 70.0)
+    right = region().where(region()["lon"] > 70.0)
+    with pytest.raises(DataError, match="finite at no point in common; check their masks"):
+        plots.map_correction(left, right)
 
 
 def test_a_dataset_is_no_map_and_its_variables_are_named() -> None:
