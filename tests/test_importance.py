@@ -13,8 +13,8 @@ from scisparse.errors import OptionError
 from scisparse.grids import LatLonGrid
 from scisparse.layers import LocallyConnected, SparseLinear
 from scisparse.patterns import window
-from scisparse.sparsity import Sparsifier
-from scisparse.sparsity.importance import area_weighted
+from scisparse.sparsity import Sparsifier, curvature, probes, scores
+from scisparse.sparsity.importance import area_weighted, named
 from scisparse.sparsity.probes import synflow
 
 
@@ -155,3 +155,57 @@ def test_new_weights_find_the_state_that_optimizers_start_with(
     assert int(new.sum()) > 0
     assert bool((state[new] == start).all())
     assert not bool((state[~new] == start).all())
+
+
+def test_functions_of_the_package_mean_their_rules() -> None:
+    for function in (scores.magnitude, scores.taylor, scores.movement, scores.snip, scores.random):
+        assert named(function) is named(function.__name__)
+    assert named(curvature.optimal_brain_damage) is named("optimal_brain_damage")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        scores.wanda,
+        curvature.optimal_brain_surgeon,
+        probes.grasp,
+        probes.leave_one_out,
+        probes.synflow,
+    ],
+)
+def test_functions_that_need_more_are_refused_with_the_remedy(function: Any) -> None:
+    """They would take the gradient for inputs, or for what else they read."""
+    model = network()
+    with pytest.raises(OptionError, match=rf"`score` is {function.__name__}, .* score=\{{'0\.we"):
+        Sparsifier(model, adam(model), "gmp", sparsity=0.5, total_steps=20, score=function)
+
+
+def test_the_sensitivity_of_layers_is_compared_over_the_whole_network() -> None:
+    """SNIP's sum runs over all weights: it ranks as the product of weight and gradient does."""
+    left = []
+    for score in ("snip", "taylor"):
+        seed()
+        model = network()
+        with torch.no_grad():
+            next(model.parameters()).mul_(10)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        sparsifier = Sparsifier(
+            model, optimizer, "gmp", sparsity=0.6, total_steps=4, score=score, budget="global"
+        )
+        train(model, optimizer, sparsifier, batches(4))
+        left.append([mask.clone() for mask in masks(sparsifier)])
+    assert all(torch.equal(a, b) for a, b in zip(*left, strict=True))
+
+
+@pytest.mark.parametrize("build", [network, locally])
+def test_random_pruning_goes_by_the_seed_of_the_sparsifier(build: Any) -> None:
+    chosen = []
+    for number in (1, 1, 2):
+        seed()
+        model = build()
+        torch.rand(number)  # torch's own generator does not matter
+        sparsifier = Sparsifier(model, None, "magnitude", sparsity=0.5, score="random", seed=number)
+        assert sparsifier.report().sparsity == pytest.approx(0.5, abs=0.01)
+        chosen.append(torch.cat([mask.flatten() for mask in masks(sparsifier)]))
+    assert torch.equal(chosen[0], chosen[1])
+    assert not torch.equal(chosen[0], chosen[2])

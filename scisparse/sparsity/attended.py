@@ -267,7 +267,7 @@ class AttentionTarget(EdgeTarget):
             return torch.where(z > -normal_bound(_DOUBT), -z, torch.inf)
         weight, effect = average(active.weight.clone()), average(active.effect.clone())
         slope = torch.where(weight > 0, effect / weight, 0)
-        return rules.importance.evaluate(weight, slope)
+        return rules.importance.evaluate(weight, slope, rules.generator)
 
     def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:
         for layer in (self.layer, *self._copies):

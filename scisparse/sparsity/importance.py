@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
-from scisparse.sparsity import curvature, scores
+from scisparse.sparsity import curvature, probes, scores
 from scisparse.sparsity.names import choice
 
 __all__ = ["Gating", "Importance", "Score", "area_weighted", "hard_concrete", "named"]
@@ -45,6 +46,8 @@ class Importance:
         Whether scores of pattern layers are multiplied by the area of the site's cell.
     by_name
         Scores by the name of the weight, in place of `score`.
+    draws
+        Whether they are random numbers, of the generator that a sparsifier has.
     """
 
     name: str
@@ -54,8 +57,11 @@ class Importance:
     gating: Gating | None = None
     by_area: bool = False
     by_name: Mapping[str, Tensor] | None = None
+    draws: bool = False
 
-    def evaluate(self, weight: Tensor, gradient: Tensor | None) -> Tensor:
+    def evaluate(
+        self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Scores of weights, checked.
 
         Raises
@@ -63,6 +69,8 @@ class Importance:
         OptionError
             The function does not return one score for each weight.
         """
+        if self.draws:
+            return scores.random(weight, generator)
         score: object = self.score(weight, gradient)
         if not isinstance(score, Tensor) or score.shape != weight.shape:
             got = list(score.shape) if isinstance(score, Tensor) else type(score).__name__
@@ -75,9 +83,7 @@ class Importance:
 
 #: What `score` of a sparsifier may be: a name, a rule, a function of weights and gradients, or
 #: scores of weights by their names.
-Score: TypeAlias = (
-    str | Importance | Callable[[Tensor, Tensor | None], Tensor] | Mapping[str, Tensor]
-)
+Score: TypeAlias = str | Importance | Callable[..., Tensor] | Mapping[str, Tensor]
 
 
 def _needed(gradient: Tensor | None) -> Tensor:
@@ -160,7 +166,9 @@ BY_NAME = {
     "magnitude": Importance("magnitude", lambda w, g: scores.magnitude(w)),
     "taylor": Importance("taylor", lambda w, g: scores.taylor(w, _needed(g)), True),
     "movement": Importance("movement", lambda w, g: scores.movement(w, _needed(g)), True, True),
-    "snip": Importance("snip", lambda w, g: scores.snip(w, _needed(g)), True),
+    # Its sum over the whole network is the same for all weights, and left out.
+    "snip": Importance("snip", lambda w, g: scores.taylor(w, _needed(g)), True),
+    "random": Importance("random", lambda w, g: scores.random(w), draws=True),
     "mest": Importance("mest", lambda w, g: mest(w, _needed(g)), True),
     "optimal_brain_damage": Importance(
         "optimal_brain_damage",
@@ -170,6 +178,25 @@ BY_NAME = {
         True,
     ),
 }
+
+
+# Functions of this package that mean a rule, and those that need more than a weight and a gradient.
+_RULES: dict[object, str] = {
+    scores.magnitude: "magnitude",
+    scores.taylor: "taylor",
+    scores.movement: "movement",
+    scores.snip: "snip",
+    scores.random: "random",
+    mest: "mest",
+    curvature.optimal_brain_damage: "optimal_brain_damage",
+}
+_NEED_MORE = (
+    scores.wanda,
+    curvature.optimal_brain_surgeon,
+    probes.grasp,
+    probes.leave_one_out,
+    probes.synflow,
+)
 
 
 def _of_names(weight: Tensor, gradient: Tensor | None) -> Tensor:
@@ -182,6 +209,15 @@ def named(score: Score) -> Importance:
         return score
     if isinstance(score, Mapping):
         return Importance("by name", _of_names, by_name=score)
+    if any(score is function for function in _NEED_MORE):
+        name = getattr(score, "__name__", "")
+        raise OptionError(
+            f"`score` is {name}, which needs more than a weight and its gradient; call it before, "
+            f"and give what it returns by names of weights: score={{'0.weight': {name}(...)}}"
+        )
+    for function, rule in _RULES.items():
+        if score is function:
+            return BY_NAME[rule]
     if callable(score):
         return Importance(getattr(score, "__name__", "function"), score, needs_gradient=True)
     if score not in BY_NAME:

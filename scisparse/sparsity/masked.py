@@ -126,7 +126,7 @@ class MaskedTarget(Target):
             return
         if rules.importance.sums and grad is not None:
             grad = grad if scale is None else grad / scale
-            step = rules.importance.evaluate(self.parameter.detach(), grad)
+            step = rules.importance.evaluate(self.parameter.detach(), grad, rules.generator)
             self._sum = step if self._sum is None else self._sum + step
         if rules.growth is not None and rules.growth.needs_momentum and self._gradient is not None:
             recorded, used = average(self._gradient.clone()), self.parameter.grad
@@ -172,7 +172,7 @@ class MaskedTarget(Target):
                 )
             return average(self._sum.clone())
         weight, grad = self.parameter.detach(), self.parameter.grad
-        return average(rules.importance.evaluate(weight, grad).float())
+        return average(rules.importance.evaluate(weight, grad, rules.generator).float())
 
     def contest(self, rules: Rules) -> Tensor:
         """Scores by which layers compete; what was pruned stays pruned, whatever its score is."""

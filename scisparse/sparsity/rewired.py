@@ -80,7 +80,9 @@ class RewiredTarget(EdgeTarget):
 
     def _score(self, rules: Rules) -> Tensor:
         weight = self.parameter.detach()
-        score = rules.importance.evaluate(weight, self.parameter.grad)[: self.active.numel()]
+        score = rules.importance.evaluate(weight, self.parameter.grad, rules.generator)[
+            : self.active.numel()
+        ]
         return score.float().reshape(score.shape[0], -1).sum(1)
 
     def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:
