@@ -253,8 +253,8 @@ class AttentionWork:
             yield "slope", p.slope_call(weight, weight, row_ptr, weight)
             choice = torch.empty_like(q, dtype=torch.int32)
             yield "extreme", p.extreme_call(weight, q, plain, False, (q, choice))
-            yield "chosen sources", p.choice_sources_call(weight, q, choice, plain, tied, q)
-            yield "chosen edges", p.choice_edges_call(q, q, choice, plain, weight)
+            yield "chosen sources", p.spmm_call(weight, q, tied, q, choice, row_ptr)
+            yield "chosen edges", p.sddmm_call(q, q, plain, weight, choice)
 
 
 ATTENTION = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import BACKENDS, GPU, TOLERANCE, Case, device_of, generator
-from torch import Tensor
+from torch import Tensor, nn
 
+from scisparse.errors import BackendError
 from scisparse.kernels import Edges
 
 PLAIN = [b for b in BACKENDS if b != "cuda"]  # CUDA C++ has none
@@ -136,3 +138,22 @@ def assert_near(actual: Tensor, expected: Tensor, dtype: torch.dtype, name: str)
     bound = 10 * TOLERANCE[dtype] * size
     worst = error.max().item() if error.numel() else 0.0
     assert worst <= bound, f"{name}: error {worst:.2e} above {bound:.2e}"
+
+
+def assert_vmap_is_refused(layer: nn.Module, x: Tensor) -> None:
+    """Edges differ from sample to sample: in a batch or one at a time gradients can be had."""
+    name = re.escape(type(layer).__name__)
+    with pytest.raises(BackendError, match=rf"cannot map {name}, .* give samples as a batch"):
+        torch.vmap(layer)(x)
+
+    def loss(parameters: dict[str, Tensor], sample: Tensor) -> Tensor:
+        out: Tensor = torch.func.functional_call(layer, parameters, (sample,))
+        return out.square().sum()
+
+    parameters: dict[str, Tensor] = dict(layer.named_parameters())
+    with pytest.raises(BackendError, match=r"or loop over them for gradients of each"):
+        torch.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    found = [torch.func.grad(loss)(parameters, sample) for sample in x]
+    for name, parameter in parameters.items():
+        (whole,) = torch.autograd.grad(loss(parameters, x), parameter)
+        torch.testing.assert_close(sum(each[name] for each in found), whole)

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attention_cases import assert_vmap_is_refused
 from chosen_cases import assert_same_with_gradients, copies_of, masked_attention
 from layer_cases import randn, randomize
 from torch import Tensor
 
-from scisparse.errors import BackendError, OptionError, ShapeError
+from scisparse.errors import OptionError, ShapeError
 from scisparse.layers import BlockTopKAttention
 from scisparse.patterns import block_topk
 
@@ -214,20 +215,4 @@ def test_what_does_not_fit_is_named() -> None:
 
 
 def test_vmap_is_refused_as_edges_differ() -> None:
-    layer = build(4, 2, 3, 1)
-    x = randn(3, 2, 11, 4)
-    with pytest.raises(BackendError, match=r"cannot map BlockTopKAttention, .* as a batch"):
-        torch.vmap(layer)(x)
-
-    def loss(parameters: dict[str, Tensor], sample: Tensor) -> Tensor:
-        out: Tensor = torch.func.functional_call(layer, parameters, (sample,))
-        return out.square().sum()
-
-    parameters: dict[str, Tensor] = dict(layer.named_parameters())
-    with pytest.raises(BackendError, match=r"or loop over them for gradients of each"):
-        torch.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
-    # One at a time they can be had.
-    found = [torch.func.grad(loss)(parameters, sample) for sample in x]
-    for name, parameter in parameters.items():
-        (whole,) = torch.autograd.grad(loss(parameters, x), parameter)
-        torch.testing.assert_close(sum(each[name] for each in found), whole)
+    assert_vmap_is_refused(build(4, 2, 3, 1), randn(3, 2, 11, 4))

@@ -102,8 +102,8 @@ def test_offsets_of_64_bits_give_the_same_bits(backend: str) -> None:
 
         return [
             calls.extreme_call(value, x, edges, False, (new(y), new(choice))),
-            calls.choice_sources_call(value, y, choice, edges, edges_t, new(x)),
-            calls.choice_edges_call(y, x, choice, edges, new(value)),
+            calls.spmm_call(value, y, edges_t, new(x), choice, edges.row_ptr),
+            calls.sddmm_call(y, x, edges, new(value), choice),
         ]
 
     results: list[list[Tensor]] = []

@@ -21,9 +21,7 @@ from scisparse.kernels.graph_attention.triton_launch import (
 
 __all__ = [
     "choice_edges",
-    "choice_edges_call",
     "choice_sources",
-    "choice_sources_call",
     "extreme_call",
     "sddmm",
     "sddmm_call",
@@ -50,12 +48,23 @@ def spmm(value: Tensor, x: Tensor, edges: Edges) -> Tensor:
     return y
 
 
-def spmm_call(value: Tensor, x: Tensor, edges: Edges, y: Tensor) -> Call:
-    """Return the call that fills `y`; nothing is empty."""
-    plan = plan_of(x, x, edges, x.shape[2], 4)
+def spmm_call(
+    value: Tensor,
+    x: Tensor,
+    edges: Edges,
+    y: Tensor,
+    choice: Tensor | None = None,
+    first_edge: Tensor | None = None,
+) -> Call:
+    """Return the call that fills `y`, of chosen edges alone if there is a choice; nothing is empty.
+
+    A choice is one of each number of `x`, and counts from the `first_edge` that its place has.
+    """
+    plan = plan_of(x, x, edges, x.shape[2], 4 if choice is None else 2)
     constants = {"SHARED": value.shape[0] == 1, "TIED": edges.tie is not None}
-    tensors = tensors_of(value, x, *edges, y)
-    return _call("spmm_rows", plan, tensors, x, y.shape[1], edges, constants)
+    constants |= {"CHOSEN": choice is not None}
+    tensors = tensors_of(value, x, *edges, choice, first_edge, y)
+    return _call(_PRODUCTS, "spmm_rows", plan, tensors, x, y.shape[1], edges, constants)
 
 
 def sddmm(x: Tensor, z: Tensor, edges: Edges) -> Tensor:
@@ -67,11 +76,17 @@ def sddmm(x: Tensor, z: Tensor, edges: Edges) -> Tensor:
     return value
 
 
-def sddmm_call(x: Tensor, z: Tensor, edges: Edges, value: Tensor) -> Call:
-    """Return the call that fills `value`; nothing is empty."""
+def sddmm_call(
+    x: Tensor, z: Tensor, edges: Edges, value: Tensor, choice: Tensor | None = None
+) -> Call:
+    """Return the call that fills `value`, over numbers whose `choice` is the edge if there is one.
+
+    Nothing is empty.
+    """
     plan = plan_of(x, z, edges, x.shape[2], 4)
-    tensors = tensors_of(x, z, *edges, value)
-    return _call("sddmm_rows", plan, tensors, z, x.shape[1], edges, {"TIED": edges.tie is not None})
+    tensors = tensors_of(x, z, *edges, choice, value)
+    constants = {"TIED": edges.tie is not None, "CHOSEN": choice is not None}
+    return _call(_PRODUCTS, "sddmm_rows", plan, tensors, z, x.shape[1], edges, constants)
 
 
 def segment_softmax(score: Tensor, row_ptr: Tensor) -> Tensor:
@@ -130,10 +145,8 @@ def extreme_call(
     """Return the call that fills the best products and the choice; nothing is empty."""
     constants = {"SHARED": value.shape[0] == 1, "SMALLEST": smallest}
     tensors = (value, x, *edges[:2], *results)
-    sites = results[0].shape[1]
-    return _call(
-        "extreme_rows", plan_of(x, x, edges, x.shape[2], 1), tensors, x, sites, edges, constants
-    )
+    plan = plan_of(x, x, edges, x.shape[2], 1)
+    return _call(_CHOICES, "extreme_rows", plan, tensors, x, results[0].shape[1], edges, constants)
 
 
 def choice_sources(
@@ -145,18 +158,8 @@ def choice_sources(
     x = y.new_empty(y.shape[0], edges_t.row_ptr.shape[0] - 1, *y.shape[2:])
     if edges.col.numel() == 0 or x.numel() == 0:
         return x.zero_()
-    choice_sources_call(value, y, choice, edges, edges_t, x).run(y.device)
+    spmm_call(value, y, edges_t, x, choice, edges.row_ptr).run(y.device)
     return x
-
-
-def choice_sources_call(
-    value: Tensor, y: Tensor, choice: Tensor, edges: Edges, edges_t: Edges, x: Tensor
-) -> Call:
-    """Return the call that fills `x`; nothing is empty."""
-    plan = plan_of(y, y, edges_t, y.shape[2], 2)
-    tensors = tensors_of(value, y, choice, *edges_t, edges.row_ptr, x)
-    constants = {"SHARED": value.shape[0] == 1}
-    return _call("chosen_sources", plan, tensors, x, y.shape[1], edges, constants, x.shape[1])
 
 
 def choice_edges(y: Tensor, x: Tensor, choice: Tensor, edges: Edges) -> Tensor:
@@ -166,18 +169,12 @@ def choice_edges(y: Tensor, x: Tensor, choice: Tensor, edges: Edges) -> Tensor:
     if x.shape[3] == 0:
         return value.zero_()
     if value.numel():
-        choice_edges_call(y, x, choice, edges, value).run(x.device)
+        sddmm_call(y, x, edges, value, choice).run(x.device)
     return value
 
 
-def choice_edges_call(y: Tensor, x: Tensor, choice: Tensor, edges: Edges, value: Tensor) -> Call:
-    """Return the call that fills `value`; nothing is empty."""
-    plan = plan_of(y, x, edges, x.shape[2], 4)
-    tensors = (y, x, choice, *edges[:2], value)
-    return _call("chosen_edges", plan, tensors, x, y.shape[1], edges, {})
-
-
 def _call(
+    module: str,
     kernel: str,
     plan: RowPlan,
     tensors: tuple[Tensor, ...],
@@ -185,13 +182,11 @@ def _call(
     sites: int,
     edges: Edges,
     constants: dict[str, Any],
-    rows: int | None = None,
 ) -> Call:
-    """A kernel over rows, which are sites unless their number is given; `x` are the sources."""
+    """A kernel over rows of edges, one for each site and batch entry; `x` are the sources."""
     batch, sources, heads, width = x.shape
     constants |= {"H": heads} | widths_of(D=width) | tile_of(plan, x.dtype, tensors)
-    all_rows, blocks = batch * (sites if rows is None else rows), ceil_div(heads, plan.heads)
-    sizes = (sites, sources, edges.col.numel(), all_rows, blocks)
-    module = _PRODUCTS if kernel in ("spmm_rows", "sddmm_rows") else _CHOICES
-    programs = ceil_div(all_rows, plan.sites) * blocks
+    rows, blocks = batch * sites, ceil_div(heads, plan.heads)
+    sizes = (sites, sources, edges.col.numel(), rows, blocks)
+    programs = ceil_div(rows, plan.sites) * blocks
     return Call(module, kernel, programs, (*tensors, *sizes), constants, plan.warps)

@@ -23,15 +23,16 @@ __all__ = ["sddmm_rows", "slope_rows", "softmax_rows", "spmm_rows"]
 
 @triton.jit(do_not_specialize=SIZES)
 def spmm_rows(
-    value, x, row_ptr, col, tie, y, sites, sources, edges, rows, blocks,
+    value, x, row_ptr, col, tie, choice, first_edge, y, sites, sources, edges, rows, blocks,
     H: tl.constexpr, D: tl.constexpr, SHARED: tl.constexpr, TIED: tl.constexpr,
-    ACC: tl.constexpr, WIDE: tl.constexpr,
+    CHOSEN: tl.constexpr, ACC: tl.constexpr, WIDE: tl.constexpr,
     SITES: tl.constexpr, SLOTS: tl.constexpr, BH: tl.constexpr, UNROLL: tl.constexpr,
     BD: tl.constexpr,
 ):  # fmt: skip
     """``y[b,i,h] = sum over e in row i of value[b,tie[e],h] x[b,col[e],h]``.
 
-    `SHARED` values are those of all batch entries.
+    `SHARED` values are those of all batch entries. With `CHOSEN` only edges count that ``choice``
+    names, an edge for each number of what is read, which there begins with ``first_edge``.
     """
     INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
     program = tl.program_id(0)
@@ -43,20 +44,29 @@ def spmm_rows(
     for start in range(0, tl.max(length), SLOTS * UNROLL):
         factors = ()
         terms = ()
+        chosen = ()
         for u in tl.static_range(UNROLL):
             j = start + u * SLOTS + slot
             inside = j < length
             wanted = is_head & inside[:, None]
             e = first + j
-            at = (b * sources + tl.load(col + e, inside, 0).to(INDEX))[:, None] * H + h[None, :]
+            source = tl.load(col + e, inside, 0).to(INDEX)
+            at = (b * sources + source)[:, None] * H + h[None, :]
             if TIED:
                 e = tl.load(tie + e, inside, 0).to(INDEX)
+            if CHOSEN:
+                own = (e - tl.load(first_edge + source, inside, 0).to(INDEX)).to(tl.int32)
+                by = read(choice, at, wanted, D, BD, tl.int32)
+                chosen = chosen + ((by == own[:, None, None]) & inside[:, None, None],)
             if not SHARED:
                 e += b * edges
             factors = factors + (tl.load(value + e[:, None] * H + h[None, :], wanted, 0),)
             terms = terms + (read(x, at, wanted, D, BD, ACC),)
         for u in tl.static_range(UNROLL):
-            total += factors[u][:, :, None] * terms[u]
+            product: tl.tensor = factors[u][:, :, None] * terms[u]
+            if CHOSEN:
+                product = tl.where(chosen[u], product, 0)
+            total += product
     site = own_sites(tile, INDEX, SITES)
     own = is_head & (site < rows)
     total = merge(total, SITES, SLOTS, BH, BD)
@@ -65,12 +75,13 @@ def spmm_rows(
 
 @triton.jit(do_not_specialize=SIZES)
 def sddmm_rows(
-    x, z, row_ptr, col, tie, value, sites, sources, edges, rows, blocks,
-    H: tl.constexpr, D: tl.constexpr, TIED: tl.constexpr, ACC: tl.constexpr, WIDE: tl.constexpr,
+    x, z, row_ptr, col, tie, choice, value, sites, sources, edges, rows, blocks,
+    H: tl.constexpr, D: tl.constexpr, TIED: tl.constexpr, CHOSEN: tl.constexpr,
+    ACC: tl.constexpr, WIDE: tl.constexpr,
     SITES: tl.constexpr, SLOTS: tl.constexpr, BH: tl.constexpr, UNROLL: tl.constexpr,
     BD: tl.constexpr,
 ):  # fmt: skip
-    """``value[b,tie[e],h] = x[b,row(e),h] . z[b,col[e],h]``."""
+    """``value[b,tie[e],h] = x[b,row(e),h] . z[b,col[e],h]``; with `CHOSEN` over chosen numbers."""
     INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
     program = tl.program_id(0)
     h = program % blocks * BH + tl.arange(0, BH)
@@ -78,7 +89,10 @@ def sddmm_rows(
     row, b, first, length, slot = own_rows(tile, row_ptr, sites, rows, INDEX, SITES, SLOTS)
     is_head = (h < H)[None, :]
     own = is_head & (row < rows)[:, None]
-    left = read(x, row[:, None] * H + h[None, :], own, D, BD, ACC)
+    at_row = row[:, None] * H + h[None, :]
+    left = read(x, at_row, own, D, BD, ACC)
+    if CHOSEN:
+        chosen = read(choice, at_row, own, D, BD, tl.int32)
     for start in range(0, tl.max(length), SLOTS * UNROLL):
         right = ()
         for u in tl.static_range(UNROLL):
@@ -91,7 +105,10 @@ def sddmm_rows(
             inside = j < length
             e = tl.load(tie + first + j, inside, 0).to(INDEX) if TIED else first + j
             at = (b * edges + e)[:, None] * H + h[None, :]
-            tl.store(value + at, tl.sum(left * right[u], 2), is_head & inside[:, None])
+            terms = left * right[u]
+            if CHOSEN:
+                terms = tl.where(chosen == j[:, None, None], terms, 0)
+            tl.store(value + at, tl.sum(terms, 2), is_head & inside[:, None])
 
 
 @triton.jit(do_not_specialize=("sites", "edges", "blocks"))

@@ -10,7 +10,6 @@ from typing import Any
 from scisparse.errors import OptionError
 from scisparse.sparsity import budgets
 from scisparse.sparsity.budgets import Budget
-from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.target import Rules, Target
 
@@ -122,26 +121,13 @@ def check_counts(targets: Sequence[Target], counts: Sequence[int]) -> None:
         Names the layer and the highest sparsity that it can have.
     """
     for target, count in zip(targets, counts, strict=True):
-        reached = _reached(target, count)
+        reached = target.reached(count)
         if target.size and (not reached or reached > 2 * count):
             why = f"keep {reached} at least, in whole units" if reached else "be left without any"
             raise OptionError(
                 f"`sparsity` leaves {count} of {target.size} weights to {target.name}, which would "
                 f"{why}; lower it, or give the layer more by `budget` or leave it out by `params`"
             )
-
-
-def _reached(target: Target, count: int) -> int:
-    """How many weights a layer keeps that should keep `count`."""
-    if isinstance(target, MaskedTarget):
-        return int(target.structure.choose(target.mask.float(), count).sum())
-    if isinstance(target, EdgeTarget):
-        edges, units = round(count / target.block), target._units
-        if units is None:
-            return int(target._row_groups(edges)[1].sum()) * target.block
-        chosen = units.sizes[units.best(units.sizes.float(), edges)]
-        return max(int(chosen.sum()), int(units.sizes[units.sizes > 0].min())) * target.block
-    return count
 
 
 def _named(target: Target, budget: Mapping[str, float], sparsity: float, progress: float) -> int:

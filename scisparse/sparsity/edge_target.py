@@ -235,6 +235,12 @@ class EdgeTarget(Target):
 
     # -- changes -------------------------------------------------------------------------------
 
+    def reached(self, count: int) -> int:
+        """How many weights groups of sites keep, or whole units."""
+        edges, units = round(count / self.block), self._units
+        left = int(self._row_groups(edges)[1].sum()) if units is None else units.reached(edges)
+        return left * self.block
+
     def sparsify(self, count: int, rules: Rules) -> None:
         """Keep edges at random, at first of those that the layer has."""
         self.goal = count

@@ -56,6 +56,11 @@ class EdgeUnits:
         chosen[order[: int((total - edges).abs().argmin())]] = True
         return chosen
 
+    def reached(self, edges: int) -> int:
+        """How many edges may be left of those asked for: largest units first, and one at least."""
+        chosen = self.best(self.sizes.double(), edges)
+        return max(int(self.sizes[chosen].sum()), int(self.sizes[self.sizes > 0].min()))
+
     def edges(self, chosen: Tensor) -> Tensor:
         """Numbers of the candidates of marked units, rising."""
         parts = [

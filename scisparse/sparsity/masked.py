@@ -136,6 +136,10 @@ class MaskedTarget(Target):
 
     # -- changes -------------------------------------------------------------------------------
 
+    def reached(self, count: int) -> int:
+        """How many weights the structure keeps."""
+        return int(self.structure.choose(self.mask.float(), count).sum())
+
     def sparsify(self, count: int, rules: Rules) -> None:
         """Keep `count` weights at random."""
         self.goal = count

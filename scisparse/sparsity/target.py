@@ -128,6 +128,10 @@ class Target(ABC):
         """Outputs, inputs and further dimensions, for budgets."""
 
     @abstractmethod
+    def reached(self, count: int) -> int:
+        """How many weights are left when `count` are asked for: structures have whole units."""
+
+    @abstractmethod
     def sparsify(self, count: int, rules: Rules) -> None:
         """Keep `count` weights, chosen at random: a sparse start."""
 
