@@ -119,7 +119,7 @@ class Packed {
     unrolled<(NO + FOLD - 1) / FOLD>([&](auto n) SCISPARSE_INLINE_LAMBDA {
       V part[FOLD];
       unrolled<FOLD>([&](auto k) SCISPARSE_INLINE_LAMBDA { part[k] = n * FOLD + k < NO ? sum[(n * FOLD + k) % NO] : V{}; });
-      const V total = add_neighbours<log2_of(FOLD)>(part);
+      const V total = join_neighbours<log2_of(FOLD)>(part, Add());
       R* place = to + n * FOLD * G * UNIT;
       store(place, add_ ? total + load<W>(place) : total);
     });

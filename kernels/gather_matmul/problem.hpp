@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../native/memory.hpp"
+#include "../native/shuffles.hpp"
 #include "../native/streams.hpp"
 #include "kernels.hpp"
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "blocks.hpp"
+#include "weights.hpp"
 
 namespace SCISPARSE_NAMESPACE {
 namespace {
@@ -16,6 +17,8 @@ struct HeadsOf {
   R* data;
   int64_t rows, pitch;
   SCISPARSE_INLINE BlockOf<R> operator[](int64_t h) const { return {data + h * rows * pitch, pitch}; }
+  // The heads from h on at row r.
+  SCISPARSE_INLINE BlockOf<R> of_row(int64_t r, int64_t h = 0) const { return {data + (h * rows + r) * pitch, rows * pitch}; }
 };
 
 // What both passes over sites have in common: the scores of some rows.
@@ -54,14 +57,27 @@ class Scores {
   void add_carried(Place at, int64_t heads, const Heads<T>& x, const HeadsOf<R>& score) const {
     for (int64_t r = 0; r < rows.size(); r++)
       add_dots(Array<T>{x.at(at.b, at.i + r, at.h), x.size}, attr, rows[r].places(), rows[r].count(), p_.edge_width, heads,
-               BlockOf<R>{score[0][r], score.rows * score.pitch});
+               score.of_row(r));
   }
 
-  // Sums what the edges of a row carry, each times its value; 0 behind.
-  void sum_carried(const R* value, const Row& row, R* sum, void* to, int64_t number) const {
-    sums(value, attr, row.places(), row.count(), p_.edge_width, sum, false);
-    for (int64_t a = p_.edge_width; a < p_.edge_room; a++) sum[a] = 0;
-    write(sum, p_.edge_room, static_cast<T*>(to) + number * p_.edge_room);
+  // Sums what the edges of row r carry, each times its value of a head; 0 behind.
+  void sum_carried(Place at, int64_t heads, int64_t r, const HeadsOf<R>& value, void* to) const {
+    in_fours(heads, [&](auto n, int64_t h) SCISPARSE_INLINE_LAMBDA {
+      sums_of_heads<n>(value.of_row(r, h), attr, rows[r].places(), rows[r].count(), p_.edge_width, p_.edge_room,
+                       static_cast<T*>(to) + number(at + h, r) * p_.edge_room);
+    });
+  }
+
+  // Writes the sums of numbers [sources, size], each times its value, for all rows and `heads` heads from at.h on; the numbers of a head
+  // are from(h).
+  template <class F>
+  SCISPARSE_INLINE void sum_sources(Place at, int64_t heads, const HeadsOf<R>& value, int64_t size, const F& from, BlockOf<R> buffer,
+                                    void* to) const {
+    for (int64_t h = 0; h < heads; h++) {
+      const RowSums<T> sum{to, number(at + h, 0), p_.heads, size, buffer};
+      rows.sums(value[h], from(at + h), size, sum.place());
+      sum.write(rows.size());
+    }
   }
 
   // Where arrays [B, M, H] have the number of row r.
@@ -94,6 +110,12 @@ SCISPARSE_INLINE void for_heads(RowBlock& rows, const Span& span, int64_t first_
     }
 }
 
+// Weight and slope of each edge and head, [E, H, 2], between the passes of a backward pass.
+template <class R>
+SCISPARSE_INLINE Heads<R> kept_of(const EdgeWorkspace& space, const scisparse_attention& p) {
+  return {space.numbers, p.edges.count, p.heads, 2};
+}
+
 template <class T>
 struct AttentionForward {
   using R = Real<T>;
@@ -109,30 +131,16 @@ struct AttentionForward {
     const BlockOf<R> sum{buffer.get() + numbers, width};
     for_heads(scores.rows, sites, 0, p.batch, p.heads, scores.heads_at_once, [&](Place at, int64_t heads) SCISPARSE_INLINE_LAMBDA {
       scores.read(at, heads, score);
-      for (int64_t h = 0; h < heads; h++)
-        for (int64_t r = 0; r < rows.size(); r++)
-          reals<R>(p.lse)[scores.number(at + h, r)] = softmax(score[h][r], rows[r].count());
-      for (int64_t h = 0; h < heads; h++) {
-        rows.sums(score[h], scores.values(at + h), p.value_width, sum);
-        for (int64_t r = 0; r < rows.size(); r++)
-          write(sum[r], p.value_width, static_cast<T*>(p.out) + scores.number(at + h, r) * p.value_width);
-      }
-      for (int64_t h = 0; p.edge_width && h < heads; h++)
-        for (int64_t r = 0; r < rows.size(); r++)
-          scores.sum_carried(score[h][r], rows[r], sum[r], p.edge_out, scores.number(at + h, r));
+      for (int64_t r = 0; r < rows.size(); r++)
+        in_fours(heads, [&](auto n, int64_t h) SCISPARSE_INLINE_LAMBDA {
+          R lse[n];
+          softmax_of_heads(score.of_row(r, h), rows[r].count(), lse);
+          std::memcpy(reals<R>(p.lse) + scores.number(at + h, r), lse, sizeof lse);
+        });
+      scores.sum_sources(at, heads, score, p.value_width, [&](Place head) { return scores.values(head); }, sum, p.out);
+      for (int64_t r = 0; p.edge_width && r < rows.size(); r++) scores.sum_carried(at, heads, r, score, p.edge_out);
     });
     return Status::ok;
-  }
-
- private:
-  // Scores become weights; the logarithm of their denominator.
-  static R softmax(R* score, int64_t count) {
-    const R none = -R(__builtin_inf()), most = largest(score, count);
-    // Of -infinity alone: nothing; where there is NaN as well, the sum is NaN.
-    const R sum_of = exponentials(score, count, most == none ? R(0) : most);
-    if (sum_of == 0) return none;
-    multiply(score, count, 1 / sum_of);
-    return most == none ? sum_of : most + log_of(sum_of);
   }
 };
 
@@ -163,36 +171,27 @@ struct AttentionSites {
     scores_.read(at, heads, weight_);
     for (int64_t h = 0; h < heads; h++) rows.dots(at + h, grad_, scores_.values(at + h), slope_[h]);
     if (p_.grad_edge) scores_.add_carried(at, heads, grad_edge_, slope_);
-    for (int64_t h = 0; h < heads; h++)
-      for (int64_t r = 0; r < rows.size(); r++) {
-        const R lse = static_cast<const R*>(f_.lse)[scores_.number(at + h, r)];
-        softmax(weight_[h][r], slope_[h][r], rows[r].count(), lse);
-      }
+    for (int64_t r = 0; r < rows.size(); r++)
+      in_fours(heads, [&](auto n, int64_t h) SCISPARSE_INLINE_LAMBDA {
+        R lse[n];
+        std::memcpy(lse, static_cast<const R*>(f_.lse) + scores_.number(at + h, r), sizeof lse);
+        softmax_gradients_of_heads(weight_.of_row(r, h), slope_.of_row(r, h), rows[r].count(), lse);
+      });
     for (int64_t h = 0; h < heads; h++)
       for (int64_t r = 0; r < rows.size(); r++) carry({at.b, at.i + r, at.h + h}, rows[r], weight_[h][r], slope_[h][r]);
-    for (int64_t h = 0; h < heads; h++) {
+    for (int64_t r = 0; f_.edge_width && r < rows.size(); r++) scores_.sum_carried(at, heads, r, slope_, p_.grad_edge_q);
+    for (int64_t h = 0; h < heads; h++)
       for (int64_t r = 0; r < rows.size(); r++) {
         multiply(slope_[h][r], rows[r].count(), R(f_.scale));
         keep({at.b, at.i + r, at.h + h}, rows[r], weight_[h][r], slope_[h][r]);
       }
-      rows.sums(slope_[h], scores_.keys(at + h), f_.width, sum_);
-      for (int64_t r = 0; r < rows.size(); r++)
-        write(sum_[r], f_.width, static_cast<T*>(p_.grad_q) + scores_.number(at + h, r) * f_.width);
-    }
-  }
-
-  static void softmax(R* weight, R* slope, int64_t count, R lse) {
-    // The sum is 1 but for the rounding of lse, which is coarse where scores are large; 0 of nothing.
-    const R sum_of = exponentials(weight, count, lse == -R(__builtin_inf()) ? R(0) : lse);
-    if (sum_of != 0) multiply(weight, count, 1 / sum_of);
-    softmax_gradient(weight, slope, count);
+    scores_.sum_sources(at, heads, slope_, f_.width, [&](Place head) { return scores_.keys(head); }, sum_, p_.grad_q);
   }
 
   // Gradients of what belongs to the edges of a site, and of what meets it.
   void carry(Place at, const Row& row, const R* weight, const R* slope) {
     if (p_.grad_bias) add_to_bias(at, row, slope);
     if (p_.grad_edge_attr) add_to_attr(at, row, weight, slope);
-    if (f_.edge_width) scores_.sum_carried(slope, row, sum_[0], p_.grad_edge_q, scores_.number(at, 0));
   }
 
   void add_to_bias(Place at, const Row& row, const R* slope) const {
@@ -203,12 +202,12 @@ struct AttentionSites {
 
   // Weights and slopes of the edges, for the sources to sum up.
   void keep(Place at, const Row& row, const R* weight, const R* slope) const {
-    const int64_t first = (at.b - space_.first_batch) * f_.edges.count * f_.heads + at.h;
-    R *weights = reals<R>(space_.weights) + first, *slopes = reals<R>(space_.score_grads) + first;
+    const Heads<R> kept = kept_of<R>(space_, f_);
     const int64_t* place = row.places();
     for (int64_t j = 0; j < row.count(); j++) {
-      weights[place[j] * f_.heads] = weight[j];
-      slopes[place[j] * f_.heads] = slope[j];
+      R* to = reals<R>(space_.numbers) + kept.number(at.b - space_.first_batch, place[j], at.h);
+      to[0] = weight[j];
+      to[1] = slope[j];
     }
   }
 
@@ -232,44 +231,72 @@ struct AttentionSites {
   BlockOf<R> sum_;
 };
 
+// Gradients of sources: what was kept of the edges that read them, times what the sites of these hold, summed over the heads of a group.
 template <class T>
 struct AttentionSources {
   using R = Real<T>;
 
   static Status run(const scisparse_attention_backward& p, const EdgeWorkspace& space, const Span& sources) {
-    const scisparse_attention& f = p.forward;
-    const int64_t sites = f.edges.sites, group = f.heads / f.source_heads;
-    const Heads<T> q{f.q, sites, f.heads, f.width}, grad{p.grad, sites, f.heads, f.value_width};
-    RowBlock rows(p.transposed, sources);
-    const int64_t room = rows.room(), width = round_up(max_of(f.width, f.value_width), 16);
-    Buffer<R> buffer(block_rows * (room + 2 * width));
-    if (!rows || !buffer) return Status::no_memory;
-    const BlockOf<R> value{buffer.get(), room}, part{value[block_rows], width}, sum{part[block_rows], width};
-    // to[j] = the sum of what was kept of the edges that read source j times what their sites hold, over the heads of group g
-    const auto sum_up = [&](void* kept, const Heads<T>& heads, Place at, void* to) {
-      const R* from = reals<R>(kept) + (at.b - space.first_batch) * f.edges.count * f.heads;
-      for (int64_t h = at.h * group; h < (at.h + 1) * group; h++) {
-        for (int64_t r = 0; r < rows.size(); r++)
-          for (int64_t e = 0; e < rows[r].count(); e++) value[r][e] = from[rows[r].places()[e] * f.heads + h];
-        const bool is_first = h == at.h * group;
-        rows.sums(value, heads.head(at.b, h), heads.size, is_first ? sum : part);
-        for (int64_t r = 0; !is_first && r < rows.size(); r++) add(sum[r], heads.size, part[r]);
-      }
-      for (int64_t r = 0; r < rows.size(); r++) {
-        const int64_t row = (at.b * p.transposed.sites + at.i + r) * f.source_heads + at.h;
-        write(sum[r], heads.size, static_cast<T*>(to) + row * heads.size);
-      }
-    };
-    for_heads(rows, sources, space.first_batch, space.last_batch, f.source_heads, 1, [&](Place at, int64_t) SCISPARSE_INLINE_LAMBDA {
-      if (at.h == 0) {
-        rows.ask(at.i + 1, q, at.b);
-        rows.ask(at.i + 1, grad, at.b);
-      }
-      sum_up(space.score_grads, q, at, p.grad_k);
-      sum_up(space.weights, grad, at, p.grad_v);
-    });
+    AttentionSources kernel(p, space, sources);
+    if (!kernel.rows_ || !kernel.buffer_) return Status::no_memory;
+    for_heads(kernel.rows_, sources, space.first_batch, space.last_batch, p.forward.source_heads, 1,
+              [&](Place at, int64_t) SCISPARSE_INLINE_LAMBDA { kernel.head(at); });
     return Status::ok;
   }
+
+ private:
+  AttentionSources(const scisparse_attention_backward& p, const EdgeWorkspace& space, const Span& sources)
+      : p_(p), f_(p.forward), space_(space), q_{f_.q, f_.edges.sites, f_.heads, f_.width},
+        grad_{p.grad, f_.edges.sites, f_.heads, f_.value_width}, kept_(kept_of<R>(space, f_)), group_(f_.heads / f_.source_heads),
+        rows_(p.transposed, sources), width_(round_up(max_of(f_.width, f_.value_width), 16)),
+        buffer_(block_rows * (2 * rows_.room() + 3 * width_)), weight_{buffer_.get(), rows_.room()},
+        slope_{weight_[block_rows], rows_.room()}, sum_k_{slope_[block_rows], width_}, sum_v_{sum_k_[block_rows], width_},
+        part_{sum_v_[block_rows], width_} {}
+
+  void head(Place at) {
+    if (at.h == 0) {
+      rows_.ask(at.i + 1, q_, at.b);
+      rows_.ask(at.i + 1, grad_, at.b);
+      rows_.ask_places(at.i + 1, kept_, at.b - space_.first_batch);
+    }
+    const int64_t number = (at.b * p_.transposed.sites + at.i) * f_.source_heads + at.h;
+    const RowSums<T> of_k{p_.grad_k, number, f_.source_heads, f_.width, sum_k_};
+    const RowSums<T> of_v{p_.grad_v, number, f_.source_heads, f_.value_width, sum_v_};
+    for (int64_t n = 0; n < group_; n++) {
+      const Place of_sites{at.b, at.i, at.h * group_ + n};
+      read(of_sites);
+      sum_up(of_sites, slope_, q_, of_k.place(), n > 0);
+      sum_up(of_sites, weight_, grad_, of_v.place(), n > 0);
+    }
+    of_k.write(rows_.size());
+    of_v.write(rows_.size());
+  }
+
+  // What was kept of the edges, for a head of the sites.
+  void read(Place at) const {
+    for (int64_t r = 0; r < rows_.size(); r++)
+      for (int64_t e = 0; e < rows_[r].count(); e++) {
+        const R* from = kept_.at(at.b - space_.first_batch, rows_[r].places()[e], at.h);
+        weight_[r][e] = from[0];
+        slope_[r][e] = from[1];
+      }
+  }
+
+  void sum_up(Place at, const BlockOf<R>& value, const Heads<T>& sites, const BlockOf<R>& to, bool is_later) const {
+    rows_.sums(value, sites.head(at.b, at.h), sites.size, is_later ? part_ : to);
+    for (int64_t r = 0; is_later && r < rows_.size(); r++) add(to[r], sites.size, part_[r]);
+  }
+
+  const scisparse_attention_backward& p_;
+  const scisparse_attention& f_;
+  const EdgeWorkspace& space_;
+  const Heads<T> q_, grad_;
+  const Heads<R> kept_;
+  const int64_t group_;
+  RowBlock rows_;
+  const int64_t width_;
+  Buffer<R> buffer_;
+  const BlockOf<R> weight_, slope_, sum_k_, sum_v_, part_;
 };
 
 }  // namespace

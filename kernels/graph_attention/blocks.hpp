@@ -125,6 +125,11 @@ class RowBlock {
     if (single_) row_[0].ask(i, x, b);
   }
 
+  template <class T>
+  SCISPARSE_INLINE void ask_places(int64_t i, const Heads<T>& x, int64_t b) const {
+    if (single_) row_[0].ask_places(i, x, b);
+  }
+
   // to[r][j] = x[row r] . rows[source j of row r], with x of the rows from at.i on
   template <class T, class R = Real<T>>
   SCISPARSE_INLINE void dots(Place at, const Heads<T>& x, const Array<T>& rows, BlockOf<R> to) const {

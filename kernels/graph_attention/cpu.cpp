@@ -102,7 +102,7 @@ extern "C" int scisparse_graph_attention_backward(const scisparse_attention_back
   int worst = ok;
   for (int64_t first = 0; first < f.batch && worst == ok; first += batches) {
     const int64_t last = first + batches < f.batch ? first + batches : f.batch;
-    const EdgeWorkspace space = {first, last, room, room + numbers * real};
+    const EdgeWorkspace space = {first, last, room};
     const int64_t work = (last - first) * f.heads * (f.width + f.value_width);
     worst = over_sites(f.edges, work, threads, [&](int64_t i, int64_t end) {
       return kernels->backward_sites(p, space, {i, end, sites_at_once});

@@ -6,10 +6,11 @@
 
 namespace scisparse {
 
-// Room for the weights of edges between the two passes of a backward pass: batch entries [first_batch, last_batch), [E, H] each.
+// Room for what the two passes of a backward pass know of edges: batch entries [first_batch, last_batch), [E, H, 2] each, of weights and
+// gradients of scores, times the scale.
 struct EdgeWorkspace {
   int64_t first_batch, last_batch;
-  void *weights, *score_grads;  // the latter times the scale
+  void* numbers;
 };
 
 // Rows that go through shared sources together, where rows that follow each other share most of them. Divides site_block.

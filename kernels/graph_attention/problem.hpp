@@ -25,9 +25,8 @@ struct Heads {
   const void* data;
   int64_t rows, heads, size;
 
-  SCISPARSE_INLINE const T* at(int64_t b, int64_t i, int64_t h) const {
-    return static_cast<const T*>(data) + ((b * rows + i) * heads + h) * size;
-  }
+  SCISPARSE_INLINE int64_t number(int64_t b, int64_t i, int64_t h) const { return ((b * rows + i) * heads + h) * size; }
+  SCISPARSE_INLINE const T* at(int64_t b, int64_t i, int64_t h) const { return static_cast<const T*>(data) + number(b, i, h); }
   // Head h of all rows of batch entry b.
   SCISPARSE_INLINE Array<T> head(int64_t b, int64_t h) const { return {at(b, 0, h), heads * size}; }
 };
@@ -63,14 +62,12 @@ class Row {
   // Asks for what the sources of row i hold, which lies anywhere: loads alone wait in turns. What would fill the cache is left.
   template <class T>
   SCISPARSE_INLINE void ask(int64_t i, const Heads<T>& x, int64_t b) const {
-    constexpr int64_t line = 64, most = 16 << 10;
-    if (i >= edges_.sites) return;
-    const int64_t first = edges_.row_ptr[i], last = edges_.row_ptr[i + 1], bytes = x.heads * x.size * int64_t(sizeof(T));
-    if ((last - first) * bytes > most) return;
-    for (int64_t e = first; e < last; e++) {
-      const char* from = reinterpret_cast<const char*>(x.at(b, SCISPARSE_NAMESPACE::at(cols_of(edges_), e), 0));
-      for (int64_t byte = 0; byte < bytes; byte += line) ask_to_read_now(from + byte);
-    }
+    ask(i, cols_of(edges_), x, b);
+  }
+  // The same for what arrays of edges hold.
+  template <class T>
+  SCISPARSE_INLINE void ask_places(int64_t i, const Heads<T>& x, int64_t b) const {
+    ask(i, ties_of(edges_), x, b);
   }
 
   int64_t count() const { return count_; }
@@ -79,6 +76,18 @@ class Row {
   const int64_t* places() const { return index_.get() + room_; }
 
  private:
+  template <class T>
+  SCISPARSE_INLINE void ask(int64_t i, const Indices& indices, const Heads<T>& x, int64_t b) const {
+    constexpr int64_t line = 64, most = 16 << 10;
+    if (i >= edges_.sites) return;
+    const int64_t first = edges_.row_ptr[i], last = edges_.row_ptr[i + 1], bytes = x.heads * x.size * int64_t(sizeof(T));
+    if ((last - first) * bytes > most) return;
+    for (int64_t e = first; e < last; e++) {
+      const char* from = reinterpret_cast<const char*>(x.at(b, at(indices, e), 0));
+      for (int64_t byte = 0; byte < bytes; byte += line) ask_to_read_now(from + byte);
+    }
+  }
+
   void read(const Indices& indices, int64_t* to) const {
     with_indices(indices, first_, [&](const auto& index) {
       for (int64_t j = 0; j < count_; j++) to[j] = index[j];
@@ -96,16 +105,33 @@ class Row {
   Buffer<int64_t> index_;
 };
 
-// Writes `size` sums as numbers of another type.
-template <class T, class R = Real<T>>
-void write(const R* sums, int64_t size, T* to) {
-  constexpr int L = width<R>;
-  if constexpr (is_real<T>) return void(std::memcpy(to, sums, size_t(size) * sizeof(T)));
-  for (int64_t d = 0; d < size; d += L) {
-    const int n = int(min_of(L, size - d));
-    store(to + d, load<L>(sums + d, n), n);
+// Where sums of `size` numbers go for some rows and one of `heads` heads, of which the first has the number `first` in the output: there
+// at once if its numbers are as wide, else through a buffer.
+template <class T>
+struct RowSums {
+  using R = Real<T>;
+
+  void* output;
+  int64_t first, heads, size;
+  BlockOf<R> buffer;
+
+  SCISPARSE_INLINE BlockOf<R> place() const {
+    if constexpr (is_real<T>) return {to(0), heads * size};
+    return buffer;
   }
-}
+
+  SCISPARSE_INLINE void write(int64_t rows) const {
+    constexpr int L = width<R>;
+    for (int64_t r = 0; !is_real<T> && r < rows; r++)
+      for (int64_t d = 0; d < size; d += L) {
+        const int n = int(min_of(L, size - d));
+        store(to(r) + d, load<L>(buffer[r] + d, n), n);
+      }
+  }
+
+ private:
+  SCISPARSE_INLINE T* to(int64_t r) const { return static_cast<T*>(output) + (first + r * heads) * size; }
+};
 
 template <class R>
 SCISPARSE_INLINE R* reals(void* data) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../native/memory.hpp"
+#include "../native/shuffles.hpp"
 #include "../native/streams.hpp"
 #include "kernels.hpp"
 
@@ -108,17 +109,38 @@ __attribute__((noinline)) void add_dots(const Array<T>& x, const Array<T>& rows,
   for (int64_t j = 0; j < count; j += L)
     for (int64_t a = 0; a < size; a += L) {
       const int rest = int(min_of(L, size - a)), edges = int(min_of(L, count - j));
-      V turned[L] = {};
-      for (int l = 0; l < edges; l++) turned[l] = load<L>(rows[index[j + l]] + a, rest);
+      V turned[L];
+      const auto read = [&](auto is_whole) SCISPARSE_INLINE_LAMBDA {
+        unrolled<L>([&](auto l) SCISPARSE_INLINE_LAMBDA {
+          const T* row = rows[index[j + (l < edges ? l : 0)]] + a;
+          turned[l] = is_whole ? load<L>(row) : widen<T, L>(load_bits<Bits<T>, L>(row, rest));
+        });
+      };
+      rest == L ? read(std::true_type()) : read(std::false_type());
       transpose_square(turned);
       for (int64_t h = 0; h < heads; h++) {
-        R one[L];
-        store(one, load<L>(x[h] + a, rest));
         V sum = load<L>(to[h] + j);
-        for (int l = 0; l < rest; l++) sum += one[l] * turned[l];
+        for (int l = 0; l < rest; l++) sum += read_one(x[h] + a + l) * turned[l];
         store(to[h] + j, sum);
       }
     }
+}
+
+// to[h][a] = sum_j value[h][j] * rows[index[j]][a] for N heads and a < size, and 0 up to `room`: each of the rows is loaded once.
+template <int N, class T, class R = Real<T>>
+__attribute__((noinline)) void sums_of_heads(const BlockOf<R>& value, const Array<T>& rows, const int64_t* index, int64_t count,
+                                             int64_t size, int64_t room, T* to) {
+  constexpr int L = width<R>;
+  using V = Vec<R, L>;
+  for (int64_t a = 0; a < room; a += L) {
+    V sum[N] = {};
+    const int rest = int(min_of(L, size - a));
+    for (int64_t j = 0; rest > 0 && j < count; j++) {
+      const V row = load<L>(rows[index[j]] + a, rest);
+      unrolled<N>([&](auto n) SCISPARSE_INLINE_LAMBDA { sum[n] += splat<V>(value[n][j]) * row; });
+    }
+    unrolled<N>([&](auto n) SCISPARSE_INLINE_LAMBDA { store(to + n * room + a, sum[n], int(min_of(L, room - a))); });
+  }
 }
 
 // exp(x) to the last bit or two, for x that are at most a little above 0; 0 below the smallest normal number. A polynomial on half
@@ -156,68 +178,21 @@ SCISPARSE_INLINE Vec<R, width<R>> load_or(const R* p, int64_t left, R other) {
   return place < splat<V>(R(left)) ? v : splat<V>(other);
 }
 
-template <class V>
-SCISPARSE_INLINE Lane<V> total(V v) {
-  const V one[1] = {v};
-  return sum_lanes(one)[0];
-}
-
-// The largest number; -infinity of none. NaN may get lost: the exponentials still have it.
-template <class R>
-SCISPARSE_INLINE R largest(const R* value, int64_t count) {
-  constexpr int L = width<R>;
-  using V = Vec<R, L>;
-  V most = splat<V>(-R(__builtin_inf()));
-  for (int64_t j = 0; j < count; j += L) {
-    const V v = load_or(value + j, count - j, -R(__builtin_inf()));
-    most = v > most ? v : most;
-  }
-  R lane[L];
-  store(lane, most);
-  for (int half = L / 2; half > 0; half /= 2)
-    for (int l = 0; l < half; l++) lane[l] = lane[l + half] > lane[l] ? lane[l + half] : lane[l];
-  return lane[0];
-}
-
-// value[j] = exp(value[j] - minus), with zeros to the end of the vector; the sum.
-template <class R>
-SCISPARSE_INLINE R exponentials(R* value, int64_t count, R minus) {
-  constexpr int L = width<R>;
-  using V = Vec<R, L>;
-  V sum = {};
-  for (int64_t j = 0; j < count; j += L) {
-    const V e = exp_of<L>(load_or(value + j, count - j, -R(__builtin_inf())) - minus);
-    store(value + j, e);
-    sum += e;
-  }
-  return total(sum);
-}
-
 template <class R>
 SCISPARSE_INLINE void multiply(R* value, int64_t count, R with) {
   constexpr int L = width<R>;
   for (int64_t j = 0; j < count; j += L) store(value + j, load<L>(value + j) * with);
 }
 
+// value[j] += other[j] for j < count alone
 template <class R>
 SCISPARSE_INLINE void add(R* value, int64_t count, const R* other) {
   constexpr int L = width<R>;
-  for (int64_t j = 0; j < count; j += L) store(value + j, load<L>(value + j) + load<L>(other + j));
+  for (int64_t j = 0; j < count; j += L) {
+    const int n = int(min_of(L, count - j));
+    store(value + j, load<L>(value + j, n) + load<L>(other + j, n), n);
+  }
 }
-
-// slope[j] = weight[j] * (slope[j] - sum_k weight[k] * slope[k]), the gradient of a softmax; weights are 0 to the end of the vector
-template <class R>
-SCISPARSE_INLINE void softmax_gradient(const R* weight, R* slope, int64_t count) {
-  constexpr int L = width<R>;
-  using V = Vec<R, L>;
-  V sum = {};
-  for (int64_t j = 0; j < count; j += L) sum += load<L>(weight + j) * load_or(slope + j, count - j, R(0));
-  const R mean = total(sum);
-  for (int64_t j = 0; j < count; j += L) store(slope + j, load<L>(weight + j) * (load<L>(slope + j) - mean));
-}
-
-SCISPARSE_INLINE float log_of(float x) { return __builtin_logf(x); }
-SCISPARSE_INLINE double log_of(double x) { return __builtin_log(x); }
 
 }  // namespace
 }  // namespace SCISPARSE_NAMESPACE

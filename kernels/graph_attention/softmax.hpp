@@ -9,20 +9,6 @@
 namespace SCISPARSE_NAMESPACE {
 namespace {
 
-// Not lambdas: those without captures are functions as well, which return vectors by an ABI that no flag of the build names.
-struct Add {
-  template <class V>
-  SCISPARSE_INLINE V operator()(V a, V b) const {
-    return a + b;
-  }
-};
-struct Larger {
-  template <class V>
-  SCISPARSE_INLINE V operator()(V a, V b) const {
-    return a > b ? a : b;
-  }
-};
-
 // The vectors of a row that go together: `count` of them, `step` apart, of n numbers each, or `last` in the last one.
 struct RowVectors {
   int64_t step, count;

@@ -18,14 +18,15 @@ struct Spmm {
     Row row(p.edges, {first, last, 1});
     Buffer<R> buffer(row.room() + p.width);
     if (!row || !buffer) return Status::no_memory;
-    R *value = buffer.get(), *sum = value + row.room();
+    R *value = buffer.get(), *room = value + row.room();
     for (int64_t b = 0; b < p.batch; b++)
       for (int64_t i = first; i < last; i++) {
         row.read(i);
         for (int64_t h = 0; h < p.heads; h++) {
           numbers.read(b, h, row, value);
-          sums(value, x.head(b, h), row.sources(), row.count(), p.width, sum, false);
-          write(sum, p.width, static_cast<T*>(p.y) + ((b * p.edges.sites + i) * p.heads + h) * p.width);
+          const RowSums<T> sum{p.y, (b * p.edges.sites + i) * p.heads + h, p.heads, p.width, {room, 0}};
+          sums(value, x.head(b, h), row.sources(), row.count(), p.width, sum.place()[0], false);
+          sum.write(1);
         }
       }
     return Status::ok;
