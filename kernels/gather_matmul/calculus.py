@@ -74,24 +74,25 @@ def run_edge_outer(
     return out
 
 
-def _saved(ctx: Any, num_sources: int, both: bool) -> tuple[Edges, Any]:
-    """Edges and transposed edges of a call.
+def _saved(ctx: Any, needs_transpose: bool) -> tuple[Tensor, Tensor, Edges, Any]:
+    """Both tensors, edges and transposed edges of a call: saved tensors may be unpacked only once.
 
-    The latter are made here if they were not given and `both` are needed.
+    The transposed edges are made here if they were not given and are needed.
     """
-    edges, given = Edges(*ctx.saved_tensors[2:5]), ctx.saved_tensors[5:8]
-    if given[0] is not None:
-        return edges, Edges(*given)
-    if not both:
-        return edges, None
-    return edges, transpose_edges(edges.row_ptr, edges.col, num_sources, edges.tie)
+    first, second, *saved = ctx.saved_tensors
+    edges = Edges(*saved[:3])
+    if saved[3] is not None:
+        return first, second, edges, Edges(*saved[3:])
+    if not needs_transpose:
+        return first, second, edges, None
+    edges_t = transpose_edges(edges.row_ptr, edges.col, first.shape[1], edges.tie)
+    return first, second, edges, edges_t
 
 
 def gather_matmul_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of all arguments of ``gather_matmul``."""
-    x, weight = ctx.saved_tensors[:2]
     transpose_weight, backend = ctx.options
-    edges, edges_t = _saved(ctx, x.shape[1], ctx.needs_input_grad[0] or transpose_weight)
+    x, weight, edges, edges_t = _saved(ctx, ctx.needs_input_grad[0] or transpose_weight)
     grad_x = grad_weight = None
     if ctx.needs_input_grad[0]:
         grad_x = run_gather_matmul(grad, weight, edges_t, edges, not transpose_weight, backend)
@@ -105,9 +106,8 @@ def gather_matmul_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def edge_outer_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of all arguments of ``edge_outer``."""
-    x, grad = ctx.saved_tensors[:2]
     _, backend = ctx.options
-    edges, edges_t = _saved(ctx, x.shape[1], ctx.needs_input_grad[0])
+    x, grad, edges, edges_t = _saved(ctx, ctx.needs_input_grad[0])
     grad_x = grad_grad = None
     if ctx.needs_input_grad[0]:
         grad_x = run_gather_matmul(grad, grad_out, edges_t, edges, True, backend)

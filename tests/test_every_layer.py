@@ -1,4 +1,4 @@
-"""Every layer compiles with free shapes."""
+"""Every layer compiles with free shapes, and may be run anew in the backward pass."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from scisparse import layers
 from scisparse.patterns import sliding_window, window
@@ -107,6 +108,20 @@ def test_compiles_with_free_shapes(name: str) -> None:
         pull = torch.randn_like(y)
         ours, theirs = (torch.autograd.grad(out, x, pull) for out in (y, expected))
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_activations_may_be_recomputed(name: str) -> None:
+    torch.manual_seed(0)
+    make, shape = MAKE[name]
+    layer, x = make(), torch.randn(7, *shape, requires_grad=True)
+    pull = torch.randn_like(layer(x))
+    taken = (x, *(p for p in layer.parameters() if p.requires_grad))
+    found = [
+        torch.autograd.grad(y, taken, pull, allow_unused=True)
+        for y in (layer(x), checkpoint(layer, x, use_reentrant=False))
+    ]
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("name", MASKED)
