@@ -20,6 +20,7 @@ __all__ = [
     "lacks_rules",
     "outside_transforms",
     "values_of",
+    "wants_gradient",
 ]
 
 _PLAIN = {Tensor, Parameter, type(None)}
@@ -104,18 +105,21 @@ def lacks_rules() -> bool:
     return any(level.key() != functorch.TransformType.Vmap for level in stack)
 
 
+def wants_gradient(first: Tensor, second: Tensor) -> bool:
+    """Whether autograd is to know of a call."""
+    return torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
+
+
 def is_plain(first: Tensor, second: Tensor, *edges: Tensor | None) -> bool:
-    """Whether a call on the CPU wants values alone: no gradient, no mode, no trace, no profile.
+    """Whether nothing but autograd watches a call on the CPU: no mode, no trace, no profile.
 
     Then the operator may run without torch's dispatcher, which takes longer than a small product.
     ``torch.func`` and forward mode are for the caller to rule out.
     """
     if torch.compiler.is_compiling():
         return False
-    wants_gradient = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad)
     return (
-        not wants_gradient
-        and first.is_cpu
+        first.is_cpu
         and _PLAIN.issuperset(map(type, (first, second, *edges)))
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0

@@ -1,6 +1,8 @@
-"""Calls that want values alone pass torch's dispatcher by; all others are still known to it."""
+"""Calls that only autograd watches pass torch's dispatcher by; all others are still known to it."""
 
 from __future__ import annotations
+
+import contextlib
 
 import pytest
 import torch
@@ -22,15 +24,24 @@ def is_plain(x: Tensor) -> bool:
     return _modes.is_plain(x, WEIGHT, ROW_PTR, COL, None)
 
 
-def test_values_alone_are_plain_and_gradients_are_not() -> None:
-    x = X.clone().requires_grad_()
-    assert is_plain(X)
-    assert not is_plain(x)
+def test_gradients_are_the_same_with_and_without_the_dispatcher() -> None:
+    class Nothing(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            return func(*args, **(kwargs or {}))
+
+    found = []
+    for mode in (contextlib.nullcontext(), Nothing()):
+        with mode:
+            x, weight = X.clone().requires_grad_(), WEIGHT.clone().requires_grad_()
+            assert is_plain(x) == isinstance(mode, contextlib.nullcontext)
+            y = gather_matmul(x, weight, ROW_PTR, COL)
+            assert torch.equal(y, EXPECTED)
+            first = torch.autograd.grad((y**2).sum(), (x, weight), create_graph=True)
+            second = torch.autograd.grad(sum((g**2).sum() for g in first), (x, weight))
+            found.append((*first, *second))
+    torch.testing.assert_close(*found)
     with torch.no_grad():
-        assert is_plain(x)
-    y = call(x)
-    assert torch.equal(y, EXPECTED)
-    assert y.requires_grad
+        assert not call(X.clone().requires_grad_()).requires_grad
 
 
 def test_a_tensor_that_is_negated_when_read_is_read_so() -> None:

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scisparse.kernels._bilinear import bilinear, check_unmapped, on_edges
+from scisparse.kernels._bilinear import bilinear, check_unmapped, on_edges, with_gradient
 from scisparse.kernels._edges import Edges, side_by_side, transpose_edges
-from scisparse.kernels._modes import is_plain, is_transformed
+from scisparse.kernels._modes import is_plain, is_transformed, wants_gradient
 from scisparse.kernels.gather_matmul import direct
 
 __all__ = [
@@ -48,7 +48,8 @@ def run_gather_matmul(
     if is_transformed():
         y = _GATHER_MATMUL.apply(x, weight, *rest)
     elif is_plain(x, weight, *rest[:6]):
-        y = direct.gather_matmul(x, weight, *rest)
+        run = _DIRECT_MATMUL.apply if wants_gradient(x, weight) else direct.gather_matmul
+        y = run(x, weight, *rest)
     else:
         y = torch.ops.scisparse.gather_matmul(x, weight, *rest)
     return y
@@ -68,7 +69,8 @@ def run_edge_outer(
     if is_transformed():
         out = _EDGE_OUTER.apply(x, grad, *rest)
     elif is_plain(x, grad, *rest[:6]):
-        out = direct.edge_outer(x, grad, *rest)
+        run = _DIRECT_OUTER.apply if wants_gradient(x, grad) else direct.edge_outer
+        out = run(x, grad, *rest)
     else:
         out = torch.ops.scisparse.edge_outer(x, grad, *rest)
     return out
@@ -171,4 +173,8 @@ _GATHER_MATMUL, _EDGE_OUTER = (
         ("gather_matmul", run_gather_matmul, gather_matmul_backward, _map_gather_matmul),
         ("edge_outer", run_edge_outer, edge_outer_backward, _map_edge_outer),
     )
+)
+_DIRECT_MATMUL, _DIRECT_OUTER = (
+    with_gradient("gather_matmul", direct.gather_matmul, gather_matmul_backward),
+    with_gradient("edge_outer", direct.edge_outer, edge_outer_backward),
 )
