@@ -59,17 +59,17 @@ class Panel:
     values: FloatArray
 
     @classmethod
-    def of(cls, field: xr.DataArray, *, mean: bool = False) -> Panel:
-        """Make the panel of a field; with `mean`, of its mean over the dims that no grid has."""
+    def of(cls, field: xr.DataArray) -> Panel:
+        """Make the panel of a field without other dims than those of its grid."""
         check_array(field)
         frame = Frame.of(field)
         extra = [dim for dim in field.dims if dim not in frame.space]
-        if extra and not mean:
+        if extra:
             raise DataError(
                 f"{field.name!r} has dims {[str(d) for d in extra]} beside those of its grid; "
                 "select or average over them first"
             )
-        values = frame.values(field.mean(extra) if extra else field, [])
+        values = frame.values(field, [])
         if not np.isfinite(values).any():
             raise DataError(f"{field.name!r} has no finite values to draw")
         return cls(frame, values)
