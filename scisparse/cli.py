@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scisparse.errors import DataError, OptionError, ScisparseError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["main"]
 
@@ -131,14 +136,16 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a prediction: CRPS, bias, RMSE, spread, calibration, Brier score and skill."""
+    from scisparse.arrays import add_history
     from scisparse.files import open_data, write_data
     from scisparse.verification import evaluate as score
 
     if output is not None:
         _check_output(output, prediction, observed, *([] if reference is None else [reference]))
     compared = None if reference is None else open_data(reference)
+    predicted = open_data(prediction)
     scores = score(
-        open_data(prediction),
+        predicted,
         open_data(observed),
         reference=compared,
         target=target,
@@ -146,17 +153,11 @@ def evaluate(
         estimator=estimator,
         thresholds=_numbers("--thresholds", thresholds, "20,30"),
     )
-    for name, values in scores.data_vars.items():
-        units = values.attrs.get("units", "1")
-        of = scores["threshold"].values if values.dims == ("threshold",) else [None]
-        for limit, value in zip(of, values.values.reshape(-1), strict=False):
-            if values.ndim == 0 or limit is not None:
-                label = name if limit is None else f"{name} (> {limit:g})"
-                typer.echo(f"{label:22s} {value:12.5g} {'' if units == '1' else units}".rstrip())
-        if dims is not None and values.ndim and of == [None]:
-            typer.echo(f"{name:22s} by {', '.join(map(str, values.dims))}")
+    for line in _lines(scores):
+        typer.echo(line)
     if output is not None:
-        write_data(scores, output)
+        done = f"scored by scisparse {version('scisparse')} against {observed.name}"
+        write_data(add_history(scores, done, predicted.attrs), output)
         typer.echo(f"wrote {output}")
 
 
@@ -169,14 +170,38 @@ def doctor() -> None:
         typer.echo(line)
 
 
+def _lines(scores: xr.Dataset) -> Iterator[str]:
+    """Numbers, one a line, for each threshold too; of other scores, the dims they have."""
+    for name, values in scores.data_vars.items():
+        if not {*values.dims} <= {"threshold"}:
+            yield f"{name:22s} by {', '.join(map(str, values.dims))}"
+            continue
+        units = values.attrs.get("units", "1")
+        limits = scores["threshold"].values if values.ndim else [None]
+        for limit, value in zip(limits, values.values.reshape(-1), strict=True):
+            label = name if limit is None else f"{name} (> {limit:g})"
+            yield f"{label:22s} {value:12.5g} {'' if units == '1' else units}".rstrip()
+
+
 def _check_output(output: Path, *inputs: Path, stores: bool = True) -> None:
     """Refuse, before any work, what cannot be written, or would replace an input."""
     from scisparse.files import check_target
 
     check_target(output, stores=stores)
+    written = output.resolve()
     for path in inputs:
-        if path.resolve() == output.resolve():
+        read = path.resolve()
+        if read == written:
             raise DataError(f"{output}: is read as well, and would be lost; choose another output")
+        if written in read.parents:
+            raise DataError(
+                f"{output}: holds {path}, which is read and would be lost; choose another output"
+            )
+        if read in written.parents:
+            raise DataError(
+                f"{output}: lies in {path}, which is read and would be changed; choose another "
+                "output"
+            )
 
 
 def _numbers(option: str, text: str | None, example: str) -> list[float] | None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from scisparse import datasets
-from scisparse.errors import DataError
+from scisparse.errors import DataError, MissingDependencyError
 from scisparse.files import write_data
 from scisparse.postprocess.cross import CrossPrediction, Fold, join_times, leave_one_out
 from scisparse.verification import evaluate
@@ -148,10 +152,74 @@ def run(
     -------
     Dataset
         CRPS and seconds of each method.
+
+    Raises
+    ------
+    DataError
+        `output` is a file, or cannot be written.
+    MissingDependencyError
+        The extra ``verify`` or ``plot`` is not installed.
     """
-    case = simulated_case() if simulated else _real_or_simulated(say)
-    say(case.title)
-    output.mkdir(parents=True, exist_ok=True)
+    _require_extras()
+    with _writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        drafts = Path(tempfile.mkdtemp(dir=output, prefix=".demo."))
+    try:
+        case = simulated_case() if simulated else _real_or_simulated(say)
+        say(case.title)
+        predictions, seconds = _predictions(case, jobs, say)
+        scores = {
+            name: evaluate(prediction, case.tested, target=case.target)
+            for name, prediction in predictions.items()
+        }
+        best = min(METHODS, key=lambda method: float(scores[method]["crps"]))
+        table = _table(scores, seconds)
+        with _writing(output):
+            write_data(predictions[best], drafts / "corrected.nc")
+            table.to_dataframe().to_csv(drafts / "scores.csv")
+            _draw(case, predictions, scores, best, drafts)
+            for path in drafts.iterdir():
+                path.replace(output / path.name)
+    finally:
+        shutil.rmtree(drafts, ignore_errors=True)
+    units = scores["raw ensemble"]["crps"].attrs.get("units", "")
+    for name, crps in zip(table["forecast"].values, table["crps"].values, strict=True):
+        say(f"  {name:24s} CRPS {crps:8.2f} {units}")
+    better = table["forecast"].values[table["crps"].values < float(scores[best]["crps"])]
+    but = f"; better: {', '.join(better)}" if better.size else ""
+    say(
+        f"wrote corrected.nc (by {best}, the best of the trained methods{but}), scores.csv, "
+        f"figures to {output}"
+    )
+    return table
+
+
+def _require_extras() -> None:
+    """Raise, before any work, where scores or figures cannot be made."""
+    missing = [name for name in ("scores", "scoringrules", "matplotlib") if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"the demonstration needs {' and '.join(missing)}, which is not installed; "
+            'pip install "scisparse[verify,plot]"'
+        )
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Name `output` where it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{output}: cannot be written ({error.strerror or error}); free space or choose "
+            "another folder"
+        ) from error
+
+
+def _predictions(
+    case: Case, jobs: int | None, say: Callable[[str], None]
+) -> tuple[dict[str, xr.Dataset], dict[str, float]]:
+    """Baselines and corrections by all methods, and the seconds that these took."""
     predictions, seconds = baselines(case), {}
     cross = CrossPrediction(
         forecast=case.forecast,
@@ -165,18 +233,7 @@ def run(
     for method, prediction, took in cross.predict(METHODS):
         predictions[method], seconds[method] = prediction, took
         say(f"  {method}: {models} trained, {took:.0f} s on one core")
-    scores = {name: evaluate(p, case.tested, target=case.target) for name, p in predictions.items()}
-    best = min(METHODS, key=lambda method: float(scores[method]["crps"]))
-    table = _table(scores, seconds)
-    write_data(predictions[best], output / "corrected.nc")
-    table.to_dataframe().to_csv(output / "scores.csv")
-    _draw(case, predictions, scores, best, output)
-    units = scores["raw ensemble"]["crps"].attrs.get("units", "")
-    for name in table["forecast"].values:
-        row = table.sel(forecast=name)
-        say(f"  {name:24s} CRPS {float(row['crps']):8.2f} {units}")
-    say(f"wrote corrected.nc (by {best}, the best in this table), scores.csv, figures to {output}")
-    return table
+    return predictions, seconds
 
 
 def _real_or_simulated(say: Callable[[str], None]) -> Case:

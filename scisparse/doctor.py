@@ -88,7 +88,36 @@ def _segment_softmax(p: _Problem, backend: str) -> Tensor:
     return segment_softmax(p.value, p.row_ptr, backend=backend)
 
 
-#: What is checked, by name.
+def _slopes(call: Callable[..., Tensor], grad: Tensor, *inputs: Tensor) -> Tensor:
+    """Derivatives of ``sum(grad * call(*inputs))``, side by side."""
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    with torch.enable_grad():
+        y = call(*leaves)
+    return torch.cat([slope.flatten() for slope in torch.autograd.grad(y, leaves, grad)])
+
+
+def _attention_backward(p: _Problem, backend: str) -> Tensor:
+    def attend(sites: Tensor, sources: Tensor) -> Tensor:
+        return _graph_attention(p._replace(y=sites, x=sources), backend)
+
+    return _slopes(attend, _heads(p.y), p.y, p.x)
+
+
+def _softmax_backward(p: _Problem, backend: str) -> Tensor:
+    return _slopes(
+        lambda score: _segment_softmax(p._replace(value=score), backend), p.value, p.value
+    )
+
+
+def _choice_sources(p: _Problem, backend: str) -> Tensor:
+    return _slopes(lambda x: _spmm_max(p._replace(x=x), backend), _heads(p.y), p.x)
+
+
+def _choice_edges(p: _Problem, backend: str) -> Tensor:
+    return _slopes(lambda value: _spmm_max(p._replace(value=value), backend), _heads(p.y), p.value)
+
+
+#: What is checked, by name: every operator, the backward passes that are operators too.
 KERNELS = {
     "gather_matmul": _Kernel(GATHER_IMPLEMENTATIONS, _gather_matmul),
     "edge_outer": _Kernel(OUTER_IMPLEMENTATIONS, _edge_outer),
@@ -97,6 +126,14 @@ KERNELS = {
     "spmm (max)": _Kernel(IMPLEMENTATIONS["spmm_extreme"], _spmm_max),
     "sddmm": _Kernel(IMPLEMENTATIONS["sddmm"], _sddmm),
     "segment_softmax": _Kernel(IMPLEMENTATIONS["segment_softmax"], _segment_softmax),
+    "graph_attention (backward)": _Kernel(
+        IMPLEMENTATIONS["attention_backward"], _attention_backward
+    ),
+    "segment_softmax (backward)": _Kernel(
+        IMPLEMENTATIONS["segment_softmax_backward"], _softmax_backward
+    ),
+    "spmm (max, backward to sources)": _Kernel(IMPLEMENTATIONS["choice_sources"], _choice_sources),
+    "spmm (max, backward to values)": _Kernel(IMPLEMENTATIONS["choice_edges"], _choice_edges),
 }
 
 

@@ -23,10 +23,16 @@ _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 # Classic netCDF: bytes of a count and of an offset by version, bytes of a number by type.
 _CLASSIC = {b"CDF\x01": (4, 4), b"CDF\x02": (4, 8), b"CDF\x05": (8, 8)}
 _CLASSIC_TYPES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}
+_COMPRESSED = {"zlib": True, "complevel": 4}
+# Encoding that tells what values mean; other encoding is of the file that they came from.
+_MEANING = ("calendar", "grid_mapping", "units")
 
 
 def open_data(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a netCDF file or a Zarr store into memory.
+
+    A store that lost files of chunks is read as if they held the fill value: Zarr writes no file
+    for a chunk of fill values alone, so that the two cannot be told apart.
 
     Raises
     ------
@@ -56,7 +62,7 @@ def open_data(path: str | os.PathLike[str]) -> xr.Dataset:
     except DataError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _reason(error)
         if "decode time" in reason:
             raise DataError(
                 f"{target}: its times are not in the CF form ({reason.split('. ')[0]}); set their "
@@ -110,11 +116,12 @@ def write_data(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     DataError
-        The folder does not exist or cannot be written, or another kind of file or folder has the
-        name.
+        The folder does not exist or cannot be written, another kind of file or folder has the
+        name, or the format cannot hold the data.
     """
     target = Path(path)
     check_target(target, stores=True)
+    _check_indexes(dataset, target)
     store = target.suffix == _ZARR
     dataset = _plain(dataset) if store else _for_netcdf(_plain(dataset), target)
     try:
@@ -127,29 +134,57 @@ def write_data(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
         draft = folder / target.name
         if store:
             dataset.to_zarr(draft, mode="w", consolidated=False)
-            if target.is_dir():
-                shutil.rmtree(target)
         else:
-            compressed = {
-                name: {"zlib": True, "complevel": 4}
-                for name, variable in dataset.data_vars.items()
-                if variable.encoding.get("_FillValue", np.nan) is not None
-            }
-            dataset.to_netcdf(draft, engine="netcdf4", encoding=compressed)
-        draft.replace(target)
-    except OSError as error:
+            dataset.to_netcdf(draft, engine="netcdf4")
+        _replace(draft, target)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        kind = "Zarr" if store else "netCDF"
         raise DataError(
-            f"{target}: cannot be written ({error.strerror or error}); free space or choose "
-            "another folder"
+            f"{target}: cannot be written ({_reason(error)}); convert or drop what {kind} cannot "
+            "hold"
+        ) from error
+    except (OSError, RuntimeError) as error:  # netCDF raises a RuntimeError when a disk is full
+        raise DataError(
+            f"{target}: cannot be written ({_reason(error)}); free space or choose another folder"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _reason(error: Exception) -> str:
+    told = getattr(error, "strerror", None) or str(error)
+    return next(iter(told.splitlines()), type(error).__name__)
+
+
+def _replace(draft: Path, target: Path) -> None:
+    """Move `draft` to `target`; a store that is there stays until the new one has its name."""
+    if not target.is_dir():
+        draft.replace(target)
+        return
+    aside = draft.with_name(f"old.{target.name}")
+    target.rename(aside)
+    try:
+        draft.rename(target)
+    except BaseException:
+        aside.rename(target)
+        raise
+
+
+def _check_indexes(dataset: xr.Dataset, target: Path) -> None:
+    """Raise when a dim is a stack of several coordinates, which no format holds."""
+    for dim, index in dataset.indexes.items():
+        if index.nlevels > 1:
+            raise DataError(
+                f"{target}: {dim!r} is a stack of {list(index.names)}, which no file holds; "
+                f"unstack it first, with .unstack({dim!r}), or make plain coordinates of it, with "
+                f".reset_index({dim!r})"
+            )
+
+
 def _plain(dataset: xr.Dataset) -> xr.Dataset:
     """Without a fill value at coordinates and bounds that miss nothing: CF allows them none."""
     copy = dataset.copy(deep=False)
-    bounds = {coord.attrs.get("bounds") for coord in copy.coords.values()}
+    bounds = {{**c.attrs, **c.encoding}.get("bounds") for c in copy.coords.values()}
     for name, variable in copy.variables.items():
         if (name in copy.coords or name in bounds) and not variable.isnull().any():
             encoding = {k: v for k, v in variable.encoding.items() if k != "missing_value"}
@@ -158,7 +193,7 @@ def _plain(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def _for_netcdf(dataset: xr.Dataset, target: Path) -> xr.Dataset:
-    """With attributes that netCDF has no type for, such as true, as JSON text.
+    """Compressed, with attributes that netCDF has no type for, such as true, as JSON text.
 
     Raises
     ------
@@ -174,6 +209,10 @@ def _for_netcdf(dataset: xr.Dataset, target: Path) -> xr.Dataset:
     copy = dataset.copy(deep=False)
     for attrs in (copy.attrs, *(variable.attrs for variable in copy.variables.values())):
         attrs.update({name: _attribute(value) for name, value in attrs.items()})
+    for variable in copy.data_vars.values():
+        if variable.encoding.get("_FillValue", np.nan) is not None:
+            kept = {name: variable.encoding[name] for name in _MEANING if name in variable.encoding}
+            variable.encoding = kept | _COMPRESSED
     return copy
 
 

@@ -203,6 +203,33 @@ def test_an_output_that_is_an_input_is_refused_before_any_work(
         assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_store_that_is_read_is_neither_replaced_nor_written_into(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Groups of one store: replacing the store would lose those that are read, and all others."""
+    archive, model = files / "archive.zarr", files / "model.safetensors"
+    for name in ("forecast", "observed"):
+        data = xr.load_dataset(files / f"{name}.nc")
+        data.to_zarr(archive, group=name, mode="a", consolidated=False)
+    (files / "link").symlink_to(archive)
+    read = archive / "forecast", archive / "observed"
+    train = ["train", *read, "--target", "t2m", "--method", "emos", "-o", model]
+    assert run(monkeypatch, capsys, *train)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in archive.rglob("*")}
+    for arguments, message in (
+        (["predict", model, read[0], "-o", archive], f"holds {read[0]}, which is read and would"),
+        (["predict", model, files / "link" / "forecast", "-o", archive], "which is read and would"),
+        (["evaluate", *read, "-o", archive], f"holds {read[0]}, which"),
+        (["predict", model, read[0], "-o", read[0] / "new.zarr"], f"lies in {read[0]}, which is"),
+        (["predict", model, read[0], "-o", read[0] / "new.nc"], f"lies in {read[0]}, which is"),
+    ):
+        code, _, err = run(monkeypatch, capsys, *arguments)
+        assert (code, err.count("\n")) == (2, 1), arguments
+        assert message in err
+        assert "choose another output" in err
+        assert {path: path.stat().st_mtime_ns for path in archive.rglob("*")} == before
+
+
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(
     files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,6 +269,41 @@ def test_evaluate_takes_the_estimator_and_the_dims(
         assert (code, err.count("\n")) == (2, 1)
         assert f"`{option.strip('-')}`" in err
         assert repr(value) in err
+
+
+@pytest.mark.parametrize("dims", [None, "time,lat,lon", "time", "time, lat"])
+@pytest.mark.parametrize("limits", [[280.0], [278.0, 281.5]])
+def test_evaluate_prints_every_number_whatever_the_dims(
+    files: Path,
+    dims: str | None,
+    limits: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    forecast, observed, written = (files / f"{n}.nc" for n in ("forecast", "observed", "scores"))
+    thresholds = ["--thresholds", ",".join(map(str, limits))]
+    command = ["evaluate", forecast, observed, "-o", written, *thresholds]
+    code, out, err = run(monkeypatch, capsys, *command, *([] if dims is None else ["--dims", dims]))
+    assert (code, err) == (0, "")
+    scores = xr.load_dataset(written)
+    assert scores.attrs["history"].endswith("against observed.nc")
+    assert "scored by scisparse" in scores.attrs["history"]
+    lines = out.splitlines()
+    for name, values in scores.data_vars.items():
+        rest = [str(dim) for dim in values.dims if dim != "threshold"]
+        if rest:
+            shown = [str(dim) for dim in values.dims]
+            assert f"{name:22s} by {', '.join(shown)}" in lines
+        elif values.ndim:
+            for limit in limits:
+                number = float(values.sel(threshold=limit))
+                assert any(
+                    line.startswith(f"{name} (> {limit:g})") and f" {number:.5g}" in line
+                    for line in lines
+                )
+        else:
+            found = [line.split()[1] for line in lines if line.split()[0] == name]
+            assert found == [f"{float(values):.5g}"]
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "predict", "evaluate", "doctor"])

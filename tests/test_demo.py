@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import xarray as xr
 
 from scisparse import demo
+from scisparse.errors import DataError, MissingDependencyError
 from scisparse.postprocess.cross import leave_one_out
 from scisparse.verification import evaluate
 
@@ -100,6 +103,59 @@ def test_run_writes_scores_figures_and_the_corrected_forecast(
         assert set(corrected.data_vars) == {"rain_mean", "rain_std"}
         assert bool(corrected["rain_mean"].isel(lat=0, lon=0).isnull().all())
         assert bool(corrected["rain_mean"].isel(lat=1).notnull().all())
+
+
+def test_what_cannot_be_done_is_said_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "rainfall_case", lambda: pytest.fail("work has begun"))
+    file = tmp_path / "file"
+    file.write_text("something else")
+    for output in (file, file / "inside"):
+        with pytest.raises(DataError, match=rf"{output}: cannot be written .*; .*another folder"):
+            demo.run(output)
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "matplotlib" else name)
+    with pytest.raises(MissingDependencyError, match=r"matplotlib.*scisparse\[verify,plot\]"):
+        demo.run(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_text() == "something else"
+
+
+def test_a_demonstration_that_fails_late_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "rainfall_case", small_case)
+    monkeypatch.setattr(demo, "METHODS", ("emos",))
+    (tmp_path / "scores.csv").write_text("of last time")
+
+    def fail(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "disk full")
+
+    monkeypatch.setattr(demo, "_draw", fail)
+    with pytest.raises(DataError, match=r"cannot be written \(disk full\)"):
+        demo.run(tmp_path, jobs=1, say=lambda line: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
+    assert (tmp_path / "scores.csv").read_text() == "of last time"
+
+
+@pytest.mark.parametrize("bias", [0.0, 50.0])
+def test_what_scores_better_than_the_best_method_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bias: float
+) -> None:
+    """Few cases: nothing beats an ensemble that needs no correction."""
+    case = small_case()
+    drawn = case.observed.fillna(0.0) + bias
+    members = drawn + 0.1 * xr.DataArray(np.random.default_rng(4).normal(size=4), dims="member")
+    forecast = case.forecast.assign(rain=members.assign_attrs(units="mm"))
+    monkeypatch.setattr(demo, "rainfall_case", lambda: dataclasses.replace(case, forecast=forecast))
+    monkeypatch.setattr(demo, "METHODS", ("emos",))
+    said: list[str] = []
+    table = demo.run(tmp_path, jobs=1, say=said.append)
+    crps = dict(zip(table["forecast"].values, table["crps"].values, strict=True))
+    better = [name for name in crps if crps[name] < crps["emos"]]
+    assert ("raw ensemble" in better) is (bias == 0.0)
+    but = f"; better: {', '.join(better)}" if better else ""
+    assert f"(by emos, the best of the trained methods{but})" in said[-1]
 
 
 def test_the_map_of_the_rainfall_is_titled_by_season_and_year(data_dir: Path) -> None:

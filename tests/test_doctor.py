@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from kernel_cases import TOLERANCE
 from scisparse import doctor
 from scisparse.doctor import largest_errors, report
 from scisparse.kernels import __all__ as exported
+from scisparse.kernels.gather_matmul.ops import GATHER_IMPLEMENTATIONS, OUTER_IMPLEMENTATIONS
+from scisparse.kernels.graph_attention.ops import IMPLEMENTATIONS
 
 
 @pytest.mark.parametrize("kernel", doctor.KERNELS)
@@ -26,6 +29,28 @@ def test_every_public_operator_is_checked() -> None:
     checked = {name.partition(" ")[0] for name in doctor.KERNELS}
     # Weights of attention are those of its primitives.
     assert checked == public - {"attention_weights", "transpose_edges"}
+
+
+def test_every_implementation_of_an_operator_is_checked() -> None:
+    """Backward passes are kernels of their own: what is right forward may be wrong backward."""
+    checked = [kernel.implementations for kernel in doctor.KERNELS.values()]
+    registered = [GATHER_IMPLEMENTATIONS, OUTER_IMPLEMENTATIONS, *IMPLEMENTATIONS.values()]
+    assert all(any(one is other for other in checked) for one in registered)
+
+
+@pytest.mark.parametrize("op", IMPLEMENTATIONS)
+def test_an_entry_runs_the_operator_that_it_names(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (name,) = (k for k, v in doctor.KERNELS.items() if v.implementations is IMPLEMENTATIONS[op])
+    *others, right = IMPLEMENTATIONS[op]
+    ran: list[str] = []
+
+    def run(*args: Any) -> Any:
+        ran.append(op)
+        return right.run(*args)
+
+    monkeypatch.setitem(IMPLEMENTATIONS, op, (*others, dataclasses.replace(right, run=run)))
+    largest_errors(name, right.name, torch.device("cpu"))
+    assert len(ran) >= len(TOLERANCE)
 
 
 @pytest.mark.parametrize("kernel", doctor.KERNELS)

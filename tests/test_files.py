@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -62,22 +63,128 @@ def test_folder_that_does_not_exist_is_named(tmp_path: Path, dataset: xr.Dataset
         write_data(dataset, tmp_path / "no" / "data.nc")
 
 
+_FAILURES = {
+    OSError(errno.ENOSPC, "disk full"): r"\(disk full\); free space or",
+    RuntimeError("NetCDF: HDF error"): r"\(NetCDF: HDF error\); free space or",
+    NotImplementedError("such\nlines"): r"\(such\); convert or drop what (netCDF|Zarr) cannot hold",
+    TypeError(): r"\(TypeError\); convert or drop what (netCDF|Zarr) cannot hold",
+}
+
+
 @pytest.mark.parametrize("name", ["data.nc", "data.zarr"])
+@pytest.mark.parametrize("error", list(_FAILURES), ids=lambda error: type(error).__name__)
 def test_a_failed_write_leaves_the_old_file_and_no_other(
-    tmp_path: Path, dataset: xr.Dataset, name: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    dataset: xr.Dataset,
+    name: str,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_data(dataset, tmp_path / name)
 
     def fail(self: xr.Dataset, path: Path, **kwargs: object) -> None:
         Path(path).write_text("half")
-        raise OSError(errno.ENOSPC, "disk full")
+        raise error
 
     monkeypatch.setattr(xr.Dataset, "to_netcdf", fail)
     monkeypatch.setattr(xr.Dataset, "to_zarr", fail)
-    with pytest.raises(DataError, match=rf"{name}: cannot be written \(disk full\)"):
+    with pytest.raises(DataError, match=rf"{name}: cannot be written {_FAILURES[error]}"):
         write_data(dataset + 1, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert open_data(tmp_path / name).identical(dataset)
+
+
+def test_a_store_stays_when_the_new_one_cannot_take_its_name(
+    tmp_path: Path, dataset: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "data.zarr"
+    write_data(dataset, target)
+    rename = Path.rename
+
+    def fail(self: Path, to: Path) -> Path:
+        if to == target and not self.name.startswith("old"):
+            raise OSError(errno.EACCES, "not now")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(DataError, match=r"data\.zarr: cannot be written \(not now\)"):
+        write_data(dataset + 1, target)
+    assert list(tmp_path.iterdir()) == [target]
+    assert open_data(target).identical(dataset)
+
+
+def test_a_full_disk_is_said_by_netcdf_too(tmp_path: Path) -> None:
+    """The library tells of it by a RuntimeError."""
+    resource = pytest.importorskip("resource")
+    noise = xr.Dataset({"a": ("x", np.random.default_rng(0).normal(size=100_000))})
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+        with pytest.raises(DataError, match=r"full\.nc: cannot be written .*; free space"):
+            write_data(noise, tmp_path / "full.nc")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["float16", "complex128", "object"])
+def test_what_netcdf_cannot_hold_is_refused(tmp_path: Path, dtype: str) -> None:
+    values = np.array([object()] * 3) if dtype == "object" else np.ones(3, dtype)
+    with pytest.raises(DataError, match=rf"a\.nc: .*{dtype}.*; convert or drop what netCDF"):
+        write_data(xr.Dataset({"object": ("x", values)}), tmp_path / "a.nc")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["data.nc", "data.zarr"])
+def test_a_stack_of_coordinates_is_refused_with_remedies_that_work(
+    tmp_path: Path, dataset: xr.Dataset, name: str
+) -> None:
+    stack = dataset.stack(cell=("lat", "lon"))
+    with pytest.raises(DataError, match=r"'cell' is a stack of \['lat', 'lon'\]") as info:
+        write_data(stack, tmp_path / name)
+    for remedy in (".unstack('cell')", ".reset_index('cell')"):
+        assert remedy in str(info.value)
+        plain = eval(f"stack{remedy}", {"stack": stack})
+        write_data(plain, tmp_path / name)
+        assert open_data(tmp_path / name).equals(plain)
+
+
+@pytest.mark.parametrize("decode", ["coordinates", "all"])
+def test_what_encoding_tells_of_values_is_kept(
+    tmp_path: Path, decode: Literal["coordinates", "all"]
+) -> None:
+    """Grid mapping, units of time bounds and the unlimited dim; not the packing of numbers."""
+    time = np.datetime64("2001-01-01", "ns") + np.arange(4) * np.timedelta64(6, "h")
+    numbers = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
+    source = xr.Dataset(
+        {
+            "t2m": (("time", "x"), numbers, {"grid_mapping": "crs"}),
+            "crs": ((), 0, {"grid_mapping_name": "latitude_longitude"}),
+            "time_bnds": (("time", "nv"), np.stack([time, time + np.timedelta64(6, "h")], 1)),
+            "x_bnds": (("x", "nv"), np.arange(6.0).reshape(3, 2)),
+        },
+        {"time": ("time", time, {"bounds": "time_bnds"}), "x": ("x", [0.5, 2.5, 4.5])},
+    )
+    source["x"].attrs["bounds"] = "x_bnds"
+    source["time"].encoding = {"units": "hours since 1900-01-01", "calendar": "gregorian"}
+    source["t2m"].encoding = {"dtype": "i2", "scale_factor": 1e-3, "_FillValue": -9999}
+    source.to_netcdf(tmp_path / "in.nc", unlimited_dims=["time"])
+    with xr.open_dataset(tmp_path / "in.nc", decode_coords=decode) as opened:
+        data = opened.load()
+    data["t2m"] = data["t2m"].copy(data=numbers)
+    write_data(data, tmp_path / "out.nc")
+    with netCDF4.Dataset(tmp_path / "out.nc") as out:
+        assert out["t2m"].grid_mapping == "crs"
+        assert out["t2m"].dtype == np.float32
+        assert out["time"].units == "hours since 1900-01-01"
+        assert getattr(out["time_bnds"], "units", out["time"].units) == out["time"].units
+        filled = {name for name, v in out.variables.items() if "_FillValue" in v.ncattrs()}
+        assert filled == {"t2m"}
+        assert [dim for dim in out.dimensions if out.dimensions[dim].isunlimited()] == ["time"]
+    with xr.open_dataset(tmp_path / "out.nc", decode_coords=decode) as read:
+        xr.testing.assert_equal(read, data)
 
 
 def test_a_folder_is_not_overwritten_by_a_file_nor_a_file_by_a_store(

@@ -86,7 +86,8 @@ def test_unknown_memory_lets_everything_pass(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="/proc/meminfo is on Linux only")
-def test_available_memory_is_what_linux_says() -> None:
+def test_available_memory_is_what_linux_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_GROUP_OF_SELF", "/none")
     text = Path("/proc/meminfo").read_text()
     expected = int(text.split("MemAvailable:")[1].split()[0]) * 1024
     assert memory.available_bytes(CPU) == pytest.approx(expected, rel=0.5)  # others use it too
@@ -101,6 +102,52 @@ def test_without_meminfo_total_memory_counts(monkeypatch: pytest.MonkeyPatch) ->
     assert memory.available_bytes(CPU) == expected
     monkeypatch.setattr(os, "sysconf_names", {})
     assert memory.available_bytes(CPU) is None
+
+
+_V1 = ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+_V2 = ("", "memory.max", "memory.current", "")
+
+
+def group(
+    folder: Path, files: tuple[str, str, str, str], limit: str, used: int, pages: int
+) -> None:
+    """Files of a control group that may use `limit`, with `pages` bytes of files in memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / files[1]).write_text(f"{limit}\n")
+    (folder / files[2]).write_text(f"{used}\n")
+    stat = f"{files[3]}inactive_file {pages - pages // 3}\n{files[3]}active_file {pages // 3}\n"
+    (folder / "memory.stat").write_text(f"anon 123\n{stat}sock 0\n")
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="/proc/meminfo is on Linux only")
+@pytest.mark.parametrize(("files", "member"), [(_V2, "0::/"), (_V1, "4:cpu,memory:/")])
+def test_limits_of_control_groups_count(
+    tmp_path: Path,
+    files: tuple[str, str, str, str],
+    member: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root, mib = tmp_path / files[0], 2**20
+    own = tmp_path / "self"
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    monkeypatch.setattr(memory, "_GROUP_OF_SELF", str(own))
+    unlimited = memory.available_bytes(CPU)
+    assert unlimited is not None
+    assert unlimited > 100 * mib
+    own.write_text(f"7:pids:/other\n{member}job/step\n1:cpuset:/\n")
+    most = "max" if files is _V2 else str(2**63 - 4096)
+    group(root / "job" / "step", files, most, 5 * mib, 0)
+    group(root / "other", files, str(mib), mib, 0)
+    assert memory.available_bytes(CPU) == pytest.approx(unlimited, rel=0.5)
+    # the group above holds it too; pages of files can be dropped
+    group(root / "job", files, str(64 * mib), 40 * mib, 9 * mib)
+    assert memory.available_bytes(CPU) == 33 * mib
+    group(root / "job" / "step", files, str(32 * mib), 5 * mib, 0)
+    assert memory.available_bytes(CPU) == 27 * mib
+    # a container sees its own group at the root
+    own.write_text(f"{member}of/the/host\n")
+    group(root, files, str(16 * mib), 20 * mib, 0)
+    assert memory.available_bytes(CPU) == 0
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,38 @@ def test_attributes_of_values_are_not_kept() -> None:
     assert result.attrs["long_name"] == "corrected t2m"
 
 
+def test_units_of_the_training_are_those_of_a_forecast_without() -> None:
+    model = fitted("emos", FORECAST, OBSERVED)
+    bare = FORECAST.drop_attrs()
+    results = (model.predict(bare), model.predict(bare, members=True))
+    for result in (*results, model.predict(bare, quantiles=[0.5])):
+        assert all(array.attrs["units"] == "K" for array in result.values())
+    assert model.predict(bare, thresholds=[280.0])["threshold"].attrs["units"] == "K"
+    unknown = fitted("emos", bare, OBSERVED.drop_attrs())
+    assert "units" not in unknown.predict(bare)["t2m_mean"].attrs
+
+
+def test_probabilities_do_not_say_that_they_are_the_target() -> None:
+    told = {"GRIB_paramId": 167, "GRIB_units": "K", "short_name": "2t", "comment": "kept"}
+    field = FORECAST.assign_attrs(told)
+    result = fitted("emos", field, OBSERVED).predict(field, thresholds=[280.0])
+    attrs = result["t2m_probability"].attrs
+    assert {*attrs} == {"long_name", "units", "cell_methods", "comment"}
+    assert attrs["units"] == "1"
+    assert {*result["threshold"].attrs} == {"long_name", "units", "standard_name"}
+
+
+def test_a_dim_that_may_grow_stays_so(tmp_path: Path) -> None:
+    DATA.to_netcdf(tmp_path / "forecast.nc", unlimited_dims=["time", "member"])
+    with xr.open_dataset(tmp_path / "forecast.nc") as opened:
+        model = fitted("emos", opened, OBSERVED)
+        some = opened.isel(time=slice(2, 5))
+        assert model.predict(some).encoding["unlimited_dims"] == {"time"}
+        growing = {"time", "member"}
+        assert model.predict(some, members=True).encoding["unlimited_dims"] == growing
+        assert "unlimited_dims" not in model.predict(opened.isel(time=1)).encoding
+
+
 def test_members_tell_that_they_are_quantiles(tmp_path: Path) -> None:
     result = fitted("emos", FORECAST, OBSERVED).predict(FORECAST, members=True)
     result.to_netcdf(tmp_path / "members.nc")

@@ -24,6 +24,8 @@ _HISTOGRAMS = {
     "pit_histogram": "predicted probability of lower values",
 }
 _CONFIDENCE = 0.95
+_SKILL = "_skill"
+_OVER_ALL = "evaluate over all dims"
 
 
 def rank_histogram(
@@ -91,15 +93,18 @@ def score_table(
 ) -> Figure:
     """Draw one score of several predictions, best first.
 
+    Where results are of different numbers of cases, which are hard to compare, each row tells its.
+
     Parameters
     ----------
     scores
         Results of ``evaluate`` over all dims, or numbers, by the name of the prediction.
     score
-        Name of the score in the results, lower is better.
+        Name of the score in the results, lower is better, or of a skill (``<score>_skill``), higher
+        is better.
     reference
-        Name of the prediction to compare with: a line is drawn, and the change in percent is
-        written beside each value.
+        Name of the prediction to compare with: a line is drawn, and the change in percent, of
+        skills the difference, is written beside each value.
 
     Returns
     -------
@@ -109,7 +114,7 @@ def score_table(
     Raises
     ------
     DataError
-        A result has no such score, or more than one value of it.
+        A result has no such score, more than one value of it, or one that is not finite.
     OptionError
         There are no scores, or `reference` is not one of them.
     MissingDependencyError
@@ -126,21 +131,23 @@ def score_table(
     if reference is not None and reference not in scores:
         raise OptionError(f"`reference` is {reference!r}; the scores are {list(scores)}")
     values = {name: _number(name, data, score) for name, data in scores.items()}
-    names = sorted(values, key=values.__getitem__, reverse=True)
+    rising = score.endswith(_SKILL)  # the higher, the better
+    names = sorted(values, key=values.__getitem__, reverse=not rising)
     figure, (ax,) = new_figure(1, 1, (6.4, 1.1 + 0.34 * len(names)))
     base = None if reference is None else values[reference]
     if base is not None:
         ax.axvline(base, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
     _widen(ax, list(values.values()))
     for row, name in enumerate(names):
-        _draw_row(ax, row, values[name], base)
-    ax.set_yticks(range(len(names)), names)
+        _draw_row(ax, row, values[name], base, rising=rising)
+    ax.set_yticks(range(len(names)), _with_counts(names, scores))
     ax.set_ylim(-0.6, len(names) - 0.4)
     tidy(ax)
     ax.tick_params(axis="y", length=0)
     ax.tick_params(axis="y", labelsize=10)
     ax.spines["left"].set_visible(False)
-    ax.set_xlabel(_score_label(scores, score), loc="right")
+    order = "higher" if rising else "lower"
+    ax.set_xlabel(f"{_score_label(scores, score)}, {order} is better", loc="right")
     return figure
 
 
@@ -183,30 +190,46 @@ def _draw_histogram(ax: Axes, shares: xr.DataArray, count: int) -> float:
 
 def _number(name: str, scores: xr.Dataset | float, score: str) -> float:
     if not isinstance(scores, xr.Dataset):
-        return float(scores)
-    if score not in scores:
+        value = float(scores)
+    elif score not in scores:
         raise DataError(
             f"{name!r} has no score {score!r}, but {[str(n) for n in scores.data_vars]}; name one"
         )
-    if scores[score].size != 1:
-        raise DataError(
-            f"{score!r} of {name!r} has dims {scores[score].dims}; evaluate over all dims"
-        )
-    return float(scores[score])
+    elif scores[score].size != 1:
+        dims = scores[score].dims
+        remedy = "select one, with .sel(threshold=...)" if dims == ("threshold",) else _OVER_ALL
+        raise DataError(f"{score!r} of {name!r} has dims {dims}; {remedy}")
+    else:
+        value = float(scores[score].item())
+    if not np.isfinite(value):
+        raise DataError(f"{score!r} of {name!r} is {value}; leave {name!r} out")
+    return value
+
+
+def _with_counts(names: list[str], scores: Mapping[str, xr.Dataset | float]) -> list[str]:
+    """Names as labels, with the numbers of cases where these differ."""
+    counts = {
+        name: int(data["count"].item())
+        for name, data in scores.items()
+        if isinstance(data, xr.Dataset) and "count" in data and data["count"].size == 1
+    }
+    if len({*counts.values()}) < 2:
+        return names
+    return [f"{name} ({counts[name]:,} cases)" if name in counts else name for name in names]
 
 
 def _score_label(scores: Mapping[str, xr.Dataset | float], score: str) -> str:
     for data in scores.values():
         if isinstance(data, xr.Dataset):
-            return f"{label_of(data[score])}, lower is better"
-    return f"{score}, lower is better"
+            return label_of(data[score])
+    return score
 
 
-def _draw_row(ax: Axes, row: int, value: float, base: float | None) -> None:
+def _draw_row(ax: Axes, row: int, value: float, base: float | None, *, rising: bool) -> None:
     """Draw one dot with its value, and its change from `base`."""
     left = ax.get_xlim()[0]
     ax.hlines(row, left, value, color=FAINT, linewidth=1.5, zorder=0)
-    better = base is None or value <= base
+    better = base is None or (value >= base if rising else value <= base)
     ax.plot(
         value,
         row,
@@ -216,7 +239,9 @@ def _draw_row(ax: Axes, row: int, value: float, base: float | None) -> None:
         markersize=7,
     )
     text = f"{value:.4g}"
-    if base and value != base:
+    if base is not None and rising and value != base:
+        text += f"  ({value - base:+.3g})"
+    elif base and value != base:
         text += f"  ({100.0 * (value / base - 1.0):+.1f} %)"
     ax.annotate(
         text,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from scisparse.arrays import same_points
+from scisparse.arrays import Frame, find_axes, same_points
 from scisparse.errors import DataError
 from scisparse.plots.canvas import label_of
 from scisparse.plots.panels import Panel, Scale, check_array, draw, new_panels
@@ -88,7 +88,10 @@ def map_correction(
     Parameters
     ----------
     raw, corrected
-        Forecasts on one grid; means are taken over all other dims, such as times and members.
+        Forecasts on one grid; means are taken over all other dims, such as times and members. Of
+        times, and other dims that both have, only those in both count, and at each point only
+        those at which neither is missing: means of other cases would differ by more than the
+        correction.
     colours
         Name of a diverging colour map for the difference; default ``RdBu_r``, in which red is more.
 
@@ -100,7 +103,8 @@ def map_correction(
     Raises
     ------
     DataError
-        Units or grids differ, a forecast is a Dataset, or no point has finite values in both.
+        Units or grids differ, a forecast is a Dataset, no times are in both, or no point has finite
+        values in both.
     GridError
         A forecast has no grid.
     MissingDependencyError
@@ -116,12 +120,7 @@ def map_correction(
     for forecast in (raw, corrected):
         check_array(forecast)
     check_units("the corrected forecast", corrected.attrs.get("units"), raw.attrs.get("units"))
-    before, after = Panel.of(raw, mean=True), Panel.of(corrected, mean=True)
-    if not same_points(before.frame.grid, after.frame.grid):
-        raise DataError(
-            f"raw is on {before.frame.grid!r} but corrected on {after.frame.grid!r}; interpolate "
-            "one to the grid of the other"
-        )
+    before, after = _means(*_matched(raw, corrected))
     change = Panel(before.frame, after.values - before.values)
     if not np.isfinite(change.values).any():
         raise DataError("raw and corrected are finite at no point in common; check their masks")
@@ -134,6 +133,75 @@ def map_correction(
     scale = Scale.of([change], 0.0, None, colours)
     draw(axes[2:], [change], ["corrected minus raw"], scale, label)
     return figure
+
+
+def _matched(raw: xr.DataArray, corrected: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Means over members, on the times, and other dims that both have, that are in both."""
+    axes = find_axes(raw), find_axes(corrected)
+    first, second = (
+        field if axis.member is None else field.mean(axis.member)
+        for field, axis in zip((raw, corrected), axes, strict=True)
+    )
+    times = axes[1].time, axes[0].time
+    if times[0] and times[1] and times[1] not in second.coords:
+        second = second.rename({times[0]: times[1]})
+    first, second = _widened(first, second), _widened(second, first)
+    space = {*axes[0].space, *axes[1].space}
+    try:
+        matched = xr.align(first, second, join="inner", exclude=space)
+    except ValueError as error:  # sizes differ without coordinates, or a coordinate repeats
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"cases of raw and corrected cannot be matched ({reason}); give both coordinates "
+            "without repeats"
+        ) from error
+    for dim in {*first.dims} & {*second.dims} - space:
+        if matched[0].sizes[dim] == 0:
+            raise DataError(
+                f"raw and corrected have no value of {dim!r} in common; select the same ones"
+            )
+    return matched
+
+
+def _widened(field: xr.DataArray, other: xr.DataArray) -> xr.DataArray:
+    """With dims of length 1 of single times, and of single values of a dim that `other` has."""
+    single = [
+        name
+        for name, coord in field.coords.items()
+        if coord.ndim == 0 and name in other.coords
+        if name in other.dims or (other[name].ndim == 0 and coord.dtype.kind in "mMO")
+    ]
+    return field.expand_dims(single)
+
+
+def _means(raw: xr.DataArray, corrected: xr.DataArray) -> tuple[Panel, Panel]:
+    """Means over the cases that have both, at each point."""
+    frames = Frame.of(raw), Frame.of(corrected)
+    if not same_points(frames[0].grid, frames[1].grid):
+        raise DataError(
+            f"raw is on {frames[0].grid!r} but corrected on {frames[1].grid!r}; interpolate "
+            "one to the grid of the other"
+        )
+    dims = [
+        [str(dim) for dim in f.dims if dim not in frame.space]
+        for f, frame in zip((raw, corrected), frames, strict=True)
+    ]
+    shared = [dim for dim in dims[0] if dim in dims[1]]
+    values = [
+        frame.values(field.mean([dim for dim in own if dim not in shared]), shared)
+        for frame, field, own in zip(frames, (raw, corrected), dims, strict=True)
+    ]
+    both = np.isfinite(values[0]) & np.isfinite(values[1])
+    over = tuple(range(len(shared)))
+    count = both.sum(over)
+    first, second = (
+        np.divide(
+            np.where(both, array, 0.0).sum(over), count,
+            out=np.full(count.shape, np.nan), where=count > 0,
+        )
+        for array in values
+    )  # fmt: skip
+    return Panel(frames[0], first), Panel(frames[1], second)
 
 
 def map_skill(scores: xr.Dataset, *, score: str = "crps", colours: str | None = None) -> Figure:

@@ -59,32 +59,50 @@ class Panel:
     values: FloatArray
 
     @classmethod
-    def of(cls, field: xr.DataArray, *, mean: bool = False) -> Panel:
-        """Make the panel of a field; with `mean`, of its mean over the dims that no grid has."""
+    def of(cls, field: xr.DataArray) -> Panel:
+        """Make the panel of a field without other dims than those of its grid."""
         check_array(field)
         frame = Frame.of(field)
         extra = [dim for dim in field.dims if dim not in frame.space]
-        if extra and not mean:
+        if extra:
             raise DataError(
                 f"{field.name!r} has dims {[str(d) for d in extra]} beside those of its grid; "
                 "select or average over them first"
             )
-        values = frame.values(field.mean(extra) if extra else field, [])
+        values = frame.values(field, [])
         if not np.isfinite(values).any():
             raise DataError(f"{field.name!r} has no finite values to draw")
         return cls(frame, values)
 
-    @cached_property
-    def edges(self) -> tuple[FloatArray, FloatArray]:
-        """Ends of columns and of rows, in degrees or kilometres; of all points together."""
+    @property
+    def axes(self) -> tuple[FloatArray, FloatArray]:
+        """Centres of columns and of rows, in degrees or kilometres."""
         grid = self.frame.grid
         if isinstance(grid, LatLonGrid):
-            rows = np.clip(_edges(np.rad2deg(grid.lat_axis)), -90.0, 90.0)
-            return _edges(np.rad2deg(grid.lon_axis)), rows
+            return np.rad2deg(grid.lon_axis), np.rad2deg(grid.lat_axis)
         if isinstance(grid, ProjectedGrid):
-            return _edges(grid.x_axis / 1e3), _edges(grid.y_axis / 1e3)
-        across, up = self.places.limits
-        return np.array(across), np.array(up)
+            return grid.x_axis / 1e3, grid.y_axis / 1e3
+        raise TypeError(f"no columns and rows: {grid!r}")
+
+    @cached_property
+    def edges(self) -> tuple[FloatArray, FloatArray]:
+        """Ends of columns and of rows, in degrees or kilometres; of all points together.
+
+        Columns and rows that a regular grid leaves out are one wide column or row.
+        """
+        if isinstance(self.frame.grid, UnstructuredGrid):
+            across, up = self.places.limits
+            return np.array(across), np.array(up)
+        columns, rows = (_edges(centres) for centres in self.axes)
+        return columns, np.clip(rows, -90.0, 90.0) if self.frame.grid.spherical else rows
+
+    @property
+    def cells(self) -> FloatArray:
+        """Values between the edges, missing where columns or rows are left out."""
+        values = self.values
+        for axis, centres in zip((1, 0), self.axes, strict=True):
+            values = np.insert(values, _gaps(centres) + 1, np.nan, axis)
+        return values
 
     @cached_property
     def places(self) -> Places:
@@ -189,7 +207,7 @@ def _cells(ax: Axes, panel: Panel, scale: Scale) -> QuadMesh:
     low, high = scale.ends
     ax.set_facecolor(_MISSING)
     return ax.pcolormesh(
-        *panel.edges, panel.values, cmap=scale.colours, vmin=low, vmax=high, rasterized=True
+        *panel.edges, panel.cells, cmap=scale.colours, vmin=low, vmax=high, rasterized=True
     )
 
 
@@ -249,11 +267,23 @@ def _finish(ax: Axes, panel: Panel) -> None:
 
 
 def _edges(centres: FloatArray) -> FloatArray:
-    """Return the ends of cells, halfway between centres."""
+    """Return the ends of cells, halfway between centres, and of gaps."""
     if centres.size == 1:
         return np.array([centres[0] - 0.5, centres[0] + 0.5])
-    middle = 0.5 * (centres[1:] + centres[:-1])
-    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+    steps = np.diff(centres)
+    gaps = _gaps(centres)
+    steps[gaps] = np.median(steps)
+    left = centres - 0.5 * np.concatenate([steps[:1], steps])
+    right = centres + 0.5 * np.concatenate([steps, steps[-1:]])
+    return np.concatenate([left[:1], np.insert(right, gaps + 1, left[gaps + 1])])
+
+
+def _gaps(centres: FloatArray) -> NDArray[np.int64]:
+    """Places before steps that are too long for an axis of which most steps are alike."""
+    steps = np.diff(centres)
+    usual = np.median(steps) if steps.size else 0.0
+    regular = 2 * np.count_nonzero(np.abs(steps - usual) < 0.1 * usual) > steps.size
+    return np.flatnonzero(steps > 1.5 * usual) if regular else np.empty(0, np.int64)
 
 
 def _meridian(value: float, _: float = 0.0) -> str:

@@ -27,8 +27,10 @@ _OF_VALUES = (
     "ensemble_members", "long_name", "missing_value", "scale_factor", "valid_max", "valid_min",
     "valid_range",
 )  # fmt: skip
-# Attributes that tell about the target, and so not about its probabilities.
+# Attributes that tell about the target, also of its thresholds, and so not about probabilities.
 _OF_TARGET = ("standard_name", "units")
+# As these, but of no use to thresholds.
+_IN_FILES = ("GRIB_", "short_name")
 # scisparse.verification reads it: such members are no random draws.
 _MEMBERS_ARE = {"ensemble_members": "equidistant quantiles"}
 
@@ -43,8 +45,8 @@ class Predicted:
         ``[S, P]`` in canonical order, in units of the target.
     distribution
         Their family.
-    target
-        Name of the target.
+    target, units
+        Name of the target, and its units where training knew them.
     frame, template
         Where the forecast lies, and the forecast.
     """
@@ -53,6 +55,7 @@ class Predicted:
     scale: FloatArray
     distribution: Distribution
     target: str
+    units: str | None
     frame: Frame
     template: xr.Dataset | xr.DataArray
 
@@ -115,7 +118,11 @@ class Predicted:
         array = self._wrap(1.0 - upto, ["threshold"], what)
         told = {name: array.attrs[name] for name in _OF_TARGET if name in array.attrs}
         coordinate = ("threshold", values, {"long_name": f"threshold of {self.target}", **told})
-        kept = {name: value for name, value in array.attrs.items() if name not in _OF_TARGET}
+        kept = {
+            name: value
+            for name, value in array.attrs.items()
+            if name not in _OF_TARGET and not str(name).startswith(_IN_FILES)
+        }
         array = array.assign_coords(threshold=coordinate)
         array.attrs = {**kept, "units": "1"}
         return self._dataset({f"{self.target}_probability": array})
@@ -177,7 +184,8 @@ class Predicted:
         result = self.frame.wrap(array, [*first, *leading], field)
         methods = f"{field.attrs.get('cell_methods', '')} {method}".strip()
         kept = {name: value for name, value in field.attrs.items() if name not in _OF_VALUES}
-        result.attrs = {"long_name": long_name, **kept}
+        known = {} if self.units is None else {"units": self.units}
+        result.attrs = {"long_name": long_name, **known, **kept}
         if methods:
             result.attrs["cell_methods"] = methods
         if "grid_mapping" in field.encoding:
@@ -194,4 +202,7 @@ class Predicted:
         told = [{**v.attrs, **v.encoding} for v in dataset.variables.values()]
         named = {each.get(key) for each in told for key in ("bounds", "grid_mapping")}
         missing = [n for n in self.template.variables if n in named and n not in dataset]
-        return dataset.assign({name: self.template[name] for name in missing})
+        dataset = dataset.assign({name: self.template[name] for name in missing})
+        growing = {*self.template.encoding.get("unlimited_dims", ())} & {*dataset.dims}
+        dataset.encoding = {"unlimited_dims": growing} if growing else {}
+        return dataset

@@ -154,9 +154,9 @@ class PostProcessor:
         frame, member = arrays.Frame.of(field, "the forecast"), arrays.find_axes(field).member
         frame_seen = arrays.Frame.on(seen, frame.grid, "the observation")
         forecast, seen = align(forecast, field, seen)
-        _refuse_truth(forecast, seen, self.target)
         cases = read_forecast(forecast, self.target, frame, self.groups)
         truth = read_observed(seen, self.target, frame_seen, cases.leading)
+        _refuse_truth(cases, truth, forecast, seen)
         check_bound(truth, self.distribution, seen)
         cases, truth = _usable(cases, truth, self.target)
         training = Training(
@@ -248,7 +248,10 @@ class PostProcessor:
         forecast = arrays.with_coordinates(forecast)
         frame, cases = fitted.read(forecast, self.target, self.groups)
         location, scale = fitted.apply(cases)
-        predicted = Predicted(location, scale, self.distribution, self.target, frame, forecast)
+        units = fitted.units.get(self.target)
+        predicted = Predicted(
+            location, scale, self.distribution, self.target, units, frame, forecast
+        )
         if members:
             result = predicted.members()
         elif quantiles is not None:
@@ -354,14 +357,17 @@ class PostProcessor:
         return f"PostProcessor({self.method!r}, target={self.target!r}, {state})"
 
 
-def _refuse_truth(forecast: xr.Dataset | xr.DataArray, seen: xr.DataArray, target: str) -> None:
-    """Refuse a predictor that is the observation under another name."""
-    if isinstance(forecast, xr.DataArray):
-        return
-    for name, values in forecast.data_vars.items():
-        if name == target or set(values.dims) != set(seen.dims) or values.dtype.kind != "f":
-            continue
-        if np.array_equal(values.transpose(*seen.dims), seen, equal_nan=True):
+def _refuse_truth(
+    cases: Forecast, truth: FloatArray, forecast: _Object, seen: xr.DataArray
+) -> None:
+    """Refuse a predictor that is the observation under another name, up to rounding."""
+    known = np.isfinite(truth)
+    count = cases.extra.shape[1]
+    names = cases.names[len(cases.names) - count :]
+    for name, values in zip(names, cases.extra.swapaxes(0, 1), strict=True):
+        kinds = [data.dtype for data in (forecast[name], seen) if data.dtype.kind == "f"]
+        rounding = max((float(np.finfo(kind).eps) for kind in kinds), default=0.0)
+        if np.allclose(values[known], truth[known], rtol=rounding, atol=0.0):
             raise DataError(
                 f"variable {name!r} of the forecast has the values of the observation; the truth "
                 f"cannot be a predictor of itself: drop it with forecast.drop_vars({name!r})"

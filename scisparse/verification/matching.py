@@ -91,7 +91,7 @@ def place_weights(weights: xr.DataArray, base: xr.Dataset) -> xr.DataArray:
             f"`weights` has dims {extra}; the scores have {list(map(str, base.dims))}"
         )
     data = data.reindex({dim: base.indexes[dim] for dim in data.dims if dim in data.indexes})
-    placed = data["weights"].astype(np.float64)
+    placed = data["weights"].astype(np.float64).compute()
     bad = int((~(placed >= 0)).sum())
     if bad or not bool((placed > 0).any()):
         raise DataError(

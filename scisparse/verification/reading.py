@@ -125,11 +125,14 @@ def observed_name(observed: _Object) -> str | None:
 def checked(data: xr.Dataset, what: str) -> xr.Dataset:
     """Return float64 values, of which there are some, none infinite, at coordinates that differ.
 
+    They are in memory: every score reads all of them.
+
     Raises
     ------
     DataError
         Any of it does not hold.
     """
+    data = data.compute()
     for name, array in data.items():
         if array.dtype.kind not in "fiub":
             raise DataError(f"{name!r} of {what} has dtype {array.dtype}; it must hold numbers")
