@@ -258,6 +258,21 @@ def test_score_table_of_skills_is_turned_round() -> None:
     assert markers == ["D", "o", "o"]
 
 
+@pytest.mark.parametrize(("score", "best"), [("bias", 0), ("spread_skill_ratio", 1)])
+def test_score_table_orders_by_the_distance_from_what_is_best(score: str, best: int) -> None:
+    made = {"far below": best - 0.9, "near above": best + 0.1, "above": best + 0.4}
+    (axes,) = plots.score_table(made, score=score, reference="above").axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["far below", "above", "near above"]
+    assert axes.get_xlabel() == f"{score}, best at {best}"
+    assert [text.get_text() for text in axes.texts][::2] == [
+        f"{best - 0.9:.4g}  (-1.3)",
+        f"{best + 0.1:.4g}  (-0.3)",
+    ]
+    markers = [line.get_marker() for line in axes.lines if len(np.asarray(line.get_xdata())) == 1]
+    assert markers == ["D", "o", "o"]
+
+
 def test_score_table_takes_the_score_of_one_threshold() -> None:
     result = scores(thresholds=[0.3])
     (axes,) = plots.score_table({"raw": result, "other": 0.1}, score="brier_score").axes

@@ -25,6 +25,7 @@ _HISTOGRAMS = {
 }
 _CONFIDENCE = 0.95
 _SKILL = "_skill"
+_BEST = {"bias": 0, "spread_skill_ratio": 1}  # scores that are best between high and low
 _OVER_ALL = "evaluate over all dims"
 
 
@@ -100,11 +101,11 @@ def score_table(
     scores
         Results of ``evaluate`` over all dims, or numbers, by the name of the prediction.
     score
-        Name of the score in the results, lower is better, or of a skill (``<score>_skill``), higher
-        is better.
+        Name of the score in the results, lower is better; of a skill (``<score>_skill``), higher is
+        better; or ``"bias"`` or ``"spread_skill_ratio"``, which are best at 0 and at 1.
     reference
-        Name of the prediction to compare with: a line is drawn, and the change in percent, of
-        skills the difference, is written beside each value.
+        Name of the prediction to compare with: a line is drawn, and the change in percent is
+        written beside each value, the difference where higher may be better.
 
     Returns
     -------
@@ -131,23 +132,23 @@ def score_table(
     if reference is not None and reference not in scores:
         raise OptionError(f"`reference` is {reference!r}; the scores are {list(scores)}")
     values = {name: _number(name, data, score) for name, data in scores.items()}
-    rising = score.endswith(_SKILL)  # the higher, the better
-    names = sorted(values, key=values.__getitem__, reverse=not rising)
+    names = sorted(values, key=lambda name: _badness(score, values[name]), reverse=True)
     figure, (ax,) = new_figure(1, 1, (6.4, 1.1 + 0.34 * len(names)))
     base = None if reference is None else values[reference]
     if base is not None:
         ax.axvline(base, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
     _widen(ax, list(values.values()))
     for row, name in enumerate(names):
-        _draw_row(ax, row, values[name], base, rising=rising)
+        _draw_row(ax, row, score, values[name], base)
     ax.set_yticks(range(len(names)), _with_counts(names, scores))
     ax.set_ylim(-0.6, len(names) - 0.4)
     tidy(ax)
     ax.tick_params(axis="y", length=0)
     ax.tick_params(axis="y", labelsize=10)
     ax.spines["left"].set_visible(False)
-    order = "higher" if rising else "lower"
-    ax.set_xlabel(f"{_score_label(scores, score)}, {order} is better", loc="right")
+    order = "higher is better" if score.endswith(_SKILL) else "lower is better"
+    order = f"best at {_BEST[score]}" if score in _BEST else order
+    ax.set_xlabel(f"{_score_label(scores, score)}, {order}", loc="right")
     return figure
 
 
@@ -225,11 +226,18 @@ def _score_label(scores: Mapping[str, xr.Dataset | float], score: str) -> str:
     return score
 
 
-def _draw_row(ax: Axes, row: int, value: float, base: float | None, *, rising: bool) -> None:
+def _badness(score: str, value: float) -> float:
+    """How far from good; 0 is as good as can be where the best value is known."""
+    if score in _BEST:
+        return abs(value - _BEST[score])
+    return -value if score.endswith(_SKILL) else value
+
+
+def _draw_row(ax: Axes, row: int, score: str, value: float, base: float | None) -> None:
     """Draw one dot with its value, and its change from `base`."""
     left = ax.get_xlim()[0]
     ax.hlines(row, left, value, color=FAINT, linewidth=1.5, zorder=0)
-    better = base is None or (value >= base if rising else value <= base)
+    better = base is None or _badness(score, value) <= _badness(score, base)
     ax.plot(
         value,
         row,
@@ -239,7 +247,7 @@ def _draw_row(ax: Axes, row: int, value: float, base: float | None, *, rising: b
         markersize=7,
     )
     text = f"{value:.4g}"
-    if base is not None and rising and value != base:
+    if base is not None and value != base and (score in _BEST or score.endswith(_SKILL)):
         text += f"  ({value - base:+.3g})"
     elif base and value != base:
         text += f"  ({100.0 * (value / base - 1.0):+.1f} %)"
