@@ -18,8 +18,9 @@ from scisparse.sparsity.growth import Candidates
 from scisparse.sparsity.link_prediction import Links
 from scisparse.sparsity.momentum import running_mean
 from scisparse.sparsity.ranks import agree, average
+from scisparse.sparsity.redistribution import Standing
 from scisparse.sparsity.select import next_active, survivors
-from scisparse.sparsity.structures import ConstantFanIn, Structure
+from scisparse.sparsity.structures import Block, ConstantFanIn, Structure, Unstructured
 from scisparse.sparsity.target import Move, Rules, Target
 
 __all__ = ["MaskedTarget"]
@@ -157,6 +158,15 @@ class MaskedTarget(Target):
         else:
             chosen = self._rewired(keep, count, drop, rules)
         return self._set(agree(chosen.to(torch.uint8)).bool(), rules)
+
+    def standing(self) -> Standing | None:
+        """Weights or blocks, as many as may be; other structures fix their number."""
+        structure = self.structure
+        if self._momentum is None or not isinstance(structure, Block | Unstructured):
+            return None
+        unit = structure.height * structure.width if isinstance(structure, Block) else 1
+        own = self._momentum[self.mask].abs().double()
+        return Standing(self.count, unit, self.size, float(own.sum()) / max(1, own.numel()))
 
     def importance(self, rules: Rules) -> Tensor:
         """Scores of all weights, of the shape of the weight."""

@@ -15,9 +15,12 @@ from scisparse.sparsity.candidates import Chunk, Pass
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.far import Audit, outstanding, repeats, warn_of_few
 from scisparse.sparsity.ranks import agree, total, world
+from scisparse.sparsity.redistribution import Standing
 from scisparse.sparsity.target import Move, Rules
 
 __all__ = ["EdgeLayer", "RewiredTarget"]
+
+_ROOM = 2  # times the edges at the start
 
 
 class EdgeLayer(Protocol):
@@ -37,6 +40,8 @@ class RewiredTarget(EdgeTarget):
 
     Parameters are those of :class:`EdgeTarget`; the name is that of the weight in the model.
     """
+
+    gains = False  #: whether it has room for twice its edges, which other layers may hand on to it
 
     layer: EdgeLayer
     _passes: list[Pass]
@@ -77,6 +82,28 @@ class RewiredTarget(EdgeTarget):
             self._audit.hold(self.parameter)
 
     # -- changes ---------------------------------------------------------------------------------
+
+    def sparsify(self, count: int, rules: Rules) -> None:
+        """Keep edges at random, with room for those that it may gain."""
+        if self._is_free:
+            self._room = min(self.candidates.size, _ROOM * round(count / self.block))
+        super().sparsify(count, rules)
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether edges may be as many as there is room for, whichever they are."""
+        fixed = self.far is not None or self._units is not None
+        return self.gains and not fixed and self._row_groups(0)[0] is None
+
+    def standing(self) -> Standing | None:
+        """Single edges, as many as there are rows for and sources that are not missing."""
+        if not self._is_free or self._momentum is None:
+            return None
+        known = int(self._momentum.flatten(1).isfinite().all(1).sum())
+        most = self.block * min(known, self.parameter.shape[0])
+        own = self._momentum[self.active].abs().double()
+        mean = float(own.sum()) / max(1, own.numel())
+        return Standing(self.count, self.block, max(most, self.count), mean)
 
     def _score(self, rules: Rules) -> Tensor:
         weight = self.parameter.detach()

@@ -66,8 +66,11 @@ class Sparsifier:
         What is pruned together: a name, such as ``"constant_fan_in"`` or ``"2:4"``, or one of
         :mod:`scisparse.sparsity.structures`.
     budget
-        How sparsity is shared out: ``"uniform"``, ``"erdos_renyi"``, ``"global"``, a sparsity for
-        each name, or one of :mod:`scisparse.sparsity.budgets`.
+        How sparsity is shared out: ``"uniform"``, ``"erdos_renyi"``, ``"global"``, ``"momentum"``,
+        a sparsity for each name, or one of :mod:`scisparse.sparsity.budgets`. By ``"momentum"``,
+        the default of ``"sparse_momentum"``, layers hand on weights at each change (see
+        :mod:`~scisparse.sparsity.redistribution`): all but edges of attention and structures of
+        other than single weights or blocks. All other budgets fix the weights of each layer.
     schedule
         When connections change: one of :mod:`scisparse.sparsity.schedules`.
     score
@@ -136,11 +139,9 @@ class Sparsifier:
         self.method = methods.named(method)
         self.sparsity, self.progress = options.check_sparsity(sparsity), Progress()
         self.structure = structures.named(structure or self.method.structure)
-        # Structures with a sparsity of their own need the same one everywhere.
-        default = "uniform" if isinstance(self.structure, structures.NM) else self.method.budget
-        self.budget = options.check_budget(default if budget is None else budget)
         self.schedule = options.choose_schedule(self.method, schedule, total_steps)
         self.rules = options.choose_rules(self.method, score, growth, seed, optimizer)
+        self.budget = options.choose_budget(self.method, self.structure, budget, self.rules)
         self.far = options.check_teleconnections(teleconnections, self.method, self.rules, sparsity)
         if self.rules.growth is not None:
             options.check_audit(self.far, self.schedule, total_steps, AUDIT_STEPS)
@@ -274,8 +275,8 @@ class Sparsifier:
         for target in self.targets:
             target.enforce()  # no score should see what the optimizer did to pruned weights
         self._allotment.aim()
-        counts = self._allotment.after(change.sparsity)
         unknown = without_passes(self.targets, self.rules) if change.drop else []
+        counts = self._allotment.after(change.sparsity, change.drop, unknown)
         for target, count in zip(self.targets, counts, strict=True):
             if target not in unknown:  # a layer without gradients stays as it is
                 self.progress.moved[target.name] = target.change(count, change.drop, self.rules)
