@@ -294,7 +294,7 @@ class Sparsifier:
 
     # -- results -------------------------------------------------------------------------------
 
-    def report(self, regions: object = None) -> Report:
+    def report(self, regions: object = None, accuracy: float | None = None) -> Report:
         """Return sizes, sparsity, exploration and churn of every weight.
 
         Parameters
@@ -302,8 +302,11 @@ class Sparsifier:
         regions
             Label of each site, an array or a DataArray: pattern layers with as many sites are
             counted by region as well. Default: the labels of a budget by ``Regions``.
+        accuracy
+            Of the model on data of yours, larger = better; the report says it for each weight.
         """
-        return measure(self.targets, self.progress.moved, self.progress.steps, self.budget, regions)
+        done = (self.progress.moved, self.progress.steps)
+        return measure(self.targets, *done, self.budget, regions, accuracy)
 
     def follow(self, copy: nn.Module) -> None:
         """Let a copy of the model, such as a moving average, take part in every change from now on.
