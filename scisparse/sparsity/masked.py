@@ -127,7 +127,7 @@ class MaskedTarget(Target):
             return
         if rules.importance.sums and grad is not None:
             grad = grad if scale is None else grad / scale
-            step = rules.importance.evaluate(self.parameter.detach(), grad, rules.generator)
+            step = rules.importance.share(self.parameter.detach(), grad, rules.generator)
             self._sum = step if self._sum is None else self._sum + step
         if rules.growth is not None and rules.growth.needs_momentum and self._gradient is not None:
             recorded, used = average(self._gradient.clone()), self.parameter.grad
@@ -184,7 +184,7 @@ class MaskedTarget(Target):
                     f"the score {rules.importance.name!r} is summed over steps and there are none; "
                     "give `optimizer` and train before the first change"
                 )
-            return average(self._sum.clone())
+            return rules.importance.of_sum(self.parameter, average(self._sum.clone()))
         weight, grad = self.parameter.detach(), self.parameter.grad
         return average(rules.importance.evaluate(weight, grad, rules.generator).float())
 
@@ -249,9 +249,10 @@ class MaskedTarget(Target):
         optimizer_state.clear(rules.optimizer, self.parameter, changed)
         for weight in (self.parameter, *self._copies):
             weight.masked_fill_(changed.to(weight.device), 0)
-        for values in (self._sum, self.parameter.grad):
-            if values is not None:
-                values.masked_fill_(changed, 0)
+        if self._sum is not None:
+            rules.importance.forget(self._sum, changed)
+        if self.parameter.grad is not None:
+            self.parameter.grad.masked_fill_(changed, 0)
         return Move(int(dropped.sum()), int(grown.sum()))
 
     @torch.no_grad()
