@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -14,8 +15,9 @@ from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.candidates import Chunk, Pass
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.far import Audit, outstanding, repeats, warn_of_few
-from scisparse.sparsity.ranks import agree, total, world
+from scisparse.sparsity.ranks import agree, every, total, world
 from scisparse.sparsity.redistribution import Standing
+from scisparse.sparsity.search import Search
 from scisparse.sparsity.target import Move, Rules
 
 __all__ = ["EdgeLayer", "RewiredTarget"]
@@ -69,6 +71,21 @@ class RewiredTarget(EdgeTarget):
 
     def _gradients(self, chunk: Chunk) -> Tensor:
         return self.candidates.gradients(chunk, self._passes)
+
+    def reads_passes(self, rules: Rules) -> bool:
+        """Whatever the growth: passes tell which sources are missing."""
+        return rules.growth is not None
+
+    def _search(self, active: Tensor) -> Search:
+        return replace(super()._search(active), missing=self._missing())
+
+    def _missing(self) -> Tensor | None:
+        """Sources that were missing in a pass, on any rank, booleans ``[N]``, if any were."""
+        if not every(bool(self._passes), self._like):
+            return None
+        missing = torch.stack([one.x.isnan().any(2).any(0) for one in self._passes]).any(0)
+        missing = total(missing.float()).cpu() > 0
+        return missing if bool(missing.any()) else None
 
     def finite(self) -> bool:
         """Whether gradients of weights and at sites are, and what edges read."""

@@ -87,8 +87,8 @@ class Sparsifier:
         Edges that pattern layers may grow, such as a wider window: a Pattern, for all layers,
         attention of its size among them, or one for each layer name; the edges of the layers join
         them. By default those that they have, and any pair for ``SparseLinear`` and far slots.
-        Growth by gradient or momentum takes no source that is missing (NaN) at that time; leave out
-        those that may be, such as land, with ``restrict(source_mask=...)``.
+        Growth takes no source that is missing (NaN) in the step before; the start of training does
+        not know it: leave out those, such as land, with ``restrict(source_mask=...)``.
     teleconnections
         Far slots that each site of a pattern layer gets, without `sparsity`: they alone are
         rewired. When rewiring ends, slots without a significant effect are emptied: see
@@ -290,7 +290,7 @@ class Sparsifier:
         always = grows is not None and grows.needs_momentum
         for target in self.targets:
             audited = isinstance(target, EdgeTarget) and target.in_audit
-            target.record(always or audited or (due and target.needs_passes(self.rules)))
+            target.record(always or audited or (due and target.reads_passes(self.rules)))
 
     # -- results -------------------------------------------------------------------------------
 

@@ -148,6 +148,10 @@ class Target(ABC):
         """Whether a change needs backward passes: by default, where growth does."""
         return rules.growth is not None and rules.growth.needs_gradient
 
+    def reads_passes(self, rules: Rules) -> bool:
+        """Whether a change looks at backward passes if there are any: by default, if it must."""
+        return self.needs_passes(rules)
+
     @abstractmethod
     def record(self, gradients: bool) -> None:
         """Begin or end to keep what growth needs of the next backward passes."""
