@@ -119,6 +119,20 @@ def test_layer_that_needs_weights_gets_them(kind: str) -> None:
     assert sum(p.numel() for p in weights) <= sum(started)
 
 
+@pytest.mark.parametrize("fan_in", [3, 5, 8])
+def test_room_does_not_depend_on_the_edges_at_first(fan_in: int) -> None:
+    """Fan-in 5 is what each layer begins with."""
+    seed()
+    layers = [SparseLinear(20, 12, fan_in=fan_in), SparseLinear(12, 20, fan_in=3)]
+    model = nn.Sequential(*layers)
+    optimizer = adam(model)
+    Sparsifier(model, optimizer, "sparse_momentum", sparsity=0.75, schedule=OFTEN)
+    assert [layer.weight.shape[0] for layer in layers] == [120, 120]
+    for layer in layers:
+        assert layer.pattern.num_edges == 60
+        assert not layer.weight[60:].any()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumes_bit_for_bit(kind: str) -> None:
     data = _data(kind)

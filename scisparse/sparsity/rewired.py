@@ -105,6 +105,10 @@ class RewiredTarget(EdgeTarget):
         if self._is_free:
             self._room = min(self.candidates.size, _ROOM * round(count / self.block))
         super().sparsify(count, rules)
+        if self.parameter.shape[0] < self._room:  # it began with just these edges
+            self._started = False
+            self._rewire(self.layer.pattern, torch.arange(self.active.numel()), rules)
+            self._pattern, self._started = self.layer.pattern, True
 
     @property
     def _is_free(self) -> bool:
