@@ -14,7 +14,7 @@ from sparsity_cases import OFTEN, adam, batches, fields, locally, network
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from scisparse.layers import SparseAttention
+from scisparse.layers import SparseAttention, SparseLinear
 from scisparse.patterns import sliding_window
 from scisparse.sparsity import Sparsifier, schedules
 from scisparse.sparsity.edge_target import EdgeTarget
@@ -28,6 +28,7 @@ CASES = [
     ("far", "gradient"),
     ("masked", "superset"),
     ("gates", "none"),
+    ("shared", "momentum"),
 ]
 
 
@@ -48,11 +49,16 @@ def _attention(width: int = 5) -> nn.Module:
     return nn.Sequential(SparseAttention(sliding_window(40, width), 2, 2), nn.Linear(2, 3))
 
 
+def _shared() -> nn.Module:
+    """Layers that hand on weights to each other."""
+    return nn.Sequential(SparseLinear(12, 20, fan_in=12), nn.Tanh(), nn.Linear(20, 6))
+
+
 def _train(rank: int, kind: str, growth: str) -> dict[str, Any]:
     torch.manual_seed(generator(1).initial_seed())  # the same weights on all ranks
     models = {"edges": locally, "attention": _attention, "far": lambda: _attention(1)}
-    model: nn.Module = models.get(kind, network)()
     data = fields(12) if kind in models else batches(12)
+    model: nn.Module = (models | {"shared": _shared}).get(kind, network)()
     optimizer = adam(model)
     # Random numbers of the ranks differ: the choices must not.
     options: dict[str, Any] = {"method": "rigl", "growth": growth, "schedule": OFTEN}
@@ -60,6 +66,8 @@ def _train(rank: int, kind: str, growth: str) -> dict[str, Any]:
         options |= {"params": ["0.edges"], "candidates": sliding_window(40, 9)}
     if kind == "gates":
         options = {"method": "l0", "total_steps": 12}
+    if kind == "shared":
+        options["method"] = "sparse_momentum"
     if kind == "far":
         schedule = schedules.CosineDrop(end=4, every=2, fraction=0.5)
         options |= {"params": ["0.edges"], "teleconnections": 1, "schedule": schedule}

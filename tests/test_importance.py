@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+from kernel_cases import generator
 from sparsity_cases import OFTEN, adam, batches, fields, locally, masks, network, seed, train
-from torch import nn
+from torch import Tensor, nn
 
-from scisparse.errors import OptionError
+from scisparse.errors import OptionError, ShapeError
 from scisparse.grids import LatLonGrid
 from scisparse.layers import LocallyConnected, SparseLinear
 from scisparse.patterns import window
-from scisparse.sparsity import Sparsifier, curvature, probes, scores
+from scisparse.sparsity import Recipe, Sparsifier, curvature, probes, schedules, scores
 from scisparse.sparsity.importance import area_weighted, named
 from scisparse.sparsity.probes import synflow
 
@@ -161,23 +163,125 @@ def test_functions_of_the_package_mean_their_rules() -> None:
     for function in (scores.magnitude, scores.taylor, scores.movement, scores.snip, scores.random):
         assert named(function) is named(function.__name__)
     assert named(curvature.optimal_brain_damage) is named("optimal_brain_damage")
+    assert named(curvature.optimal_brain_surgeon) is named("optimal_brain_surgeon")
 
 
 @pytest.mark.parametrize(
-    "function",
-    [
-        scores.wanda,
-        curvature.optimal_brain_surgeon,
-        probes.grasp,
-        probes.leave_one_out,
-        probes.synflow,
-    ],
+    "function", [scores.wanda, probes.grasp, probes.leave_one_out, probes.synflow]
 )
 def test_functions_that_need_more_are_refused_with_the_remedy(function: Any) -> None:
     """They would take the gradient for inputs, or for what else they read."""
     model = network()
-    with pytest.raises(OptionError, match=rf"`score` is {function.__name__}, .* score=\{{'0\.we"):
-        Sparsifier(model, adam(model), "gmp", sparsity=0.5, total_steps=20, score=function)
+    said = rf"`score` is {function.__name__}, .* score=\{{'0\.we"
+    for score in (function, function.__name__):
+        with pytest.raises(OptionError, match=said):
+            Sparsifier(model, adam(model), "gmp", sparsity=0.5, total_steps=20, score=score)
+    with pytest.raises(OptionError, match=said):
+        Recipe(score=function.__name__)
+
+
+class Recorded(torch.optim.SGD):
+    """Remembers gradients, and moves nothing."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model.parameters(), lr=0.0)
+        self.seen: list[list[Tensor]] = []
+
+    def step(self, closure: Any = None) -> Any:
+        weights = [p for group in self.param_groups for p in group["params"]]
+        self.seen.append([p.grad.clone() for p in weights])
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("build", [network, locally])
+def test_surgeon_by_name_reads_the_gradients_of_all_steps(build: Any) -> None:
+    seed()
+    model = build()
+    optimizer, steps = Recorded(model), 5
+    data = batches(steps) if build is network else fields(steps)
+    sparsifier = Sparsifier(
+        model,
+        optimizer,
+        "gmp",
+        sparsity=0.5,
+        score="optimal_brain_surgeon",
+        schedule=schedules.OneShot(steps),
+    )
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    train(model, optimizer, sparsifier, data)
+    names = [name for name, _ in model.named_parameters()]
+    for target in sparsifier.targets:
+        k = names.index(target.name)
+        grads = torch.stack([step[k] for step in optimizer.seen]).double()
+        damping = 1e-3 * float(grads.square().mean())
+        expected = curvature.optimal_brain_surgeon(weights[k].double(), grads, damping=damping)
+        expected = expected.flatten(1).sum(1) if build is locally else expected.flatten()
+        left = (model.get_parameter(target.name) != 0).reshape(len(expected), -1).any(1)
+        assert int(left.sum()) == len(expected) // 2
+        # Rounding may exchange scores that are nearly the same.
+        assert expected[left].min() > 0.98 * expected[~left].max()
+
+
+def test_surgeon_forgets_what_it_knew_of_weights_that_go_and_come() -> None:
+    rule, gen = named("optimal_brain_surgeon"), generator(6)
+    weight = torch.randn(9, 15, generator=gen)
+    changed = torch.rand(9, 15, generator=gen) < 0.3
+    first, second = torch.randn(2, 9, 15, generator=gen)
+    total = rule.share(weight, first, gen)
+    rule.forget(total, changed)
+    expected = rule.share(weight, first.masked_fill(changed, 0), gen)
+    torch.testing.assert_close(total, expected)
+    total += rule.share(weight, second, gen)
+    assert bool((rule.of_sum(weight, total) > 0).all())
+
+
+@pytest.mark.parametrize("method", ["gmp", "rigl"])
+def test_surgeon_resumes_bit_for_bit(method: str) -> None:
+    def start() -> tuple[Any, Any, Any]:
+        seed()
+        model = network()
+        optimizer = adam(model)
+        recipe = Recipe(method=method, sparsity=0.6, total_steps=30, score="optimal_brain_surgeon")
+        return model, optimizer, recipe.apply(model, optimizer)
+
+    data, whole, first, again = batches(30), start(), start(), start()
+    losses = train(*whole, data)
+    train(*first, data[:13])
+    for part, saved in zip(again, first, strict=True):
+        part.load_state_dict(copy.deepcopy(saved.state_dict()))
+    assert train(*again, data[13:]) == losses[13:]
+    assert whole[2].report().sparsity == pytest.approx(0.6, abs=1e-3)
+
+
+def test_wanda_of_the_edges_of_a_linear_layer() -> None:
+    seed()
+    layer = SparseLinear(14, 9, fan_in=5)
+    x = torch.randn(3, 7, 14) * torch.linspace(0.1, 4.0, 14)
+    score = scores.wanda(layer.edge_weight, x, layer.pattern.col)
+    dense = torch.zeros(9, 14)
+    dense[layer.pattern.rows(), layer.pattern.col.long()] = layer.weight.detach()
+    expected = scores.wanda(dense, x)[layer.pattern.rows(), layer.pattern.col.long()]
+    torch.testing.assert_close(score, expected)
+    sparsifier = Sparsifier(layer, None, "magnitude", sparsity=0.4, score={"weight": score})
+    left = layer.weight.detach() != 0
+    assert int(left.sum()) == 27
+    assert score[left].min() >= score[~left].max()
+    assert sparsifier.report().layers[0].active == 27
+
+
+def test_wanda_of_edges_says_what_does_not_fit() -> None:
+    layer = SparseLinear(14, 9, fan_in=5)
+    col = layer.pattern.col
+    with pytest.raises(ShapeError, match="give `source` for weights of edges"):
+        scores.wanda(layer.edge_weight, torch.ones(2, 14))
+    for weight, source in ((torch.ones(9, 14), col), (torch.ones(45), torch.ones(45))):
+        with pytest.raises(ShapeError, match=r"must be integers \[E\]"):
+            scores.wanda(weight, torch.ones(2, 14), source)
+    for inputs in (torch.ones(2, int(col.max())), torch.tensor(1.0)):
+        with pytest.raises(ShapeError, match="put the sources last"):
+            scores.wanda(layer.edge_weight, inputs, col)
+    with pytest.raises(ShapeError, match="holds no sample"):
+        scores.wanda(layer.edge_weight, torch.ones(0, 14), col)
 
 
 def test_the_sensitivity_of_layers_is_compared_over_the_whole_network() -> None:

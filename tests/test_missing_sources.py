@@ -14,7 +14,7 @@ from sparsity_cases import OFTEN, adam, locally, seed, train
 from torch import Tensor, nn
 
 from scisparse.grids import LatLonGrid
-from scisparse.layers import LocallyConnected, SparseAttention
+from scisparse.layers import LocallyConnected, SparseAttention, SparseLinear
 from scisparse.pattern import Pattern
 from scisparse.patterns import window
 from scisparse.sparsity import Sparsifier, schedules
@@ -75,6 +75,36 @@ def test_edges_grow_as_if_land_were_no_candidate(
     assert edges(pattern) == edges(expected)
     assert losses == same
     assert bool(water[pattern.col.long()].all())
+
+
+@pytest.mark.parametrize("growth", ["random", "preferential_attachment", "cannistraci_hebb"])
+@pytest.mark.parametrize("linear", [False, True])
+def test_growth_that_reads_no_gradient_moves_past_land(growth: str, linear: bool) -> None:
+    water, wide = sea(6), plain(window(GRID, 5))
+    seed()
+    own = plain(window(GRID, 3)).restrict(water, water)
+    layer: nn.Module = LocallyConnected(own, 2, 2)
+    options: dict[str, Any] = {"candidates": wide}
+    data = batches(12, water, (2, 2), torch.nan)
+    if linear:
+        layer, options = SparseLinear(GRID.size, GRID.size, pattern=own), {}
+        data = [(x[..., 0], y[..., 0]) for x, y in data]
+    sparsifier, losses = moved(layer, data, "set", growth=growth, **options)
+    pattern: Any = layer.pattern
+    assert bool(water[pattern.col.long()].all())
+    assert len(edges(pattern) - edges(own)) > 20
+    assert sparsifier.report().layers[0].active == own.num_edges * (1 if linear else 4)
+    assert all(loss == loss for loss in losses)
+
+
+def test_random_growth_needs_no_backward_pass() -> None:
+    seed()
+    layer = SparseLinear(12, 9, fan_in=4)
+    sparsifier = Sparsifier(layer, adam(layer), "set", schedule=OFTEN)
+    before = edges(layer.pattern)
+    for _ in range(4):
+        sparsifier.step()
+    assert edges(layer.pattern) != before
 
 
 def test_constant_fan_in_moves_past_land() -> None:

@@ -253,6 +253,32 @@ def test_dataset_survives_netcdf(tmp_path: Any) -> None:
         xr.testing.assert_equal(back.load(), data)
 
 
+def test_table_and_dataset_tell_accuracy_for_each_weight(tmp_path: Any) -> None:
+    sparsifier = Sparsifier(Mixed(), None, "magnitude", sparsity=0.5)
+    accuracy = torch.rand((), generator=generator(8))
+    report = sparsifier.report(accuracy=accuracy.item())
+    active = sum(layer.active for layer in report.layers)
+    assert report.efficiency == pytest.approx(accuracy.item() / active)
+    data = report.to_dataset()
+    assert float(data["accuracy"]) == accuracy.item()
+    assert float(data["efficiency"]) == report.efficiency
+    data.to_netcdf(tmp_path / "report.nc")
+    with xr.open_dataset(tmp_path / "report.nc") as back:
+        xr.testing.assert_equal(back.load(), data)
+    first = str(report).splitlines()[0]
+    assert first.endswith(f"accuracy {accuracy:.6g}, {report.efficiency:.3g} per weight")
+    plain = sparsifier.report()
+    assert plain.efficiency is None
+    assert "accuracy" not in plain.to_dataset()
+    assert "accuracy" not in str(plain)
+
+
+@pytest.mark.parametrize("accuracy", [float("nan"), float("inf"), "high", np.ones(2)], ids=str)
+def test_accuracy_is_a_number(accuracy: Any) -> None:
+    with pytest.raises(OptionError, match=r"`accuracy` is .* one finite number"):
+        Sparsifier(network(), None, "magnitude", sparsity=0.5).report(accuracy=accuracy)
+
+
 def test_table_lists_regions_below_their_layer() -> None:
     report = mixed()
     lines = str(report).splitlines()

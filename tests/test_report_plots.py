@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from sparsity_cases import OFTEN, adam, fields, locally, train
 
 from scisparse.errors import MissingDependencyError, OptionError
-from scisparse.plots import sparsity_history, sparsity_report
+from scisparse.plots import sparsity_efficiency, sparsity_history, sparsity_report
 from scisparse.sparsity import Sparsifier
 from scisparse.sparsity.report import DISTANCE_BINS, LayerReport, RegionReport, Report
 
@@ -119,7 +119,57 @@ def test_a_line_for_each_layer_each_unlike_the_others(count: int) -> None:
         drawn(figure)
 
 
+def scored(count: int, seed: int, scale: float = 1.0) -> list[Report]:
+    """Models of one layer with other numbers of weights and accuracies."""
+    rng = np.random.default_rng(seed)
+    return [
+        Report(9, (LayerReport("weight", 10**5, active, 10**5, 0.0, 400_000),), scale * accuracy)
+        for active, accuracy in zip(
+            rng.integers(1, 10**5, count).tolist(), rng.random(count).tolist(), strict=True
+        )
+    ]
+
+
+@pytest.mark.parametrize("scale", [1.0, -3.0])
+def test_accuracy_and_efficiency_over_weights(scale: float) -> None:
+    runs = {"rigl": scored(5, 0, scale), "static": scored(1, 1, scale), "gmp": scored(30, 2, scale)}
+    figure = sparsity_efficiency(runs)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(runs)
+    for k, reports in enumerate(runs.values()):
+        left = sorted((r.layers[0].active, r.accuracy or 0.0) for r in reports)
+        for axes, values in zip(
+            figure.axes, ([a for _, a in left], [a / n for n, a in left]), strict=True
+        ):
+            line = axes.lines[k]
+            assert np.asarray(line.get_xdata()).tolist() == [n for n, _ in left]
+            assert np.asarray(line.get_ydata()) == pytest.approx(values)
+    assert figure.axes[0].get_xscale() == "log"
+    assert figure.axes[1].get_yscale() == ("log" if scale > 0 else "linear")
+    drawn(figure)
+
+
+def test_one_line_has_no_legend_and_needs_no_weights() -> None:
+    empty = Report(9, (LayerReport("weight", 10, 0, 10, 0.0, 40),), 0.5)
+    figure = sparsity_efficiency([empty, *scored(3, 4)])
+    assert not figure.legends
+    assert figure.axes[0].get_xscale() == "linear"
+    drawn(figure)
+
+
+def test_title_says_the_accuracy() -> None:
+    report = Report(1000, made(2).layers, 93.5)
+    title = sparsity_report(report).get_suptitle()
+    assert "accuracy 93.5" in title
+    assert f"{report.efficiency:.3g}" in title
+
+
 def test_what_cannot_be_drawn() -> None:
+    with pytest.raises(OptionError, match="`reports` is empty"):
+        sparsity_efficiency([])
+    with pytest.raises(OptionError, match="`reports` is empty"):
+        sparsity_efficiency({})
+    with pytest.raises(OptionError, match=r"`reports\['rigl'\]` has a report, after 1000 steps"):
+        sparsity_efficiency({"gmp": scored(1, 0), "rigl": [made(1)]})
     with pytest.raises(OptionError, match="`reports` is empty"):
         sparsity_history([])
     with pytest.raises(OptionError, match="of different layers"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_cases import generator
 from sparsity_cases import (
     OFTEN,
     adam,
@@ -325,3 +326,17 @@ def test_neurons_of_a_compact_layer_are_ablated() -> None:
     assert model.first.weight.shape[0] == pattern.num_edges <= int(fan_in.sum())
     assert int(pattern.fan_in.min()) > 0
     assert pattern.num_sites == model.second.pattern.num_sources <= int((fan_in > 0).sum())
+
+
+def test_ablation_has_room_where_a_layer_begins_with_its_edges() -> None:
+    """Fan-in 6 is what rounding leaves of 127 weights; sites that stay may use all of them."""
+    seed()
+    layer = SparseLinear(12, 20, fan_in=6)
+    optimizer = adam(layer)
+    sparsifier = Sparsifier(layer, optimizer, "srigl", sparsity=1 - 127 / 240, schedule=OFTEN)
+    gen = generator(13)
+    xs = [torch.randn(16, 12, generator=gen) for _ in range(40)]
+    rows = torch.arange(20) < 3  # the others have nothing to do
+    for x in xs:
+        train(layer, optimizer, sparsifier, [(x, 5 * x[:, :1] * rows)])
+        assert layer.weight.shape[0] == 127

@@ -277,8 +277,8 @@ def test_report_counts_edges_by_distance() -> None:
     assert counts[5:].sum() > 0.5 * grid.size  # most random far points are farther than 5000 km
     assert data["distance"].attrs["units"] == "m"
     assert int(data["flops"][0]) == 2 * 6 * grid.size * 6
-    report = sparsifier.report()
-    assert report.efficiency(90.0) == pytest.approx(90 / (36 * grid.size))
+    report = sparsifier.report(accuracy=90.0)
+    assert report.efficiency == pytest.approx(90 / (36 * grid.size))
 
 
 def test_report_without_distances() -> None:

@@ -11,6 +11,7 @@ from scisparse.plots.charts import score_table as score_table
 from scisparse.plots.maps import map_correction as map_correction
 from scisparse.plots.maps import map_field as map_field
 from scisparse.plots.maps import map_skill as map_skill
+from scisparse.plots.sparsity import sparsity_efficiency as sparsity_efficiency
 from scisparse.plots.sparsity import sparsity_history as sparsity_history
 from scisparse.plots.sparsity import sparsity_report as sparsity_report
 
@@ -20,6 +21,7 @@ __all__ = [
     "map_skill",
     "rank_histogram",
     "score_table",
+    "sparsity_efficiency",
     "sparsity_history",
     "sparsity_report",
 ]

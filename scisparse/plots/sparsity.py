@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["sparsity_history", "sparsity_report"]
+__all__ = ["sparsity_efficiency", "sparsity_history", "sparsity_report"]
 
 FloatArray = NDArray[np.float64]
 
@@ -72,6 +72,8 @@ def sparsity_report(report: Report) -> Figure:
     panels = iter(axes)
     _draw_layers(next(panels), report, list(names.values()))
     title = f"After {report.steps:,} steps: sparsity {report.sparsity:.4f}"
+    if report.accuracy is not None:
+        title += f", accuracy {report.accuracy:.6g}, {report.efficiency:.3g} for each weight"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     if by_region:
         _draw_regions(next(panels), by_region, names)
@@ -127,6 +129,74 @@ def sparsity_history(reports: Sequence[Report]) -> Figure:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8.5, frameon=False)
     return figure
+
+
+def sparsity_efficiency(reports: Sequence[Report] | Mapping[str, Sequence[Report]]) -> Figure:
+    """Draw accuracy, and accuracy for each weight, over the weights that are not pruned.
+
+    Parameters
+    ----------
+    reports
+        Reports with an accuracy, of models of several sparsities or of one in training; or several
+        such lists by the name of their line. Points of a line go by their number of weights.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Two panels; axes are logarithmic where all numbers are above 0.
+
+    Raises
+    ------
+    OptionError
+        There is no report, or one is without an accuracy.
+    MissingDependencyError
+        The extra ``plot`` is not installed.
+
+    Examples
+    --------
+    >>> dense = Report(100, (LayerReport("weight", 100, 100, 100, 0.0, 400),), accuracy=0.9)
+    >>> sparse = Report(100, (LayerReport("weight", 100, 10, 100, 0.0, 400),), accuracy=0.8)
+    >>> figure = sparsity_efficiency({"rigl": [dense, sparse]})
+    >>> figure.axes[1].lines[0].get_ydata().tolist()
+    [0.08, 0.009000000000000001]
+    """
+    lines = dict(reports) if isinstance(reports, Mapping) else {"": reports}
+    if not lines:
+        raise OptionError("`reports` is empty; give lists of reports by the name of their line")
+    for name, line in lines.items():
+        _check_accuracies(f"`reports[{name!r}]`" if name else "`reports`", line)
+    figure, axes = new_figure(2, 1, (_WIDTH, 5.2), share_x=True)
+    for k, line in enumerate(lines.values()):
+        rising = sorted(line, key=lambda report: report.active)
+        weights = [report.active for report in rising]
+        for ax, key in zip(axes, ("accuracy", "efficiency"), strict=True):
+            ax.plot(weights, [getattr(r, key) for r in rising], **_line(k, len(rising)))
+    axes[0].set_ylabel("accuracy")
+    axes[1].set_ylabel("accuracy / weight")
+    axes[1].set_xlabel("weights that are not pruned")
+    every = [report for line in lines.values() for report in line]
+    if min(report.active for report in every) > 0:
+        axes[0].set_xscale("log")
+    if min(report.efficiency or 0.0 for report in every) > 0:
+        axes[1].set_yscale("log")
+    for ax in axes:
+        tidy(ax)
+    if isinstance(reports, Mapping):
+        names = _short(list(lines))
+        figure.legend(axes[0].lines, names, loc="outside right upper", fontsize=8.5, frameon=False)
+    return figure
+
+
+def _check_accuracies(argument: str, reports: Sequence[Report]) -> None:
+    """Raise unless there are reports, all of them with an accuracy."""
+    if not reports:
+        raise OptionError(f"{argument} is empty; collect sparsifier.report(accuracy=...)")
+    for report in reports:
+        if report.accuracy is None:
+            raise OptionError(
+                f"{argument} has a report, after {report.steps} steps, without an accuracy; take "
+                "it by sparsifier.report(accuracy=...)"
+            )
 
 
 def _check_history(reports: Sequence[Report]) -> list[str]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from scisparse.errors import OptionError
 from scisparse.sparsity import budgets
 from scisparse.sparsity.budgets import Budget
 from scisparse.sparsity.masked import MaskedTarget
+from scisparse.sparsity.ranks import agree
+from scisparse.sparsity.redistribution import redistribute
 from scisparse.sparsity.target import Rules, Target
 
 __all__ = ["Allotment", "allot", "check_counts", "names_of"]
@@ -44,14 +48,47 @@ class Allotment:
         """Weights that each target keeps at a sparsity of all."""
         return allot(self.targets, self.budget, sparsity, self.final or 0.0, self.rules)
 
-    def after(self, sparsity: float) -> list[int]:
-        """Weights that each target has after a change to a sparsity of all."""
+    def after(
+        self, sparsity: float, drop: float = 0.0, resting: Collection[Target] = ()
+    ) -> list[int]:
+        """Weights that each target has after a change to a sparsity of all.
+
+        Parameters
+        ----------
+        sparsity
+            Of all.
+        drop
+            Fraction of the active weights that each drops, and others may take over.
+        resting
+            Targets that this change leaves as they are.
+        """
         if self.final is None or (self.moves and sparsity == self.now):
+            if drop and self.final is not None and self.budget == "momentum":
+                self._redistribute(drop, resting)
             return [target.goal for target in self.targets]
         counts, self.now = self.at(sparsity), sparsity
         if self.moves:
             self._aim_at(counts)
         return counts
+
+    def _redistribute(self, drop: float, resting: Collection[Target]) -> None:
+        """Aim at other counts of the targets whose number of weights is free, with one sum."""
+        goals = [target.goal for target in self.targets]
+        known, places, total = [], [], 0
+        for k, begun in enumerate(self.at(self.now)):
+            standing = self.targets[k].standing()
+            if standing is None:
+                continue
+            # The sum of the start, which does not lose what once found no room.
+            total += standing.unit * round(begun / standing.unit)
+            if self.targets[k] in resting:
+                total -= standing.count
+            else:
+                known.append(standing)
+                places.append(k)
+        for k, count in zip(places, redistribute(known, drop, total), strict=True):
+            goals[k] = count
+        self._aim_at(agree(torch.tensor(goals)).tolist())
 
     def aim(self) -> None:
         """Tell learned gates how many weights are to be left in the end."""
@@ -95,7 +132,7 @@ def allot(
         progress = sparsity / final if final else 1.0
         return [_named(target, budget, sparsity, progress) for target in targets]
     shapes = [target.shape for target in targets]
-    if budget == "erdos_renyi":
+    if budget in ("erdos_renyi", "momentum"):  # what momentum changes comes later
         return budgets.erdos_renyi(shapes, density, sizes)
     masked = [target for target in targets if isinstance(target, MaskedTarget)]
     if budget == "global" and len(masked) == len(targets):

@@ -25,6 +25,7 @@ __all__ = [
     "Regions",
     "erdos_renyi",
     "global_magnitude",
+    "proportional",
     "share",
     "uniform",
 ]
@@ -96,17 +97,27 @@ def erdos_renyi(
     sizes = [math.prod(shape) for shape in shapes] if sizes is None else list(sizes)
     wanted = [float(sum(shape)) for shape in shapes]
     goal = round(density * sum(sizes))
+    return share(proportional(wanted, sizes, goal), sizes, goal)
+
+
+def proportional(weights: Sequence[float], limits: Sequence[float], total: float) -> list[float]:
+    """Parts of `total` in proportion to `weights`, none beyond its limit: others take the rest.
+
+    Examples
+    --------
+    >>> proportional([4.0, 1.0, 1.0], [2, 9, 9], 6)
+    [2.0, 2.0, 2.0]
+    """
     full: set[int] = set()
     while True:
-        rest = goal - sum(sizes[i] for i in full)
-        weight = sum(w for i, w in enumerate(wanted) if i not in full)
+        rest = total - sum(limits[i] for i in full)
+        weight = sum(w for i, w in enumerate(weights) if i not in full)
         factor = rest / weight if weight else 0.0
-        over = {i for i, w in enumerate(wanted) if i not in full and w * factor > sizes[i]}
+        over = {i for i, w in enumerate(weights) if i not in full and w * factor > limits[i]}
         if not over:
             break
         full |= over
-    counts = [float(sizes[i]) if i in full else w * factor for i, w in enumerate(wanted)]
-    return share(counts, sizes, goal)
+    return [float(limits[i]) if i in full else w * factor for i, w in enumerate(weights)]
 
 
 def global_magnitude(scores: Sequence[Tensor], density: float) -> list[int]:

@@ -113,7 +113,9 @@ def rewired_target(
     if far is not None or isinstance(budget, Regions | AreaWeighted):
         ablation = None  # these say themselves how many edges a site has
     units = _units(structure, edges, found, far)
-    return RewiredTarget(found.name, layer, edges, reference, groups, far, ablation, units)
+    target = RewiredTarget(found.name, layer, edges, reference, groups, far, ablation, units)
+    target.gains = budget == "momentum"
+    return target
 
 
 def _attention_target(

@@ -18,9 +18,12 @@ from scisparse.errors import OptionError, ShapeError
 from scisparse.sparsity.scores import widen, widen_as
 
 __all__ = [
+    "cut",
     "empirical_fisher",
     "optimal_brain_damage",
     "optimal_brain_surgeon",
+    "outer_products",
+    "surgeon_of_sums",
     "surgeon_step",
 ]
 
@@ -154,6 +157,65 @@ def optimal_brain_surgeon(
     return _unblocked(scores, weight)
 
 
+def outer_products(grad: Tensor, block: int) -> Tensor:
+    r"""Return :math:`g_B g_B^\top` of blocks B of consecutive entries, ``[b, n, n]``.
+
+    Summed over steps they are what :func:`surgeon_of_sums` reads.
+
+    Parameters
+    ----------
+    grad
+        Gradient of a step, of any shape.
+    block
+        Entries of a block; n is this, or the size of `grad` where that is less.
+
+    Examples
+    --------
+    >>> outer_products(torch.tensor([1.0, 2.0, 3.0]), 2).tolist()
+    [[[1.0, 2.0], [2.0, 4.0]], [[9.0, 0.0], [0.0, 0.0]]]
+    """
+    rows = cut(widen(grad, "grad").flatten(), max(1, min(block, grad.numel())))
+    return rows.unsqueeze(-1) * rows.unsqueeze(-2)
+
+
+def surgeon_of_sums(weight: Tensor, total: Tensor, damping: float = 1e-3) -> Tensor:
+    """Return the scores of `optimal_brain_surgeon`, times the number of steps that were summed.
+
+    Parameters
+    ----------
+    weight
+        Weights, of any shape.
+    total
+        Sum of the :func:`outer_products` of their gradients, ``[b, n, n]``.
+    damping
+        What is added to the diagonal, as a fraction of its mean.
+
+    Returns
+    -------
+    Tensor
+        Scores of the shape of `weight`.
+
+    Examples
+    --------
+    >>> total = outer_products(torch.tensor([1.0, -1.0]), 2)
+    >>> surgeon_of_sums(torch.tensor([1.0, 1.0]), total, damping=1.0)
+    tensor([0.7500, 0.7500])
+    """
+    size = total.shape[-1]
+    diagonal = total.diagonal(dim1=-2, dim2=-1).double()
+    mean = float(diagonal.sum()) / max(1, weight.numel())
+    # Rounding of the sums may make a block singular that is far above the mean.
+    damped = damping * (mean or 1.0) + 1e-6 * diagonal.amax(-1, keepdim=True)
+    scores = []
+    step = _blocks_at_once(size, size)
+    blocks = cut(widen(weight).flatten(), size)
+    for w, part, extra in zip(*(one.split(step) for one in (blocks, total, damped)), strict=True):
+        root = torch.linalg.cholesky(part.double() + torch.diag_embed(extra.expand(-1, size)))
+        inverse = torch.cholesky_inverse(root).diagonal(dim1=-2, dim2=-1)
+        scores.append(0.5 * w.square() / inverse.to(w.dtype))
+    return _unblocked(scores, weight)
+
+
 def surgeon_step(
     weight: Tensor, grads: Tensor, keep: Tensor, *, block: int = 64, damping: float = 1e-5
 ) -> Tensor:
@@ -208,7 +270,7 @@ def surgeon_step(
             "for each entry of `weight`: make it by a comparison of scores"
         )
     block = _block_size(weight, block, damping)
-    all_kept = _cut(keep.flatten(), block)
+    all_kept = cut(keep.flatten(), block)
     updated: list[Tensor] = []
     start = 0
     for w, rows in _blocks(weight, grads, block, damping):
@@ -255,9 +317,9 @@ def _blocks(
     gradients = widen_as(weight, "grads", grads, samples=True)
     samples = len(gradients)
     step = _blocks_at_once(block, samples)
-    w = _cut(widen(weight).flatten(), block)
+    w = cut(widen(weight).flatten(), block)
     flat = gradients.reshape(samples, weight.numel()) / math.sqrt(samples)
-    g = _cut(flat, block).transpose(0, 1)
+    g = cut(flat, block).transpose(0, 1)
     for part, rows in zip(w.split(step), g.split(step), strict=True):
         yield part, root_of_gram(rows, damping)
 
@@ -266,7 +328,7 @@ def _blocks_at_once(block: int, samples: int) -> int:
     return max(1, _CHUNK // (block * (samples + block)))
 
 
-def _cut(values: Tensor, block: int) -> Tensor:
+def cut(values: Tensor, block: int) -> Tensor:
     """Cut ``[..., n]`` into ``[..., b, block]``, the last block filled up with 0."""
     *outer, size = values.shape
     count = math.ceil(size / block)
@@ -274,5 +336,5 @@ def _cut(values: Tensor, block: int) -> Tensor:
 
 
 def _unblocked(parts: list[Tensor], weight: Tensor) -> Tensor:
-    """Undo `_cut`."""
+    """Undo `cut`."""
     return torch.cat(parts).flatten()[: weight.numel()].reshape(weight.shape)

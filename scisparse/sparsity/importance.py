@@ -48,6 +48,9 @@ class Importance:
         Scores by the name of the weight, in place of `score`.
     draws
         Whether they are random numbers, of the generator that a sparsifier has.
+    block
+        Above 0 outer products of gradients are added up, in blocks of so many consecutive weights,
+        of which ``curvature.surgeon_of_sums`` makes the scores, and not `score`.
     """
 
     name: str
@@ -58,6 +61,25 @@ class Importance:
     by_area: bool = False
     by_name: Mapping[str, Tensor] | None = None
     draws: bool = False
+    block: int = 0
+
+    def share(self, weight: Tensor, gradient: Tensor, generator: torch.Generator) -> Tensor:
+        """What a step adds to the sums."""
+        if self.block:
+            return curvature.outer_products(gradient, self.block)
+        return self.evaluate(weight, gradient, generator)
+
+    def of_sum(self, weight: Tensor, total: Tensor) -> Tensor:
+        """Scores of weights, from the sums."""
+        return curvature.surgeon_of_sums(weight, total) if self.block else total
+
+    def forget(self, total: Tensor, weights: Tensor) -> None:
+        """Set to 0 what sums hold of some `weights`, booleans of their shape."""
+        if not self.block:
+            total.masked_fill_(weights, 0)
+            return
+        cut = curvature.cut(weights.flatten(), total.shape[-1])
+        total.masked_fill_(cut.unsqueeze(-1) | cut.unsqueeze(-2), 0)
 
     def evaluate(
         self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator | None = None
@@ -101,6 +123,10 @@ def mest(weight: Tensor, gradient: Tensor, share: float = 0.01) -> Tensor:
     the edge. https://doi.org/10.48550/arXiv.2110.14032
     """
     return weight.abs() + share * gradient.abs()
+
+
+def _of_sums(weight: Tensor, gradient: Tensor | None) -> Tensor:
+    raise OptionError("this score is made of sums over steps, not of weights and a gradient")
 
 
 def _of_gates(weight: Tensor, gradient: Tensor | None) -> Tensor:
@@ -177,6 +203,8 @@ BY_NAME = {
         True,
         True,
     ),
+    # WoodFisher: gradients of steps stand for those of samples; 64 numbers are kept for a weight.
+    "optimal_brain_surgeon": Importance("optimal_brain_surgeon", _of_sums, True, True, block=64),
 }
 
 
@@ -189,10 +217,10 @@ _RULES: dict[object, str] = {
     scores.random: "random",
     mest: "mest",
     curvature.optimal_brain_damage: "optimal_brain_damage",
+    curvature.optimal_brain_surgeon: "optimal_brain_surgeon",
 }
 _NEED_MORE = (
     scores.wanda,
-    curvature.optimal_brain_surgeon,
     probes.grasp,
     probes.leave_one_out,
     probes.synflow,
@@ -209,8 +237,8 @@ def named(score: Score) -> Importance:
         return score
     if isinstance(score, Mapping):
         return Importance("by name", _of_names, by_name=score)
-    if any(score is function for function in _NEED_MORE):
-        name = getattr(score, "__name__", "")
+    if any(score is function or score == function.__name__ for function in _NEED_MORE):
+        name = score if isinstance(score, str) else getattr(score, "__name__", "")
         raise OptionError(
             f"`score` is {name}, which needs more than a weight and its gradient; call it before, "
             f"and give what it returns by names of weights: score={{'0.weight': {name}(...)}}"

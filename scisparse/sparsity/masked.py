@@ -18,8 +18,9 @@ from scisparse.sparsity.growth import Candidates
 from scisparse.sparsity.link_prediction import Links
 from scisparse.sparsity.momentum import running_mean
 from scisparse.sparsity.ranks import agree, average
+from scisparse.sparsity.redistribution import Standing
 from scisparse.sparsity.select import next_active, survivors
-from scisparse.sparsity.structures import ConstantFanIn, Structure
+from scisparse.sparsity.structures import Block, ConstantFanIn, Structure, Unstructured
 from scisparse.sparsity.target import Move, Rules, Target
 
 __all__ = ["MaskedTarget"]
@@ -126,7 +127,7 @@ class MaskedTarget(Target):
             return
         if rules.importance.sums and grad is not None:
             grad = grad if scale is None else grad / scale
-            step = rules.importance.evaluate(self.parameter.detach(), grad, rules.generator)
+            step = rules.importance.share(self.parameter.detach(), grad, rules.generator)
             self._sum = step if self._sum is None else self._sum + step
         if rules.growth is not None and rules.growth.needs_momentum and self._gradient is not None:
             recorded, used = average(self._gradient.clone()), self.parameter.grad
@@ -158,6 +159,15 @@ class MaskedTarget(Target):
             chosen = self._rewired(keep, count, drop, rules)
         return self._set(agree(chosen.to(torch.uint8)).bool(), rules)
 
+    def standing(self) -> Standing | None:
+        """Weights or blocks, as many as may be; other structures fix their number."""
+        structure = self.structure
+        if self._momentum is None or not isinstance(structure, Block | Unstructured):
+            return None
+        unit = structure.height * structure.width if isinstance(structure, Block) else 1
+        own = self._momentum[self.mask].abs().double()
+        return Standing(self.count, unit, self.size, float(own.sum()) / max(1, own.numel()))
+
     def importance(self, rules: Rules) -> Tensor:
         """Scores of all weights, of the shape of the weight."""
         score = self._score(rules)
@@ -174,7 +184,7 @@ class MaskedTarget(Target):
                     f"the score {rules.importance.name!r} is summed over steps and there are none; "
                     "give `optimizer` and train before the first change"
                 )
-            return average(self._sum.clone())
+            return rules.importance.of_sum(self.parameter, average(self._sum.clone()))
         weight, grad = self.parameter.detach(), self.parameter.grad
         return average(rules.importance.evaluate(weight, grad, rules.generator).float())
 
@@ -239,9 +249,10 @@ class MaskedTarget(Target):
         optimizer_state.clear(rules.optimizer, self.parameter, changed)
         for weight in (self.parameter, *self._copies):
             weight.masked_fill_(changed.to(weight.device), 0)
-        for values in (self._sum, self.parameter.grad):
-            if values is not None:
-                values.masked_fill_(changed, 0)
+        if self._sum is not None:
+            rules.importance.forget(self._sum, changed)
+        if self.parameter.grad is not None:
+            self.parameter.grad.masked_fill_(changed, 0)
         return Move(int(dropped.sum()), int(grown.sum()))
 
     @torch.no_grad()

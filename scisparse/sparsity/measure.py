@@ -28,6 +28,7 @@ def measure(
     steps: int,
     budget: Budget,
     regions: object = None,
+    accuracy: float | None = None,
 ) -> Report:
     """Report on layers.
 
@@ -43,6 +44,8 @@ def measure(
         Of the sparsifier; one by regions says the regions where `regions` does not.
     regions
         Label of each site.
+    accuracy
+        Of the model.
 
     Raises
     ------
@@ -54,7 +57,7 @@ def measure(
     rows = tuple(_measure_one(t, moved.get(t.name, Move(0, 0)), labels) for t in targets)
     if labels is not None and regions is not None:
         _check_labels(labels, targets, rows)
-    return Report(steps, rows)
+    return Report(steps, rows, accuracy)
 
 
 def _measure_one(target: Target, move: Move, labels: SiteLabels | None) -> LayerReport:

@@ -76,7 +76,7 @@ _METHODS = (
     Method("rigl", "magnitude", "gradient", _cosine, True, budget="erdos_renyi"),
     Method("srigl", "magnitude", "gradient", _cosine, True, ConstantFanIn(0.3), "erdos_renyi"),
     Method("mest", "mest", "random", _cosine, True, budget="erdos_renyi"),
-    Method("sparse_momentum", "magnitude", "momentum", _cosine, True, budget="erdos_renyi"),
+    Method("sparse_momentum", "magnitude", "momentum", _cosine, True, budget="momentum"),
     Method("top_kast", "magnitude", "superset", _steady, True, budget="erdos_renyi"),
     Method("magnitude", "magnitude", None, lambda steps: OneShot(0), False),
     Method("gmp", "magnitude", None, _cubic, False),

@@ -33,12 +33,13 @@ __all__ = [
     "check_sparsity",
     "check_state",
     "check_teleconnections",
+    "choose_budget",
     "choose_rules",
     "choose_schedule",
 ]
 
 _SCHEDULES = ("OneShot", "Cubic", "CosineDrop", "Steady", "Iterative")
-_BUDGETS = ("uniform", "erdos_renyi", "global")
+_BUDGETS = ("uniform", "erdos_renyi", "global", "momentum")
 
 
 def check_sparsity(sparsity: float | None) -> float | None:
@@ -192,6 +193,26 @@ def check_budget(budget: Budget) -> Budget:
             check_fraction(f"budget[{name!r}]", value)
     elif not isinstance(budget, Regions | AreaWeighted):
         raise OptionError(f"`budget` is {budget!r}; give a name, a dict or one of sparsity.budgets")
+    return budget
+
+
+def choose_budget(
+    method: methods.Method, structure: Structure, budget: Budget | None, rules: Rules
+) -> Budget:
+    """Return the budget that was given, or the method's own as structure and growth have it."""
+    keeps_momentum = rules.growth is not None and rules.growth.needs_momentum
+    if budget is None:
+        if isinstance(structure, NM):  # needs the same sparsity everywhere
+            return "uniform"
+        return (
+            "erdos_renyi" if method.budget == "momentum" and not keeps_momentum else method.budget
+        )
+    budget = check_budget(budget)
+    if budget == "momentum" and not keeps_momentum:
+        raise OptionError(
+            "`budget` 'momentum' goes by running means of gradients, which are kept for growth by "
+            "them alone; give growth='momentum', or choose 'erdos_renyi'"
+        )
     return budget
 
 

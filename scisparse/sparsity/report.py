@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from scisparse.errors import OptionError
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -123,6 +125,20 @@ class LayerReport:
 class Report:
     """All weights; prints as a table, and `scisparse.plots.sparsity_report` draws it.
 
+    Parameters
+    ----------
+    steps
+        Steps of training that were done.
+    layers
+        Of the model.
+    accuracy
+        Of the model, as it was measured by the user: one number in any unit, larger = better.
+
+    Raises
+    ------
+    OptionError
+        `accuracy` is not a finite number.
+
     Examples
     --------
     >>> regions = RegionReport("sea", 60, 20), RegionReport("land", 40, 5)
@@ -136,41 +152,58 @@ class Report:
 
     steps: int
     layers: tuple[LayerReport, ...]
+    accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.accuracy is None:
+            return
+        try:
+            accuracy = float(self.accuracy)  # of a tensor or an array, too
+        except (TypeError, ValueError, RuntimeError):
+            accuracy = math.nan
+        if not math.isfinite(accuracy):
+            raise OptionError(
+                f"`accuracy` is {self.accuracy!r}; give one finite number, in any unit in which "
+                "larger is better"
+            )
+        object.__setattr__(self, "accuracy", accuracy)
+
+    @property
+    def active(self) -> int:
+        """Weights of all layers that are not pruned."""
+        return sum(layer.active for layer in self.layers)
+
+    @property
+    def size(self) -> int:
+        """Weights of all layers with nothing pruned."""
+        return sum(layer.size for layer in self.layers)
 
     @property
     def sparsity(self) -> float:
         """Fraction of the weights of all layers that are pruned."""
-        return 1 - sum(r.active for r in self.layers) / max(1, sum(r.size for r in self.layers))
+        return 1 - self.active / max(1, self.size)
 
-    def efficiency(self, accuracy: float) -> float:
-        """Parameter efficiency: accuracy for each of these weights that is left.
+    @property
+    def efficiency(self) -> float | None:
+        """Parameter efficiency: accuracy for each weight that is left, in the accuracy's unit.
 
         Of networks with the same accuracy the one with fewer weights is more efficient. Biases and
-        layers that the sparsifier leaves alone do not count.
-
-        Parameters
-        ----------
-        accuracy
-            In any unit, larger = better.
-
-        Returns
-        -------
-        float
-            In that unit, for one weight.
+        layers that the sparsifier leaves alone do not count. ``None`` without an accuracy.
 
         References
         ----------
         Hoefler, T., Alistarh, D., Ben-Nun, T., Dryden, N., Peste, A. (2021). Sparsity in deep
-        learning. https://doi.org/10.48550/arXiv.2102.00554
+        learning. Journal of Machine Learning Research 22(241).
+        https://doi.org/10.48550/arXiv.2102.00554
 
         Examples
         --------
-        >>> dense = Report(0, (LayerReport("weight", 1000, 1000, 1000, 0.0, 4000),))
-        >>> sparse = Report(100, (LayerReport("weight", 1000, 100, 150, 0.0, 400),))
-        >>> sparse.efficiency(0.94) / dense.efficiency(0.95)  # accuracies on the test data
+        >>> dense = Report(0, (LayerReport("weight", 1000, 1000, 1000, 0.0, 4000),), accuracy=0.95)
+        >>> sparse = Report(100, (LayerReport("weight", 1000, 100, 150, 0.0, 400),), accuracy=0.94)
+        >>> sparse.efficiency / dense.efficiency
         9.89...
         """
-        return accuracy / max(1, sum(layer.active for layer in self.layers))
+        return None if self.accuracy is None else self.accuracy / max(1, self.active)
 
     def __str__(self) -> str:
         head = ("layer", "size", "active", "sparsity", "exploration", "churn", "FLOPs", "bytes")
@@ -180,14 +213,17 @@ class Report:
             "   ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-        active, size = (sum(getattr(r, key) for r in self.layers) for key in ("active", "size"))
-        first = f"after {self.steps} steps: {active} of {size} weights"
-        return "\n".join([f"{first}, sparsity {self.sparsity:.4f}", *lines])
+        first = f"after {self.steps} steps: {self.active} of {self.size} weights"
+        first += f", sparsity {self.sparsity:.4f}"
+        if self.accuracy is not None:
+            first += f", accuracy {self.accuracy:.6g}, {self.efficiency:.3g} per weight"
+        return "\n".join([first, *lines])
 
     def to_dataset(self) -> xr.Dataset:
         """Give the same numbers as a Dataset over ``layer``.
 
-        Numbers by ``region``, ``distance`` and ``tap`` are NaN for layers that have none.
+        Numbers by ``region``, ``distance`` and ``tap`` are NaN for layers that have none;
+        ``accuracy`` and ``efficiency`` are there if the accuracy is.
         """
         import xarray as xr
 
@@ -195,6 +231,10 @@ class Report:
             key: ("layer", [getattr(r, key) for r in self.layers], {"long_name": text})
             for key, text in _LONG_NAMES.items()
         }
+        if self.accuracy is not None:
+            data["accuracy"] = ((), self.accuracy, {"long_name": "accuracy of the model"})
+            per_weight = {"long_name": "accuracy for each weight that is not pruned"}
+            data["efficiency"] = ((), self.efficiency, per_weight)
         coords: dict[str, Any] = {"layer": [r.name for r in self.layers]}
         labels = list(dict.fromkeys(region.label for r in self.layers for region in r.regions))
         if labels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -14,10 +15,14 @@ from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.candidates import Chunk, Pass
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.far import Audit, outstanding, repeats, warn_of_few
-from scisparse.sparsity.ranks import agree, total, world
+from scisparse.sparsity.ranks import agree, every, total, world
+from scisparse.sparsity.redistribution import Standing
+from scisparse.sparsity.search import Search
 from scisparse.sparsity.target import Move, Rules
 
 __all__ = ["EdgeLayer", "RewiredTarget"]
+
+_ROOM = 2  # times the edges at the start
 
 
 class EdgeLayer(Protocol):
@@ -37,6 +42,8 @@ class RewiredTarget(EdgeTarget):
 
     Parameters are those of :class:`EdgeTarget`; the name is that of the weight in the model.
     """
+
+    gains = False  #: whether it has room for twice its edges, which other layers may hand on to it
 
     layer: EdgeLayer
     _passes: list[Pass]
@@ -65,6 +72,21 @@ class RewiredTarget(EdgeTarget):
     def _gradients(self, chunk: Chunk) -> Tensor:
         return self.candidates.gradients(chunk, self._passes)
 
+    def reads_passes(self, rules: Rules) -> bool:
+        """Whatever the growth: passes tell which sources are missing."""
+        return rules.growth is not None
+
+    def _search(self, active: Tensor) -> Search:
+        return replace(super()._search(active), missing=self._missing())
+
+    def _missing(self) -> Tensor | None:
+        """Sources that were missing in a pass, on any rank, booleans ``[N]``, if any were."""
+        if not every(bool(self._passes), self._like):
+            return None
+        missing = torch.stack([one.x.isnan().any(2).any(0) for one in self._passes]).any(0)
+        missing = total(missing.float()).cpu() > 0
+        return missing if bool(missing.any()) else None
+
     def finite(self) -> bool:
         """Whether gradients of weights and at sites are, and what edges read."""
         grad = self.parameter.grad
@@ -77,6 +99,32 @@ class RewiredTarget(EdgeTarget):
             self._audit.hold(self.parameter)
 
     # -- changes ---------------------------------------------------------------------------------
+
+    def sparsify(self, count: int, rules: Rules) -> None:
+        """Keep edges at random, with room for those that it may gain."""
+        if self._is_free:
+            self._room = min(self.candidates.size, _ROOM * round(count / self.block))
+        super().sparsify(count, rules)
+        if self.parameter.shape[0] < self._room:  # it began with just these edges
+            self._started = False
+            self._rewire(self.layer.pattern, torch.arange(self.active.numel()), rules)
+            self._pattern, self._started = self.layer.pattern, True
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether edges may be as many as there is room for, whichever they are."""
+        fixed = self.far is not None or self._units is not None
+        return self.gains and not fixed and self._row_groups(0)[0] is None
+
+    def standing(self) -> Standing | None:
+        """Single edges, as many as there are rows for and sources that are not missing."""
+        if not self._is_free or self._momentum is None:
+            return None
+        known = int(self._momentum.flatten(1).isfinite().all(1).sum())
+        most = self.block * min(known, self.parameter.shape[0])
+        own = self._momentum[self.active].abs().double()
+        mean = float(own.sum()) / max(1, own.numel())
+        return Standing(self.count, self.block, max(most, self.count), mean)
 
     def _score(self, rules: Rules) -> Tensor:
         weight = self.parameter.detach()

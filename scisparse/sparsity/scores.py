@@ -167,10 +167,12 @@ def snip(weight: Tensor, grad: Tensor) -> Tensor:
     return sensitivity / torch.where(total == 0, 1.0, total)
 
 
-def wanda(weight: Tensor, inputs: Tensor) -> Tensor:
+def wanda(weight: Tensor, inputs: Tensor, source: Tensor | None = None) -> Tensor:
     r"""Return the size of each weight times that of its input (Sun et al. 2023).
 
     .. math:: |W_{ij}| \, \lVert X_j \rVert_2
+
+    with j the input channel of a weight, or the source of an edge.
 
     Weights are to be compared within a row (an output). Kernels of convolutions share the norm of
     their input channel.
@@ -178,10 +180,13 @@ def wanda(weight: Tensor, inputs: Tensor) -> Tensor:
     Parameters
     ----------
     weight
-        Weights ``[O, I]``, or ``[O, I, ...]`` of a convolution without groups.
+        Weights ``[O, I]``, or ``[O, I, ...]`` of a convolution without groups; with `source` those
+        of edges, ``[E]``, as ``layer.edge_weight`` of ``SparseLinear``.
     inputs
         What the layer read, ``[..., I]``: channels last, at least one sample. For a convolution
         ``x.movedim(1, -1)``.
+    source
+        Source that each edge reads, integers ``[E]`` below I, as ``layer.pattern.col``.
 
     Returns
     -------
@@ -191,8 +196,8 @@ def wanda(weight: Tensor, inputs: Tensor) -> Tensor:
     Raises
     ------
     ShapeError
-        `weight` has fewer than 2 dims, `inputs` does not fit or holds no sample, or `weight` is
-        not of floating point.
+        `weight` has fewer than 2 dims and there is no `source`, `inputs` or `source` does not fit,
+        there is no sample, or `weight` is not of floating point.
 
     References
     ----------
@@ -204,13 +209,31 @@ def wanda(weight: Tensor, inputs: Tensor) -> Tensor:
     >>> wanda(torch.tensor([[-2.0, 0.5]]), torch.tensor([[1.0, 3.0], [0.0, 4.0]]))
     tensor([[2.0000, 2.5000]])
     """
+    if source is not None:
+        return _wanda_of_edges(weight, inputs, source)
     if weight.ndim < 2:
         raise ShapeError(
-            f"`weight` has shape {list(weight.shape)}; it must be [O, I] or [O, I, ...]: score "
-            "vectors by `magnitude`"
+            f"`weight` has shape {list(weight.shape)}; it must be [O, I] or [O, I, ...]: give "
+            "`source` for weights of edges, and score other vectors by `magnitude`"
         )
     norm: Tensor = torch.linalg.vector_norm(input_rows(weight, inputs), dim=0)
     return magnitude(weight) * norm.reshape(-1, *[1] * (weight.ndim - 2))
+
+
+def _wanda_of_edges(weight: Tensor, inputs: Tensor, source: Tensor) -> Tensor:
+    if weight.ndim != 1 or source.shape != weight.shape or source.is_floating_point():
+        raise ShapeError(
+            f"`source` ({source.dtype} {list(source.shape)}) must be integers [E], as many as "
+            f"`weight` (shape {list(weight.shape)}) has edges: give `layer.edge_weight` and "
+            "`layer.pattern.col` of a SparseLinear"
+        )
+    given, most = list(inputs.shape), int(source.max()) if source.numel() else -1
+    if not given or most >= given[-1]:
+        raise ShapeError(
+            f"`inputs` has shape {given}, and edges read source {most}: put the sources last"
+        )
+    norm: Tensor = torch.linalg.vector_norm(_rows(weight, inputs), dim=0)
+    return magnitude(weight) * norm[source.to(norm.device).long()]
 
 
 def random(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -280,9 +303,15 @@ def input_rows(weight: Tensor, inputs: Tensor) -> Tensor:
             f"`inputs` has shape {given}; its last dim must be {channels}, dim 1 of `weight` "
             f"{list(weight.shape)}: put channels last"
         )
+    return _rows(weight, inputs)
+
+
+def _rows(weight: Tensor, inputs: Tensor) -> Tensor:
     rows = inputs.detach().unsqueeze(0).flatten(0, -2)
     if len(rows) == 0:
-        raise ShapeError(f"`inputs` (shape {given}) holds no sample: pass at least one")
+        raise ShapeError(
+            f"`inputs` (shape {list(inputs.shape)}) holds no sample: pass at least one"
+        )
     return rows.to(score_dtype(weight))
 
 

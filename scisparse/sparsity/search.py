@@ -49,6 +49,8 @@ class Search:
         Numbers that the score of a candidate is made of.
     size
         Makes sizes ``[n]`` of gradients ``[n, ...]``: at least 0, or -infinity for none.
+    missing
+        Sources that no edge may read now, booleans ``[N]``; ``None`` where none are known.
     """
 
     candidates: CandidateEdges
@@ -60,6 +62,7 @@ class Search:
     block: int
     numbers: int
     size: Callable[[Tensor], Tensor] = norms
+    missing: Tensor | None = None
 
     def best(
         self, group: Tensor | None, left: Tensor, growth: Growth, generator: torch.Generator
@@ -96,6 +99,9 @@ class Search:
         for size in (found.gradient, found.momentum):
             if size is not None:
                 values[size == -torch.inf] = -torch.inf
+        if self.missing is not None:
+            source = self.candidates.ends(torch.arange(chunk.first, chunk.last))[1]
+            values[self.missing[source]] = -torch.inf
         if self.far is not None:
             values[~self.far.may_grow(chunk)] = -torch.inf
         return values

@@ -66,8 +66,11 @@ class Sparsifier:
         What is pruned together: a name, such as ``"constant_fan_in"`` or ``"2:4"``, or one of
         :mod:`scisparse.sparsity.structures`.
     budget
-        How sparsity is shared out: ``"uniform"``, ``"erdos_renyi"``, ``"global"``, a sparsity for
-        each name, or one of :mod:`scisparse.sparsity.budgets`.
+        How sparsity is shared out: ``"uniform"``, ``"erdos_renyi"``, ``"global"``, ``"momentum"``,
+        a sparsity for each name, or one of :mod:`scisparse.sparsity.budgets`. By ``"momentum"``,
+        the default of ``"sparse_momentum"``, layers hand on weights at each change (see
+        :mod:`~scisparse.sparsity.redistribution`): all but edges of attention and structures of
+        other than single weights or blocks. All other budgets fix the weights of each layer.
     schedule
         When connections change: one of :mod:`scisparse.sparsity.schedules`.
     score
@@ -84,8 +87,8 @@ class Sparsifier:
         Edges that pattern layers may grow, such as a wider window: a Pattern, for all layers,
         attention of its size among them, or one for each layer name; the edges of the layers join
         them. By default those that they have, and any pair for ``SparseLinear`` and far slots.
-        Growth by gradient or momentum takes no source that is missing (NaN) at that time; leave out
-        those that may be, such as land, with ``restrict(source_mask=...)``.
+        Growth takes no source that is missing (NaN) in the step before; the start of training does
+        not know it: leave out those, such as land, with ``restrict(source_mask=...)``.
     teleconnections
         Far slots that each site of a pattern layer gets, without `sparsity`: they alone are
         rewired. When rewiring ends, slots without a significant effect are emptied: see
@@ -136,11 +139,9 @@ class Sparsifier:
         self.method = methods.named(method)
         self.sparsity, self.progress = options.check_sparsity(sparsity), Progress()
         self.structure = structures.named(structure or self.method.structure)
-        # Structures with a sparsity of their own need the same one everywhere.
-        default = "uniform" if isinstance(self.structure, structures.NM) else self.method.budget
-        self.budget = options.check_budget(default if budget is None else budget)
         self.schedule = options.choose_schedule(self.method, schedule, total_steps)
         self.rules = options.choose_rules(self.method, score, growth, seed, optimizer)
+        self.budget = options.choose_budget(self.method, self.structure, budget, self.rules)
         self.far = options.check_teleconnections(teleconnections, self.method, self.rules, sparsity)
         if self.rules.growth is not None:
             options.check_audit(self.far, self.schedule, total_steps, AUDIT_STEPS)
@@ -274,8 +275,8 @@ class Sparsifier:
         for target in self.targets:
             target.enforce()  # no score should see what the optimizer did to pruned weights
         self._allotment.aim()
-        counts = self._allotment.after(change.sparsity)
         unknown = without_passes(self.targets, self.rules) if change.drop else []
+        counts = self._allotment.after(change.sparsity, change.drop, unknown)
         for target, count in zip(self.targets, counts, strict=True):
             if target not in unknown:  # a layer without gradients stays as it is
                 self.progress.moved[target.name] = target.change(count, change.drop, self.rules)
@@ -289,11 +290,11 @@ class Sparsifier:
         always = grows is not None and grows.needs_momentum
         for target in self.targets:
             audited = isinstance(target, EdgeTarget) and target.in_audit
-            target.record(always or audited or (due and target.needs_passes(self.rules)))
+            target.record(always or audited or (due and target.reads_passes(self.rules)))
 
     # -- results -------------------------------------------------------------------------------
 
-    def report(self, regions: object = None) -> Report:
+    def report(self, regions: object = None, accuracy: float | None = None) -> Report:
         """Return sizes, sparsity, exploration and churn of every weight.
 
         Parameters
@@ -301,8 +302,11 @@ class Sparsifier:
         regions
             Label of each site, an array or a DataArray: pattern layers with as many sites are
             counted by region as well. Default: the labels of a budget by ``Regions``.
+        accuracy
+            Of the model on data of yours, larger = better; the report says it for each weight.
         """
-        return measure(self.targets, self.progress.moved, self.progress.steps, self.budget, regions)
+        done = (self.progress.moved, self.progress.steps)
+        return measure(self.targets, *done, self.budget, regions, accuracy)
 
     def follow(self, copy: nn.Module) -> None:
         """Let a copy of the model, such as a moving average, take part in every change from now on.

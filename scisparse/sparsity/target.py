@@ -17,6 +17,7 @@ from scisparse.errors import OptionError
 from scisparse.sparsity.growth import Growth
 from scisparse.sparsity.importance import Importance
 from scisparse.sparsity.ranks import every
+from scisparse.sparsity.redistribution import Standing
 
 __all__ = [
     "Move",
@@ -139,9 +140,17 @@ class Target(ABC):
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Drop a fraction of the active weights, then grow or drop until `count` are active."""
 
+    def standing(self) -> Standing | None:
+        """What layers hand on weights by; ``None`` where the number of weights is fixed."""
+        return None
+
     def needs_passes(self, rules: Rules) -> bool:
         """Whether a change needs backward passes: by default, where growth does."""
         return rules.growth is not None and rules.growth.needs_gradient
+
+    def reads_passes(self, rules: Rules) -> bool:
+        """Whether a change looks at backward passes if there are any: by default, if it must."""
+        return self.needs_passes(rules)
 
     @abstractmethod
     def record(self, gradients: bool) -> None:
