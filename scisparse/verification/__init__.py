@@ -128,7 +128,7 @@ def evaluate(
         Dims to average over; default all. ``()`` scores each case.
     weights
         ``"area"``: areas of cells (as cos(latitude) on a regular grid), equal where these are not
-        known (no grid, one point, stations); a DataArray; ``None``: equal.
+        known (no grid, a curvilinear one, one point, stations); a DataArray; ``None``: equal.
     estimator
         Estimator of the CRPS and the Brier score of ensembles: ``"fair"`` (as if of very many
         members, of which these are random draws; Ferro 2014) or ``"standard"`` (of these members
@@ -161,6 +161,8 @@ def evaluate(
         Units, dims or coordinates do not fit, times of starts meet valid times, values are
         infinite, none is left, a member is alone, or levels of quantiles or thresholds of
         probabilities differ.
+    GridError
+        Areas are asked for, and coordinates of the grid break its rules, as with unknown units.
     OptionError
         Unknown option, dim or target; the fair CRPS of members that are quantiles; thresholds that
         do not rise, or of a prediction that is quantiles.
@@ -192,7 +194,7 @@ def evaluate(
     scored = [read_prediction(p, target, estimator, w) for w, p in given.items()]
     truth = read_truth(observed, target)
     units = _common_units(truth, scored)
-    areas = area_weights(scored[0].data) if isinstance(weights, str) else None
+    areas = area_weights(scored[0].data, scored[0].what) if isinstance(weights, str) else None
     scored, truth = _matched(scored, truth)
     if isinstance(weights, xr.DataArray):
         areas = place_weights(weights, truth.to_dataset(name=target))

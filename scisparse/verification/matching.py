@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from scisparse.arrays import find_dim, same_points
+from scisparse.arrays import Frame, find_dim, same_points
 from scisparse.errors import DataError, GridError, OptionError
-from scisparse.grids.discovery import grid_dims
+from scisparse.grids import from_xarray
+from scisparse.grids.discovery import grid_dims, has_grid
 from scisparse.times import check_stamps
 from scisparse.verification.axes import axes_of, grid_of, other_grid, snapped
 from scisparse.verification.scalars import check_scalars, described
@@ -56,22 +57,31 @@ def match(
     return list(aligned)
 
 
-def area_weights(data: xr.Dataset) -> xr.DataArray | None:
+def area_weights(data: xr.Dataset, what: str) -> xr.DataArray | None:
     """Areas of the grid's cells, of mean 1; ``None`` when they are not known.
 
-    There may be no grid, one point, or points such as stations that do not cover the sphere.
+    There may be no grid, a curvilinear one, one point, or points such as stations that do not cover
+    the sphere.
+
+    Raises
+    ------
+    GridError
+        Coordinates of a grid break its rules: units, order, or a longitude that repeats.
     """
-    grid = grid_of(data)
-    if grid is None:
-        return None
     try:
+        if not has_grid(data):
+            return None
+        # Of the canonical grid, so that a region across Greenwich is one however it is sorted.
+        frame = Frame.of(data, what)
+    except GridError as error:
+        raise GridError(f"{error}; or give weights=None to weigh all points alike") from error
+    try:
+        grid = frame.grid if len(frame.space) == 2 else from_xarray(data)
         areas = grid.areas
     except GridError:
         return None
-    dims = grid_dims(data)
-    areas = areas.reshape([data.sizes[dim] for dim in dims])
-    coords = {dim: data.coords[dim] for dim in dims if dim in data.indexes}
-    return xr.DataArray(areas / areas.mean(), dims=dims, coords=coords)
+    placed = frame.wrap((areas / areas.mean()).reshape(grid.shape), [], data)
+    return placed.reset_coords(drop=True)
 
 
 def place_weights(weights: xr.DataArray, base: xr.Dataset) -> xr.DataArray:
