@@ -276,7 +276,7 @@ class Frame:
 
 
 def with_coordinates(data: _Object) -> _Object:
-    """Make coordinates of the latitudes and longitudes that a file holds as variables.
+    """Make coordinates of latitudes, longitudes and valid times that a file holds as variables.
 
     Examples
     --------
@@ -288,8 +288,18 @@ def with_coordinates(data: _Object) -> _Object:
     if not isinstance(data, xr.Dataset):
         return data
     names = ("latitude", "longitude")
-    found = [n for n, v in data.data_vars.items() if v.attrs.get("standard_name") in names]
+    found = [
+        name
+        for name, variable in data.data_vars.items()
+        if variable.attrs.get("standard_name") in names or _tells_time(variable)
+    ]
     return data.set_coords(found)
+
+
+def _tells_time(variable: xr.DataArray) -> bool:
+    """Whether a variable holds valid times, as dates."""
+    told = variable.name == "valid_time" or variable.attrs.get("standard_name") == "time"
+    return told and variable.dtype.kind in "MO"
 
 
 def same_points(first: Grid, second: Grid) -> bool:

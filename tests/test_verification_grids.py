@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from verification_cases import data
 
-from scisparse.errors import GridError
+from scisparse.errors import DataError, GridError
 from scisparse.verification import evaluate
 
 
@@ -52,3 +52,67 @@ def test_areas_of_a_grid_at_fault_are_not_taken_for_equal(fault: str) -> None:
     assert equal.attrs["weights"] == "equal"
     if fault != "repeated":
         assert float(equal["crps"]) == pytest.approx(float(evaluate(*pair, weights=None)["crps"]))
+
+
+def curvilinear(array: xr.DataArray, *, radians: bool = False, index: bool = False) -> xr.DataArray:
+    """The same values on a turned grid, with latitudes and longitudes of two dims."""
+    j, i = np.meshgrid(np.arange(array.sizes["lat"]), np.arange(array.sizes["lon"]), indexing="ij")
+    lat, lon, units = 50.0 + 0.7 * j + 0.1 * i, 359.0 + 0.9 * i - 0.2 * j, {"units": "degrees"}
+    if radians:
+        lat, lon, units = np.deg2rad(lat), np.deg2rad(lon), {"units": "radians"}
+    bare = array.rename(lat="j", lon="i").drop_vars(["j", "i"])
+    bare = bare.assign_coords(j=j[:, 0], i=i[0]) if index else bare
+    return bare.assign_coords(lat=(("j", "i"), lat, units), lon=(("j", "i"), lon, units))
+
+
+def test_cells_without_an_index_meet_their_like() -> None:
+    ensemble, observed = (curvilinear(each) for each in data(33))
+    expected = evaluate(ensemble, observed)
+    assert expected.attrs["weights"] == "equal"
+    assert float(expected["crps"]) == float(evaluate(*data(33), weights=None)["crps"])
+    turn = observed["lon"] - 360.0 * (observed["lon"] > 180.0)
+    alike = {
+        "radians": curvilinear(data(33)[1], radians=True),
+        "turned": observed.assign_coords(lon=turn),
+        "rounded": observed.assign_coords(lat=observed["lat"].astype(np.float32)),
+        "renamed": observed.rename(lat="nav_lat", lon="nav_lon"),
+        "transposed": observed.transpose("i", "time", "j").drop_vars("lat"),
+        "holes": observed.assign_coords(lat=observed["lat"].where(observed["j"] > 0)),
+    }
+    for name, other in alike.items():
+        assert float(evaluate(ensemble, other)["crps"]) == pytest.approx(
+            float(expected["crps"]), rel=1e-12
+        ), name
+    backward = slice(None, None, -1)
+    other_cells = {
+        "lat": [observed.isel(j=backward), observed.assign_coords(lat=observed["lat"] - 40.0)],
+        "lon": [observed.isel(i=backward).drop_vars("lat"), turn_by(observed, 0.01)],
+    }
+    for name, others in other_cells.items():
+        for other in others:
+            for call in (
+                lambda o=other: evaluate(ensemble, o),
+                lambda o=other: evaluate(ensemble, observed, reference=o),
+                lambda o=other: evaluate(ensemble, observed, weights=1.0 + abs(o[0].fillna(0.0))),
+            ):
+                with pytest.raises(DataError, match=f"not those of the prediction: '{name}' diff"):
+                    call()
+    # an index tells cells apart, in any order
+    known = [curvilinear(each, index=True) for each in data(33)]
+    flipped = known[1].isel(j=backward, i=backward)
+    assert float(evaluate(known[0], flipped)["crps"]) == pytest.approx(float(expected["crps"]))
+
+
+def turn_by(array: xr.DataArray, degrees: float) -> xr.DataArray:
+    return array.assign_coords(lon=array["lon"] + degrees)
+
+
+def test_rows_of_a_mean_over_longitude_meet_their_like() -> None:
+    ensemble, observed = (each.mean("lon") for each in data(34))
+    bare = [
+        each.rename(lat="row").drop_vars("row").assign_coords(lat=("row", each["lat"].values))
+        for each in (ensemble, observed)
+    ]
+    assert int(evaluate(*bare)["count"]) == int(observed.notnull().sum())
+    with pytest.raises(DataError, match=r"'lat' differs at 4 of 4, such as .* dims \['row'\]"):
+        evaluate(bare[0], bare[1].isel(row=slice(None, None, -1)))

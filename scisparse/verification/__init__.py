@@ -54,7 +54,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.arrays import check_object
+from scisparse.arrays import check_object, with_coordinates
 from scisparse.errors import DataError, MissingDependencyError, OptionError
 from scisparse.losses.rising import exceedance_thresholds
 from scisparse.times import check_starts
@@ -189,9 +189,10 @@ def evaluate(
     given |= {} if reference is None else {"the reference": reference}
     for what, data in given.items():
         check_object(data, what)
+    observed = with_coordinates(observed)
     del given["the observation"]
-    target = find_target(prediction, observed) if target is None else target
-    scored = [read_prediction(p, target, estimator, w) for w, p in given.items()]
+    target = find_target(with_coordinates(prediction), observed) if target is None else target
+    scored = [read_prediction(with_coordinates(p), target, estimator, w) for w, p in given.items()]
     truth = read_truth(observed, target)
     units = _common_units(truth, scored)
     areas = area_weights(scored[0].data, scored[0].what) if isinstance(weights, str) else None

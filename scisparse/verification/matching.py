@@ -8,12 +8,19 @@ import numpy as np
 import xarray as xr
 
 from scisparse.arrays import Frame, find_dim, same_points
+from scisparse.coordinates import (
+    axes_of,
+    check_places,
+    check_scalars,
+    described,
+    grid_of,
+    other_grid,
+    snapped,
+)
 from scisparse.errors import DataError, GridError, OptionError
 from scisparse.grids import from_xarray
 from scisparse.grids.discovery import grid_dims, has_grid
 from scisparse.times import check_stamps
-from scisparse.verification.axes import axes_of, grid_of, other_grid, snapped
-from scisparse.verification.scalars import check_scalars, described
 
 __all__ = ["area_weights", "match", "place_weights"]
 
@@ -125,6 +132,7 @@ def _onto(base: xr.Dataset, other: xr.Dataset, base_name: str, name: str) -> xr.
         pairs += list(zip(grid_dims(other), grid_dims(base), strict=True))
     other = other.rename({old: new for old, new in pairs if old and new and old != new})
     if grid is None or their_grid is None:
+        check_places(base, other, (base_name, name))
         return other
     axes = list(zip(axes_of(grid), axes_of(their_grid), strict=True))
     for number, dim in enumerate(grid_dims(base)):
