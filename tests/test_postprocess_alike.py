@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from postprocess_cases import METHODS, ensemble, error_of, fit_error, fitted
+from postprocess_cases import METHODS, ensemble, error_of, fit_error, fitted, points
 
 from scisparse.postprocess import PostProcessor
 from scisparse.verification import evaluate
@@ -105,3 +105,15 @@ def test_valid_times_of_any_resolution(unit: str, form: str) -> None:
         assert f"holds starts (coordinate '{name}' tells of later times)" in text
     same = data.assign({name: valid - DAY}).set_coords(name)
     assert fitted("emos", same, seen).predict(same).sizes["time"] == 12
+
+
+def test_points_in_another_order() -> None:
+    field, observed = points(FORECAST), points(OBSERVED)
+    model = fitted("emos_local", field, observed)
+    expected = model.predict(field)
+    order = np.random.default_rng(4).permutation(field.sizes["point"])
+    xr.testing.assert_equal(model.predict(field[..., order]), expected.isel(point=order))
+    other = fitted("emos_local", field, observed[..., order]).predict(field)
+    np.testing.assert_array_equal(other["t2m_mean"], expected["t2m_mean"])
+    order[0] = order[1]
+    assert "points are up to" in error_of(lambda: model.predict(field[..., order]))

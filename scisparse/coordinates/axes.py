@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from scisparse.errors import DataError, GridError
 from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, from_xarray
+from scisparse.grids.same import DEGREES
 
-__all__ = ["DEGREES", "Axis", "axes_of", "grid_of", "other_grid", "snapped"]
+__all__ = ["Axis", "axes_of", "grid_of", "other_grid", "snapped"]
 
 FloatArray = NDArray[np.float64]
 
-# As of `scisparse.arrays.same_points`, whose rule a test compares.
-DEGREES = 1.5e-4
+# As of `scisparse.grids.same.same_points`, whose rule a test compares.
 _METRES, _SHARE = 1.0, 1e-6
 
 
@@ -49,7 +49,7 @@ class Axis:
     def tolerance(self, other: Axis) -> FloatArray:
         """How far from each value one of `other` may lie to count as equal.
 
-        As of `scisparse.arrays.same_points`, so that what can be fitted can be scored, but less
+        As of `scisparse.grids.same.same_points`, so that what can be fitted can be scored, but less
         than half a step, lest two values become one.
         """
         rounding = DEGREES if self.unit == "degrees" else _METRES + _SHARE * np.abs(self.values)

@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.coordinates.axes import DEGREES
 from scisparse.errors import DataError
 from scisparse.grids.discovery import role_of
+from scisparse.grids.same import DEGREES
 
 __all__ = ["check_places"]
 

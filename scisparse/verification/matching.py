@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from scisparse.arrays import Frame, find_dim, same_points
+from scisparse.arrays import Frame, find_dim
 from scisparse.coordinates import (
     axes_of,
     check_places,
@@ -20,9 +20,10 @@ from scisparse.coordinates import (
 from scisparse.errors import DataError, GridError, OptionError
 from scisparse.grids import from_xarray
 from scisparse.grids.discovery import grid_dims, has_grid
+from scisparse.grids.same import order_of, same_points
 from scisparse.times import check_stamps
 
-__all__ = ["area_weights", "match", "place_weights"]
+__all__ = ["area_weights", "check_meaning", "match", "place_weights"]
 
 
 def match(
@@ -62,6 +63,37 @@ def match(
             f"{', '.join(names)} overlap in pairs, but have no coordinates all in common"
         )
     return list(aligned)
+
+
+def check_meaning(
+    data: xr.Dataset, observed: xr.DataArray | xr.Dataset, what: str, own: str | None
+) -> None:
+    """Raise where a dim of a prediction alone is no lead time and may number members.
+
+    Members that are not known as such would each be scored as a forecast of their own.
+
+    Parameters
+    ----------
+    data, observed
+        Prediction and observations.
+    what, own
+        Name of the prediction for errors, and its dim of members or the like.
+
+    Raises
+    ------
+    DataError
+        There is such a dim.
+    """
+    grid = grid_dims(data) if grid_of(data) is not None else ()
+    for dim in map(str, data.dims):
+        if dim in (own, *grid, *observed.dims) or data.sizes[dim] == 1:
+            continue
+        if find_dim(data[dim], "time") is None and find_dim(data[dim], "lead") is None:
+            raise DataError(
+                f"{what} has a dim {dim!r} that the observation lacks and whose meaning is not "
+                f"known: rename it if it numbers members, with .rename({dim}='member'); else name "
+                "in `dims` what to average over"
+            )
 
 
 def area_weights(data: xr.Dataset, what: str) -> xr.DataArray | None:
@@ -142,7 +174,10 @@ def _onto(base: xr.Dataset, other: xr.Dataset, base_name: str, name: str) -> xr.
                 values = snapped(base[dim].values, *axes[number], names)
                 other = other.assign_coords({dim: (dim, values, base[dim].attrs)})
         elif base.sizes[dim] != other.sizes[dim] or not same_points(grid, their_grid):
-            raise other_grid(grid, their_grid, base_name, name)
+            order = order_of(their_grid, grid)
+            if order is None:
+                raise other_grid(grid, their_grid, base_name, name)
+            other = other.isel({dim: order})
     return other
 
 
