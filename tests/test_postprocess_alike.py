@@ -79,7 +79,7 @@ def test_fewer_members_than_in_training_are_a_warning(method: str) -> None:
     many = FORECAST.isel(member=[0, 1, 2, 3, 0, 1, 2, 3]).assign_coords(member=np.arange(8))
     assert model.predict(many, members=True).sizes["member"] == 8
     for few, count in ((FORECAST[:, :2], 2), (FORECAST[:, 0], 1)):
-        match = f"the forecast has {count} members but the model was trained on 4: .* narrow"
+        match = rf"has fewer members \({count}\) than the training \(4\): .* too narrow"
         with pytest.warns(UserWarning, match=match) as warned:
             model.predict(few)
         assert Path(warned[0].filename) == Path(__file__)

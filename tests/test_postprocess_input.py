@@ -379,7 +379,7 @@ def test_members_and_quantiles() -> None:
     assert text == "`members` and `quantiles` are given together; ask for one of them"
     text = predict_error(FORECAST, quantiles=[0.5], thresholds=[280.0])
     assert text == "`quantiles` and `thresholds` are given together; ask for one of them"
-    with pytest.warns(UserWarning, match="has 1 members"):
+    with pytest.warns(UserWarning, match="fewer members"):
         text = predict_error(FORECAST.isel(member=0), members=True)
     assert "members=True needs a forecast with members; this one has none" in text
 

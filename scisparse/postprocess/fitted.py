@@ -106,7 +106,7 @@ class Fitted:
         trained = 1 if self.members is None else self.members
         if 0 < given < trained:
             warnings.warn(
-                f"the forecast has {given} members but the model was trained on {trained}: their "
+                f"the forecast has fewer members ({given}) than the training ({trained}): their "
                 "mean is less certain, and the predicted spread somewhat too narrow; train on as "
                 "many members as there will be",
                 UserWarning,

@@ -44,7 +44,7 @@ def align(
     first, second = (_time_dim(a, what) for a, what in zip(axes, _NAMES, strict=True))
     check_starts(field, observed, _NAMES)
     check_stamps(field, observed, _NAMES)
-    parts = [data.to_dataset(name="value") for data in (field, observed)]
+    parts = [data.coords.to_dataset() for data in (field, observed)]
     check_scalars(parts, _NAMES, [axis.member for axis in axes if axis.member is not None])
     indexes = [
         _index(data, dim, what)
