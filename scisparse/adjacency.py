@@ -90,6 +90,8 @@ def neighbouring_sites(pattern: Pattern) -> _Pairs:
     ------
     PatternError
         The sites are not on a grid with rows and columns.
+    GridError
+        Its columns are not in order, as in :func:`scisparse.patterns.window`.
     """
     shape = site_shape(pattern)
     index = np.arange(pattern.num_sites).reshape(shape)
@@ -111,6 +113,7 @@ def _axes(pattern: Pattern) -> Iterator[tuple[bool, NDArray[np.float64]]]:
     """
     grid, window = pattern.site_grid, pattern.window
     if isinstance(grid, LatLonGrid):
+        grid.check_columns_in_order()
         yield from zip(grid.periodic, _sphere_coupling(grid), strict=True)
     elif isinstance(grid, ProjectedGrid):
         yield from zip(grid.periodic, _plane_coupling(grid), strict=True)

@@ -9,7 +9,6 @@ what is computed inside does not depend on the form, and back.
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -28,6 +27,8 @@ from scisparse.grids import (
     from_xarray,
 )
 from scisparse.grids.discovery import grid_dims
+from scisparse.grids.same import farthest, order_of
+from scisparse.grids.same import same_points as same_points
 
 __all__ = [
     "Axes",
@@ -56,8 +57,6 @@ _STANDARD_NAMES = {
 _AXIS = {"time": "T", "member": "E"}
 # Of a degree, about 11 m: coordinates are often in single precision, 3e-5 degrees apart near 360.
 _DIGITS = 4
-# Two forms of one coordinate may be rounded to neighbouring numbers.
-_TOLERANCE = math.radians(1.5 * 10.0**-_DIGITS)
 _Object = xr.DataArray | xr.Dataset
 
 
@@ -213,7 +212,7 @@ class Frame:
 
     @classmethod
     def on(cls, obj: _Object, grid: Grid, what: str) -> Self:
-        """Frame of `obj` on a canonical grid that is known.
+        """Frame of `obj` on a canonical grid that is known, of which points may come in any order.
 
         Parameters
         ----------
@@ -230,12 +229,15 @@ class Frame:
             `obj` lies on another grid; both are named.
         """
         frame = cls.of(obj, what)
-        if not same_points(frame.grid, grid):
+        if same_points(frame.grid, grid):
+            return cls(grid, frame.space, frame.take)
+        order = order_of(frame.grid, grid)
+        if order is None:
             raise DataError(
                 f"{what} is on {frame.grid!r} but {grid!r} is needed{_distance(frame.grid, grid)}; "
                 "interpolate it to that grid first, for example with .interp_like"
             )
-        return cls(grid, frame.space, frame.take)
+        return cls(grid, frame.space, (order,))
 
     def values(self, array: xr.DataArray, leading: Sequence[str]) -> FloatArray:
         """Values of `array` as float64 ``[*leading, *grid.shape]``, in canonical order.
@@ -276,7 +278,7 @@ class Frame:
 
 
 def with_coordinates(data: _Object) -> _Object:
-    """Make coordinates of the latitudes and longitudes that a file holds as variables.
+    """Make coordinates of latitudes, longitudes and valid times that a file holds as variables.
 
     Examples
     --------
@@ -288,20 +290,18 @@ def with_coordinates(data: _Object) -> _Object:
     if not isinstance(data, xr.Dataset):
         return data
     names = ("latitude", "longitude")
-    found = [n for n, v in data.data_vars.items() if v.attrs.get("standard_name") in names]
+    found = [
+        name
+        for name, variable in data.data_vars.items()
+        if variable.attrs.get("standard_name") in names or _tells_time(variable)
+    ]
     return data.set_coords(found)
 
 
-def same_points(first: Grid, second: Grid) -> bool:
-    """Whether two canonical grids have the same points.
-
-    Masks and areas do not count, nor rounding of coordinates.
-    """
-    if type(first) is not type(second) or first.shape != second.shape:
-        return False
-    if not first.spherical:
-        return bool(np.allclose(first.positions(), second.positions(), rtol=1e-6, atol=1.0))
-    return _farthest(first, second) < _TOLERANCE
+def _tells_time(variable: xr.DataArray) -> bool:
+    """Whether a variable holds valid times, as dates."""
+    told = variable.name == "valid_time" or variable.attrs.get("standard_name") == "time"
+    return told and variable.dtype.kind in "MO"
 
 
 def check_object(obj: object, what: str) -> None:
@@ -373,14 +373,9 @@ def _check_sorted(obj: _Object, space: tuple[str, ...], what: str) -> None:
             )
 
 
-def _farthest(first: Grid, second: Grid) -> float:
-    """Largest distance between the points of two grids of one shape, in their units."""
-    return float(np.linalg.norm(first.positions() - second.positions(), axis=1).max())
-
-
 def _distance(first: Grid, second: Grid) -> str:
     """How far apart two grids of one shape are, in words."""
     if type(first) is not type(second) or first.shape != second.shape:
         return ""
-    metres = _farthest(first, second) * (EARTH_RADIUS if first.spherical else 1.0)
+    metres = farthest(first, second) * (EARTH_RADIUS if first.spherical else 1.0)
     return f" (points are up to {metres / 1000:.3g} km apart)"

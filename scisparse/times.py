@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from scisparse.arrays import find_dim
+from scisparse.coordinates import check_near
 from scisparse.errors import DataError
 
 __all__ = ["check_stamps", "check_starts"]
@@ -17,11 +18,10 @@ _Object = xr.DataArray | xr.Dataset
 _START = "forecast_reference_time"
 # In small letters; S is that of the NMME archive.
 _START_NAMES = (_START, "init_time", "s")
-# Share of the smallest step: nearer times are one time, written in two ways.
-_NEAR = 0.1
+_Names = tuple[str, str]
 
 
-def check_stamps(first: _Object, second: _Object, names: tuple[str, str]) -> None:
+def check_stamps(first: _Object, second: _Object, names: _Names) -> None:
     """Raise when times cannot be compared, or nearly match.
 
     Times match when they are equal. Rounding, as of times in single precision, must not lose cases
@@ -56,13 +56,13 @@ def check_stamps(first: _Object, second: _Object, names: tuple[str, str]) -> Non
     kinds = [_kind(index) for index in found]
     if kinds[0] != kinds[1]:
         raise DataError(
-            f"times of {names[0]} are {kinds[0]} but of {names[1]} {kinds[1]}; convert one, for "
-            "example with .convert_calendar('standard', use_cftime=False)"
+            f"times of {names[0]} are {kinds[0]} but of {names[1]} {kinds[1]}; "
+            f"{_conversion(found, dims, names)}"
         )
-    _check_near(found[0], found[1], str(dims[0]), names)
+    check_near(found[0], found[1], dims, names)
 
 
-def check_starts(forecast: _Object, observed: _Object, names: tuple[str, str]) -> None:
+def check_starts(forecast: _Object, observed: _Object, names: _Names) -> None:
     """Raise when the forecast is stamped with its starts, and the observation with its own times.
 
     A forecast has starts where the ``standard_name`` or the name of its time says so, or a
@@ -90,49 +90,115 @@ def check_starts(forecast: _Object, observed: _Object, names: tuple[str, str]) -
     valid = _valid_time(forecast, first)
     starts = stated or first.lower() in _START_NAMES
     later = valid is not None or (starts and _has_lead(forecast))
-    both = (
-        _standard_name(observed, second) == _START
-        or second.lower() in _START_NAMES
-        or _valid_time(observed, second) is not None
-    )
+    both = _of_starts(observed, second)
     unlike = (stated and _standard_name(observed, second) == "time") or (later and not shared)
     repeated = bool(leads) and (starts or valid is not None)
     if not repeated and (both or not unlike):
         return
     later_by = "a lead time" if valid is None else f"coordinate {valid!r}"
     sign = f"standard_name {_START!r}" if stated else f"{later_by} tells of later times"
-    remedy = f"observation.sel({second}=valid_times)"
+    remedy = _with_starts((forecast, first), (observed, second), valid, names)
     if valid is not None and not leads:
-        remedy += f", or give the forecast its valid times: .swap_dims({first}={valid!r})"
+        ours = names[0].removeprefix("the ")
+        remedy += f", or give {names[0]} its valid times: {ours}.swap_dims({first}={valid!r})"
     raise DataError(
         f"dim {first!r} of {names[0]} holds starts ({sign}) but {second!r} of {names[1]} does not; "
-        f"give {names[1]} the same starts{f' and dims {leads}' if leads else ''}, with "
-        f"standard_name {_START!r}, for example with {remedy}"
+        f"give {names[1]} the same starts{f' and dims {leads}' if leads else ''}: {remedy}"
     )
+
+
+def _with_starts(
+    forecast: tuple[_Object, str], observed: tuple[_Object, str], valid: str | None, names: _Names
+) -> str:
+    """Write the expression that gives the observation, each with its time dim, the starts."""
+    (data, first), (seen, second) = forecast, observed
+    ours, theirs = (name.removeprefix("the ") for name in names)
+    lead = _lead(data)
+    times: xr.DataArray | None = None
+    if valid is not None:
+        times, written = data[valid], f"{ours}[{valid!r}]"
+    elif lead is not None and lead.dtype.kind == "m":
+        times, written = data[first] + lead, f"({ours}[{first!r}] + {ours}[{lead.name!r}])"
+    else:
+        written = "valid_times"
+    drop = _lead(seen)
+    known = theirs if drop is None or drop.ndim else f"{theirs}.drop_vars({drop.name!r})"
+    index = seen.indexes.get(second)
+    if times is not None and index is not None and _lacks(index, times):
+        # Times that the observation lacks are missing then, where .sel would raise.
+        known += f".reindex({second}=sorted({{*{written}.values.ravel()}}))"
+    text = f"{known}.sel({second}={written}).assign_coords({first}={ours}[{first!r}])"
+    told = (
+        "" if times is not None else f", where valid_times are those of {names[0]}, along its dims"
+    )
+    return text + told
+
+
+def _lacks(index: Any, times: xr.DataArray) -> bool:
+    return index.is_unique and bool((index.get_indexer(times.values.ravel()) < 0).any())
 
 
 def _standard_name(data: _Object, dim: str) -> object:
     return data[dim].attrs.get("standard_name")
 
 
+def _of_starts(data: _Object, dim: str) -> bool:
+    """Whether times of an observation are starts: it says so, and is no analysis of its time."""
+    if _valid_time(data, dim) is not None:
+        return True
+    told = _standard_name(data, dim) == _START or dim.lower() in _START_NAMES
+    lead = _lead(data)
+    analysis = next(_valid_times(data, dim), None) is not None or (
+        lead is not None and not _has_lead(data)
+    )
+    return told and not analysis
+
+
 def _valid_time(data: _Object, dim: str) -> str | None:
     """Name of a coordinate along the times that says that they are not the valid ones."""
+    for coord in _valid_times(data, dim):
+        if bool(((coord != data[dim]) & coord.notnull()).any()):
+            return str(coord.name)
+    return None
+
+
+def _valid_times(data: _Object, dim: str) -> Iterator[xr.DataArray]:
+    """Coordinates of valid times along the time dim, of the same kind as its times."""
     for name, coord in data.coords.items():
         told = name == "valid_time" or coord.attrs.get("standard_name") == "time"
-        if not told or name == dim or dim not in coord.dims or coord.dtype != data[dim].dtype:
-            continue
-        if bool(((coord != data[dim]) & coord.notnull()).any()):
-            return str(name)
+        # Of any resolution: files of one archive decode to several.
+        if told and name != dim and dim in coord.dims and coord.dtype.kind == data[dim].dtype.kind:
+            yield coord
+
+
+def _lead(data: _Object) -> xr.DataArray | None:
+    """Coordinate of lead times."""
+    for name, coord in data.coords.items():
+        alone = xr.DataArray([0], {name: (name, [0], coord.attrs)}, (name,))
+        if find_dim(alone, "lead") == name and coord.dtype.kind in "fium":
+            return data[name]
     return None
 
 
 def _has_lead(data: _Object) -> bool:
     """Whether a coordinate of lead times is there and not 0."""
-    for name, coord in data.coords.items():
-        alone = xr.DataArray([0], {name: (name, [0], coord.attrs)}, (name,))
-        if find_dim(alone, "lead") == name and coord.dtype.kind in "fium":
-            return bool((coord != np.zeros((), coord.dtype)).any())
-    return False
+    lead = _lead(data)
+    return lead is not None and bool((lead != np.zeros((), lead.dtype)).any())
+
+
+def _conversion(found: Sequence[Any], dims: Sequence[str | None], names: _Names) -> str:
+    """Remedy for times of two kinds."""
+    if not all(hasattr(index, "calendar") or index.dtype.kind == "M" for index in found):
+        return "give both dates, for example with xr.decode_cf, or both numbers"
+    calendars = [getattr(index, "calendar", "standard") for index in found]
+    # What is no cftime stays so; else the first is brought to the calendar of the second.
+    change = 1 if not hasattr(found[0], "calendar") else 0
+    target, cftime = calendars[1 - change], hasattr(found[1 - change], "calendar")
+    name = names[change].removeprefix("the ")
+    options = [repr(target), f"use_cftime={cftime}"]
+    options += [f"dim={dims[change]!r}"] if dims[change] != "time" else []
+    options += ["align_on='date'"] if "360_day" in calendars else []
+    return f"convert one: {name}.convert_calendar({', '.join(options)})"
 
 
 def _kind(index: Any) -> str:
@@ -141,36 +207,3 @@ def _kind(index: Any) -> str:
         return f"cftime dates of calendar {index.calendar!r}"
     kind = index.dtype.kind
     return "datetime64 dates" if kind == "M" else "numbers" if kind in "iuf" else str(index.dtype)
-
-
-def _check_near(first: Any, second: Any, dim: str, names: tuple[str, str]) -> None:
-    """Raise when times nearly match; both are of one kind."""
-    equal = first.isin(second)
-    if equal.all() or first.hasnans or second.hasnans or second.empty:
-        return
-    if not hasattr(first, "calendar") and first.dtype.kind not in "Miuf":
-        return
-    start = second[0]
-    ours, theirs = _since(first, start), np.sort(_since(second, start))
-    steps = np.concatenate([np.diff(np.unique(times)) for times in (ours, theirs)])
-    after = np.searchsorted(theirs, ours).clip(1, max(len(theirs) - 1, 1))
-    nearest = np.stack([theirs[after - 1], theirs[after.clip(max=len(theirs) - 1)]])
-    distance = np.abs(nearest - ours).min(0)
-    near = ~equal & (distance < _NEAR * steps.min(initial=np.inf))
-    if not near.any():
-        return
-    one = first[int(np.argmax(near))]
-    other = second[int(np.abs(_since(second, start) - _since(first[near][:1], start)).argmin())]
-    raise DataError(
-        f"{near.sum()} of {len(first)} times of {names[0]} nearly match a time of {names[1]}, such "
-        f"as {one} and {other}, and {equal.sum()} match; round both to the same stamps, for "
-        f"example with .assign_coords({dim}=data[{dim!r}].dt.round('h'))"
-    )
-
-
-def _since(index: Any, start: Any) -> NDArray[np.float64]:
-    """Times since `start`, in seconds where they are dates."""
-    elapsed = np.asarray(index - start)
-    if elapsed.dtype.kind == "m":
-        elapsed = elapsed / np.timedelta64(1, "s")
-    return elapsed.astype(np.float64)

@@ -11,16 +11,16 @@ __all__ = ["check_units", "spelled"]
 # Other names of one unit, in small letters; never a conversion.
 _NAMES = {
     "kelvin": "K", "kelvins": "K", "degk": "K", "deg_k": "K", "degree_kelvin": "K",
-    "degrees_kelvin": "K", "celsius": "degC", "degc": "degC", "deg_c": "degC",
-    "degree_celsius": "degC", "degrees_celsius": "degC", "degreesc": "degC",
+    "degrees_kelvin": "K", "celsius": "degC",
     "\N{DEGREE SIGN}c": "degC", "metre": "m", "metres": "m", "meter": "m", "meters": "m",
     "millimetre": "mm",
     "millimetres": "mm", "millimeter": "mm", "millimeters": "mm", "kilogram": "kg",
     "kilograms": "kg", "second": "s", "seconds": "s", "sec": "s", "hour": "h", "hours": "h",
     "hr": "h", "day": "d", "days": "d", "pascal": "Pa", "pascals": "Pa", "hectopascal": "hPa",
-    "hectopascals": "hPa", "millibar": "hPa", "millibars": "hPa", "mbar": "hPa", "joule": "J",
-    "joules": "J", "watt": "W", "watts": "W", "percent": "%",
+    "hectopascals": "hPa", "mb": "hPa", "millibar": "hPa", "millibars": "hPa", "mbar": "hPa",
+    "joule": "J", "joules": "J", "watt": "W", "watts": "W", "percent": "%",
 }  # fmt: skip
+_CELSIUS = re.compile(r"\bdeg(rees?)?[ _]?c(elsius)?\b", re.IGNORECASE)
 _FACTOR = re.compile(r"([^\W\d]+|%|\N{DEGREE SIGN}[cC])([+-]?\d+)?")
 
 
@@ -37,7 +37,9 @@ def spelled(units: str) -> str:
     """
     powers: dict[str, int] = {}
     text = re.sub(r"\s*/\s*", " /", re.sub(r"\*\*|\^", "", units.strip()))
-    for part in re.split(r"[\s.*\N{MIDDLE DOT}]+", text):
+    text = _CELSIUS.sub("degC", text)
+    # A dot between digits is that of a number.
+    for part in re.split(r"(?:[\s*\N{MIDDLE DOT}]|(?<!\d)\.|\.(?!\d))+", text):
         divides = part.startswith("/")
         if part.removeprefix("/") in ("", "1"):
             continue

@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from scisparse.adjacency import neighbouring_sites
 from scisparse.errors import GridError
 from scisparse.grids import LatLonGrid, ProjectedGrid, UnstructuredGrid, from_xarray
 from scisparse.grids.discovery import grid_dims
+from scisparse.patterns import radius, window
 
 xr = pytest.importorskip("xarray")
+arrays = pytest.importorskip("scisparse.arrays")
 
 NORTH, EAST = {"units": "degrees_north"}, {"units": "degrees_east"}
 LAT, LON = {"standard_name": "latitude"}, {"standard_name": "longitude"}
@@ -307,3 +311,49 @@ def test_degrees_without_units_on_y_and_x_are_told_what_to_set() -> None:
     data = field([10.0, 20.0], [0.0, 5.0], {"units": "m"}, {}, "Y X")
     with pytest.raises(GridError, match=r"`X` has units missing, .* and 'degrees_east' where it"):
         from_xarray(data)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_region_across_the_meridian_where_an_axis_starts(seed: int) -> None:
+    """Sorted from 0 to 360, or from -180 to 180, it is cut in two; its cells stay as they are."""
+    rng = np.random.default_rng(seed)
+    steps = rng.uniform(5.0, 7.0, rng.integers(3, 9))
+    for zero, turn in ((0.0, 0.0), (180.0, 180.0)):  # Greenwich and the date line
+        lon = zero - steps.sum() / 2 + np.concatenate([[0.0], np.cumsum(steps)])
+        whole = field([-5.0, 0.0, 20.0], lon, NORTH, EAST, "lat lon")
+        cut = whole.assign_coords(lon=(lon + turn) % 360.0 - turn).sortby("lon")
+        grid, cut_grid = from_xarray(whole), from_xarray(cut)
+        assert isinstance(cut_grid, LatLonGrid)
+        assert grid.periodic == cut_grid.periodic == (False, False)
+        areas = arrays.Frame.of(whole).wrap(grid.areas.reshape(grid.shape), [], whole)
+        places = whole["lon"].copy(data=(lon + turn) % 360.0 - turn)
+        in_order = areas.assign_coords(lon=places).sortby("lon")
+        np.testing.assert_allclose(cut_grid.areas.reshape(grid.shape), in_order, rtol=1e-9)
+        with pytest.raises(GridError, match=r"no neighbours; start them after the jump") as info:
+            window(cut_grid, 3)
+        remedy = str(info.value).split("for example with ")[1]
+        turned = from_xarray(eval(remedy, {"data": cut}))
+        assert torch.equal(window(turned, 3).col, window(grid, 3).col)
+        smooth = radius(cut_grid, 7e5)
+        with pytest.raises(GridError, match="start them after the jump"):
+            neighbouring_sites(smooth)
+
+
+def test_longitudes_all_around_close_wherever_they_start() -> None:
+    """Also stretched ones; a wide gap does not, wherever it lies."""
+    rng = np.random.default_rng(5)
+    stretched = np.cumsum(1.0 + 0.6 * np.sin(np.arange(24) * np.pi / 12))
+    for steps, closes in (
+        (rng.uniform(1.0, 1.4, 9), True),
+        (stretched[1:] - stretched[:-1], True),
+        (np.array([1.0, 1.0, 1.0, 2.0, 1.0, 1.0]), False),
+    ):
+        lon = np.cumsum(steps) / steps.sum() * 360.0
+        around = (field([1.0, 2.0], lon, NORTH, EAST, "lat lon")).assign_coords(k=("lon", lon))
+        widths = []
+        for start in range(lon.size):
+            turned = around.roll(lon=start, roll_coords=True)
+            grid = from_xarray(turned)
+            assert grid.periodic == (False, closes)
+            widths.append(grid.areas.reshape(grid.shape)[:, np.argsort(turned["k"].values)])
+        np.testing.assert_allclose(widths, np.broadcast_to(widths[0], np.shape(widths)), rtol=1e-9)

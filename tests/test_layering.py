@@ -23,7 +23,8 @@ ROWS = (
     ("scisparse.kernels",),
     ("scisparse.layers",),
     ("scisparse.arrays", "scisparse.files", "scisparse.sparsity", "scisparse.testing"),
-    ("scisparse.losses", "scisparse.models", "scisparse.times"),
+    ("scisparse.coordinates", "scisparse.losses", "scisparse.models"),
+    ("scisparse.times",),
     (
         "scisparse.bias",
         "scisparse.datasets",

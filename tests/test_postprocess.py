@@ -246,7 +246,7 @@ def test_groups_are_corrected_each_on_its_own() -> None:
     np.testing.assert_allclose(
         grouped.predict(shuffled)["t2m_mean"], grouped.predict(poor)["t2m_mean"], rtol=1e-6
     )
-    assert grouped.predict(poor.isel(member=[0, 2])).sizes["time"] == 60
+    assert grouped.predict(poor.isel(member=[0, 2] * 3)).sizes["time"] == 60
 
 
 def test_further_dims_are_cases_and_are_carried() -> None:

@@ -55,7 +55,10 @@ def test_missing_times() -> None:
 
 def test_times_without_a_coordinate() -> None:
     text = fit_error(FORECAST.drop_vars("time"), OBSERVED)
-    assert text == "the forecast has no coordinate for its time dim 'time'; assign one"
+    assert text == (
+        "the forecast has no coordinate for its time dim 'time' alone; assign one, with "
+        ".assign_coords(time=times)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,8 @@ def test_calendars_that_differ(first: str, second: str | None, kinds: tuple[str,
     text = fit_error(on_calendar(FORECAST, first), observed)
     assert f"{kinds[0]} but of the observation " in text
     assert kinds[1] in text
-    assert "convert one, for example with .convert_calendar('standard', use_cftime=False)" in text
+    target = "'standard', use_cftime=False" if second is None else "'360_day', use_cftime=True"
+    assert f"convert one: forecast.convert_calendar({target}" in text
 
 
 def test_the_remedy_for_calendars_works() -> None:
@@ -212,7 +216,7 @@ def test_times_that_nearly_match_are_not_lost_without_a_word() -> None:
     ):
         text = error_of(call)
         assert f"and {matching} match; round both to the same stamps" in text
-        assert ".assign_coords(time=data['time'].dt.round('h'))" in text
+        assert ".assign_coords(time=prediction['time'].dt.round('h')) and " in text
     fixed = observed.assign_coords(time=observed["time"].dt.round("h"))
     assert int(evaluate(field, fixed)["count"]) == fixed.size
 
@@ -235,7 +239,7 @@ def test_near_times_of_other_calendars_and_numbers(calendar: str) -> None:
 def test_calendars_that_differ_are_named_in_evaluate() -> None:
     text = error_of(lambda: evaluate(on_calendar(FORECAST, "noleap"), OBSERVED))
     assert "times of the prediction are cftime dates of calendar 'noleap' but of the obs" in text
-    assert "convert one, for example with .convert_calendar" in text
+    assert "convert one: prediction.convert_calendar('standard', use_cftime=False)" in text
 
 
 def test_stacked_times_are_named() -> None:

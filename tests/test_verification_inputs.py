@@ -55,6 +55,24 @@ def test_dims_of_other_names_are_not_crossed(bare: list[str]) -> None:
     assert int(evaluate(leads, observed)["count"]) == 2 * int(evaluate(ensemble, observed)["count"])
 
 
+def test_dims_of_unknown_meaning_are_no_cases_unless_named() -> None:
+    """They may number members."""
+    ensemble, observed = data(14)
+    other = ensemble.rename(member="run")
+    for call in (
+        lambda: evaluate(other, observed),
+        lambda: evaluate(observed, observed, reference=other),
+    ):
+        with pytest.raises(DataError, match=r"a dim 'run' that .* with \.rename\(run='member'\)"):
+            call()
+    renamed = evaluate(other.rename(run="member"), observed)
+    xr.testing.assert_identical(renamed, evaluate(ensemble, observed))
+    alone = evaluate(other, observed, dims=("time", "lat", "lon"))["rmse"]
+    assert alone.sizes == {"run": ensemble.sizes["member"]}
+    assert evaluate(other, observed, dims=[*other.dims])["count"] == 5 * renamed["count"]
+    assert evaluate(other.isel(run=[0]), observed)["count"] == renamed["count"]
+
+
 @pytest.mark.parametrize("wrong", [np.zeros(3), None, "t2m", [1.0]])
 def test_only_xarray_objects_are_taken(wrong: object) -> None:
     ensemble, observed = data(14)
@@ -136,6 +154,7 @@ def test_points_without_known_areas_count_the_same() -> None:
     labels = {"station": ["a", "b", "c"]}
     named, turned = flat.assign_coords(labels), truth.assign_coords(labels)[:, ::-1]
     xr.testing.assert_allclose(evaluate(named, turned), expected)
+    xr.testing.assert_allclose(evaluate(flat, truth[:, [2, 0, 1]]), expected)
     for point in ({"lat": [2], "lon": [1]}, {"lat": [2], "lon": slice(1, 2)}):
         one = evaluate(ensemble.isel(point), observed.isel(point))
         assert one.attrs["weights"] == "equal"
@@ -353,6 +372,8 @@ def test_bad_options_are_named() -> None:
     ensemble, observed = data(23)
     with pytest.raises(OptionError, match=r"`dims` names \['level'\], but the data have"):
         evaluate(ensemble, observed, dims=["time", "level"])
+    with pytest.raises(OptionError, match=r"\(=\['lat', 'lat'\]\) names a dim more than once"):
+        evaluate(ensemble, observed, dims=["lat", "lat"])
     with pytest.raises(OptionError, match="`weights` is 'cos'; give 'area', a DataArray or None"):
         evaluate(ensemble, observed, weights="cos")
     with pytest.raises(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -180,3 +182,92 @@ def test_corrected_probabilities_are_scored_as_their_distribution() -> None:
         thresholds=limits,
     )
     assert again["brier_score_reference"].attrs["estimator"] == "fair"
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kinds", [("f4", "f8"), ("f8", "f4"), ("f4", "f4"), ("f2", "f8")])
+def test_events_do_not_hang_on_the_precision_of_a_file(seed: int, kinds: tuple[str, str]) -> None:
+    """Gauges tell tenths of a millimetre, of which single precision holds none."""
+    rng = np.random.default_rng(seed)
+    coords = {"threshold": ("threshold", [0.1, 0.3, 0.7])}
+    tenths = xr.DataArray(np.round(0.1 * rng.integers(0, 9, (60, 4)), 1), dims=("time", "member"))
+    observed = xr.DataArray(np.round(0.1 * rng.integers(0, 9, 60), 1), dims="time", name="pr")
+    chances = xr.DataArray(rng.random((60, 3)), coords, ("time", "threshold"))
+    forms: dict[str, Any] = {
+        "members": tenths.rename("pr"),
+        "one value": tenths[:, 0].rename("pr"),
+        "probabilities": chances.to_dataset(name="pr_probability"),
+        "distribution": xr.Dataset(
+            {"pr_mean": tenths.mean("member"), "pr_std": 1.0 + tenths[:, 0]}
+        ),
+    }
+    values, seen = kinds
+    for name, prediction in forms.items():
+        expected = evaluate(prediction, observed, thresholds=[0.1, 0.3, 0.7])["brier_score"]
+        plain = name in ("members", "one value")
+        other = prediction.astype(values) if plain else prediction
+        for kind in ("f8", "f4"):
+            limits = np.array([0.1, 0.3, 0.7], kind)
+            found = evaluate(other, observed.astype(seen), thresholds=limits)["brier_score"]
+            np.testing.assert_allclose(found, expected, rtol=2e-7)
+            np.testing.assert_array_equal(found["threshold"], limits.astype(np.float64))
+    single = forms["probabilities"].assign_coords(threshold=limits)
+    np.testing.assert_allclose(
+        evaluate(single, observed)["brier_score"],
+        evaluate(forms["probabilities"], observed)["brier_score"],
+        rtol=1e-12,
+    )
+
+
+def test_numbers_of_double_precision_stay_apart() -> None:
+    observed = xr.DataArray(280.0 + np.array([1e-9, 0.0, -1e-9]), dims="time", name="t2m")
+    chance = xr.DataArray(np.zeros((3, 1), "f4"), {"threshold": [280.0]}, ("time", "threshold"))
+    assert evaluate(chance.rename("t2m"), observed)["brier_score"].item() == pytest.approx(1 / 3)
+
+
+def test_probabilities_in_percent() -> None:
+    rng = np.random.default_rng(8)
+    observed = xr.DataArray(rng.normal(size=50), dims="time", name="t2m")
+    chance = xr.DataArray(
+        0.01 * rng.random((50, 2)), {"threshold": [0.5, 1.0]}, ("time", "threshold")
+    )
+    chance = chance.rename("t2m_probability")
+    expected = evaluate(chance.to_dataset(), observed)["brier_score"]
+    for units in ("%", "percent"):
+        share = (100.0 * chance).assign_attrs(units=units)  # all below 1, in percent too
+        np.testing.assert_allclose(evaluate(share, observed)["brier_score"], expected, rtol=1e-12)
+        one = evaluate(share[:, 0], observed)["brier_score"]
+        np.testing.assert_allclose(one, expected[:1], rtol=1e-12)
+        with pytest.raises(DataError, match="values outside 0 to 1"):
+            evaluate(200.0 + share, observed)
+
+
+def test_a_coordinate_that_happens_to_be_called_threshold() -> None:
+    ensemble, observed = data(9)
+    expected = evaluate(ensemble, observed)
+    field = np.random.default_rng(9).normal(size=observed.shape[1:])
+    for threshold in ((("lat", "lon"), field), ((), 282.0), ("member", np.arange(5.0))):
+        scores = evaluate(ensemble.assign_coords(threshold=threshold), observed)
+        assert {*scores.data_vars} == {*expected.data_vars}
+        assert float(scores["crps"]) == float(expected["crps"])
+    single = ensemble[..., 0].assign_coords(threshold=(("lat", "lon"), field))
+    assert float(evaluate(single, observed)["crps"]) > 0
+
+
+@pytest.mark.parametrize("names", [("", "_probability"), ("_quantile", "_probability")])
+def test_several_forms_at_once_are_named(names: tuple[str, str]) -> None:
+    """The scores of one of them would be missing without a word."""
+    ensemble, observed = data(10)
+    quantiles, _ = quantile_prediction(np.array([0.1, 0.5, 0.9]))
+    limit = xr.DataArray([3.0], {"threshold": [3.0]}, "threshold")
+    forms = {
+        "": ensemble,
+        "_quantile": quantiles["t2m_quantile"],
+        "_probability": (ensemble > limit).mean("member").drop_attrs(),
+    }
+    both = xr.Dataset({f"t2m{name}": forms[name] for name in names})
+    listed = f"'t2m{names[0]}'.* and 't2m{names[1]}'" if names[0] else "'t2m_probability' and 't2m'"
+    with pytest.raises(DataError, match=f"the prediction has {listed}, which are scored each"):
+        evaluate(both, observed, target="t2m")
+    for name in names:
+        assert evaluate(both[[f"t2m{name}"]], observed, target="t2m")["count"] > 0

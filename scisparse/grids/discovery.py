@@ -16,7 +16,7 @@ from scisparse.grids.unstructured import UnstructuredGrid
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["from_xarray", "grid_dims"]
+__all__ = ["from_xarray", "grid_dims", "has_grid", "role_of"]
 
 _STANDARD_NAMES = {
     "latitude": "lat",
@@ -120,6 +120,32 @@ def grid_dims(data: xr.Dataset | xr.DataArray) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(dim) for dim in (*first.dims, *second.dims)))
 
 
+def has_grid(data: xr.Dataset | xr.DataArray) -> bool:
+    """Whether `data` has the coordinates of a grid, though they may break the rules of one.
+
+    A series, a mean over one dim of a grid, and a curvilinear grid have none: no fault of theirs.
+
+    Raises
+    ------
+    GridError
+        There are several coordinates for one of them.
+    """
+    found = _Coordinates(data)
+    y, x, lat, lon = (found.only(role) for role in ("y", "x", "lat", "lon"))
+    plane = y is not None and x is not None
+    if lat is None or lon is None:
+        return plane
+    if lat.ndim == 1 and lon.ndim == 1:
+        return True
+    return plane and any(_units(axis) for axis in (y, x) if axis is not None)
+
+
+def role_of(coordinate: xr.DataArray) -> str | None:
+    """``"lat"``, ``"lon"``, ``"y"``, ``"x"`` or none of these, as :func:`from_xarray` sees it."""
+    surest = _surest(coordinate)
+    return None if surest is None else surest[1]
+
+
 _Pair = tuple["xr.DataArray | None", "xr.DataArray | None"]
 
 
@@ -189,10 +215,16 @@ _Sign = Callable[["xr.DataArray"], "str | None"]
 
 def _role(coordinate: xr.DataArray, sign: _Sign) -> str | None:
     """Role by one sign, unless a surer sign gives another."""
-    for each in (_by_standard_name, _by_axis, _by_units, _by_name):
-        role = each(coordinate)
+    surest = _surest(coordinate)
+    return surest[1] if surest is not None and surest[0] is sign else None
+
+
+def _surest(coordinate: xr.DataArray) -> tuple[_Sign, str] | None:
+    """Surest sign that a coordinate has, and the role that it gives."""
+    for sign in (_by_standard_name, _by_axis, _by_units, _by_name):
+        role = sign(coordinate)
         if role is not None:
-            return role if each is sign else None
+            return sign, role
     return None
 
 

@@ -26,6 +26,8 @@ __all__ = ["LatLonGrid"]
 # Coordinates often come as float32: 90 degrees may then exceed pi / 2 by a little.
 _ANGLE_TOLERANCE = 1e-6
 _STEP_TOLERANCE = 1e-3
+# A step of so many times both steps beside it is a gap; stretched axes change more slowly.
+_GAP = 1.5
 
 
 class LatLonGrid(Grid):
@@ -36,7 +38,8 @@ class LatLonGrid(Grid):
     .. math:: R^2 \, (\sin\phi_\mathrm{north} - \sin\phi_\mathrm{south}) \, \Delta\lambda .
 
     The outermost rows end at the pole where no further row would fit before it, else half a step
-    on.
+    on; so do the columns beside the widest gap of longitudes that are not all around, wherever the
+    axis starts.
 
     Parameters
     ----------
@@ -135,17 +138,19 @@ class LatLonGrid(Grid):
 
     @property
     def periodic(self) -> tuple[bool, ...]:
-        """``(False, closes)``: longitude closes when its ends are no further apart than a step."""
-        steps = np.abs(np.diff(self._unwrapped_lon))
-        closes = steps.size > 0 and bool(2 * np.pi - steps.sum() <= 1.01 * steps.max())
-        return (False, closes)
+        """``(False, closes)``: longitude closes when no step around the circle is a gap.
+
+        A gap is at least 1.5 times as wide as both steps beside it.
+        """
+        around = self._steps_around()
+        beside = np.maximum(np.roll(around, 1), np.roll(around, -1))
+        return (False, around.size > 1 and bool((around < _GAP * beside).all()))
 
     @property
     def uniform_longitude(self) -> bool:
         """Whether all steps in longitude are equal, the one over the closing edge included."""
-        steps = np.abs(np.diff(self._unwrapped_lon))
-        if self.periodic[1]:
-            steps = np.append(steps, 2 * np.pi - steps.sum())
+        around = self._steps_around()
+        steps = around if self.periodic[1] else around[:-1]
         if steps.size == 0:
             return True
         return bool(np.ptp(steps) <= _STEP_TOLERANCE * steps.mean() + _ANGLE_TOLERANCE)
@@ -189,15 +194,47 @@ class LatLonGrid(Grid):
         widths = self._lon_steps()
         return np.abs(np.diff(self.lat_bounds))[:1] if widths is None else widths
 
+    def check_columns_in_order(self) -> None:
+        """Raise when columns that follow each other are not neighbours on the sphere.
+
+        Raises
+        ------
+        GridError
+            The widest gap of longitudes that are not all around lies inside the axis, as where a
+            region across Greenwich is sorted from 0 to 360.
+        """
+        around = self._steps_around()
+        gap = self._end(around)
+        if self.periodic[1] or gap == around.size - 1:
+            return
+        before, after = np.rad2deg(self._lon_axis[[gap, gap + 1]])
+        raise GridError(
+            f"longitudes of {self!r} jump from {before:.6g} to {after:.6g}, so that columns beside "
+            "each other are no neighbours; start them after the jump, for example with "
+            f"data.roll(lon={around.size - 1 - gap}, roll_coords=True)"
+        )
+
+    def _steps_around(self) -> FloatArray:
+        """Steps from each longitude to the next, and from the last to the first: ``[nlon]``."""
+        steps = np.abs(np.diff(self._unwrapped_lon))
+        return np.append(steps, 2 * np.pi - steps.sum())
+
+    def _end(self, around: FloatArray) -> int:
+        """Place of the widest step: the last one unless another one is wider by more than noise."""
+        widest = int(around.argmax())
+        wider = around[widest] > around[-1] * (1 + _STEP_TOLERANCE)
+        return widest if wider else around.size - 1
+
     def _lon_steps(self) -> FloatArray | None:
-        lon = self._unwrapped_lon
-        if lon.size == 1:
+        after = self._steps_around()
+        if after.size == 1:
             return None
+        before = np.roll(after, 1)
         if not self.periodic[1]:
-            return np.abs(np.diff(axis_bounds(lon, None)))
-        turn = np.copysign(2 * np.pi, lon[-1] - lon[0])
-        ring = np.concatenate([[lon[-1] - turn], lon, [lon[0] + turn]])
-        return np.asarray(np.abs(ring[2:] - ring[:-2]) / 2, dtype=np.float64)
+            gap = self._end(after)
+            beyond = (gap + 1) % after.size
+            before[beyond], after[gap] = after[beyond], before[gap]
+        return np.asarray((before + after) / 2, dtype=np.float64)
 
     def with_mask(self, mask: ArrayLike | None) -> LatLonGrid:
         """Give the same points with another mask: an array, or a DataArray by its coordinates."""

@@ -74,7 +74,8 @@ def window(
     OptionError
         If an option is unknown, not positive, or pads further than the axis is long.
     GridError
-        If the grid has no rows and columns, or ``poles="reflect"`` cannot shift by 180 degrees.
+        If the grid has no rows and columns, its columns are not in order (a region across Greenwich
+        sorted from 0 to 360), or ``poles="reflect"`` cannot shift by 180 degrees.
 
     Examples
     --------
@@ -147,6 +148,7 @@ def _modes(
                 f"`padding_mode` (={padding_mode!r}) is for index spaces and projected grids; "
                 "a LatLonGrid takes poles="
             )
+        grid.check_columns_in_order()
         return (
             "replicate" if poles == "clip" else "zeros",
             "circular" if grid.periodic[1] else "zeros",

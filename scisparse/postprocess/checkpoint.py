@@ -29,13 +29,16 @@ def check_spec(spec: Any) -> None:
     """
     if not isinstance(spec, dict):
         raise TypeError(f"the header holds a {type(spec).__name__}, not a dict")
-    names, units = spec["names"], spec["units"]
+    names, units, numbers = spec["names"], spec["units"], spec["numbers"]
     rules = {
         "target": isinstance(spec["target"], str),
         "groups": isinstance(spec["groups"], str | None),
         "calendar": isinstance(spec["calendar"], str | None),
         "cases": type(spec["cases"]) is int and spec["cases"] > 0,
         "names": isinstance(names, list) and all(isinstance(name, str) for name in names),
+        "members": spec["members"] is None or type(spec["members"]) is int,
+        "numbers": isinstance(numbers, dict)
+        and all(tuple(map(type, pair)) == (float, str) for pair in numbers.values()),
         "units": isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values()),
     }
     for key, holds in rules.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.arrays import Frame
+from scisparse.arrays import Frame, find_dim
+from scisparse.coordinates import check_trained
 from scisparse.errors import DataError
 from scisparse.grids import Grid
 from scisparse.postprocess.methods import Network
@@ -48,6 +50,8 @@ class Fitted:
         Number of training cases.
     members
         Number of members in training; ``None`` when there was no such dim.
+    numbers
+        Coordinates of one value of the training, such as level and lead time, with their units.
     """
 
     network: Network
@@ -58,6 +62,7 @@ class Fitted:
     calendar: str | None
     cases: int
     members: int | None
+    numbers: Mapping[str, tuple[float, str]]
 
     def read(self, forecast: _Object, target: str, groups: str | None) -> tuple[Frame, Forecast]:
         """Read a forecast like those of the training.
@@ -65,7 +70,14 @@ class Fitted:
         Raises
         ------
         DataError
-            Grid, units, calendar, variables or groups differ from the training's; both are named.
+            Grid, units, calendar, level, lead time, variables or groups differ from the training's;
+            both are named.
+
+        Warns
+        -----
+        UserWarning
+            There are fewer members than in training. All methods read the mean and the spread of
+            members, which are what they were, but less certain than the model takes them to be.
         """
         field = as_field(forecast, target, "the forecast")
         if isinstance(forecast, xr.Dataset):
@@ -78,13 +90,28 @@ class Fitted:
             check_units("the forecast", field.attrs.get("units"), self.units.get(target))
         frame = Frame.on(field, self.grid, "the forecast")
         check_times(field, self.calendar)
+        check_trained(field, self.numbers)
         cases = read_forecast(forecast, target, frame, groups)
         if cases.names != self.names:
             raise DataError(
                 f"the forecast has predictors {list(cases.names)} but the model was trained on "
                 f"{list(self.names)}; give the same variables and groups of members"
             )
+        self._compare_members(field)
         return frame, cases
+
+    def _compare_members(self, field: xr.DataArray) -> None:
+        dim = find_dim(field, "member")
+        given = 1 if dim is None else field.sizes[dim]
+        trained = 1 if self.members is None else self.members
+        if 0 < given < trained:
+            warnings.warn(
+                f"the forecast has fewer members ({given}) than the training ({trained}): their "
+                "mean is less certain, and the predicted spread somewhat too narrow; train on as "
+                "many members as there will be",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def apply(self, forecast: Forecast) -> tuple[FloatArray, FloatArray]:
         """Location and scale ``[S, P]`` in units of the target."""

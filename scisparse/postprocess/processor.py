@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import scisparse.arrays as arrays
+from scisparse.coordinates import numbers_of
 from scisparse.errors import CheckpointError, DataError, OptionError
 from scisparse.grids import grid_from_dict
 from scisparse.losses import distribution as distribution_of
@@ -181,6 +182,7 @@ class PostProcessor:
             calendar=calendar_of(field),
             cases=len(truth),
             members=None if member is None else field.sizes[member],
+            numbers=numbers_of(field),
         )
         return self
 
@@ -198,7 +200,7 @@ class PostProcessor:
         ----------
         forecast
             As in :meth:`fit`; its dims may come in another order, latitude may run the other way,
-            longitude may start elsewhere.
+            longitude may start elsewhere. Fewer members than in training are a warning.
         members
             Return as many corrected members as the forecast has, with its rank order (ensemble
             copula coupling). They are equidistant quantiles, not random draws, and their attribute
@@ -221,8 +223,8 @@ class PostProcessor:
         Raises
         ------
         DataError
-            Not fitted, or grid, units, calendar, variables or groups differ from those of the
-            training; both are named.
+            Not fitted, or grid, units, calendar, level, lead time, variables or groups differ from
+            those of the training; both are named.
         OptionError
             More than one of `members`, `quantiles` and `thresholds` is asked for, or it cannot be
             given.
@@ -291,6 +293,7 @@ class PostProcessor:
             "calendar": fitted.calendar,
             "cases": fitted.cases,
             "members": fitted.members,
+            "numbers": dict(fitted.numbers),
             "versions": {"scisparse": _version(), "torch": str(torch.__version__)},
         }
         write_checkpoint(path, tensors, spec)
@@ -334,6 +337,7 @@ class PostProcessor:
                 calendar=spec["calendar"],
                 cases=spec["cases"],
                 members=spec["members"],
+                numbers={name: tuple(pair) for name, pair in spec["numbers"].items()},
             )
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())

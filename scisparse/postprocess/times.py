@@ -7,6 +7,7 @@ from typing import Any
 import xarray as xr
 
 from scisparse.arrays import Axes, find_axes, find_dim
+from scisparse.coordinates import check_scalars
 from scisparse.errors import DataError
 from scisparse.times import check_stamps, check_starts
 
@@ -35,13 +36,16 @@ def align(
     ------
     DataError
         There is no time dim, a time repeats, calendars or kinds of time differ, the forecast has
-        starts and the observation valid times, no time is common or some nearly match, or one has
-        dims of its own; all values are named. Of the forecast, lead times may be.
+        starts and the observation valid times, no time is common or some nearly match, a coordinate
+        of one value differs, or one has dims of its own; all values are named. Of the forecast,
+        lead times may be.
     """
     axes = find_axes(field), find_axes(observed)
     first, second = (_time_dim(a, what) for a, what in zip(axes, _NAMES, strict=True))
     check_starts(field, observed, _NAMES)
     check_stamps(field, observed, _NAMES)
+    parts = [data.coords.to_dataset() for data in (field, observed)]
+    check_scalars(parts, _NAMES, [axis.member for axis in axes if axis.member is not None])
     indexes = [
         _index(data, dim, what)
         for data, dim, what in zip((field, observed), (first, second), _NAMES, strict=True)
@@ -84,9 +88,11 @@ def check_times(field: xr.DataArray, expected: str | None) -> None:
         _check_repeats(field.indexes[dim], dim, "the forecast")
     given = calendar_of(field)
     if given is not None and expected is not None and given != expected:
+        options = [repr(expected)] + ([] if dim == "time" else [f"dim={dim!r}"])
+        options += ["align_on='date'"] if "360_day" in (given, expected) else []
         raise DataError(
             f"the forecast is on calendar {given!r} but the model was trained on {expected!r}; "
-            f"convert it with .convert_calendar({expected!r})"
+            f"convert it with .convert_calendar({', '.join(options)})"
         )
 
 
@@ -103,7 +109,11 @@ def _index(data: xr.DataArray, dim: str, what: str) -> Any:
     if data.sizes[dim] == 0:
         raise DataError(f"{what} has no times along {dim!r}; check the selection")
     if dim not in data.indexes:
-        raise DataError(f"{what} has no coordinate for its time dim {dim!r}; assign one")
+        crossed = f" but one along {list(data[dim].dims)}" if dim in data.coords else ""
+        raise DataError(
+            f"{what} has no coordinate for its time dim {dim!r} alone{crossed}; assign one, with "
+            f".assign_coords({dim}=times)"
+        )
     index = data.indexes[dim]
     if index.hasnans:
         raise DataError(f"{what} has missing times along {dim!r}; drop them with .dropna({dim!r})")

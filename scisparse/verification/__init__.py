@@ -49,20 +49,21 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from importlib.util import find_spec
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.arrays import check_object
+from scisparse.arrays import check_object, with_coordinates
 from scisparse.errors import DataError, MissingDependencyError, OptionError
 from scisparse.losses.rising import exceedance_thresholds
 from scisparse.times import check_starts
 from scisparse.units import check_units
-from scisparse.verification.matching import area_weights, match, place_weights
-from scisparse.verification.pointwise import quantile_score
-from scisparse.verification.predictions import Ensemble, Prediction
-from scisparse.verification.reading import find_target, read_prediction, read_truth
+from scisparse.verification.matching import area_weights, check_meaning, match, place_weights
+from scisparse.verification.pointwise import along_thresholds, quantile_score
+from scisparse.verification.predictions import Deterministic, Ensemble, Prediction
+from scisparse.verification.reading import field_of, find_target, read_prediction, read_truth
 from scisparse.verification.tabulated import Probabilities, Quantiles
 
 __all__ = ["evaluate"]
@@ -125,10 +126,11 @@ def evaluate(
     target
         Name of the predicted variable; default the only one that `prediction` can mean.
     dims
-        Dims to average over; default all. ``()`` scores each case.
+        Dims to average over; default all, which must be known then: members, times, lead times,
+        the grid, or dims of the observation too. ``()`` scores each case.
     weights
         ``"area"``: areas of cells (as cos(latitude) on a regular grid), equal where these are not
-        known (no grid, one point, stations); a DataArray; ``None``: equal.
+        known (no grid, a curvilinear one, one point, stations); a DataArray; ``None``: equal.
     estimator
         Estimator of the CRPS and the Brier score of ensembles: ``"fair"`` (as if of very many
         members, of which these are random draws; Ferro 2014) or ``"standard"`` (of these members
@@ -137,7 +139,8 @@ def evaluate(
         (Bröcker 2012), and which the fair one would rank above a perfect forecast; else fair.
     thresholds
         Values, in units of the target, to score the probabilities of exceeding them: strictly
-        rising numbers. Default those of a prediction, or else reference, of probabilities.
+        rising numbers. Default those of a prediction, or else reference, of probabilities. Values
+        are compared with them in the lowest precision that any comes in.
     bins
         Bins of the PIT histogram.
 
@@ -161,6 +164,8 @@ def evaluate(
         Units, dims or coordinates do not fit, times of starts meet valid times, values are
         infinite, none is left, a member is alone, or levels of quantiles or thresholds of
         probabilities differ.
+    GridError
+        Areas are asked for, and coordinates of the grid break its rules, as with unknown units.
     OptionError
         Unknown option, dim or target; the fair CRPS of members that are quantiles; thresholds that
         do not rise, or of a prediction that is quantiles.
@@ -187,17 +192,22 @@ def evaluate(
     given |= {} if reference is None else {"the reference": reference}
     for what, data in given.items():
         check_object(data, what)
-    del given["the observation"]
-    target = find_target(prediction, observed) if target is None else target
-    scored = [read_prediction(p, target, estimator, w) for w, p in given.items()]
-    truth = read_truth(observed, target)
+    given = {what: with_coordinates(data) for what, data in given.items()}
+    seen = given.pop("the observation")
+    target = find_target(given["the prediction"], seen) if target is None else target
+    scored = [read_prediction(data, target, estimator, what) for what, data in given.items()]
+    truth = read_truth(seen, target)
     units = _common_units(truth, scored)
-    areas = area_weights(scored[0].data) if isinstance(weights, str) else None
+    areas = area_weights(scored[0].data, scored[0].what) if isinstance(weights, str) else None
     scored, truth = _matched(scored, truth)
     if isinstance(weights, xr.DataArray):
         areas = place_weights(weights, truth.to_dataset(name=target))
     over = _dims_over(dims, truth)
-    limits = _thresholds(thresholds, scored)
+    for each in scored if dims is None else []:
+        check_meaning(each.data, seen, each.what, each.own_dim)
+    compared = [seen, *(given[p.what] for p in scored if isinstance(p, Deterministic | Ensemble))]
+    dtypes = [field_of(data, target, "data").dtype for data in compared]
+    limits = _thresholds(thresholds, scored, dtypes)
     scores = _scores(scored, truth, _averaging(areas, over, truth), bins, limits)
     scores["count"] = truth.notnull().sum(over)
     kind = "equal" if areas is None else "area" if isinstance(weights, str) else "given"
@@ -273,6 +283,8 @@ def _dims_over(dims: str | Iterable[Hashable] | None, truth: xr.DataArray) -> li
     """Return the dims to average over."""
     present = [str(dim) for dim in truth.dims]
     over = present if dims is None else [dims] if isinstance(dims, str) else [str(d) for d in dims]
+    if len({*over}) < len(over):
+        raise OptionError(f"`dims` (={over}) names a dim more than once; give each of them once")
     unknown = [dim for dim in over if dim not in present]
     if unknown:
         raise OptionError(f"`dims` names {unknown}, but the data have {present}")
@@ -289,13 +301,23 @@ def _averaging(weights: xr.DataArray | None, over: Sequence[str], truth: xr.Data
 
 
 def _thresholds(
-    given: Sequence[float] | FloatArray | None, scored: Sequence[Prediction]
-) -> FloatArray | None:
-    """Thresholds to score: the given ones, or the first that a prediction has."""
+    given: Sequence[float] | FloatArray | None,
+    scored: Sequence[Prediction],
+    dtypes: Sequence[np.dtype[Any]],
+) -> xr.DataArray | None:
+    """Thresholds to score: the given ones, or the first that a prediction has.
+
+    In the lowest precision of them and of `dtypes`, those of the values to compare with them.
+    """
+    held = next((each for each in scored if isinstance(each, Probabilities)), None)
     if given is not None:
-        return exceedance_thresholds(given)
-    found = (each.thresholds for each in scored if isinstance(each, Probabilities))
-    return next(found, None)
+        values, own = exceedance_thresholds(given), np.asarray(given).dtype
+    elif held is not None:
+        values, own = held.thresholds, held.data[held.dim].dtype
+    else:
+        return None
+    floats = [np.dtype(np.float64), *(each for each in (own, *dtypes) if each.kind == "f")]
+    return along_thresholds(values, min(floats, key=lambda dtype: dtype.itemsize))
 
 
 def _scores(
@@ -303,7 +325,7 @@ def _scores(
     truth: xr.DataArray,
     mean: _Mean,
     bins: int,
-    thresholds: FloatArray | None,
+    thresholds: xr.DataArray | None,
 ) -> xr.Dataset:
     """Return all scores without attributes."""
     prediction = scored[0]
@@ -331,7 +353,7 @@ def _basic(
     truth: xr.DataArray,
     mean: _Mean,
     levels: FloatArray | None,
-    thresholds: FloatArray | None,
+    thresholds: xr.DataArray | None,
 ) -> dict[str, xr.DataArray]:
     """Return the scores that prediction and reference share, as far as the form has them."""
     from scores.continuous import additive_bias, mse

@@ -7,14 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from scisparse.arrays import find_dim, same_points
+from scisparse.arrays import Frame, find_dim
+from scisparse.coordinates import (
+    axes_of,
+    check_places,
+    check_scalars,
+    described,
+    grid_of,
+    other_grid,
+    snapped,
+)
 from scisparse.errors import DataError, GridError, OptionError
-from scisparse.grids.discovery import grid_dims
+from scisparse.grids import from_xarray
+from scisparse.grids.discovery import grid_dims, has_grid
+from scisparse.grids.same import order_of, same_points
 from scisparse.times import check_stamps
-from scisparse.verification.axes import axes_of, grid_of, other_grid, snapped
-from scisparse.verification.scalars import check_scalars, described
 
-__all__ = ["area_weights", "match", "place_weights"]
+__all__ = ["area_weights", "check_meaning", "match", "place_weights"]
 
 
 def match(
@@ -56,22 +65,62 @@ def match(
     return list(aligned)
 
 
-def area_weights(data: xr.Dataset) -> xr.DataArray | None:
+def check_meaning(
+    data: xr.Dataset, observed: xr.DataArray | xr.Dataset, what: str, own: str | None
+) -> None:
+    """Raise where a dim of a prediction alone is no lead time and may number members.
+
+    Members that are not known as such would each be scored as a forecast of their own.
+
+    Parameters
+    ----------
+    data, observed
+        Prediction and observations.
+    what, own
+        Name of the prediction for errors, and its dim of members or the like.
+
+    Raises
+    ------
+    DataError
+        There is such a dim.
+    """
+    grid = grid_dims(data) if grid_of(data) is not None else ()
+    for dim in map(str, data.dims):
+        if dim in (own, *grid, *observed.dims) or data.sizes[dim] == 1:
+            continue
+        if find_dim(data[dim], "time") is None and find_dim(data[dim], "lead") is None:
+            raise DataError(
+                f"{what} has a dim {dim!r} that the observation lacks and whose meaning is not "
+                f"known: rename it if it numbers members, with .rename({dim}='member'); else name "
+                "in `dims` what to average over"
+            )
+
+
+def area_weights(data: xr.Dataset, what: str) -> xr.DataArray | None:
     """Areas of the grid's cells, of mean 1; ``None`` when they are not known.
 
-    There may be no grid, one point, or points such as stations that do not cover the sphere.
+    There may be no grid, a curvilinear one, one point, or points such as stations that do not cover
+    the sphere.
+
+    Raises
+    ------
+    GridError
+        Coordinates of a grid break its rules: units, order, or a longitude that repeats.
     """
-    grid = grid_of(data)
-    if grid is None:
-        return None
     try:
+        if not has_grid(data):
+            return None
+        # Of the canonical grid, so that a region across Greenwich is one however it is sorted.
+        frame = Frame.of(data, what)
+    except GridError as error:
+        raise GridError(f"{error}; or give weights=None to weigh all points alike") from error
+    try:
+        grid = frame.grid if len(frame.space) == 2 else from_xarray(data)
         areas = grid.areas
     except GridError:
         return None
-    dims = grid_dims(data)
-    areas = areas.reshape([data.sizes[dim] for dim in dims])
-    coords = {dim: data.coords[dim] for dim in dims if dim in data.indexes}
-    return xr.DataArray(areas / areas.mean(), dims=dims, coords=coords)
+    placed = frame.wrap((areas / areas.mean()).reshape(grid.shape), [], data)
+    return placed.reset_coords(drop=True)
 
 
 def place_weights(weights: xr.DataArray, base: xr.Dataset) -> xr.DataArray:
@@ -115,6 +164,7 @@ def _onto(base: xr.Dataset, other: xr.Dataset, base_name: str, name: str) -> xr.
         pairs += list(zip(grid_dims(other), grid_dims(base), strict=True))
     other = other.rename({old: new for old, new in pairs if old and new and old != new})
     if grid is None or their_grid is None:
+        check_places(base, other, (base_name, name))
         return other
     axes = list(zip(axes_of(grid), axes_of(their_grid), strict=True))
     for number, dim in enumerate(grid_dims(base)):
@@ -124,7 +174,10 @@ def _onto(base: xr.Dataset, other: xr.Dataset, base_name: str, name: str) -> xr.
                 values = snapped(base[dim].values, *axes[number], names)
                 other = other.assign_coords({dim: (dim, values, base[dim].attrs)})
         elif base.sizes[dim] != other.sizes[dim] or not same_points(grid, their_grid):
-            raise other_grid(grid, their_grid, base_name, name)
+            order = order_of(their_grid, grid)
+            if order is None:
+                raise other_grid(grid, their_grid, base_name, name)
+            other = other.isel({dim: order})
     return other
 
 

@@ -4,21 +4,46 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["along_thresholds", "brier_score", "places", "quantile_score"]
+__all__ = [
+    "along_thresholds",
+    "brier_score",
+    "exceeds",
+    "places",
+    "quantile_score",
+    "rounded",
+]
 
 FloatArray = NDArray[np.float64]
 
 
-def along_thresholds(thresholds: FloatArray) -> xr.DataArray:
-    """Thresholds along dim ``threshold``."""
-    return xr.DataArray(thresholds, {"threshold": thresholds}, "threshold")
+def along_thresholds(thresholds: FloatArray, dtype: DTypeLike) -> xr.DataArray:
+    """Thresholds in `dtype` along dim ``threshold``, whose coordinate has them as they were given.
+
+    In single precision 0.1 is more than in double: values and thresholds are compared in the lower
+    precision of the two, in which equal ones are equal.
+    """
+    with np.errstate(over="ignore"):  # what a type cannot hold is exceeded by none of it
+        return xr.DataArray(thresholds.astype(dtype), {"threshold": thresholds}, "threshold")
 
 
-def brier_score(probability: xr.DataArray, observed: xr.DataArray) -> xr.DataArray:
+def exceeds(values: xr.DataArray, thresholds: xr.DataArray) -> xr.DataArray:
+    """Whether values exceed each of :func:`along_thresholds`, in their precision."""
+    return rounded(values, thresholds) > thresholds
+
+
+def rounded(values: xr.DataArray, thresholds: xr.DataArray) -> xr.DataArray:
+    """Round values to the precision of thresholds."""
+    with np.errstate(over="ignore"):
+        return values.astype(thresholds.dtype)
+
+
+def brier_score(
+    probability: xr.DataArray, observed: xr.DataArray, thresholds: xr.DataArray
+) -> xr.DataArray:
     """Score (p - 1)^2 where a threshold was exceeded, else p^2; NaN where `observed` is (Brier)."""
-    exceeded = observed > probability["threshold"]
+    exceeded = exceeds(observed, thresholds)
     return ((probability - exceeded) ** 2).where(observed.notnull())
 
 

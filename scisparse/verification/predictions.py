@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scisparse.errors import DataError
 from scisparse.losses import Distribution
-from scisparse.verification.pointwise import along_thresholds, brier_score
+from scisparse.verification.pointwise import brier_score, exceeds, rounded
 
 __all__ = ["Cumulative", "Deterministic", "Ensemble", "Parametric", "Prediction"]
 
@@ -88,8 +88,8 @@ class Prediction:
         del levels
         return None
 
-    def brier(self, observed: xr.DataArray, thresholds: FloatArray) -> xr.DataArray | None:
-        """Brier score of exceeding each of `thresholds`, along dim ``threshold``."""
+    def brier(self, observed: xr.DataArray, thresholds: xr.DataArray) -> xr.DataArray | None:
+        """Brier score of exceeding each of `thresholds`, made by `along_thresholds`."""
         del observed, thresholds
         return None
 
@@ -116,10 +116,10 @@ class Deterministic(Prediction):
         del levels
         return self._first()
 
-    def brier(self, observed: xr.DataArray, thresholds: FloatArray) -> xr.DataArray:
+    def brier(self, observed: xr.DataArray, thresholds: xr.DataArray) -> xr.DataArray:
         """Score of probabilities 0 and 1."""
-        exceeded = self._first() > along_thresholds(thresholds)
-        return brier_score(exceeded.astype(np.float64), observed)
+        exceeded = exceeds(self._first(), thresholds)
+        return brier_score(exceeded.astype(np.float64), observed, thresholds)
 
 
 @dataclass(frozen=True)
@@ -174,20 +174,20 @@ class Ensemble(Prediction):
         # Cases with a missing member are left out: no need to skip it.
         return self._first().quantile(levels.tolist(), self.member, method="hazen", skipna=False)
 
-    def brier(self, observed: xr.DataArray, thresholds: FloatArray) -> xr.DataArray:
+    def brier(self, observed: xr.DataArray, thresholds: xr.DataArray) -> xr.DataArray:
         """Score of the share of members that exceed; fair as the CRPS is (Ferro 2014)."""
         from scores.probability import brier_score_for_ensemble
 
         found = brier_score_for_ensemble(
-            self._first(),
-            observed,
+            rounded(self._first(), thresholds),
+            rounded(observed, thresholds),
             self.member,
-            thresholds.tolist(),
+            thresholds.values.tolist(),
             preserve_dims="all",
             fair_correction=self.estimator == "fair",
             event_threshold_operator=operator.gt,
         )
-        return xr.DataArray(found)
+        return xr.DataArray(found).assign_coords(threshold=thresholds["threshold"])
 
     def variance(self) -> xr.DataArray | None:
         """Variance of one more member about the mean of R: (1 + 1 / R) s^2 (Fortin et al. 2014)."""
@@ -259,10 +259,10 @@ class Parametric(Cumulative):
         level = xr.DataArray(levels, {"quantile": levels}, "quantile")
         return _apply(self.family.quantile, level, *self.data.values())
 
-    def brier(self, observed: xr.DataArray, thresholds: FloatArray) -> xr.DataArray:
+    def brier(self, observed: xr.DataArray, thresholds: xr.DataArray) -> xr.DataArray:
         """Score of 1 minus the cumulative distribution function."""
-        upto = _apply(self.family.cdf, along_thresholds(thresholds), *self.data.values())
-        return brier_score(1.0 - upto, observed)
+        upto = _apply(self.family.cdf, thresholds["threshold"], *self.data.values())
+        return brier_score(1.0 - upto, observed, thresholds)
 
     def probabilities(self, observed: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
         """Probability of values below, and of values up to and including, the observation."""

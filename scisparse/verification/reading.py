@@ -9,13 +9,14 @@ import xarray as xr
 from scisparse.arrays import find_dim
 from scisparse.errors import DataError, OptionError
 from scisparse.losses import distribution
+from scisparse.units import spelled
 from scisparse.verification.predictions import Deterministic, Ensemble, Parametric, Prediction
 from scisparse.verification.tabulated import Probabilities, Quantiles
 
-__all__ = ["find_target", "read_prediction", "read_truth"]
+__all__ = ["field_of", "find_target", "read_prediction", "read_truth"]
 
 _Object = xr.DataArray | xr.Dataset
-_QUANTILE, _THRESHOLD = "quantile", "threshold"
+_QUANTILE, _THRESHOLD, _PROBABILITY = "quantile", "threshold", "probability"
 # scisparse.postprocess writes it beside members that are no random draws.
 _MEMBERS_ARE, _EQUIDISTANT = "ensemble_members", "equidistant quantiles"
 
@@ -51,6 +52,34 @@ def find_target(prediction: _Object, observed: _Object) -> str:
     return found[0]
 
 
+def field_of(obj: _Object, target: str, what: str) -> xr.DataArray:
+    """Take the target, or the only variable there is.
+
+    Raises
+    ------
+    DataError
+        There is no such variable, or several forms of it.
+    """
+    if isinstance(obj, xr.DataArray):
+        return obj
+    forms = (f"{target}_{_QUANTILE}", f"{target}_{_PROBABILITY}", target)
+    found = [name for name in forms if name in obj.data_vars]
+    if len(found) > 1:
+        raise DataError(
+            f"{what} has {' and '.join(map(repr, found))}, which are scored each in its own way; "
+            f"select one, for example with [[{found[-1]!r}]]"
+        )
+    for name in (*found, f"{target}_mean"):
+        if name in obj:
+            return obj[name]
+    if len(obj.data_vars) == 1:
+        return next(iter(obj.data_vars.values()))
+    raise DataError(
+        f"{what} has no variable {target!r}, but {[str(name) for name in obj.data_vars]}; rename "
+        "or select one"
+    )
+
+
 def read_truth(obj: _Object, target: str) -> xr.DataArray:
     """Take the observations.
 
@@ -59,7 +88,7 @@ def read_truth(obj: _Object, target: str) -> xr.DataArray:
     DataError
         They have members, or what `checked` finds.
     """
-    field = _field(obj, target, "the observation")
+    field = field_of(obj, target, "the observation")
     member = find_dim(field, "member")
     if member is not None:
         raise DataError(
@@ -75,7 +104,7 @@ def read_prediction(obj: _Object, target: str, estimator: str | None, what: str)
     Raises
     ------
     DataError
-        No form is recognised, or what `checked` finds.
+        No form is recognised, or several are, or what `checked` finds.
     OptionError
         The estimator does not suit the members.
     """
@@ -83,10 +112,14 @@ def read_prediction(obj: _Object, target: str, estimator: str | None, what: str)
         for first, second in (("location", "scale"), ("mean", "std")):
             if f"{target}_{first}" in obj and f"{target}_{second}" in obj:
                 return _parametric(obj, target, (first, second), what)
-    field = _field(obj, target, what)
-    if _THRESHOLD in field.coords and _THRESHOLD not in field.dims:  # one was selected
-        field = field.expand_dims(_THRESHOLD)
+    field = field_of(obj, target, what)
+    member = find_dim(field, "member")
+    stated = str(field.name).endswith(f"_{_PROBABILITY}")
+    if _THRESHOLD in field.coords and field[_THRESHOLD].ndim == 0 and (stated or member is None):
+        field = field.expand_dims(_THRESHOLD)  # one was selected
     data = checked(field.to_dataset(name=target), what)
+    if _THRESHOLD in field.dims and spelled(str(field.attrs.get("units", ""))) == "%":
+        data = data / 100.0
     for dim, form, values in (
         (_QUANTILE, Quantiles, "levels"),
         (_THRESHOLD, Probabilities, "values"),
@@ -95,7 +128,6 @@ def read_prediction(obj: _Object, target: str, estimator: str | None, what: str)
             if dim not in field.coords:
                 raise DataError(f"{what} has a dim {dim!r} without {values}; assign them to it")
             return form(data, what, dim)
-    member = find_dim(data, "member")
     if member is None:
         return Deterministic(data, what)
     return Ensemble(data, what, member, _estimator(field, estimator, what))
@@ -157,21 +189,6 @@ def checked(data: xr.Dataset, what: str) -> xr.Dataset:
                 f"of each, for example with .drop_duplicates({dim!r})"
             )
     return data.astype(np.float64, keep_attrs=True)
-
-
-def _field(obj: _Object, target: str, what: str) -> xr.DataArray:
-    """Take the target, or the only variable there is."""
-    if isinstance(obj, xr.DataArray):
-        return obj
-    for name in (f"{target}_{_QUANTILE}", f"{target}_probability", target, f"{target}_mean"):
-        if name in obj:
-            return obj[name]
-    if len(obj.data_vars) == 1:
-        return next(iter(obj.data_vars.values()))
-    raise DataError(
-        f"{what} has no variable {target!r}, but {[str(name) for name in obj.data_vars]}; rename "
-        "or select one"
-    )
 
 
 def _parametric(obj: xr.Dataset, target: str, pair: tuple[str, str], what: str) -> Parametric:

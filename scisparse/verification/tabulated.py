@@ -58,7 +58,7 @@ class Quantiles(Cumulative):
             )
         return self._first().isel({self.dim: index}).assign_coords({self.dim: levels})
 
-    def brier(self, observed: xr.DataArray, thresholds: FloatArray) -> xr.DataArray:
+    def brier(self, observed: xr.DataArray, thresholds: xr.DataArray) -> xr.DataArray:
         """Raise: beyond the outermost quantiles no probability is known.
 
         Raises
@@ -66,8 +66,9 @@ class Quantiles(Cumulative):
         OptionError
             Always.
         """
+        given = thresholds["threshold"].values.tolist()
         raise OptionError(
-            f"`thresholds` (={thresholds.tolist()}) cannot be scored: {self.what} holds quantiles, "
+            f"`thresholds` (={given}) cannot be scored: {self.what} holds quantiles, "
             "which tell no probability beyond the outermost ones; give a distribution, members or "
             "probabilities, as of predict(thresholds=...)"
         )
@@ -128,7 +129,7 @@ class Probabilities(Prediction):
         """Values to be exceeded."""
         return np.asarray(self.data[self.dim].values, dtype=np.float64)
 
-    def brier(self, observed: xr.DataArray, thresholds: FloatArray) -> xr.DataArray:
+    def brier(self, observed: xr.DataArray, thresholds: xr.DataArray) -> xr.DataArray:
         """Score of the probabilities of these thresholds.
 
         Raises
@@ -136,15 +137,15 @@ class Probabilities(Prediction):
         DataError
             One is not there; all are named.
         """
-        index = places(thresholds, self.thresholds)
+        wanted = thresholds["threshold"].values
+        index = places(wanted, self.thresholds)
         if index is None:
             raise DataError(
                 f"{self.what} has thresholds {self.thresholds.tolist()}, which must hold those to "
-                f"score, {thresholds.tolist()}; predict the same ones"
+                f"score, {wanted.tolist()}; predict the same ones"
             )
-        return brier_score(
-            self._first().isel({self.dim: index}).assign_coords({self.dim: thresholds}), observed
-        )
+        probability = self._first().isel({self.dim: index}).assign_coords({self.dim: wanted})
+        return brier_score(probability, observed, thresholds)
 
 
 def _between_levels(

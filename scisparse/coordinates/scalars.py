@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -10,13 +10,15 @@ import numpy as np
 import xarray as xr
 
 from scisparse.arrays import find_dim
+from scisparse.coordinates.axes import Axis, axes_of, grid_of, other_grid
 from scisparse.errors import DataError
-from scisparse.grids.discovery import grid_dims
-from scisparse.verification.axes import Axis, axes_of, grid_of, other_grid
+from scisparse.grids.discovery import grid_dims, role_of
+from scisparse.units import spelled
 
-__all__ = ["check_scalars", "described"]
+__all__ = ["check_scalars", "check_trained", "described", "numbers_of"]
 
 _Pair = tuple[xr.Dataset, xr.Dataset]
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def check_scalars(data: Sequence[xr.Dataset], names: Sequence[str], own: Sequence[str]) -> None:
@@ -57,6 +59,55 @@ def described(index: Any) -> str:
     if len(index) == 1:
         return f"{index[0]}"
     return f"{index[0]} to {index[-1]} ({len(index)} values)"
+
+
+def numbers_of(data: xr.DataArray) -> dict[str, tuple[float, str]]:
+    """Coordinates of one value that are numbers, such as a level or a lead time, with their units.
+
+    Lead times are in seconds; places, members and dates are not among them.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> level = ((), 850, {"units": "hPa"})
+    >>> numbers_of(xr.DataArray([280.0], {"level": level, "lat": 5.0}, ("time",)))
+    {'level': (850.0, 'hPa')}
+    """
+    found = {}
+    for name, coordinate in data.coords.items():
+        if coordinate.ndim or coordinate.dtype.kind not in "fium" or role_of(coordinate):
+            continue
+        units = spelled(str(coordinate.attrs.get("units", "")))
+        value = coordinate.values
+        if coordinate.dtype.kind == "m":
+            value, units = value / np.timedelta64(1, "s"), "s"
+        if np.isfinite(value) and not _of_itself(coordinate):
+            timed = units in _SECONDS
+            found[str(name)] = (float(value) * _SECONDS.get(units, 1.0), "s" if timed else units)
+    return found
+
+
+def check_trained(data: xr.DataArray, trained: Mapping[str, tuple[float, str]]) -> None:
+    """Raise where a forecast is of another level, lead time or the like than in training.
+
+    Raises
+    ------
+    DataError
+        A value of :func:`numbers_of` differs; both are named.
+    """
+    for name, (value, units) in numbers_of(data).items():
+        expected, their_units = trained.get(name, (value, units))
+        known = "1" not in (units, their_units)  # what spelled makes of no units
+        if not np.isclose(value, expected, rtol=1e-6) or (known and units != their_units):
+            ours, theirs = (
+                f"{number:.9g} {unit}".removesuffix(" 1")
+                for number, unit in ((value, units), (expected, their_units))
+            )
+            raise DataError(
+                f"{name!r} is {ours} in the forecast, but the model was trained at {theirs}; give "
+                f"a forecast like those of the training, or drop it with .drop_vars({name!r}) "
+                "where it does not matter"
+            )
 
 
 def _widened(data: xr.Dataset, own: Sequence[str]) -> xr.Dataset:
@@ -105,13 +156,19 @@ def _equal_axes(axis: Axis, other: Axis) -> bool:
     return bool(close.any(0).all() and close.any(1).all())
 
 
+def _analysed(coordinate: xr.DataArray) -> bool:
+    """Whether a coordinate is a lead time of 0, that of an analysis: truth at any lead time."""
+    zero = np.zeros((), coordinate.dtype)
+    return find_dim(coordinate, "lead") is not None and bool((coordinate == zero).all())
+
+
 def _equal(first: xr.DataArray, second: xr.DataArray) -> bool:
     """Whether both have the same values, or say that they tell of something else."""
     told = [
         each.attrs["standard_name"] for each in (first, second) if "standard_name" in each.attrs
     ]
     # `time` may name the start in one and the valid time in the other.
-    if len({*told}) > 1:
+    if len({*told}) > 1 or _analysed(first) or _analysed(second):
         return True
     if first.dtype.kind == second.dtype.kind == "f":
         narrow = min(first.dtype, second.dtype, key=lambda dtype: dtype.itemsize)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from scisparse.errors import DataError, GridError
 from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, from_xarray
+from scisparse.grids.same import DEGREES
 
 __all__ = ["Axis", "axes_of", "grid_of", "other_grid", "snapped"]
 
 FloatArray = NDArray[np.float64]
 
-# As of `scisparse.arrays.same_points`, whose rule a test compares.
-_DEGREES = 1.5e-4
+# As of `scisparse.grids.same.same_points`, whose rule a test compares.
 _METRES, _SHARE = 1.0, 1e-6
 
 
@@ -49,10 +49,10 @@ class Axis:
     def tolerance(self, other: Axis) -> FloatArray:
         """How far from each value one of `other` may lie to count as equal.
 
-        As of `scisparse.arrays.same_points`, so that what can be fitted can be scored, but less
+        As of `scisparse.grids.same.same_points`, so that what can be fitted can be scored, but less
         than half a step, lest two values become one.
         """
-        rounding = _DEGREES if self.unit == "degrees" else _METRES + _SHARE * np.abs(self.values)
+        rounding = DEGREES if self.unit == "degrees" else _METRES + _SHARE * np.abs(self.values)
         half = 0.499 * min(self.step(), other.step())
         return np.broadcast_to(np.minimum(rounding, half), self.values.shape)
 
@@ -99,10 +99,10 @@ def snapped(
 
 
 def grid_of(data: xr.Dataset) -> Grid | None:
-    """Return the grid, if there is one."""
+    """Return the grid, if there is a regular one."""
     try:
         return from_xarray(data)
-    except GridError:  # stations, series, means over the grid: no grid is nothing wrong
+    except GridError:  # series, means over the grid, curvilinear ones: values are matched as such
         return None
 
 

@@ -1,0 +1,29 @@
+"""Coordinates of two objects, and whether they mean the same."""
+
+from __future__ import annotations
+
+from scisparse.coordinates.axes import Axis as Axis
+from scisparse.coordinates.axes import axes_of as axes_of
+from scisparse.coordinates.axes import grid_of as grid_of
+from scisparse.coordinates.axes import other_grid as other_grid
+from scisparse.coordinates.axes import snapped as snapped
+from scisparse.coordinates.near import check_near as check_near
+from scisparse.coordinates.places import check_places as check_places
+from scisparse.coordinates.scalars import check_scalars as check_scalars
+from scisparse.coordinates.scalars import check_trained as check_trained
+from scisparse.coordinates.scalars import described as described
+from scisparse.coordinates.scalars import numbers_of as numbers_of
+
+__all__ = [
+    "Axis",
+    "axes_of",
+    "check_near",
+    "check_places",
+    "check_scalars",
+    "check_trained",
+    "described",
+    "grid_of",
+    "numbers_of",
+    "other_grid",
+    "snapped",
+]

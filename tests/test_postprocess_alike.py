@@ -1,0 +1,119 @@
+"""A forecast, its truth and its training are of one level, lead time and size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from postprocess_cases import METHODS, ensemble, error_of, fit_error, fitted, points
+
+from scisparse.postprocess import PostProcessor
+from scisparse.verification import evaluate
+
+FORECAST, OBSERVED = ensemble(12)
+DAY = np.timedelta64(24, "h").astype("m8[ns]")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_forecast_and_truth_of_one_level(seed: int) -> None:
+    low, high = np.random.default_rng(seed).uniform(100.0, 1000.0, 2)
+    forecast, observed = FORECAST.assign_coords(level=low), OBSERVED.assign_coords(level=high)
+    text = fit_error(forecast, observed)
+    assert f"'level' is {low} in the forecast and {high} in the observation, and must be" in text
+    assert ".drop_vars('level')" in text
+    same = observed.assign_coords(level=np.float32(low))
+    assert fitted("emos", forecast, same).predict(forecast).sizes["time"] == 12
+    assert fitted("emos", forecast, OBSERVED).predict(forecast).sizes["time"] == 12
+    # An analysis is the truth at any lead time; another forecast is not.
+    led = FORECAST.assign_coords(step=DAY)
+    assert fitted("emos", led, OBSERVED.assign_coords(step=0 * DAY)).predict(led)
+    assert float(evaluate(led, OBSERVED.assign_coords(step=0 * DAY))["count"]) == OBSERVED.size
+    assert "'step' is 1 days" in fit_error(led, OBSERVED.assign_coords(step=2 * DAY))
+
+
+CHANGES: dict[str, tuple[Any, Any, str]] = {
+    "level": ((850.0, "hPa"), (500.0, "hPa"), "is 500 hPa in the forecast, but .* at 850 hPa"),
+    "units": ((850, "hPa"), (850, "Pa"), "is 850 Pa in the forecast, but .* at 850 hPa"),
+    "hours": ((24, "hours"), (48, "hours"), "is 172800 s in the forecast, but .* at 86400 s"),
+    "kinds": ((DAY, None), (36.0, "h"), "is 129600 s in the forecast, but .* at 86400 s"),
+    "bare": ((2.0, None), (10, None), "is 10 in the forecast, but .* at 2; give"),
+}
+SAME: list[tuple[Any, Any]] = [
+    ((DAY, None), (24, "hours")),
+    ((1.0, "day"), (24.0, "h")),
+    ((np.float32(0.1), "m"), (0.1, "metre")),
+    ((850, "hPa"), (850.0, None)),
+]
+
+
+def at(value: Any, units: str | None) -> xr.DataArray:
+    attrs = {} if units is None else {"units": units}
+    return FORECAST.assign_coords(where=((), value, attrs))
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_training_and_forecast_of_one_level_and_lead_time(case: str, tmp_path: Path) -> None:
+    trained, given, match = CHANGES[case]
+    model = fitted("emos", at(*trained), OBSERVED)
+    model.save(tmp_path / "model")
+    for each in (model, PostProcessor.load(tmp_path / "model")):
+        with pytest.raises(ValueError, match=f"^'where' {match}"):
+            each.predict(at(*given))
+        expected = each.predict(at(*trained))["t2m_mean"].values
+        for other in (at(*given).drop_vars("where"), FORECAST):
+            np.testing.assert_array_equal(each.predict(other)["t2m_mean"], expected)
+
+
+@pytest.mark.parametrize(("trained", "given"), SAME)
+def test_one_value_written_in_two_ways(trained: Any, given: Any) -> None:
+    for first, second in ((trained, given), (given, trained)):
+        assert fitted("emos", at(*first), OBSERVED).predict(at(*second)).sizes["time"] == 12
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fewer_members_than_in_training_are_a_warning(method: str) -> None:
+    model = fitted(method, FORECAST, OBSERVED)
+    many = FORECAST.isel(member=[0, 1, 2, 3, 0, 1, 2, 3]).assign_coords(member=np.arange(8))
+    assert model.predict(many, members=True).sizes["member"] == 8
+    for few, count in ((FORECAST[:, :2], 2), (FORECAST[:, 0], 1)):
+        match = rf"has fewer members \({count}\) than the training \(4\): .* too narrow"
+        with pytest.warns(UserWarning, match=match) as warned:
+            model.predict(few)
+        assert Path(warned[0].filename) == Path(__file__)
+    single = fitted(method, FORECAST[:, 0], OBSERVED)
+    assert single.predict(FORECAST).sizes["time"] == 12
+
+
+@pytest.mark.parametrize("unit", ["s", "us", "ns"])
+@pytest.mark.parametrize("form", ["coordinate", "variable", "named variable"])
+def test_valid_times_of_any_resolution(unit: str, form: str) -> None:
+    valid = (FORECAST["time"] + DAY).astype(f"datetime64[{unit}]").drop_attrs()
+    start = FORECAST.drop_attrs().assign_attrs(units="K").rename("t2m")
+    seen = OBSERVED.drop_attrs().assign_attrs(units="K")
+    name = "until" if form == "named variable" else "valid_time"
+    valid.attrs = {"standard_name": "time"} if form == "named variable" else {}
+    data = start.to_dataset().assign({name: valid})
+    data = data.set_coords(name) if form == "coordinate" else data
+    for text in (
+        fit_error(data, seen),
+        error_of(lambda: evaluate(data, seen, target="t2m")),
+        error_of(lambda: evaluate(seen.rename("t2m"), seen, reference=data)),
+    ):
+        assert f"holds starts (coordinate '{name}' tells of later times)" in text
+    same = data.assign({name: valid - DAY}).set_coords(name)
+    assert fitted("emos", same, seen).predict(same).sizes["time"] == 12
+
+
+def test_points_in_another_order() -> None:
+    field, observed = points(FORECAST), points(OBSERVED)
+    model = fitted("emos_local", field, observed)
+    expected = model.predict(field)
+    order = np.random.default_rng(4).permutation(field.sizes["point"])
+    xr.testing.assert_equal(model.predict(field[..., order]), expected.isel(point=order))
+    other = fitted("emos_local", field, observed[..., order]).predict(field)
+    np.testing.assert_array_equal(other["t2m_mean"], expected["t2m_mean"])
+    order[0] = order[1]
+    assert "points are up to" in error_of(lambda: model.predict(field[..., order]))

@@ -1,0 +1,118 @@
+"""Scores on every kind of grid: areas where they are known, and cells that meet their like."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from verification_cases import data
+
+from scisparse.errors import DataError, GridError
+from scisparse.verification import evaluate
+
+
+@pytest.mark.parametrize("zero", [0.0, 180.0])
+def test_a_region_has_one_score_however_its_longitudes_are_sorted(zero: float) -> None:
+    lon = zero + np.array([-20.0, -13.0, -4.0, 2.0, 8.0])
+    ensemble, observed = (each.assign_coords(lon=lon) for each in data(31))
+    expected = evaluate(ensemble, observed)
+    for turn in (0.0, 180.0):
+        cut = [
+            each.assign_coords(lon=(lon + turn) % 360.0 - turn).sortby("lon")
+            for each in (ensemble, observed)
+        ]
+        for pair in (cut, (cut[0], observed), (ensemble, cut[1])):
+            xr.testing.assert_allclose(evaluate(*pair), expected)
+
+
+@pytest.mark.parametrize("fault", ["units", "repeated", "unsorted", "no units"])
+def test_areas_of_a_grid_at_fault_are_not_taken_for_equal(fault: str) -> None:
+    pair = data(32)
+    wrong = []
+    for each in pair:
+        north = each["lat"].assign_attrs(units="deg")
+        around = each.isel(lon=[0]).assign_coords(lon=[360.0])
+        wrong.append(
+            {
+                "units": each.assign_coords(lat=north),
+                "repeated": xr.concat([each, around], "lon"),
+                "unsorted": each.isel(lat=[1, 3, 0, 2]),
+                "no units": each.rename(lat="y", lon="x").drop_attrs().assign_attrs(units="K"),
+            }[fault]
+        )
+    rule = {
+        "units": "`lat` has units 'deg', which must be degrees or radians",
+        "repeated": "drop the column that repeats",
+        "unsorted": r"sort it with \.sortby\('lat'\)",
+        "no units": "`y` has units missing, which must be 'm' or 'km'",
+    }[fault]
+    with pytest.raises(GridError, match=f"^the prediction: .*{rule}.*; or give weights=None"):
+        evaluate(*wrong)
+    equal = evaluate(*wrong, weights=None)
+    assert equal.attrs["weights"] == "equal"
+    if fault != "repeated":
+        assert float(equal["crps"]) == pytest.approx(float(evaluate(*pair, weights=None)["crps"]))
+
+
+def curvilinear(array: xr.DataArray, *, radians: bool = False, index: bool = False) -> xr.DataArray:
+    """The same values on a turned grid, with latitudes and longitudes of two dims."""
+    j, i = np.meshgrid(np.arange(array.sizes["lat"]), np.arange(array.sizes["lon"]), indexing="ij")
+    lat, lon, units = 50.0 + 0.7 * j + 0.1 * i, 359.0 + 0.9 * i - 0.2 * j, {"units": "degrees"}
+    if radians:
+        lat, lon, units = np.deg2rad(lat), np.deg2rad(lon), {"units": "radians"}
+    bare = array.rename(lat="j", lon="i").drop_vars(["j", "i"])
+    bare = bare.assign_coords(j=j[:, 0], i=i[0]) if index else bare
+    return bare.assign_coords(lat=(("j", "i"), lat, units), lon=(("j", "i"), lon, units))
+
+
+def test_cells_without_an_index_meet_their_like() -> None:
+    ensemble, observed = (curvilinear(each) for each in data(33))
+    expected = evaluate(ensemble, observed)
+    assert expected.attrs["weights"] == "equal"
+    assert float(expected["crps"]) == float(evaluate(*data(33), weights=None)["crps"])
+    turn = observed["lon"] - 360.0 * (observed["lon"] > 180.0)
+    alike = {
+        "radians": curvilinear(data(33)[1], radians=True),
+        "turned": observed.assign_coords(lon=turn),
+        "rounded": observed.assign_coords(lat=observed["lat"].astype(np.float32)),
+        "renamed": observed.rename(lat="nav_lat", lon="nav_lon"),
+        "transposed": observed.transpose("i", "time", "j").drop_vars("lat"),
+        "holes": observed.assign_coords(lat=observed["lat"].where(observed["j"] > 0)),
+    }
+    for name, other in alike.items():
+        assert float(evaluate(ensemble, other)["crps"]) == pytest.approx(
+            float(expected["crps"]), rel=1e-12
+        ), name
+    backward = slice(None, None, -1)
+    other_cells = {
+        "lat": [observed.isel(j=backward), observed.assign_coords(lat=observed["lat"] - 40.0)],
+        "lon": [observed.isel(i=backward).drop_vars("lat"), turn_by(observed, 0.01)],
+    }
+    for name, others in other_cells.items():
+        for other in others:
+            for call in (
+                lambda o=other: evaluate(ensemble, o),
+                lambda o=other: evaluate(ensemble, observed, reference=o),
+                lambda o=other: evaluate(ensemble, observed, weights=1.0 + abs(o[0].fillna(0.0))),
+            ):
+                with pytest.raises(DataError, match=f"not those of the prediction: '{name}' diff"):
+                    call()
+    # an index tells cells apart, in any order
+    known = [curvilinear(each, index=True) for each in data(33)]
+    flipped = known[1].isel(j=backward, i=backward)
+    assert float(evaluate(known[0], flipped)["crps"]) == pytest.approx(float(expected["crps"]))
+
+
+def turn_by(array: xr.DataArray, degrees: float) -> xr.DataArray:
+    return array.assign_coords(lon=array["lon"] + degrees)
+
+
+def test_rows_of_a_mean_over_longitude_meet_their_like() -> None:
+    ensemble, observed = (each.mean("lon") for each in data(34))
+    bare = [
+        each.rename(lat="row").drop_vars("row").assign_coords(lat=("row", each["lat"].values))
+        for each in (ensemble, observed)
+    ]
+    assert int(evaluate(*bare)["count"]) == int(observed.notnull().sum())
+    with pytest.raises(DataError, match=r"'lat' differs at 4 of 4, such as .* dims \['row'\]"):
+        evaluate(bare[0], bare[1].isel(row=slice(None, None, -1)))
