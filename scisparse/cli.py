@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -181,6 +183,7 @@ def _lines(scores: xr.Dataset) -> Iterator[str]:
         for limit, value in zip(limits, values.values.reshape(-1), strict=True):
             label = name if limit is None else f"{name} (> {limit:g})"
             yield f"{label:22s} {value:12.5g} {'' if units == '1' else units}".rstrip()
+    yield f"{'weights':22s} {scores.attrs['weights']}"
 
 
 def _check_output(output: Path, *inputs: Path, stores: bool = True) -> None:
@@ -216,10 +219,27 @@ def _numbers(option: str, text: str | None, example: str) -> list[float] | None:
         ) from error
 
 
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Show what users are warned of without the line of code; other warnings are for developers."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *where: Any, **options: Any) -> None:
+            if category is UserWarning:
+                typer.echo(f"scisparse: warning: {' '.join(str(message).split())}", err=True)
+            else:
+                usual(message, category, *where, **options)
+
+        warnings.showwarning = show
+        yield
+
+
 def main() -> None:
     """Run the command line; an error of the input is one line on standard error and exit code 2."""
     try:
-        app()
+        with _warnings_in_one_line():
+            app()
     except ScisparseError as error:
         typer.echo(f"scisparse: error: {' '.join(str(error).split())}", err=True)
         raise SystemExit(2) from None

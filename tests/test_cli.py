@@ -65,6 +65,7 @@ def test_train_predict_evaluate(
     assert code == 0
     values = dict(line.split()[:2] for line in out.splitlines() if len(line.split()) > 1)
     assert float(values["crps_skill"]) > 0.3
+    assert values["weights"] == "area"
     with xr.open_dataset(files / "scores.nc") as scores:
         assert float(scores["crps"]) == pytest.approx(float(values["crps"]), rel=1e-4)
 
@@ -269,6 +270,24 @@ def test_evaluate_takes_the_estimator_and_the_dims(
         assert (code, err.count("\n")) == (2, 1)
         assert f"`{option.strip('-')}`" in err
         assert repr(value) in err
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_warnings_are_one_line(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, forecast, observed = (files / n for n in ("m.safetensors", "forecast.nc", "observed.nc"))
+    train = ["train", forecast, observed, "--target", "t2m", "--method", "emos", "-o", model]
+    assert run(monkeypatch, capsys, *train)[0] == 0
+    with xr.open_dataset(forecast) as members:
+        members.isel(member=slice(3)).to_netcdf(files / "fewer.nc")
+    code, _, err = run(
+        monkeypatch, capsys, "predict", model, files / "fewer.nc", "-o", files / "p.nc"
+    )
+    assert code == 0
+    assert err.startswith("scisparse: warning: ")
+    assert err.count("\n") == 1
+    assert "3" in err
 
 
 @pytest.mark.parametrize("dims", [None, "time,lat,lon", "time", "time, lat"])
