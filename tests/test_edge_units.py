@@ -136,7 +136,7 @@ def test_growth_takes_the_tap_with_the_largest_mean_gradient() -> None:
     with torch.no_grad():
         full.weight.zero_()
         here = torch.isin(ends(candidates), ends(before.pattern))
-        full.weight[here] = before.weight  # both in the order of sites and sources
+        full.weight[here] = before.edge_weight  # both in the order of sites and sources
         assert full.bias is not None
         assert before.bias is not None
         full.bias.copy_(before.bias)
