@@ -42,10 +42,13 @@ class Pass(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, grad: Tensor, col: Tensor) -> Pass:
-        """What a layer with edges from the sources `col` has multiplied."""
+        """What a layer with edges from the sources `col` has multiplied.
+
+        Copies, as compiled code uses memory again.
+        """
         read = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
         read[col.long()] = True
-        return cls(missing_as_nan(x.detach(), read), grad.detach(), read)
+        return cls(missing_as_nan(x.detach(), read), grad.detach().clone(), read)
 
     def is_finite(self) -> bool:
         """Whether gradients and the sources that are read are."""

@@ -117,6 +117,11 @@ class EdgeTarget(Target):
         return norms(gradients)
 
     @property
+    def _trained(self) -> nn.Parameter | None:
+        """A parameter that backward passes of the loss over the edges give a gradient."""
+        return self.parameter
+
+    @property
     def _like(self) -> nn.Parameter:
         """A tensor on the layer's device."""
         return next(self.module.parameters())
@@ -160,7 +165,7 @@ class EdgeTarget(Target):
             self._forget()
         if not gradients:
             return self.release()
-        self._watches.start(self._recorders(), self._passes)
+        self._watches.start(self._recorders(), self._trained, self._passes)
 
     def _forget(self) -> None:
         """Drop the passes that were kept."""
@@ -173,7 +178,7 @@ class EdgeTarget(Target):
     def reattach(self, like: Target) -> None:
         """Record as the target that this is a copy of."""
         if isinstance(like, EdgeTarget) and like._watches:
-            self._watches.start(self._recorders(), self._passes)
+            self._watches.start(self._recorders(), self._trained, self._passes)
 
     @property
     def has_gradients(self) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
@@ -21,6 +20,7 @@ from scisparse.sparsity.ranks import agree, average
 from scisparse.sparsity.select import next_active, survivors
 from scisparse.sparsity.structures import ConstantFanIn, Structure
 from scisparse.sparsity.target import Move, Rules, Target
+from scisparse.sparsity.watches import was_emptied
 
 __all__ = ["MaskedTarget"]
 
@@ -45,10 +45,13 @@ class MaskedTarget(Target):
         self._sum: Tensor | None = None
         self._momentum: Tensor | None = None
         self._gradient: Tensor | None = None
+        self._made: Tensor | None = None  # by a backward pass that has not added it yet
+        self._emptied = False  # whether it found no masked gradient, or one of 0
+        self._version = -1  # of the masked gradient, when that was last added to
         self._recording = False
         self._copies: list[nn.Parameter] = []
         self._fan_in: Tensor | None = None  # of ablated structures
-        self._hook = self._mask_gradients()
+        self._hooks = self._mask_gradients()
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -73,17 +76,24 @@ class MaskedTarget(Target):
 
     # -- gradients -----------------------------------------------------------------------------
 
-    def _mask_gradients(self) -> RemovableHandle | None:
+    def _mask_gradients(self) -> list[Any]:
         if not self.parameter.requires_grad:
-            return None
+            return []
         known = weakref.ref(self)  # a sparsifier that is dropped masks nothing more
 
         def on_gradient(grad: Tensor) -> Tensor:
             target = known()
             return grad if target is None else target._on_gradient(grad)
 
-        hook: RemovableHandle = self.parameter.register_hook(on_gradient)
-        return hook
+        def on_sum(parameter: Tensor) -> None:
+            if (target := known()) is not None:
+                target._on_sum(parameter)
+
+        parameter = self.parameter
+        return [
+            parameter.register_hook(on_gradient),
+            parameter.register_post_accumulate_grad_hook(on_sum),
+        ]
 
     @property
     def has_gradients(self) -> bool:
@@ -92,11 +102,20 @@ class MaskedTarget(Target):
 
     def _on_gradient(self, grad: Tensor) -> Tensor:
         if self._recording:
-            detached = grad.detach()
-            self._gradient = detached if self._gradient is None else self._gradient + detached
+            self._made = grad.detach()
+            self._emptied = was_emptied(self.parameter, self._version)
         if self.mask.device != grad.device:
             self._move(grad.device)
         return grad.masked_fill(~self.learning, 0)
+
+    def _on_sum(self, parameter: Tensor) -> None:
+        """Sum up what ``.grad`` is made of: another loss may have gone through before it."""
+        if self._made is None:
+            return
+        before = None if self._emptied else self._gradient
+        self._gradient = self._made if before is None else before + self._made
+        self._made = None
+        self._version = -1 if parameter.grad is None else parameter.grad._version
 
     def _move(self, device: torch.device) -> None:
         """Go where the model has gone."""
@@ -109,7 +128,7 @@ class MaskedTarget(Target):
 
     def record(self, gradients: bool) -> None:
         """Begin or end to keep dense gradients; they are summed over backward passes."""
-        self._recording, self._gradient = gradients, None
+        self._recording, self._gradient, self._made = gradients, None, None
 
     def finite(self) -> bool:
         """Whether the gradients are."""
@@ -251,12 +270,12 @@ class MaskedTarget(Target):
 
     def reattach(self, like: Target) -> None:
         """Mask the gradients of the copied weight."""
-        self._hook = self._mask_gradients()
+        self._hooks = self._mask_gradients()
 
     def release(self) -> None:
-        """Take the hook off."""
-        if self._hook is not None:
-            self._hook.remove()
+        """Take the hooks off."""
+        for hook in self._hooks:
+            hook.remove()
 
     def follow(self, copy: nn.Module) -> None:
         """Zero the same weights of a copy."""
