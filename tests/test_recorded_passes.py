@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from scisparse.layers import SparseAttention, SparseLinear
+from scisparse.pattern import Pattern
 from scisparse.patterns import sliding_window
 from scisparse.sparsity import Sparsifier, schedules
 from scisparse.sparsity.attended import AttentionTarget
+from scisparse.sparsity.candidates import AllPairs, CandidateEdges, Listed, Pass
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.target import Target
@@ -25,14 +27,20 @@ RULE = schedules.CosineDrop(end=1000, every=1, fraction=0.4)
 Loss = Callable[[Any, Tensor], Tensor]
 
 
-def recorded(target: Target) -> Tensor:
-    """Gradients of active weights that growth would go by."""
+def of_candidates(target: Target) -> Tensor:
+    """Gradients that growth would go by."""
     if isinstance(target, MaskedTarget):
         assert target._gradient is not None
-        return target._gradient[target.mask]
+        return target._gradient
     assert isinstance(target, EdgeTarget)
-    parts = [target._gradients(chunk) for chunk in target.candidates.chunks(target.numbers)]
-    return torch.cat(parts)[target.active].flatten()
+    return torch.cat([target._gradients(c) for c in target.candidates.chunks(target.numbers)])
+
+
+def recorded(target: Target) -> Tensor:
+    """Those of active weights."""
+    assert isinstance(target, MaskedTarget | EdgeTarget)
+    active = target.mask if isinstance(target, MaskedTarget) else target.active
+    return of_candidates(target)[active].flatten()
 
 
 def used(target: Target) -> Tensor:
@@ -208,3 +216,80 @@ def test_code_that_uses_memory_again_does_not_write_over_what_growth_goes_by() -
         gradients.append([recorded(target) for target in sparsifier.targets])
     for eager, other in zip(*gradients, strict=True):
         torch.testing.assert_close(eager, other)
+
+
+@pytest.mark.parametrize("kind", [Listed, AllPairs])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_of_candidates_do_not_overflow(
+    kind: Callable[[Pattern], CandidateEdges], dtype: torch.dtype
+) -> None:
+    gen = generator(4)
+    pattern = Pattern.from_dense(torch.rand(5, 9, generator=gen) < 0.7)
+    passes, expected = [], torch.zeros(5, 9, 3, 2, dtype=torch.float64)
+    for batch in (6, 1):
+        x = torch.randn(batch, 9, 3, generator=gen).to(dtype)
+        grad = (6e4 * torch.rand(batch, 5, 2, generator=gen)).to(dtype)
+        passes.append(Pass.of(x, grad, pattern.col))
+        expected += torch.einsum("bnc,bmo->mnco", x.double(), grad.double())
+    candidates = kind(pattern)
+    (chunk,) = candidates.chunks(6)
+    found = candidates.gradients(chunk, passes)
+    site, source = candidates.ends(torch.arange(candidates.size))
+    assert float(expected.abs().max()) > torch.finfo(torch.float16).max
+    torch.testing.assert_close(found.double(), expected[site, source], rtol=1e-5, atol=1.0)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+@pytest.mark.parametrize("model", MODELS)
+def test_momentum_is_that_of_the_loss_whatever_is_added_to_it(model: str, penalty: float) -> None:
+    """A penalty pulls at the weights that are there, and says nothing about candidates."""
+    build, shape = MODELS[model]
+    net = build()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    rule: dict[str, Any] = {"sparsity": 0.5, "total_steps": 10**6}  # nothing changes by then
+    sparsifier = Sparsifier(net, optimizer, "sparse_momentum", **rule)
+    means: list[Tensor] = []
+    for step in range(6):
+        optimizer.zero_grad()
+        scale, clipped = 8.0 * 3**step, 1 + step / 2
+        (scale * mean_square(net, torch.randn(shape, generator=generator(step)))).backward()
+        made = [of_candidates(target) / (scale * clipped) for target in sparsifier.targets]
+        means = [m.lerp(g, 0.1) for m, g in zip(means, made, strict=True)] if means else made
+        sizes = torch.stack([parameter.abs().sum() for parameter in net.parameters()])
+        (scale * penalty * sizes.sum()).backward()
+        for parameter in net.parameters():
+            assert parameter.grad is not None
+            parameter.grad.div_(scale * clipped)
+        optimizer.step()
+        sparsifier.step()
+    for target, mean in zip(sparsifier.targets, means, strict=True):
+        assert isinstance(target, MaskedTarget | EdgeTarget)
+        assert target._momentum is not None
+        found = target._momentum
+        if isinstance(target, MaskedTarget):
+            found, mean = found[~target.mask], mean[~target.mask]
+        torch.testing.assert_close(found, mean, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", ["mest", "sparse_momentum"])
+def test_edges_of_attention_do_not_see_the_scale_of_the_loss(method: str) -> None:
+    """One that a scaler takes out before the optimizer's step, and lowers on the way."""
+    patterns = []
+    for scaled in (False, True):
+        seed()
+        layer = SparseAttention(sliding_window(24, 5), 8, 2)
+        optimizer = torch.optim.Adam(layer.parameters(), lr=1e-3)
+        options: dict[str, Any] = {"candidates": sliding_window(24, 15), "params": ["edges"]}
+        options |= {"growth": "gradient"} if method == "mest" else {}
+        sparsifier = Sparsifier(layer, optimizer, method, total_steps=40, **options)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, enabled=scaled)
+        gen = generator(1)
+        for step in range(25):
+            optimizer.zero_grad()
+            scaler.scale(mean_square(layer, torch.randn(4, 24, 8, generator=gen))).backward()
+            scaler.step(optimizer)
+            scaler.update(2.0 if scaled and step == 2 else None)
+            sparsifier.step()
+        assert sparsifier.report().layers[0].churn > 0
+        patterns.append(layer.pattern)
+    assert patterns[0] == patterns[1]

@@ -179,7 +179,7 @@ class AttentionTarget(EdgeTarget):
         return [(self.layer.edges.col, make)]
 
     @property
-    def _trained(self) -> nn.Parameter | None:
+    def _leaf(self) -> nn.Parameter | None:
         """One of the map to values, where that is trained, or of any other map."""
         maps = (self.layer.v_proj, self.module)
         every = (p for part in maps for p in part.parameters())
@@ -277,6 +277,8 @@ class AttentionTarget(EdgeTarget):
             z = certainty(total(torch.stack([active.effect, active.squares])))
             return torch.where(z > -normal_bound(_DOUBT), -z, torch.inf)
         weight, effect = average(active.weight.clone()), average(active.effect.clone())
+        if rules.importance.needs_gradient:
+            effect /= self._scale(rules)
         slope = torch.where(weight > 0, effect / weight, 0)
         return rules.importance.evaluate(weight, slope, rules.generator)
 

@@ -84,6 +84,14 @@ class Chunk:
         """Number of candidates."""
         return self.last - self.first
 
+    def factors(self, one: Pass) -> tuple[Tensor, Tensor]:
+        """Sources and the gradient at the sites of the chunk, wide enough for their products.
+
+        Candidates are many and none is held back by its weight: of 16-bit numbers some overflow.
+        """
+        wide = torch.promote_types(one.x.dtype, torch.float32)
+        return one.x.to(wide), one.grad[:, self.first_site : self.last_site].to(wide)
+
     def places(self, numbers: Tensor) -> Tensor:
         """Places in the chunk of those of rising candidate `numbers` that lie in it."""
         first, last = torch.searchsorted(numbers, torch.tensor([self.first, self.last])).tolist()
@@ -143,8 +151,9 @@ class Listed:
         device = passes[0].x.device
         row_ptr = row_ptr.to(device)
         col = self.pattern.col[chunk.first : chunk.last].to(device)
-        sites = slice(chunk.first_site, chunk.last_site)
-        parts = [edge_outer(p.x, p.grad[:, sites].contiguous(), row_ptr, col) for p in passes]
+        parts = [
+            edge_outer(x, grad.contiguous(), row_ptr, col) for x, grad in map(chunk.factors, passes)
+        ]
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
     def distance(self, chunk: Chunk) -> Tensor | None:
@@ -215,10 +224,9 @@ class AllPairs:
 
     def gradients(self, chunk: Chunk, passes: list[Pass]) -> Tensor:
         """Gradient with respect to the weight of each candidate, ``[n, C, O]``; NaN: not known."""
-        sites = slice(chunk.first_site, chunk.last_site)
         total = torch.zeros(0)
-        for k, p in enumerate(passes):
-            part = torch.einsum("bmo,bnc->mnco", p.grad[:, sites], p.x).flatten(0, 1)
+        for k, (x, grad) in enumerate(map(chunk.factors, passes)):
+            part = torch.einsum("bmo,bnc->mnco", grad, x).flatten(0, 1)
             total = part if k == 0 else total + part
         return total
 

@@ -17,7 +17,7 @@ from scisparse.sparsity.candidates import CandidateEdges, Chunk
 from scisparse.sparsity.edge_units import EdgeUnits
 from scisparse.sparsity.far import AuditState, FarSlots
 from scisparse.sparsity.growth import Growth, random
-from scisparse.sparsity.momentum import running_mean
+from scisparse.sparsity.momentum import running_mean, scale_of
 from scisparse.sparsity.ranks import agree, average, every
 from scisparse.sparsity.row_groups import RowGroups
 from scisparse.sparsity.search import Search, norms
@@ -117,11 +117,6 @@ class EdgeTarget(Target):
         return norms(gradients)
 
     @property
-    def _trained(self) -> nn.Parameter | None:
-        """A parameter that backward passes of the loss over the edges give a gradient."""
-        return self.parameter
-
-    @property
     def _like(self) -> nn.Parameter:
         """A tensor on the layer's device."""
         return next(self.module.parameters())
@@ -165,7 +160,7 @@ class EdgeTarget(Target):
             self._forget()
         if not gradients:
             return self.release()
-        self._watches.start(self._recorders(), self._trained, self._passes)
+        self._watches.start(self._recorders(), self._leaf, self._passes)
 
     def _forget(self) -> None:
         """Drop the passes that were kept."""
@@ -178,7 +173,7 @@ class EdgeTarget(Target):
     def reattach(self, like: Target) -> None:
         """Record as the target that this is a copy of."""
         if isinstance(like, EdgeTarget) and like._watches:
-            self._watches.start(self._recorders(), self._trained, self._passes)
+            self._watches.start(self._recorders(), self._leaf, self._passes)
 
     @property
     def has_gradients(self) -> bool:
@@ -198,14 +193,14 @@ class EdgeTarget(Target):
             )
         parts = [self._gradients(chunk).cpu() for chunk in self.candidates.chunks(self.numbers)]
         recorded = average(torch.cat(parts) if parts else torch.empty(0))
-        used, scale = self._used_gradient(), getattr(rules.optimizer, "grad_scale", None)
-        own = recorded[self.active]
-        self._momentum = running_mean(self._momentum, recorded, own, used, scale)
+        self._momentum = running_mean(self._momentum, recorded / self._scale(rules))
 
-    def _used_gradient(self) -> Tensor | None:
-        """Gradients of active edges as the optimizer uses them, if edges carry weights."""
-        grad = None if self.parameter is None else self.parameter.grad
-        return None if grad is None else grad[: self.active.numel()].cpu()
+    def _scale(self, rules: Rules) -> float:
+        """What passes of the last step are multiplied by, in units of what the optimizer uses."""
+        made, leaf = self._watches.gradient, self._leaf
+        if made is None or leaf is None:
+            return 1.0
+        return scale_of(average(made), leaf.grad, getattr(rules.optimizer, "grad_scale", None))
 
     def enforce(self) -> None:
         """Nothing: what is not active is not stored."""

@@ -15,8 +15,8 @@ from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.areas import by_area
 from scisparse.sparsity.growth import Candidates
 from scisparse.sparsity.link_prediction import Links
-from scisparse.sparsity.momentum import running_mean
-from scisparse.sparsity.ranks import agree, average
+from scisparse.sparsity.momentum import running_mean, scale_of
+from scisparse.sparsity.ranks import agree, average, every
 from scisparse.sparsity.select import next_active, survivors
 from scisparse.sparsity.structures import ConstantFanIn, Structure
 from scisparse.sparsity.target import Move, Rules, Target
@@ -141,17 +141,19 @@ class MaskedTarget(Target):
         """Sum scores and running means of gradients."""
         grad = self.parameter.grad
         scale = getattr(rules.optimizer, "grad_scale", None)  # fused optimizers unscale themselves
-        if not self.finite():
-            return
-        if rules.importance.sums and grad is not None:
-            grad = grad if scale is None else grad / scale
-            step = rules.importance.evaluate(self.parameter.detach(), grad, rules.generator)
+        finite = self.finite()
+        if finite and rules.importance.sums and grad is not None:
+            unscaled = grad if scale is None else grad / scale
+            step = rules.importance.evaluate(self.parameter.detach(), unscaled, rules.generator)
             self._sum = step if self._sum is None else self._sum + step
-        if rules.growth is not None and rules.growth.needs_momentum and self._gradient is not None:
-            recorded, used = average(self._gradient.clone()), self.parameter.grad
-            used = None if used is None else used[self.mask]
-            own = recorded[self.mask]
-            self._momentum = running_mean(self._momentum, recorded, own, used, scale)
+        if rules.growth is None or not rules.growth.needs_momentum:
+            return
+        recorded = self._gradient if finite else None
+        if every(recorded is not None, self.parameter) and recorded is not None:
+            recorded = average(recorded.clone())
+            used = None if grad is None else grad[self.mask]
+            recorded = recorded / scale_of(recorded[self.mask], used, scale)
+            self._momentum = running_mean(self._momentum, recorded)
 
     # -- changes -------------------------------------------------------------------------------
 
@@ -225,7 +227,8 @@ class MaskedTarget(Target):
     def _growth(self, rules: Rules, kept: Tensor) -> Tensor:
         """Scores of growth at all weights; links and degrees are those that survive dropping."""
         assert rules.growth is not None
-        gradient = None if self._gradient is None else average(self._gradient.clone()).abs()
+        gradient = self._gradient if rules.growth.needs_gradient else None
+        gradient = None if gradient is None else average(gradient.clone()).abs()
         matrix = kept.reshape(self.shape[0], -1)
         degrees = [matrix.sum(axis, keepdim=True).expand_as(matrix).reshape(-1) for axis in (1, 0)]
         found = Candidates(

@@ -96,6 +96,11 @@ class Target(ABC):
         """The weights; ``None`` for edges that carry none."""
 
     @property
+    def _leaf(self) -> nn.Parameter | None:
+        """A parameter that gets a gradient wherever the connections take part in the loss."""
+        return self.parameter
+
+    @property
     def owned(self) -> nn.Parameter | nn.Module:
         """What one sparsifier alone may work on: the weights."""
         assert self.parameter is not None  # subclasses without one say what it is
