@@ -280,7 +280,7 @@ class AttentionTarget(EdgeTarget):
         if rules.importance.needs_gradient:
             effect /= self._scale(rules)
         slope = torch.where(weight > 0, effect / weight, 0)
-        return rules.importance.evaluate(weight, slope, rules.generator)
+        return rules.importance.evaluate(weight, slope, rules.generator, of=self.name)
 
     def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:
         for layer in (self.layer, *self._copies):

@@ -144,7 +144,7 @@ class MaskedTarget(Target):
         finite = self.finite()
         if finite and rules.importance.sums and grad is not None:
             unscaled = grad if scale is None else grad / scale
-            step = rules.importance.evaluate(self.parameter.detach(), unscaled, rules.generator)
+            step = self._evaluate(rules, self.parameter.detach(), unscaled)
             self._sum = step if self._sum is None else self._sum + step
         if rules.growth is None or not rules.growth.needs_momentum:
             return
@@ -196,8 +196,10 @@ class MaskedTarget(Target):
                     "give `optimizer` and train before the first change"
                 )
             return average(self._sum.clone())
-        weight, grad = self.parameter.detach(), self.parameter.grad
-        return average(rules.importance.evaluate(weight, grad, rules.generator).float())
+        return average(self._evaluate(rules, self.parameter.detach(), self.parameter.grad).float())
+
+    def _evaluate(self, rules: Rules, weight: Tensor, grad: Tensor | None) -> Tensor:
+        return rules.importance.evaluate(weight, grad, rules.generator, of=self.name)
 
     def contest(self, rules: Rules) -> Tensor:
         """Scores by which layers compete; what was pruned stays pruned, whatever its score is."""
