@@ -40,9 +40,9 @@ def test_topology_is_the_same_on_all_ranks(trained: Path, kind: str, growth: str
     ],
 )
 def test_ranks_meet_on_a_device_that_their_group_knows(
-    backend: str, place: str, meeting: str
+    tmp_path: Path, backend: str, place: str, meeting: str
 ) -> None:
-    dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
+    dist.init_process_group(backend, f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
         assert ranks._meeting(torch.device(place)) == torch.device(meeting)
     finally:

@@ -40,8 +40,7 @@ class _Step:
     """What one step of the optimizer goes by."""
 
     def __init__(self, passes: list[Any], parameter: nn.Parameter | None) -> None:
-        self.passes = passes
-        self._parameter = None if parameter is None else weakref.ref(parameter)
+        self.passes, self._parameter = passes, parameter
         self.begin()
 
     def begin(self) -> None:
@@ -62,8 +61,8 @@ class _Step:
 
     def before(self, _: Tensor) -> None:
         """See whether the gradient that a backward pass finds is what the last one has left."""
-        parameter = None if self._parameter is None else self._parameter()
-        self.emptied = parameter is not None and was_emptied(parameter, self.version)
+        if self._parameter is not None:
+            self.emptied = was_emptied(self._parameter, self.version)
 
     def after(self, parameter: Tensor) -> None:
         """Take over what this backward pass has told."""
