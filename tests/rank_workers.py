@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from kernel_cases import generator
 from sparsity_cases import OFTEN, adam, batches, fields, locally, network
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scisparse.layers import SparseAttention, SparseLinear
@@ -29,7 +29,28 @@ CASES = [
     ("masked", "superset"),
     ("gates", "none"),
     ("shared", "momentum"),
+    ("partly", "momentum"),
+    ("partly", "gradient"),
 ]
+
+
+class Partly(nn.Module):
+    """Two layers, of which a call may leave one out, with edges or without."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank, self.calls = rank, 0
+        self.always, self.first, self.second = (nn.Linear(12, 12) for _ in range(3))
+        self.edges = SparseLinear(12, 6, fan_in=5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        x = self.always(x)
+        if self.calls % 3 or self.rank == 0:
+            x = x + self.first(x)
+        if self.calls % 4 or self.rank == 1:
+            return torch.tanh(self.edges(x + self.second(x)))
+        return torch.tanh(x[:, :6])
 
 
 def train_together(rank: int, folder: str) -> None:
@@ -56,9 +77,10 @@ def _shared() -> nn.Module:
 
 def _train(rank: int, kind: str, growth: str) -> dict[str, Any]:
     torch.manual_seed(generator(1).initial_seed())  # the same weights on all ranks
-    models = {"edges": locally, "attention": _attention, "far": lambda: _attention(1)}
-    data = fields(12) if kind in models else batches(12)
-    model: nn.Module = (models | {"shared": _shared}).get(kind, network)()
+    on_fields = {"edges": locally, "attention": _attention, "far": lambda: _attention(1)}
+    models: dict[str, Any] = {"partly": lambda: Partly(rank), "shared": _shared, **on_fields}
+    model: nn.Module = models.get(kind, network)()
+    data = fields(12) if kind in on_fields else batches(12)
     optimizer = adam(model)
     # Random numbers of the ranks differ: the choices must not.
     options: dict[str, Any] = {"method": "rigl", "growth": growth, "schedule": OFTEN}
@@ -73,7 +95,7 @@ def _train(rank: int, kind: str, growth: str) -> dict[str, Any]:
         options |= {"params": ["0.edges"], "teleconnections": 1, "schedule": schedule}
     options |= {} if kind == "far" else {"sparsity": 0.6}
     sparsifier = Sparsifier(model, optimizer, seed=rank, **options)
-    together = DistributedDataParallel(model)
+    together = DistributedDataParallel(model, find_unused_parameters=kind == "partly")
     for k, (x, y) in enumerate(data):
         half = slice(rank * len(x) // RANKS, (rank + 1) * len(x) // RANKS)
         optimizer.zero_grad()

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from rank_workers import CASES, RANKS, train_together
+from torch import distributed as dist
 from torch.multiprocessing.spawn import spawn
+
+from scisparse.sparsity import ranks
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +28,22 @@ def test_topology_is_the_same_on_all_ranks(trained: Path, kind: str, growth: str
     for key in ("topology", "weights"):
         for a, b in zip(first[key], second[key], strict=True):
             assert torch.equal(a, b), key
+
+
+@pytest.mark.parametrize(
+    ("backend", "place", "meeting"),
+    [
+        ("cuda:gloo", "cpu", "cuda"),  # as NCCL, which does not know the CPU
+        ("cuda:gloo", "cuda:1", "cuda:1"),
+        ("cpu:gloo", "cuda:1", "cpu"),
+        ("gloo", "cpu", "cpu"),
+    ],
+)
+def test_ranks_meet_on_a_device_that_their_group_knows(
+    tmp_path: Path, backend: str, place: str, meeting: str
+) -> None:
+    dist.init_process_group(backend, f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        assert ranks._meeting(torch.device(place)) == torch.device(meeting)
+    finally:
+        dist.destroy_process_group()

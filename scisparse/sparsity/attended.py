@@ -47,6 +47,10 @@ class AttentionLayer(Protocol):
     def pattern(self) -> Pattern:
         """Who reads whom."""
 
+    @property
+    def v_proj(self) -> nn.Module:
+        """Map of sources to their values."""
+
     def rewire(self, pattern: Pattern) -> None:
         """Attend over another pattern."""
 
@@ -74,8 +78,8 @@ class AttentionTarget(EdgeTarget):
     of the loss without the edge, to first order.
 
     Growth by gradient takes the candidates that lower the loss most, ``max(0, -effect)``. With
-    weights both signs count, as a weight may become negative; a gate can not. Of losses that are
-    made of derivatives the first backward pass counts.
+    weights both signs count, as a weight may become negative; a gate can not. Of a loss made of
+    outputs and of their derivatives, what goes through the outputs counts.
 
     Far slots start empty under growth by gradient, and take a source that surely tells what the
     site lacks, by the ``z`` of :mod:`scisparse.sparsity.attention_audit`: one that tells nothing
@@ -174,6 +178,13 @@ class AttentionTarget(EdgeTarget):
 
         return [(self.layer.edges.col, make)]
 
+    @property
+    def _leaf(self) -> nn.Parameter | None:
+        """One of the map to values, where that is trained, or of any other map."""
+        maps = (self.layer.v_proj, self.module)
+        every = (p for part in maps for p in part.parameters())
+        return next((p for p in every if p.requires_grad), None)
+
     def _forget(self) -> None:
         super()._forget()
         self._found = None
@@ -266,8 +277,10 @@ class AttentionTarget(EdgeTarget):
             z = certainty(total(torch.stack([active.effect, active.squares])))
             return torch.where(z > -normal_bound(_DOUBT), -z, torch.inf)
         weight, effect = average(active.weight.clone()), average(active.effect.clone())
+        if rules.importance.needs_gradient:
+            effect /= self._scale(rules)
         slope = torch.where(weight > 0, effect / weight, 0)
-        return rules.importance.evaluate(weight, slope, rules.generator)
+        return rules.importance.evaluate(weight, slope, rules.generator, of=self.name)
 
     def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:
         for layer in (self.layer, *self._copies):

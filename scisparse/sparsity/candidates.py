@@ -42,10 +42,13 @@ class Pass(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, grad: Tensor, col: Tensor) -> Pass:
-        """What a layer with edges from the sources `col` has multiplied."""
+        """What a layer with edges from the sources `col` has multiplied.
+
+        Copies, as compiled code uses memory again.
+        """
         read = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
         read[col.long()] = True
-        return cls(missing_as_nan(x.detach(), read), grad.detach(), read)
+        return cls(missing_as_nan(x.detach(), read), grad.detach().clone(), read)
 
     def is_finite(self) -> bool:
         """Whether gradients and the sources that are read are."""
@@ -80,6 +83,14 @@ class Chunk:
     def count(self) -> int:
         """Number of candidates."""
         return self.last - self.first
+
+    def factors(self, one: Pass) -> tuple[Tensor, Tensor]:
+        """Sources and the gradient at the sites of the chunk, wide enough for their products.
+
+        Candidates are many and none is held back by its weight: of 16-bit numbers some overflow.
+        """
+        wide = torch.promote_types(one.x.dtype, torch.float32)
+        return one.x.to(wide), one.grad[:, self.first_site : self.last_site].to(wide)
 
     def places(self, numbers: Tensor) -> Tensor:
         """Places in the chunk of those of rising candidate `numbers` that lie in it."""
@@ -140,8 +151,9 @@ class Listed:
         device = passes[0].x.device
         row_ptr = row_ptr.to(device)
         col = self.pattern.col[chunk.first : chunk.last].to(device)
-        sites = slice(chunk.first_site, chunk.last_site)
-        parts = [edge_outer(p.x, p.grad[:, sites].contiguous(), row_ptr, col) for p in passes]
+        parts = [
+            edge_outer(x, grad.contiguous(), row_ptr, col) for x, grad in map(chunk.factors, passes)
+        ]
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
     def distance(self, chunk: Chunk) -> Tensor | None:
@@ -212,10 +224,9 @@ class AllPairs:
 
     def gradients(self, chunk: Chunk, passes: list[Pass]) -> Tensor:
         """Gradient with respect to the weight of each candidate, ``[n, C, O]``; NaN: not known."""
-        sites = slice(chunk.first_site, chunk.last_site)
         total = torch.zeros(0)
-        for k, p in enumerate(passes):
-            part = torch.einsum("bmo,bnc->mnco", p.grad[:, sites], p.x).flatten(0, 1)
+        for k, (x, grad) in enumerate(map(chunk.factors, passes)):
+            part = torch.einsum("bmo,bnc->mnco", grad, x).flatten(0, 1)
             total = part if k == 0 else total + part
         return total
 

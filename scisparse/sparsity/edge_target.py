@@ -17,11 +17,11 @@ from scisparse.sparsity.candidates import CandidateEdges, Chunk
 from scisparse.sparsity.edge_units import EdgeUnits
 from scisparse.sparsity.far import AuditState, FarSlots
 from scisparse.sparsity.growth import Growth, random
-from scisparse.sparsity.momentum import running_mean
+from scisparse.sparsity.momentum import running_mean, scale_of
 from scisparse.sparsity.ranks import agree, average, every
 from scisparse.sparsity.row_groups import RowGroups
 from scisparse.sparsity.search import Search, norms
-from scisparse.sparsity.select import best, best_of_groups, count_of_groups
+from scisparse.sparsity.select import best, best_of_groups, count_of_groups, places
 from scisparse.sparsity.structures import ConstantFanIn
 from scisparse.sparsity.target import Move, Rules, Target
 from scisparse.sparsity.watches import Watches
@@ -160,7 +160,7 @@ class EdgeTarget(Target):
             self._forget()
         if not gradients:
             return self.release()
-        self._watches.start(self._recorders(), self._passes)
+        self._watches.start(self._recorders(), self._leaf, self._passes)
 
     def _forget(self) -> None:
         """Drop the passes that were kept."""
@@ -173,7 +173,7 @@ class EdgeTarget(Target):
     def reattach(self, like: Target) -> None:
         """Record as the target that this is a copy of."""
         if isinstance(like, EdgeTarget) and like._watches:
-            self._watches.start(self._recorders(), self._passes)
+            self._watches.start(self._recorders(), self._leaf, self._passes)
 
     @property
     def has_gradients(self) -> bool:
@@ -193,14 +193,14 @@ class EdgeTarget(Target):
             )
         parts = [self._gradients(chunk).cpu() for chunk in self.candidates.chunks(self.numbers)]
         recorded = average(torch.cat(parts) if parts else torch.empty(0))
-        used, scale = self._used_gradient(), getattr(rules.optimizer, "grad_scale", None)
-        own = recorded[self.active]
-        self._momentum = running_mean(self._momentum, recorded, own, used, scale)
+        self._momentum = running_mean(self._momentum, recorded / self._scale(rules))
 
-    def _used_gradient(self) -> Tensor | None:
-        """Gradients of active edges as the optimizer uses them, if edges carry weights."""
-        grad = None if self.parameter is None else self.parameter.grad
-        return None if grad is None else grad[: self.active.numel()].cpu()
+    def _scale(self, rules: Rules) -> float:
+        """What passes of the last step are multiplied by, in units of what the optimizer uses."""
+        made, leaf = self._watches.gradient, self._leaf
+        if made is None or leaf is None:
+            return 1.0
+        return scale_of(average(made), leaf.grad, getattr(rules.optimizer, "grad_scale", None))
 
     def enforce(self) -> None:
         """Nothing: what is not active is not stored."""
@@ -249,7 +249,7 @@ class EdgeTarget(Target):
             self._room = count // self.block
         elif self._units is not None:  # whole units may be more than asked for
             self._room = min(self.candidates.size, edges + int(self._units.sizes.max()))
-        drawn = torch.rand(self.active.numel(), generator=rules.generator)
+        drawn = self._draw(rules)
         if self._units is not None:
             active = self._whole_units(drawn, edges, 0.0, random(), rules)
         else:
@@ -303,13 +303,20 @@ class EdgeTarget(Target):
         self._fan_in = agree(self._ablation.ablated(salient, before, count, inputs))
         return self._fan_in.minimum(self.candidates.fan_in)
 
+    def _draw(self, rules: Rules) -> Tensor:
+        """A random number for each active edge, the same one for those of a unit."""
+        if self._units is not None:
+            return self._units.draw(self.active, rules.generator)
+        return torch.rand(self.active.numel(), generator=rules.generator)
+
     def _importance(self, rules: Rules) -> Tensor:
         if rules.importance.sums:
             raise OptionError(
                 f"the score {rules.importance.name!r} is summed over steps, for which edges must "
                 "stay where they are; choose a score of the step, or a method that only prunes"
             )
-        score = self._score(rules).float().cpu()
+        score = self._draw(rules) if rules.importance.draws else self._score(rules)
+        score = score.float().cpu()
         return by_area(score, self.layer.pattern, self.name) if rules.importance.by_area else score
 
     def _grow(
@@ -325,13 +332,9 @@ class EdgeTarget(Target):
         self, score: Tensor, edges: int, drop: float, growth: Growth | None, rules: Rules
     ) -> Tensor:
         """Numbers of active edges where whole units go, by `score` of what is active, and come."""
-        units = self._units
-        assert units is not None
-        kept = units.kept(self.active, score, edges, 0.0 if growth is None else drop)
-        if growth is not None:
-            search = self._search(units.edges(kept))
-            kept |= units.grown(kept, edges, search, growth, rules.generator)
-        return units.edges(kept)
+        assert self._units is not None
+        found = (self.active, score, edges, drop, growth, self._search, rules.generator)
+        return self._units.refilled(*found)
 
     def _search(self, active: Tensor) -> Search:
         """What is known of the candidates besides `active`."""
@@ -350,10 +353,7 @@ class EdgeTarget(Target):
     def _set(self, active: Tensor, rules: Rules) -> Move:
         """Rewire the layer, the state of the optimizer and all copies."""
         before = self.active
-        place = torch.searchsorted(before, active).clamp(max=max(0, before.numel() - 1))
-        kept = place if before.numel() else torch.full_like(active, -1)
-        if before.numel():
-            kept = torch.where(before[place] == active, place, -1)
+        kept = places(active, before)
         grown = int((kept < 0).sum())
         dropped = before.numel() - (active.numel() - grown)
         if not grown and not dropped:

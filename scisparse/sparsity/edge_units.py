@@ -47,6 +47,10 @@ class EdgeUnits:
         total.index_add_(0, unit, score.double())
         return torch.where(count > 0, total / count, -torch.inf)
 
+    def draw(self, numbers: Tensor, generator: torch.Generator) -> Tensor:
+        """A random number for each of some candidates, the same one for all of a unit, ``[n]``."""
+        return torch.rand(self.sizes.numel(), generator=generator)[self.of(numbers)]
+
     def best(self, score: Tensor, edges: int) -> Tensor:
         """Mark those with the highest scores ``[U]`` that come nearest to so many edges."""
         order = score.argsort(descending=True, stable=True)
@@ -69,6 +73,25 @@ class EdgeUnits:
             for numbers in [torch.arange(chunk.first, chunk.last)]
         ]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+
+    def refilled(
+        self,
+        active: Tensor,
+        score: Tensor,
+        edges: int,
+        drop: float,
+        growth: Growth | None,
+        search: Callable[[Tensor], Search],
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Numbers of the edges of units that stay and come; parameters as in the two parts.
+
+        `search` tells of the candidates besides those that stay.
+        """
+        kept = self.kept(active, score, edges, 0.0 if growth is None else drop)
+        if growth is not None:
+            kept |= self.grown(kept, edges, search(self.edges(kept)), growth, generator)
+        return self.edges(kept)
 
     def kept(self, active: Tensor, score: Tensor, edges: int, drop: float) -> Tensor:
         """Mark units that stay when a fraction goes, and no more edges are left than asked for.
@@ -110,10 +133,13 @@ class EdgeUnits:
         """
         total = torch.zeros(self.sizes.shape, dtype=torch.float64)
         count = torch.zeros(self.sizes.shape, dtype=torch.int64)
+        drawn = torch.rand(self.sizes.numel(), generator=generator) if growth.draws else None
         for chunk in self.candidates.chunks(search.numbers):
             score = search.score(chunk, growth, generator).double()
             may = score > -torch.inf
             unit = self.of(torch.arange(chunk.first, chunk.last)[may])
+            if drawn is not None:
+                score[may] = drawn[unit].double()
             total.index_add_(0, unit, score[may])
             count += torch.bincount(unit, minlength=count.numel())
         means = torch.where((count == self.sizes) & ~kept, total / count, -torch.inf)

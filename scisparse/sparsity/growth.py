@@ -120,6 +120,9 @@ class Growth:
         more are trained, see :func:`superset`; `score` is not called.
     penalty
         As there.
+    draws
+        Whether scores are random numbers: of taps and sites as wholes each then gets one, as the
+        mean over many edges is never far from the middle.
 
     Examples
     --------
@@ -158,6 +161,7 @@ class Growth:
     needs_links: bool = False
     extra: float = 0.0
     penalty: float = 0.0
+    draws: bool = False
 
     def evaluate(self, candidates: Candidates) -> Tensor:
         """Scores of candidates, checked.
@@ -190,7 +194,7 @@ def random() -> Growth:
     ----------
     Mocanu, D. C., et al. (2018). https://doi.org/10.1038/s41467-018-04316-3
     """
-    return Growth("random", _random)
+    return Growth("random", _random, draws=True)
 
 
 def gradient() -> Growth:

@@ -63,11 +63,18 @@ class Importance:
     draws: bool = False
     block: int = 0
 
-    def share(self, weight: Tensor, gradient: Tensor, generator: torch.Generator) -> Tensor:
-        """What a step adds to the sums."""
+    def share(
+        self,
+        weight: Tensor,
+        gradient: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        of: str = "a weight",
+    ) -> Tensor:
+        """What a step adds to the sums; see :meth:`evaluate`."""
         if self.block:
             return curvature.outer_products(gradient, self.block)
-        return self.evaluate(weight, gradient, generator)
+        return self.evaluate(weight, gradient, generator, of=of)
 
     def of_sum(self, weight: Tensor, total: Tensor) -> Tensor:
         """Scores of weights, from the sums."""
@@ -82,18 +89,31 @@ class Importance:
         total.masked_fill_(cut.unsqueeze(-1) | cut.unsqueeze(-2), 0)
 
     def evaluate(
-        self, weight: Tensor, gradient: Tensor | None, generator: torch.Generator | None = None
+        self,
+        weight: Tensor,
+        gradient: Tensor | None,
+        generator: torch.Generator | None = None,
+        *,
+        of: str = "a weight",
     ) -> Tensor:
-        """Scores of weights, checked.
+        """Scores of weights, checked; `of` is what they are called.
 
         Raises
         ------
         OptionError
-            The function does not return one score for each weight.
+            The function does not return one score for each weight, or there is no gradient.
         """
         if self.draws:
             return scores.random(weight, generator)
-        score: object = self.score(weight, gradient)
+        try:
+            score: object = self.score(weight, gradient)
+        except _NoGradientError:
+            raise OptionError(
+                f"the score {self.name!r} reads the gradient of {of}, and there is none: it took "
+                "no part in the loss of this step, or optimizer.zero_grad() came before "
+                "sparsifier.step(); call that first, or choose a score of weights alone, such as "
+                "'magnitude'"
+            ) from None
         if not isinstance(score, Tensor) or score.shape != weight.shape:
             got = list(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise OptionError(
@@ -108,9 +128,13 @@ class Importance:
 Score: TypeAlias = str | Importance | Callable[..., Tensor] | Mapping[str, Tensor]
 
 
+class _NoGradientError(OptionError):
+    """A score has to read a gradient that is not there."""
+
+
 def _needed(gradient: Tensor | None) -> Tensor:
     if gradient is None:
-        raise OptionError("this score needs gradients: call loss.backward() before the step")
+        raise _NoGradientError("this score needs gradients: call loss.backward() before the step")
     return gradient
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
@@ -16,12 +15,13 @@ from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.areas import by_area
 from scisparse.sparsity.growth import Candidates
 from scisparse.sparsity.link_prediction import Links
-from scisparse.sparsity.momentum import running_mean
-from scisparse.sparsity.ranks import agree, average
+from scisparse.sparsity.momentum import running_mean, scale_of
+from scisparse.sparsity.ranks import agree, average, every
 from scisparse.sparsity.redistribution import Standing
 from scisparse.sparsity.select import next_active, survivors
 from scisparse.sparsity.structures import Block, ConstantFanIn, Structure, Unstructured
 from scisparse.sparsity.target import Move, Rules, Target
+from scisparse.sparsity.watches import was_emptied
 
 __all__ = ["MaskedTarget"]
 
@@ -46,10 +46,13 @@ class MaskedTarget(Target):
         self._sum: Tensor | None = None
         self._momentum: Tensor | None = None
         self._gradient: Tensor | None = None
+        self._made: Tensor | None = None  # by a backward pass that has not added it yet
+        self._emptied = False  # whether it found no masked gradient, or one of 0
+        self._version = -1  # of the masked gradient, when that was last added to
         self._recording = False
         self._copies: list[nn.Parameter] = []
         self._fan_in: Tensor | None = None  # of ablated structures
-        self._hook = self._mask_gradients()
+        self._hooks = self._mask_gradients()
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -74,17 +77,24 @@ class MaskedTarget(Target):
 
     # -- gradients -----------------------------------------------------------------------------
 
-    def _mask_gradients(self) -> RemovableHandle | None:
+    def _mask_gradients(self) -> list[Any]:
         if not self.parameter.requires_grad:
-            return None
+            return []
         known = weakref.ref(self)  # a sparsifier that is dropped masks nothing more
 
         def on_gradient(grad: Tensor) -> Tensor:
             target = known()
             return grad if target is None else target._on_gradient(grad)
 
-        hook: RemovableHandle = self.parameter.register_hook(on_gradient)
-        return hook
+        def on_sum(parameter: Tensor) -> None:
+            if (target := known()) is not None:
+                target._on_sum(parameter)
+
+        parameter = self.parameter
+        return [
+            parameter.register_hook(on_gradient),
+            parameter.register_post_accumulate_grad_hook(on_sum),
+        ]
 
     @property
     def has_gradients(self) -> bool:
@@ -93,11 +103,20 @@ class MaskedTarget(Target):
 
     def _on_gradient(self, grad: Tensor) -> Tensor:
         if self._recording:
-            detached = grad.detach()
-            self._gradient = detached if self._gradient is None else self._gradient + detached
+            self._made = grad.detach()
+            self._emptied = was_emptied(self.parameter, self._version)
         if self.mask.device != grad.device:
             self._move(grad.device)
         return grad.masked_fill(~self.learning, 0)
+
+    def _on_sum(self, parameter: Tensor) -> None:
+        """Sum up what ``.grad`` is made of: another loss may have gone through before it."""
+        if self._made is None:
+            return
+        before = None if self._emptied else self._gradient
+        self._gradient = self._made if before is None else before + self._made
+        self._made = None
+        self._version = -1 if parameter.grad is None else parameter.grad._version
 
     def _move(self, device: torch.device) -> None:
         """Go where the model has gone."""
@@ -110,7 +129,7 @@ class MaskedTarget(Target):
 
     def record(self, gradients: bool) -> None:
         """Begin or end to keep dense gradients; they are summed over backward passes."""
-        self._recording, self._gradient = gradients, None
+        self._recording, self._gradient, self._made = gradients, None, None
 
     def finite(self) -> bool:
         """Whether the gradients are."""
@@ -123,17 +142,21 @@ class MaskedTarget(Target):
         """Sum scores and running means of gradients."""
         grad = self.parameter.grad
         scale = getattr(rules.optimizer, "grad_scale", None)  # fused optimizers unscale themselves
-        if not self.finite():
-            return
-        if rules.importance.sums and grad is not None:
-            grad = grad if scale is None else grad / scale
-            step = rules.importance.share(self.parameter.detach(), grad, rules.generator)
+        finite = self.finite()
+        if finite and rules.importance.sums and grad is not None:
+            unscaled = grad if scale is None else grad / scale
+            step = rules.importance.share(
+                self.parameter.detach(), unscaled, rules.generator, of=self.name
+            )
             self._sum = step if self._sum is None else self._sum + step
-        if rules.growth is not None and rules.growth.needs_momentum and self._gradient is not None:
-            recorded, used = average(self._gradient.clone()), self.parameter.grad
-            used = None if used is None else used[self.mask]
-            own = recorded[self.mask]
-            self._momentum = running_mean(self._momentum, recorded, own, used, scale)
+        if rules.growth is None or not rules.growth.needs_momentum:
+            return
+        recorded = self._gradient if finite else None
+        if every(recorded is not None, self.parameter) and recorded is not None:
+            recorded = average(recorded.clone())
+            used = None if grad is None else grad[self.mask]
+            recorded = recorded / scale_of(recorded[self.mask], used, scale)
+            self._momentum = running_mean(self._momentum, recorded)
 
     # -- changes -------------------------------------------------------------------------------
 
@@ -186,7 +209,8 @@ class MaskedTarget(Target):
                 )
             return rules.importance.of_sum(self.parameter, average(self._sum.clone()))
         weight, grad = self.parameter.detach(), self.parameter.grad
-        return average(rules.importance.evaluate(weight, grad, rules.generator).float())
+        score = rules.importance.evaluate(weight, grad, rules.generator, of=self.name)
+        return average(score.float())
 
     def contest(self, rules: Rules) -> Tensor:
         """Scores by which layers compete; what was pruned stays pruned, whatever its score is."""
@@ -216,7 +240,8 @@ class MaskedTarget(Target):
     def _growth(self, rules: Rules, kept: Tensor) -> Tensor:
         """Scores of growth at all weights; links and degrees are those that survive dropping."""
         assert rules.growth is not None
-        gradient = None if self._gradient is None else average(self._gradient.clone()).abs()
+        gradient = self._gradient if rules.growth.needs_gradient else None
+        gradient = None if gradient is None else average(gradient.clone()).abs()
         matrix = kept.reshape(self.shape[0], -1)
         degrees = [matrix.sum(axis, keepdim=True).expand_as(matrix).reshape(-1) for axis in (1, 0)]
         found = Candidates(
@@ -262,12 +287,12 @@ class MaskedTarget(Target):
 
     def reattach(self, like: Target) -> None:
         """Mask the gradients of the copied weight."""
-        self._hook = self._mask_gradients()
+        self._hooks = self._mask_gradients()
 
     def release(self) -> None:
-        """Take the hook off."""
-        if self._hook is not None:
-            self._hook.remove()
+        """Take the hooks off."""
+        for hook in self._hooks:
+            hook.remove()
 
     def follow(self, copy: nn.Module) -> None:
         """Zero the same weights of a copy."""

@@ -1,47 +1,43 @@
-"""Running means of gradients, as growth by momentum needs them."""
+"""Running means of gradients, as growth by momentum needs them, and the scale of the loss."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["running_mean"]
+__all__ = ["running_mean", "scale_of"]
 
 _SHARE = 0.1  # of the newest gradient
 
 
-def running_mean(
-    before: Tensor | None, recorded: Tensor, own: Tensor, used: Tensor | None, scale: Tensor | None
-) -> Tensor:
-    """Add the gradients of a step to their running mean.
+def running_mean(before: Tensor | None, gradient: Tensor) -> Tensor:
+    """Add the gradient of a step to the mean of those before, if there is any."""
+    return gradient if before is None else before.lerp(gradient, _SHARE)
 
-    What backward passes told is larger than what the optimizer uses where a ``GradScaler``
-    multiplies the loss, by a factor that changes, or gradients were clipped. The ratio over the
-    weights that have both is taken out, so that no step counts more for its scale.
+
+def scale_of(made: Tensor, used: Tensor | None, left: Tensor | None) -> float:
+    """Return what backward passes have multiplied gradients by, in units of those in use.
+
+    It is above 1 where a ``GradScaler`` multiplies the loss, by a factor that changes, or gradients
+    are clipped. Without it no step counts more for its scale.
 
     Parameters
     ----------
-    before
-        The mean so far, if there is any.
-    recorded
-        Gradients of this step, averaged over the ranks, of weights and of what may become one.
-    own
-        Those of `recorded` that belong to weights.
+    made
+        Gradient of some weights after the backward pass, averaged over the ranks.
     used
-        Gradients of these weights as the optimizer is about to use them.
-    scale
+        The same as the optimizer uses it: all that lies between is scaling and clipping.
+    left
         What `used` is still multiplied by: fused optimizers divide by it themselves.
 
     Examples
     --------
     >>> import torch
     >>> gradient = torch.tensor([1.0, 2.0, 4.0])
-    >>> running_mean(None, 8 * gradient, 8 * gradient[:2], gradient[:2], None).tolist()
-    [1.0, 2.0, 4.0]
+    >>> scale_of(8 * gradient, gradient, None)
+    8.0
     """
-    if used is not None:
-        used, own = used.double().flatten(), own.to(used).double().flatten()
-        ratio = (own @ used / (used @ used)).item() if bool(used.any()) else 1.0
-        ratio *= 1.0 if scale is None else float(scale)
-        if ratio > 0 and abs(ratio - 1) > 1e-3:  # not by rounding alone
-            recorded = recorded / ratio
-    return recorded if before is None else before.lerp(recorded, _SHARE)
+    if used is None or used.shape != made.shape or not bool(used.any()):
+        return 1.0
+    used, made = used.double().flatten(), made.double().flatten()
+    ratio = (made @ used / (used @ used)).item() * (1.0 if left is None else float(left))
+    return ratio if ratio > 0 and abs(ratio - 1) > 1e-3 else 1.0  # not by rounding alone

@@ -88,9 +88,7 @@ class ReserveTarget(MaskedTarget):
         if rules.importance.by_name is not None:
             return super()._score(rules)
         everything = self.parameter.detach() + self._rest
-        return average(
-            rules.importance.evaluate(everything, self.parameter.grad, rules.generator).float()
-        )
+        return average(self._evaluate(rules, everything, self.parameter.grad).float())
 
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Use the `count` best weights of all, and train those that come next as well."""

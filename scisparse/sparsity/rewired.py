@@ -127,10 +127,8 @@ class RewiredTarget(EdgeTarget):
         return Standing(self.count, self.block, max(most, self.count), mean)
 
     def _score(self, rules: Rules) -> Tensor:
-        weight = self.parameter.detach()
-        score = rules.importance.evaluate(weight, self.parameter.grad, rules.generator)[
-            : self.active.numel()
-        ]
+        weight, grad, rule = self.parameter.detach(), self.parameter.grad, rules.importance
+        score = rule.evaluate(weight, grad, rules.generator, of=self.name)[: self.active.numel()]
         return score.float().reshape(score.shape[0], -1).sum(1)
 
     def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["best", "best_of_groups", "next_active", "survivors"]
+__all__ = ["best", "best_of_groups", "next_active", "places", "survivors"]
 
 _NONE = -torch.inf
 
@@ -116,3 +116,17 @@ def count_of_groups(chosen: Tensor, group: Tensor | None, quota: Tensor) -> Tens
     if group is None or quota.numel() == 1:
         return chosen.sum().reshape(1)
     return torch.bincount(group[chosen], minlength=quota.numel())
+
+
+def places(wanted: Tensor, known: Tensor) -> Tensor:
+    """Place in `known`, rising, of each of the numbers `wanted`, int64 ``[n]``; -1 where it is not.
+
+    Examples
+    --------
+    >>> places(torch.tensor([1, 4, 7]), torch.tensor([0, 4, 7, 9])).tolist()
+    [-1, 1, 2]
+    """
+    if not known.numel():
+        return torch.full_like(wanted, -1)
+    place = torch.searchsorted(known, wanted).clamp(max=known.numel() - 1)
+    return torch.where(known[place] == wanted, place, -1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -90,11 +90,17 @@ class Target(ABC):
     module: nn.Module
     size: int
     goal: int
+    _momentum: Tensor | None
 
     @property
     @abstractmethod
     def parameter(self) -> nn.Parameter | None:
         """The weights; ``None`` for edges that carry none."""
+
+    @property
+    def _leaf(self) -> nn.Parameter | None:
+        """A parameter that gets a gradient wherever the connections take part in the loss."""
+        return self.parameter
 
     @property
     def owned(self) -> nn.Parameter | nn.Module:
@@ -161,6 +167,16 @@ class Target(ABC):
     def has_gradients(self) -> bool:
         """Whether there were gradients since it began to record."""
 
+    def lacks_gradients(self, rules: Rules) -> bool:
+        """Whether growth or scores read what the last step has not given, on this rank."""
+        grows, leaf = rules.growth, self._leaf
+        if self.needs_passes(rules) and not self.has_gradients:
+            return True
+        if grows is not None and grows.needs_momentum and self._momentum is None:
+            return True
+        reads = rules.importance.needs_gradient and not rules.importance.sums
+        return reads and leaf is not None and leaf.grad is None
+
     @abstractmethod
     def finite(self) -> bool:
         """Whether all gradients since then are finite."""
@@ -204,20 +220,24 @@ def all_finite(targets: Sequence[Target]) -> bool:
 
 
 def without_passes(targets: Sequence[Target], rules: Rules) -> list[Target]:
-    """Return those that need backward passes for a change, and have recorded none.
+    """Return those that no gradient is known of, on some rank, and a change goes by it.
 
     Raises
     ------
     OptionError
-        None of all that need them has recorded one: the loop calls things in another order.
+        These are all: the loop calls things in another order.
     """
-    needing = [target for target in targets if target.needs_passes(rules)]
     # All ranks skip a layer without gradients on one: they compute scores together.
-    without = [t for t in needing if not every(t.has_gradients, next(t.module.parameters()))]
-    if without and len(without) == len(needing):
+    without = [
+        target
+        for target in targets
+        if not every(not target.lacks_gradients(rules), next(target.module.parameters()))
+    ]
+    if without and len(without) == len(targets):
         raise OptionError(
             "no weight had a gradient before a change; call loss.backward() before, and "
-            "sparsifier.step() once after, each step of the optimizer"
+            "sparsifier.step() once after, each step of the optimizer, and optimizer.zero_grad() "
+            "not in between"
         )
     return without
 

@@ -1,4 +1,9 @@
-"""The watches of a target: what backward passes over a layer tell it, while it records."""
+"""The watches of a target: what backward passes of the loss over a layer tell it, while it records.
+
+A layer is differentiated for more than its optimizer's sake: by the inputs for a loss made of
+derivatives, or for another loss that goes through it to train something else. What counts is what
+``.grad`` of its parameter is made of, so a pass counts where it adds to that, until it is emptied.
+"""
 
 from __future__ import annotations
 
@@ -6,48 +11,137 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from scisparse.kernels._watch import Watch, watch
+from scisparse.kernels._watch import watch
 
-__all__ = ["Watches"]
+__all__ = ["Watches", "was_emptied"]
 
 #: A buffer to watch, and what makes a pass of the tensors that were multiplied over it.
 Recorder = tuple[Tensor, Callable[..., Any]]
+
+
+def was_emptied(parameter: nn.Parameter, version: int) -> bool:
+    """Whether ``.grad`` has been set to nothing or to 0 since a backward pass has added to it.
+
+    Parameters
+    ----------
+    parameter
+        Whose gradient it is.
+    version
+        Of the gradient after that pass: where it is the same nobody wrote, and nothing is read.
+    """
+    grad = parameter.grad
+    return grad is None or (grad._version != version and not bool(grad.any()))
+
+
+class _Step:
+    """What one step of the optimizer goes by."""
+
+    def __init__(self, passes: list[Any], parameter: nn.Parameter | None) -> None:
+        self.passes, self._parameter = passes, parameter
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin the next step; what `passes` hold by now stays."""
+        self.first = len(self.passes)
+        self.waiting: list[tuple[int, Any]] = []
+        self.added: set[int] = set()  # backward passes that have added to the gradient
+        self.emptied, self.version = False, -1
+        self.gradient: Tensor | None = None
+
+    def tell(self, one: Any) -> None:
+        """Keep a pass, at first until its backward pass adds to the gradient."""
+        running = torch._C._current_graph_task_id()
+        if self._parameter is None or running in self.added:
+            self.passes.append(one)
+        else:
+            self.waiting.append((running, one))
+
+    def before(self, _: Tensor) -> None:
+        """See whether the gradient that a backward pass finds is what the last one has left."""
+        if self._parameter is not None:
+            self.emptied = was_emptied(self._parameter, self.version)
+
+    def after(self, parameter: Tensor) -> None:
+        """Take over what this backward pass has told."""
+        if self.emptied:
+            del self.passes[self.first :]
+            self.added.clear()
+        running, waiting = torch._C._current_graph_task_id(), self.waiting
+        self.added.add(running)
+        self.passes += [one for task, one in waiting if task == running]
+        self.waiting = [(task, one) for task, one in waiting if task != running]
+        if parameter.grad is not None:
+            self.version = parameter.grad._version
+            self.gradient = parameter.grad.detach().clone()
 
 
 class Watches:
     """Watches on the buffers of a layer; they end with this object. A copy watches nothing."""
 
     def __init__(self) -> None:
-        self._running: list[Watch] = []
-        weakref.finalize(self, _stop, self._running)
+        self._buffers: list[Tensor] = []
+        self._step: _Step | None = None
+        self._ends: list[Callable[[], None]] = []
+        weakref.finalize(self, _stop, self._ends)
 
     def __bool__(self) -> bool:
         """Whether there are any."""
-        return bool(self._running)
+        return bool(self._ends)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """None: the copied layer has other buffers."""
         return type(self)()
 
-    def start(self, recorders: Sequence[Recorder], passes: list[Any]) -> None:
-        """Append to `passes` from now on; goes on where the buffers are those of before."""
-        if [id(w.col) for w in self._running] == [id(buffer) for buffer, _ in recorders]:
-            return
+    @property
+    def gradient(self) -> Tensor | None:
+        """Gradient of the parameter when the last pass had added to it, before it was unscaled."""
+        return None if self._step is None else self._step.gradient
 
-        def appends(make: Callable[..., Any]) -> Callable[..., None]:
-            return lambda *tensors: passes.append(make(*tensors))
+    def start(
+        self, recorders: Sequence[Recorder], parameter: nn.Parameter | None, passes: list[Any]
+    ) -> None:
+        """Append to `passes` from now on what a next step of the optimizer goes by.
 
+        Parameters
+        ----------
+        recorders
+            Buffers to watch, and what to make of what is told; watches on the same go on.
+        parameter
+            Of the layer, which every pass of the loss adds a gradient to. Without one, or while it
+            is not trained, every pass counts.
+        passes
+            What is there already stays.
+        """
+        buffers = [buffer for buffer, _ in recorders]
+        if self._step is not None and list(map(id, buffers)) == list(map(id, self._buffers)):
+            return self._step.begin()
         self.stop()
-        self._running += [watch(buffer, appends(make)) for buffer, make in recorders]
+        if parameter is not None and not parameter.requires_grad:
+            parameter = None
+        step = self._step = _Step(passes, parameter)
+
+        def tells(make: Callable[..., Any]) -> Callable[..., None]:
+            return lambda *tensors: step.tell(make(*tensors))
+
+        self._buffers = buffers
+        self._ends += [watch(buffer, tells(make)).stop for buffer, make in recorders]
+        if parameter is not None:
+            hooks = (
+                parameter.register_hook(step.before),
+                parameter.register_post_accumulate_grad_hook(step.after),
+            )
+            self._ends += [hook.remove for hook in hooks]
 
     def stop(self) -> None:
         """End all."""
-        _stop(self._running)
+        _stop(self._ends)
+        self._buffers, self._step = [], None
 
 
-def _stop(watches: list[Watch]) -> None:
-    for one in watches:
-        one.stop()
-    watches.clear()
+def _stop(ends: list[Callable[[], None]]) -> None:
+    for end in ends:
+        end()
+    ends.clear()
