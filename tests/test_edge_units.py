@@ -167,7 +167,7 @@ def test_growth_takes_the_tap_with_the_largest_mean_gradient() -> None:
     assert candidates.tap is not None
     assert before.pattern.tap is not None
     mean = {t: size[candidates.tap == t].mean().item() for t in range(25)}
-    weight = before.weight.detach().abs().flatten(1).sum(1)
+    weight = before.edge_weight.detach().abs().flatten(1).sum(1)
     own = {
         int(t): weight[before.pattern.tap == t].mean().item() for t in before.pattern.tap.unique()
     }

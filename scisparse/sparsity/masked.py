@@ -208,9 +208,10 @@ class MaskedTarget(Target):
                     "give `optimizer` and train before the first change"
                 )
             return rules.importance.of_sum(self.parameter, average(self._sum.clone()))
-        weight, grad = self.parameter.detach(), self.parameter.grad
-        score = rules.importance.evaluate(weight, grad, rules.generator, of=self.name)
-        return average(score.float())
+        return average(self._evaluate(rules, self.parameter.detach(), self.parameter.grad).float())
+
+    def _evaluate(self, rules: Rules, weight: Tensor, grad: Tensor | None) -> Tensor:
+        return rules.importance.evaluate(weight, grad, rules.generator, of=self.name)
 
     def contest(self, rules: Rules) -> Tensor:
         """Scores by which layers compete; what was pruned stays pruned, whatever its score is."""
