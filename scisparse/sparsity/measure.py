@@ -14,7 +14,7 @@ from scisparse.pattern import Pattern
 from scisparse.sparsity.budgets import Budget, Regions
 from scisparse.sparsity.distances import distance_on_grids
 from scisparse.sparsity.edge_target import EdgeTarget
-from scisparse.sparsity.labels import SiteLabels, check_site_order
+from scisparse.sparsity.labels import SiteLabels
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.report import DISTANCE_BINS, LayerReport, RegionReport, Report
 from scisparse.sparsity.target import Move, Target
@@ -75,12 +75,10 @@ def _measure_one(target: Target, move: Move, labels: SiteLabels | None) -> Layer
 def _check_labels(
     labels: SiteLabels, targets: Sequence[Target], rows: Sequence[LayerReport]
 ) -> None:
-    """Raise unless a layer was counted by region, and no layer has its sites in another order."""
+    """Raise unless a layer was counted by region."""
     patterns = {t.name: p for t in targets if (p := _pattern(t)) is not None}
     if not patterns:
         raise OptionError("`regions` are given and no layer is over a pattern; leave them out")
-    for name, pattern in patterns.items():
-        check_site_order("regions", labels.shape, pattern, name)
     if any(row.regions for row in rows):
         return
     count = labels.region.numel()
@@ -104,6 +102,7 @@ def count_regions(target: Target, labels: SiteLabels) -> tuple[RegionReport, ...
     pattern = _pattern(target)
     if pattern is None or pattern.num_sites != labels.region.numel():
         return ()
+    labels = labels.of_sites("regions", pattern, target.name)
     if isinstance(target, EdgeTarget):
         region: Tensor | None = labels.region
         site = target.candidates.ends(target.active)[0]
