@@ -39,6 +39,7 @@ __all__ = [
 
 _SCHEDULES = ("OneShot", "Cubic", "CosineDrop", "Steady", "Iterative")
 _BUDGETS = ("uniform", "erdos_renyi", "global")
+_MOST_NUMBERS = 1 << 26  # of running means of candidates
 
 
 def check_sparsity(sparsity: float | None) -> float | None:
@@ -157,6 +158,13 @@ def _check_growth(target: Target, rules: Rules, prunes_only: bool) -> None:
             f"growth {grows.name!r} needs distances, which {target.name} does not have; build its "
             "pattern on a grid, or give them: Pattern.from_edge_index(distance=...)"
         )
+    if isinstance(target, EdgeTarget) and grows.needs_momentum:
+        size = target.candidates.size
+        if size * target.block > _MOST_NUMBERS:
+            raise OptionError(
+                f"growth by momentum keeps a number for each of the {size} candidates of "
+                f"{target.name}; give fewer in `candidates`, or grow by gradient"
+            )
     if not isinstance(target, MaskedTarget):
         return
     if type(target.structure).choose is not Structure.choose:

@@ -318,10 +318,10 @@ class Sparsifier:
     def finalize(self, to: str = "auto", *, batch: int = 32) -> nn.Module:
         """End training: remove hooks, idle neurons and pruned weights, and return the model.
 
-        Linear layers become ``SparseLinear`` where that is faster than the dense layer, measured
-        now; convolutions keep zeros, but not idle channels; layers over patterns lose pruned edges.
-        :attr:`forms` says what became of each. Layers of other sizes or forms are new ones: build
-        the optimizer anew to train on.
+        Linear layers, ``nn.Linear`` and ``SparseLinear``, become the one of the two that is faster,
+        measured now; convolutions keep zeros, but not idle channels; layers over patterns lose
+        pruned edges. :attr:`forms` says what became of each, and what was measured. Layers of other
+        sizes or forms are new ones: build the optimizer anew to train on.
 
         Parameters
         ----------
