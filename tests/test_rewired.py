@@ -133,7 +133,8 @@ def test_a_sparsifier_knows_edges_that_its_layer_has_loaded() -> None:
     assert layer.pattern != pattern
     layer.load_state_dict(best)
     other = locally()
-    fresh = Sparsifier(other, torch.optim.Adam(other.parameters()), "rigl", schedule=rule)
+    optimizer = torch.optim.Adam(other.parameters())
+    fresh = Sparsifier(other, optimizer, "rigl", sparsity=0.5, schedule=rule)
     other.load_state_dict(layer.state_dict())
     fresh.load_state_dict(sparsifier.state_dict())
     assert other.pattern == pattern

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from scisparse.errors import OptionError
 from scisparse.sparsity import budgets
-from scisparse.sparsity.budgets import Budget
+from scisparse.sparsity.budgets import Budget, Regions
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.target import Rules, Target
 
@@ -42,7 +43,10 @@ class Allotment:
 
     def at(self, sparsity: float) -> list[int]:
         """Weights that each target keeps at a sparsity of all."""
-        return allot(self.targets, self.budget, sparsity, self.final or 0.0, self.rules)
+        counts = allot(self.targets, self.budget, sparsity, self.final or 0.0, self.rules)
+        if self.budget == "global":
+            _warn_of_empty(self.targets, counts)
+        return counts
 
     def after(self, sparsity: float) -> list[int]:
         """Weights that each target has after a change to a sparsity of all."""
@@ -109,7 +113,20 @@ def names_of(target: Target) -> list[str]:
     return [".".join(parts[:i]) for i in range(len(parts), 0, -1)]
 
 
-def check_counts(targets: Sequence[Target], counts: Sequence[int]) -> None:
+def _warn_of_empty(targets: Sequence[Target], counts: Sequence[int]) -> None:
+    """Warn of layers that are about to lose all their weights."""
+    pairs = zip(targets, counts, strict=True)
+    names = [target.name for target, count in pairs if not count and target.count]
+    if names:
+        warnings.warn(
+            f"`budget` 'global' leaves no weight to {', '.join(names)}, as others score higher: "
+            "only biases pass through; choose 'uniform' or 'erdos_renyi', lower `sparsity`, or "
+            "leave them out by `params`",
+            stacklevel=4,
+        )
+
+
+def check_counts(targets: Sequence[Target], counts: Sequence[int], budget: Budget) -> None:
     """Raise if a layer would lose all its weights, or keep far more than it may.
 
     A structure rounds to whole units and keeps one at least: a layer that is to keep less than half
@@ -122,6 +139,13 @@ def check_counts(targets: Sequence[Target], counts: Sequence[int]) -> None:
     """
     for target, count in zip(targets, counts, strict=True):
         reached = target.reached(count)
+        if isinstance(budget, Regions) and target.size and reached > 2 * count:
+            kept, asked = (1 - edges / target.size for edges in (reached, count))
+            raise OptionError(
+                f"`budget` keeps {reached} of {target.size} weights of {target.name} in its "
+                f"regions, a sparsity of {kept:.3g}, and `sparsity` leaves {count}, one of "
+                f"{asked:.3g}; lower `sparsity`, or raise those of the regions"
+            )
         if target.size and (not reached or reached > 2 * count):
             why = f"keep {reached} at least, in whole units" if reached else "be left without any"
             raise OptionError(
@@ -132,7 +156,8 @@ def check_counts(targets: Sequence[Target], counts: Sequence[int]) -> None:
 
 def _named(target: Target, budget: Mapping[str, float], sparsity: float, progress: float) -> int:
     names = names_of(target)
-    for word, final in budget.items():
-        if any(fnmatch.fnmatchcase(name, word) for name in names):
-            return round((1 - final * progress) * target.size)
-    return round((1 - sparsity) * target.size)
+    words = [word for word in budget if any(fnmatch.fnmatchcase(name, word) for name in names)]
+    if not words:
+        return round((1 - sparsity) * target.size)
+    nearest = max(words, key=lambda word: (word in names, len(word)))
+    return round((1 - budget[nearest] * progress) * target.size)

@@ -66,8 +66,8 @@ class Sparsifier:
         What is pruned together: a name, such as ``"constant_fan_in"`` or ``"2:4"``, or one of
         :mod:`scisparse.sparsity.structures`.
     budget
-        How sparsity is shared out: ``"uniform"``, ``"erdos_renyi"``, ``"global"``, a sparsity for
-        each name, or one of :mod:`scisparse.sparsity.budgets`.
+        How `sparsity` is shared out: ``"uniform"``, ``"erdos_renyi"``, ``"global"``, a sparsity by
+        names (the nearest counts: without ``*``, longest), or of :mod:`scisparse.sparsity.budgets`.
     schedule
         When connections change: one of :mod:`scisparse.sparsity.schedules`.
     score
@@ -140,8 +140,10 @@ class Sparsifier:
         default = "uniform" if isinstance(self.structure, structures.NM) else self.method.budget
         self.budget = options.check_budget(default if budget is None else budget)
         self.schedule = options.choose_schedule(self.method, schedule, total_steps)
-        self.rules = options.choose_rules(self.method, score, growth, seed, optimizer)
-        self.far = options.check_teleconnections(teleconnections, self.method, self.rules, sparsity)
+        chosen = (self.method, score, growth, seed, optimizer, self.schedule)
+        self.rules = options.choose_rules(*chosen)
+        wanted = (teleconnections, self.method, self.rules, sparsity, self.structure, budget)
+        self.far = options.check_teleconnections(*wanted)
         if self.rules.growth is not None:
             options.check_audit(self.far, self.schedule, total_steps, AUDIT_STEPS)
         found = find(model, params, candidates)
@@ -161,6 +163,8 @@ class Sparsifier:
             options.check_budget_names(self.budget, self.targets)
             options.check_parts(self.targets, self.structure, self.budget, self.schedule)
             options.check_rules(self.targets, self.rules, self.schedule)
+            if sparsity is None and not self.far:
+                options.check_steady_number(self.targets, self.structure, budget, self.rules)
             hold(self.targets)
             if self.rules.gathers:
                 self._gather = gather_before_steps(self.targets, self.rules)
@@ -192,7 +196,7 @@ class Sparsifier:
                 target.sparsify(target.size, self.rules)
         elif self.sparsity is not None:
             if self.budget != "global":  # which is known when scores are
-                check_counts(self.targets, self._allotment.at(self.sparsity))
+                check_counts(self.targets, self._allotment.at(self.sparsity), self.budget)
             first = self._allotment.now = self.schedule.start(self.sparsity)
             counts = self._allotment.at(first) if first or self._moves else []
             for target, count in zip(self.targets, counts, strict=False):
@@ -318,10 +322,10 @@ class Sparsifier:
     def finalize(self, to: str = "auto", *, batch: int = 32) -> nn.Module:
         """End training: remove hooks, idle neurons and pruned weights, and return the model.
 
-        Linear layers, ``nn.Linear`` and ``SparseLinear``, become the one of the two that is faster,
-        measured now; convolutions keep zeros, but not idle channels; layers over patterns lose
-        pruned edges. :attr:`forms` says what became of each, and what was measured. Layers of other
-        sizes or forms are new ones: build the optimizer anew to train on.
+        Linear layers become ``nn.Linear`` or ``SparseLinear``, which is faster, measured now;
+        convolutions keep zeros, but not idle channels; layers over patterns lose pruned edges.
+        :attr:`forms` says what became of each. Layers of other sizes or forms are new ones: build
+        the optimizer anew to train on.
 
         Parameters
         ----------
@@ -369,6 +373,8 @@ class Sparsifier:
         """Return topology, progress and random state: all that a later step depends on."""
         return {
             "method": self.method.name,
+            "sparsity": self.sparsity,
+            "schedule": options.described(self.schedule),
             "progress": self.progress.state_dict(),
             "allotment": self._allotment.state_dict(),
             "generator": self.rules.generator.get_state(),
@@ -382,9 +388,9 @@ class Sparsifier:
         Raises
         ------
         CheckpointError
-            The state belongs to another method or other weights.
+            The state belongs to another method, sparsity or other weights.
         """
-        options.check_state(state, self.method, self.targets)
+        options.check_state(state, self.method, self.targets, self.sparsity, self.schedule)
         self.progress.load_state_dict(state["progress"])
         self._allotment.load_state_dict(state["allotment"])
         self.rules.generator.set_state(state["generator"])
