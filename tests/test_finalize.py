@@ -81,8 +81,9 @@ def test_what_has_no_room_as_a_dense_matrix_stays_sparse() -> None:
     assert [str(form) for form in sparsifier.forms] == ["0.weight: condensed"]
 
 
-def test_the_report_is_of_the_layers_that_are_left() -> None:
-    sparsifier = Sparsifier(sparse_network(), None, "static", sparsity=0.95)
+@pytest.mark.parametrize(("method", "sparsity"), [("static", 0.95), ("magnitude", 0.8)])
+def test_the_report_is_of_the_layers_that_are_left(method: str, sparsity: float) -> None:
+    sparsifier = Sparsifier(sparse_network(), None, method, sparsity=sparsity)
     before = sparsifier.report()
     final = sparsifier.finalize("condensed")
     after = sparsifier.report()
