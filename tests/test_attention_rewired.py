@@ -61,12 +61,11 @@ def test_planted_links_are_found_among_decoys(number: int) -> None:
         seed(number)
         model, gen = Reader(number), generator(number + 10)
         optimizer = adam(model)
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"params": ["*.edges"]}
         if method == "rigl":
             options["schedule"] = schedules.CosineDrop(end=80, every=4, fraction=0.4)
-        sparsifier = Sparsifier(
-            model, optimizer, method, candidates=model.candidates, params=["*.edges"], **options
-        )
+            options["candidates"] = model.candidates
+        sparsifier = Sparsifier(model, optimizer, method, **options)
         assert [t.name for t in sparsifier.targets] == ["attend.edges"]
         data = [torch.randn(24, 50, 4, generator=gen) for _ in range(100)]
         losses = train(model, optimizer, sparsifier, [(x, x[:, model.link]) for x in data])

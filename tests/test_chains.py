@@ -60,7 +60,7 @@ def randomize(model: nn.Module) -> None:
     gen = generator(8)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.track_running_stats:
                 for values in (module.running_mean, module.running_var):
                     assert values is not None
                     values.copy_(torch.rand(values.shape, generator=gen) + 0.5)
@@ -257,3 +257,134 @@ def test_parts_of_what_cannot_be_traced() -> None:
     assert remove_neurons(model) == 2
     torch.testing.assert_close(model(x), expected)
     assert model.seen == 2  # not one call of its own
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ((nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)), (3, 8, 4)),
+        ((nn.Linear(4, 8), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(8, 2)), (3, 5, 4)),
+        ((nn.Linear(4, 8), nn.MaxPool1d(3, 1, padding=1), nn.Linear(8, 2)), (7, 4)),
+        ((nn.Linear(4, 9), nn.ReLU(), nn.AdaptiveAvgPool1d(9), nn.Linear(9, 2)), (7, 4)),
+        ((nn.Linear(4, 8), nn.AdaptiveAvgPool2d((6, 8)), nn.Linear(8, 2)), (2, 3, 4)),
+        ((nn.Conv2d(2, 6, 3), nn.AdaptiveAvgPool3d((6, 4, 4)), nn.Conv2d(6, 1, 2)), (3, 2, 9, 9)),
+    ],
+)
+def test_norms_and_pools_over_other_axes_than_channels(
+    layers: tuple[nn.Module, ...], shape: tuple[int, ...]
+) -> None:
+    model = nn.Sequential(*layers).eval()
+    randomize(model)
+    drop(model, "0.weight", [1, 2], [])
+    x = torch.randn(shape, generator=generator(5))
+    expected = model(x)
+    assert remove_neurons(model) == 0
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("known", ["flattened", "sizes", "viewed"])
+@pytest.mark.parametrize("tracked", [True, False])
+def test_norms_of_features(known: str, tracked: bool) -> None:
+    class Viewed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(x.shape[0], -1)
+
+    options: dict[str, Any] = {"track_running_stats": tracked}
+    before: dict[str, nn.Module] = {"flattened": nn.Flatten(), "viewed": Viewed()}
+    model = nn.Sequential(
+        before.get(known, nn.Identity()),
+        *(nn.Linear(6, 8), nn.BatchNorm1d(8, **options), nn.Tanh(), nn.Linear(8, 5)),
+        *([nn.BatchNorm1d(5)] if known == "sizes" else []),
+    )
+    model = model.double().eval()
+    randomize(model)
+    drop(model, "1.weight", [0, 6], [])
+    x = torch.randn(7, 6, dtype=torch.float64, generator=generator(6))
+    expected = model(x)
+    assert remove_neurons(model) == 2
+    assert model.get_parameter("2.weight").shape == (6,)
+    torch.testing.assert_close(model(x), expected)
+
+
+class Around(nn.Module):
+    """Cannot be traced, and holds a row of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 4))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.features(x)
+        return y if bool(x.sum() > 0) else -y
+
+
+class InParts(Around):
+    """Another layer reads what is inside the row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(9, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        middle: list[Tensor] = []
+        for layer in self.features:
+            x = layer(x)
+            middle.append(x)
+        return x + self.head(middle[1]) if bool(x.sum() > 0) else x
+
+
+class AmongChildren(InParts):
+    """The same, by a way that does not name the row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features, head = self.children()
+        assert isinstance(features, nn.Sequential)
+        middle = features[:2](x)
+        y: Tensor = features[2:](middle) + head(middle)
+        return y if bool(x.sum() > 0) else -y
+
+
+@pytest.mark.parametrize(("kind", "removed"), [(Around, 2), (InParts, 0), (AmongChildren, 0)])
+def test_a_row_of_layers_may_be_called_in_parts(kind: type[Around], removed: int) -> None:
+    model = kind()
+    randomize(model)
+    drop(model, "features.0.weight", [2, 8], [])
+    x = torch.randn(6, 5, generator=generator(7))
+    expected = model(x)
+    assert remove_neurons(model) == removed
+    torch.testing.assert_close(model(x), expected)
+
+
+class Counting(Net):
+    """Writes into buffers and lists, and draws random numbers."""
+
+    seen: Tensor
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("mean", torch.ones(4))
+        self.plain, self.calls = torch.zeros(3), [1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = self.seen + 1
+        self.mean.mul_(0.9)
+        self.plain.data.add_(1)
+        self.calls.append(2)
+        return super().forward(x) + self.mean + 0 * torch.rand(4)
+
+
+def test_looking_at_a_model_leaves_it_as_it_is() -> None:
+    model = Counting()
+    drop(model, "fc1.weight", [3], [])
+    seen, random = model.seen, torch.get_rng_state()
+    assert remove_neurons(model) == 1
+    assert torch.equal(torch.get_rng_state(), random)
+    assert model.seen is seen
+    assert model.seen == 0
+    assert torch.equal(model.mean, torch.ones(4))
+    assert torch.equal(model.plain, torch.zeros(3))
+    assert model.calls == [1]

@@ -10,9 +10,10 @@ from kernel_cases import generator
 from sparsity_cases import OFTEN, adam, batches, fields, locally, network, seed, train
 from torch import nn
 
-from scisparse.errors import BackendError, OptionError
+from scisparse.errors import BackendError, MemoryLimitError, OptionError
 from scisparse.layers import SparseLinear
-from scisparse.sparsity import Sparsifier
+from scisparse.pattern import Pattern
+from scisparse.sparsity import Sparsifier, restore
 from scisparse.sparsity.ablation import remove_neurons
 from scisparse.sparsity.forms import CompressedLinear
 
@@ -40,6 +41,62 @@ def test_forms_are_the_same_function(to: str) -> None:
             parameter.grad = None
         final(x).sum().backward()
         assert all(parameter.grad is not None for parameter in final.parameters())
+
+
+def sparse_network() -> nn.Sequential:
+    seed(4)
+    return nn.Sequential(SparseLinear(20, 30, 4), nn.GELU(), SparseLinear(30, 8, 5, bias=False))
+
+
+@pytest.mark.parametrize("to", ["auto", "condensed", "dense", "csr", "bsr"])
+@pytest.mark.parametrize("method", ["set", "gmp"])
+def test_sparse_layers_take_the_form_that_is_asked_for(to: str, method: str) -> None:
+    model, data = sparse_network(), batches(6, 20, 8)
+    optimizer = adam(model)
+    sparsity = 0.6 if method == "gmp" else 0.9
+    sparsifier = Sparsifier(model, optimizer, method, sparsity=sparsity, total_steps=6)
+    train(model, optimizer, sparsifier, data)
+    expected = model(data[0][0]).detach()
+    final = sparsifier.finalize(to)
+    torch.testing.assert_close(final(data[0][0]).detach(), expected, rtol=1e-5, atol=1e-5)
+    kinds = {"dense": nn.Linear, "condensed": SparseLinear}
+    layers = [final.get_submodule(name) for name in "02"]
+    for form, layer in zip(sparsifier.forms, layers, strict=True):
+        assert form.form == to or to == "auto"
+        assert isinstance(layer, kinds.get(form.form, CompressedLinear))
+        times = form.milliseconds
+        assert (form.form == min(times, key=lambda key: times[key])) if to == "auto" else not times
+    again = restore(sparse_network(), final.state_dict())
+    assert torch.equal(again(data[0][0]), final(data[0][0]))
+
+
+def test_what_has_no_room_as_a_dense_matrix_stays_sparse() -> None:
+    size = 1 << 18
+    diagonal = Pattern.from_edge_index(torch.arange(size).expand(2, -1), size, size)
+    model = nn.Sequential(SparseLinear(size, size, pattern=diagonal))
+    sparsifier = Sparsifier(model, None, "magnitude", sparsity=0.5)
+    with pytest.raises(MemoryLimitError, match=r"0.weight as a dense matrix.*to='condensed'"):
+        sparsifier.finalize("csr")
+    assert isinstance(sparsifier.finalize()[0], SparseLinear)  # type: ignore[index]
+    assert [str(form) for form in sparsifier.forms] == ["0.weight: condensed"]
+
+
+@pytest.mark.parametrize(("method", "sparsity"), [("static", 0.95), ("magnitude", 0.8)])
+def test_the_report_is_of_the_layers_that_are_left(method: str, sparsity: float) -> None:
+    sparsifier = Sparsifier(sparse_network(), None, method, sparsity=sparsity)
+    before = sparsifier.report()
+    final = sparsifier.finalize("condensed")
+    after = sparsifier.report()
+    layers = [module for module in final.modules() if isinstance(module, SparseLinear)]
+    assert layers[0].out_features < 30
+    assert [row.active for row in after.layers] == [layer.weight.numel() for layer in layers]
+    assert [row.bytes for row in after.layers] == [4 * row.active for row in after.layers]
+    assert [row.size for row in after.layers] == [row.size for row in before.layers]
+    sites = [[k % 2 for k in range(layer.out_features)] for layer in layers]
+    for k, labels in enumerate(sites):
+        assert sum(r.active for r in sparsifier.report(labels).layers[k].regions) == (
+            after.layers[k].active
+        )
 
 
 def test_a_linear_model_itself() -> None:

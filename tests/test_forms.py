@@ -108,6 +108,20 @@ def test_a_linear_model_and_one_without_biases_are_loaded() -> None:
     assert torch.equal(restore(fresh, final.state_dict())(x), final(x))
 
 
+@pytest.mark.parametrize("tracked", [True, False])
+def test_smaller_norms_are_built_anew(tracked: bool) -> None:
+    def build() -> nn.Sequential:
+        norm = nn.BatchNorm1d(8, track_running_stats=tracked)
+        return nn.Sequential(nn.Flatten(), nn.Linear(4, 8), norm, nn.ReLU(), nn.Linear(8, 2))
+
+    seed()
+    model = build()
+    sparsifier = Sparsifier(model, None, "magnitude", sparsity=0.5, structure="channels")
+    final, x = sparsifier.finalize("condensed").eval(), torch.randn(5, 4)
+    assert len(final.get_parameter("2.weight")) < 8
+    assert torch.equal(restore(build().eval(), final.state_dict())(x), final(x))
+
+
 def test_another_model_is_not_loaded() -> None:
     state = finalized("condensed").state_dict()
     with pytest.raises(RuntimeError, match="Missing key"):

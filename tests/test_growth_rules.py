@@ -13,10 +13,10 @@ from sparsity_cases import OFTEN, adam, batches, fields, locally, network, seed,
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError
-from scisparse.grids import LatLonGrid
+from scisparse.grids import LatLonGrid, ProjectedGrid
 from scisparse.layers import LocallyConnected
 from scisparse.pattern import Pattern
-from scisparse.patterns import window
+from scisparse.patterns import nearest, window
 from scisparse.sparsity import Sparsifier, growth
 from scisparse.sparsity.candidates import AllPairs, Listed
 from scisparse.sparsity.growth import Candidates, Growth
@@ -126,3 +126,17 @@ def test_growth_by_distance_on_a_window_over_a_grid() -> None:
 def test_growth_by_distance_without_a_grid_says_what_to_do() -> None:
     with pytest.raises(OptionError, match=r"on a grid, or give them: Pattern\.from_edge_index"):
         trained(locally, growth=growth.distance_prior(1e6))
+
+
+def test_distances_between_a_projected_grid_and_the_sphere() -> None:
+    """The projected one knows where on the sphere it is: positions in the plane do not count."""
+    lat, lon = np.meshgrid(np.linspace(0.7, 0.8, 3), np.linspace(0, 0.1, 4), indexing="ij")
+    plane = ProjectedGrid(np.arange(3) * 1e5, np.arange(4) * 1e5, lat=lat, lon=lon)
+    for sites, sources in ((plane, GRID), (GRID, plane)):
+        pattern = nearest(sources, sources.size, sites=sites)  # every pair, with its distance
+        assert pattern.distance is not None
+        candidates = AllPairs(pattern)
+        found = [candidates.distance(chunk) for chunk in candidates.chunks(1)]
+        assert all(part is not None for part in found)
+        distances = torch.cat([part for part in found if part is not None]).float()
+        torch.testing.assert_close(distances, pattern.distance, rtol=1e-5, atol=1.0)

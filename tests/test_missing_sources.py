@@ -209,7 +209,7 @@ def test_a_change_that_does_not_come_warns_once(build: str) -> None:
     else:
         model = Model(plain(window(GRID, 3)))
         x, name = torch.randn(2, GRID.size, 3), r"attend\.edges"
-        options = {"params": ["*.edges"]}
+        options = {"params": ["*.edges"], "candidates": plain(window(GRID, 5))}
     x[0, 0] = torch.nan
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sparsifier = Sparsifier(model, optimizer, "rigl", schedule=OFTEN, **options)

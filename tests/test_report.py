@@ -20,6 +20,7 @@ from scisparse.patterns import nearest, window
 from scisparse.sparsity import Sparsifier, budgets
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.measure import measure
+from scisparse.sparsity.progress import Progress
 from scisparse.sparsity.report import DISTANCE_BINS, LayerReport, Report
 
 NAMES = ("ice", "land", "sea")
@@ -322,7 +323,7 @@ def test_distances_of_shared_weights_with_channel_groups() -> None:
             if one or other:
                 angle = math.acos(min(1.0, float(positions[site] @ positions[source])))
                 lengths.append(6371e3 * angle)
-    counts = measure([target], {}, 0, "uniform").layers[0].distances
+    counts = measure([target], Progress(), "uniform").layers[0].distances
     assert 0 < sum(counts) < layer.pattern.num_edges
     assert counts == tuple(np.histogram(lengths, DISTANCE_BINS)[0].tolist())
 

@@ -238,7 +238,7 @@ def test_top_kast_on_edges() -> None:
     )
     train(layer, optimizer, sparsifier, data)
     assert sparsifier.report().layers[0].exploration > 0.5
-    final: Any = sparsifier.finalize()
+    final: Any = sparsifier.finalize("condensed")
     assert final.pattern.num_edges == 24
 
 

@@ -134,7 +134,8 @@ def test_a_sparsifier_knows_edges_that_its_layer_has_loaded() -> None:
     assert layer.pattern != pattern
     layer.load_state_dict(best)
     other = locally()
-    fresh = Sparsifier(other, torch.optim.Adam(other.parameters()), "rigl", schedule=rule)
+    optimizer = torch.optim.Adam(other.parameters())
+    fresh = Sparsifier(other, optimizer, "rigl", sparsity=0.5, schedule=rule)
     other.load_state_dict(layer.state_dict())
     fresh.load_state_dict(sparsifier.state_dict())
     assert other.pattern == pattern
@@ -263,6 +264,25 @@ def test_moving_average_follows() -> None:
     torch.testing.assert_close(mean.module.weight, torch.stack(list(expected.values())))
 
 
+@pytest.mark.parametrize("structure", ["unstructured", "taps", "sites"])
+def test_copies_made_before_the_sparsifier_follow(structure: str) -> None:
+    layer = locally()
+    mean = torch.optim.swa_utils.AveragedModel(layer)
+    wide = window((5, 8), 5, padding=2, padding_mode=("zeros", "circular"))
+    optimizer = adam(layer)
+    options: dict[str, Any] = {"structure": structure, "candidates": wide, "schedule": OFTEN}
+    sparsifier = Sparsifier(layer, optimizer, "rigl", sparsity=0.5, **options)
+    sparsifier.follow(mean.module)
+    for batch in fields(9):
+        train(layer, optimizer, sparsifier, [batch])
+        mean.update_parameters(layer)
+        assert mean.module.pattern == layer.pattern
+        weight = mean.module.get_parameter("weight")
+        assert weight.shape == layer.weight.shape
+        spares = weight[layer.pattern.num_edges :]
+        assert torch.equal(spares, torch.zeros_like(spares))
+
+
 def test_copies_are_their_own() -> None:
     layer = locally()
     optimizer = adam(layer)
@@ -320,7 +340,7 @@ def test_neurons_of_a_compact_layer_are_ablated() -> None:
     assert 0 < int((fan_in == 0).sum()) < 30
     x = batches(1, 40, 8)[0][0]
     expected = model(x).detach()
-    sparsifier.finalize()
+    sparsifier.finalize("condensed")
     torch.testing.assert_close(model(x).detach(), expected)
     pattern = model.first.pattern
     assert model.first.weight.shape[0] == pattern.num_edges <= int(fan_in.sum())

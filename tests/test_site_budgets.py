@@ -13,7 +13,7 @@ from kernel_cases import generator
 from sparsity_cases import adam, train
 from torch import Tensor, nn
 
-from scisparse.errors import OptionError
+from scisparse.errors import GridError, OptionError
 from scisparse.grids import LatLonGrid
 from scisparse.layers import LocallyConnected
 from scisparse.patterns import window
@@ -144,3 +144,59 @@ def test_missing_labels_are_one_region() -> None:
     assert kept.tolist() == [8, 6]
     with pytest.raises(OptionError, match=r"sparsity\[1.0\].*must lie in"):
         budgets.Regions(labels, {1.0: "much"})  # type: ignore[dict-item]
+
+
+def on_grid(values: np.ndarray[Any, Any], lat: float = 0.0) -> xr.DataArray:
+    """Values of the grid, with its coordinates moved north by some degrees."""
+    axes = np.degrees(GRID.lat_axis) + lat, np.degrees(GRID.lon_axis)
+    return xr.DataArray(values.reshape(6, 12), dict(zip(("lat", "lon"), axes, strict=True)))
+
+
+FORMS = {
+    "flipped": lambda x: x.isel(lat=slice(None, None, -1)),
+    "transposed": lambda x: x.transpose("lon", "lat"),
+    "rolled": lambda x: x.roll(lon=5, roll_coords=True).assign_coords(
+        lon=lambda y: (y.lon + 180) % 360 - 180
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("method", ["rigl", "magnitude"])
+def test_labels_and_areas_go_by_their_coordinates(form: str, method: str) -> None:
+    labels = region_labels(6)
+    areas = torch.rand(6, 12, generator=generator(7), dtype=torch.float64).numpy()
+    pairs: list[tuple[budgets.Budget, budgets.Budget]] = [
+        (
+            budgets.Regions(labels, {0.0: 0.2, 1.0: 0.8}),
+            budgets.Regions(FORMS[form](on_grid(labels)), {0.0: 0.2, 1.0: 0.8}),
+        ),
+        (budgets.AreaWeighted(areas), budgets.AreaWeighted(FORMS[form](on_grid(areas)))),
+    ]
+    for by_position, by_coordinates in pairs:
+        kept = []
+        for budget in (by_position, by_coordinates):
+            model = Mixed()
+            options: dict[str, Any] = {"sparsity": 0.5, "total_steps": 9, "budget": budget}
+            sparsifier = Sparsifier(model, None, method, **options)
+            regions = [sparsifier.report(r).layers[0].regions for r in (labels, on_grid(labels))]
+            assert regions[0] == regions[1]
+            assert sparsifier.report(FORMS[form](on_grid(labels))).layers[0].regions == regions[0]
+            sparsifier.finalize("dense")
+            kept.append(model.local.pattern.fan_in)
+        assert torch.equal(*kept)
+
+
+def test_labels_and_areas_of_another_grid() -> None:
+    values = region_labels(8)
+    elsewhere = on_grid(values, lat=3.0)
+    unknown = xr.DataArray(values.reshape(-1), {"site": np.arange(72)})
+    for given, message in ((elsewhere, "which lacks"), (unknown, "whose points are not known")):
+        options: dict[str, Any] = {"sparsity": 0.5, "total_steps": 9}
+        with pytest.raises(GridError, match=f"`labels`.* {message}"):
+            Sparsifier(Mixed(), None, "rigl", budget=budgets.Regions(given, {0.0: 0.1}), **options)
+        areas = budgets.AreaWeighted(given.fillna(2))
+        with pytest.raises(GridError, match=f"`areas`.* {message}"):
+            Sparsifier(Mixed(), None, "gmp", budget=areas, **options)
+        with pytest.raises(GridError, match=f"`regions`.* {message}"):
+            Sparsifier(Mixed(), None, "rigl", **options).report(given)

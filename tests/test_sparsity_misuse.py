@@ -61,6 +61,12 @@ def test_sparse_linear_can_be_pruned(method: str) -> None:
     torch.testing.assert_close(model(x).detach(), expected)
 
 
+def test_more_candidates_than_running_means_can_be_kept() -> None:
+    layer = SparseLinear(9000, 9000, fan_in=1)
+    with pytest.raises(OptionError, match=r"each of the 81000000 candidates of weight; give fewer"):
+        Sparsifier(layer, adam(layer), "sparse_momentum", sparsity=0.9999, total_steps=40)
+
+
 def far_problem(steps: int) -> tuple[LocallyConnected, list[tuple[Tensor, Tensor]]]:
     """Every cell reads the one with the opposite number, far away for most."""
     seed(2)

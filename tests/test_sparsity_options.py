@@ -7,16 +7,14 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import generator
-from sparsity_cases import adam, network
-from torch import nn
+from sparsity_cases import adam, batches, locally, network, seed, train
+from torch import Tensor, nn
 
-from scisparse.errors import OptionError
-from scisparse.layers import (
-    LocallyConnected,
-)
+from scisparse.errors import CheckpointError, OptionError
+from scisparse.layers import LocallyConnected, SparseAttention, SparseLinear
 from scisparse.patterns import window
-from scisparse.sparsity import Sparsifier, growth
-from scisparse.sparsity.growth import Candidates
+from scisparse.sparsity import Sparsifier, budgets, growth, schedules
+from scisparse.sparsity.growth import Candidates, Growth
 
 
 @pytest.mark.parametrize(("structure", "sparsity"), [("block", 0.87), ("channels", 0.94)])
@@ -81,6 +79,118 @@ def test_a_budget_names_modules_as_params_do() -> None:
     }
     for row in sparsifier.report().layers:
         assert row.sparsity == pytest.approx(wanted[row.name], abs=0.01)
+
+
+def test_the_nearest_name_of_a_budget_counts() -> None:
+    """Whatever their order: names before patterns, and longer before shorter."""
+    words = {"*": 0.8, "encoder": 0.6, "*coder.2": 0.4, "encoder.2": 0.2, "*.0.weight": 0.7}
+    wanted = {
+        "encoder.0.weight": 0.6,
+        "encoder.2.weight": 0.2,
+        "decoder.0.weight": 0.7,
+        "decoder.2.weight": 0.4,
+    }
+    for budget in (words, dict(reversed(words.items()))):
+        model = nn.ModuleDict({"encoder": network(), "decoder": network()})
+        sparsifier = Sparsifier(model, None, "magnitude", sparsity=0.5, budget=budget)
+        for row in sparsifier.report().layers:
+            assert row.sparsity == pytest.approx(wanted[row.name], abs=0.01)
+
+
+def test_a_layer_that_a_global_budget_empties_is_named() -> None:
+    seed()
+    model = network((20, 20, 4))
+    with torch.no_grad():
+        model.get_parameter("0.weight").mul_(1e-3)
+    with pytest.warns(UserWarning, match=r"'global' leaves no weight to 0.weight, as others"):
+        Sparsifier(model, None, "magnitude", sparsity=0.9, budget="global")
+
+
+def test_regions_that_keep_much_more_than_the_layer_may() -> None:
+    labels = torch.arange(40) % 2
+    budget = budgets.Regions(labels, {0: 0.5, 1: 0.5})
+    message = r"regions, a sparsity of 0.5, and `sparsity` leaves \d+, one of 0.9; lower"
+    with pytest.raises(OptionError, match=message):
+        Sparsifier(locally(), None, "rigl", sparsity=0.9, total_steps=40, budget=budget)
+
+
+WIDE = window((5, 8), 5, padding=2, padding_mode=("zeros", "circular"))
+CYCLE = schedules.CosineDrop(end=40, every=2)
+
+IDLE: list[tuple[str, dict[str, Any], str]] = [
+    ("rigl", {"teleconnections": 1, "budget": "uniform"}, "whatever `budget` says"),
+    ("rigl", {"teleconnections": 1, "structure": "constant_fan_in"}, "leave one of the two out"),
+    ("srigl", {"teleconnections": 1}, r"ConstantFanIn\(.*choose method='rigl'"),
+    ("rigl", {"budget": {"*": 0.9}, "candidates": WIDE}, "`budget` shares out `sparsity`"),
+    ("set", {"structure": "sites", "candidates": WIDE}, "others would go empty"),
+    ("rigl", {"sparsity": 0.5, "schedule": schedules.Steady(2)}, "drops none; choose CosineDrop"),
+    ("gmp", {"sparsity": 0.5, "growth": "gradient"}, "drops none; choose CosineDrop"),
+    ("static", {"sparsity": 0.5, "growth": "random"}, "drops none"),
+    ("top_kast", {"sparsity": 0.5, "growth": "gradient"}, "drops none"),
+    ("l0", {"sparsity": 0.5, "score": "magnitude"}, "learns gates, and `score` 'magnitude' has"),
+    ("static", {"sparsity": 0.5, "candidates": WIDE}, "'static' never moves edges"),
+]
+
+
+@pytest.mark.parametrize(("method", "options", "message"), IDLE)
+def test_options_that_cannot_act_are_refused(
+    method: str, options: dict[str, Any], message: str
+) -> None:
+    layer = locally()
+    with pytest.raises(OptionError, match=message):
+        Sparsifier(layer, adam(layer), method, **({"total_steps": 99} | options))
+
+
+def test_sites_of_a_linear_layer_cannot_be_wholes_at_its_fan_in() -> None:
+    layer = SparseLinear(9, 7, 3)
+    with pytest.raises(OptionError, match="up to 9 candidates each"):
+        Sparsifier(layer, adam(layer), "set", structure="sites", total_steps=9)
+
+
+def test_edges_without_room_to_move_get_a_warning() -> None:
+    attend = SparseAttention(window((5, 8), 3, padding=1), 8, 2)
+    for layer, params in ((locally(), None), (attend, ["edges"])):
+        with pytest.warns(UserWarning, match="no edge of (weight|edges) can move"):
+            Sparsifier(layer, adam(layer), "rigl", params=params, schedule=CYCLE)
+        Sparsifier(layer, adam(layer), "static", params=params)
+
+
+def by_gradient(weight: Tensor, gradient: Tensor) -> Tensor:
+    return weight.abs() * gradient.abs()
+
+
+def by_weight(weight: Tensor, gradient: Tensor | None) -> Tensor:
+    return weight.square()
+
+
+def test_what_users_write_is_told_what_it_will_not_get() -> None:
+    model = network()
+    options: dict[str, Any] = {"sparsity": 0.5, "total_steps": 40}
+    with pytest.raises(OptionError, match="have no gradient, and the function of `score` 'by_gra"):
+        Sparsifier(model, adam(model), "top_kast", score=by_gradient, **options)
+    Sparsifier(model, adam(model), "top_kast", score=by_weight, **options).release()
+    rule = Growth("eastward", lambda c: c.site.float(), needs_sites=True)  # type: ignore[union-attr]
+    with pytest.raises(OptionError, match="'eastward' reads sites, which layers over patterns"):
+        Sparsifier(model, adam(model), "set", growth=rule, **options)
+
+
+def test_a_state_of_another_sparsity_or_schedule() -> None:
+    def build(**options: Any) -> Sparsifier:
+        seed()
+        model = network()
+        return Sparsifier(model, adam(model), "rigl", **options)
+
+    saved = build(sparsity=0.75, total_steps=40)
+    assert saved.optimizer is not None
+    train(saved.model, saved.optimizer, saved, batches(3))
+    state = saved.state_dict()
+    build(sparsity=0.75, total_steps=40).load_state_dict(state)
+    with pytest.raises(CheckpointError, match=r"sparsity=0.75, this sparsifier of sparsity=0.5"):
+        build(sparsity=0.5, total_steps=40).load_state_dict(state)
+    longer = build(sparsity=0.75, total_steps=80)
+    with pytest.warns(UserWarning, match=r"CosineDrop\(end=30.*goes on by CosineDrop\(end=60"):
+        longer.load_state_dict(state)
+    assert longer.progress.steps == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -26,8 +26,10 @@ def is_data_array(mask: object) -> TypeGuard[xr.DataArray]:
     return all(hasattr(mask, name) for name in ("coords", "dims", "dtype"))
 
 
-def in_order_of(grid: Grid, mask: xr.DataArray) -> NDArray[Any]:
+def in_order_of(grid: Grid, mask: xr.DataArray, what: str = "mask") -> NDArray[Any]:
     """Values of `mask`, of the shape of `grid`, at the grid's points; it may cover more of them.
+
+    Messages call it `what`.
 
     Raises
     ------
@@ -40,19 +42,19 @@ def in_order_of(grid: Grid, mask: xr.DataArray) -> NDArray[Any]:
         theirs, dims = from_xarray(mask), grid_dims(mask)
     except GridError as error:
         raise GridError(
-            f"`mask` is a DataArray whose points are not known ({error}); give it the coordinates "
-            "of the grid, or take .values in the order of the grid's axes"
+            f"`{what}` is a DataArray whose points are not known ({error}); give it the "
+            "coordinates of the grid, or take .values in the order of the grid's axes"
         ) from error
     extra = [str(dim) for dim in mask.dims if dim not in dims]
     if extra:
         raise GridError(
-            f"`mask` has dims {extra} beside those of its grid; select one value of each first"
+            f"`{what}` has dims {extra} beside those of its grid; select one value of each first"
         )
     if type(theirs) is not type(grid):
-        raise GridError(f"`mask` is on {theirs!r} but the grid is {grid!r}; interpolate it first")
+        raise GridError(f"`{what}` is on {theirs!r} but the grid is {grid!r}; interpolate it first")
     values: NDArray[Any] = mask.transpose(*dims).values
     for axis, (own, other, turn) in enumerate(_axes(grid, theirs)):
-        values = np.take(values, _places(own, other, turn, grid, theirs), axis=axis)
+        values = np.take(values, _places(own, other, turn, grid, theirs, what), axis=axis)
     return values
 
 
@@ -67,7 +69,7 @@ def _axes(grid: Grid, theirs: Grid) -> list[tuple[FloatArray, FloatArray, float 
 
 
 def _places(
-    own: FloatArray, other: FloatArray, turn: float | None, grid: Grid, theirs: Grid
+    own: FloatArray, other: FloatArray, turn: float | None, grid: Grid, theirs: Grid, what: str
 ) -> NDArray[np.int64]:
     """Index in `other` of each of `own`."""
     from scipy.spatial import cKDTree
@@ -81,7 +83,7 @@ def _places(
     missing = int((distance > tolerance).sum())
     if missing:
         raise GridError(
-            f"`mask` is on {theirs!r}, which lacks {missing} of {len(own)} coordinates of "
+            f"`{what}` is on {theirs!r}, which lacks {missing} of {len(own)} coordinates of "
             f"{grid!r}; interpolate it to that grid first"
         )
     return np.asarray(index, dtype=np.int64)

@@ -19,6 +19,8 @@ __all__ = [
     "compass",
     "edge_geometry",
     "great_circle",
+    "on_sphere",
+    "points_of",
 ]
 
 Index = NDArray[np.int64]
@@ -48,7 +50,7 @@ class Cloud:
 
 def clouds(sources: Grid, sites: Grid) -> tuple[Cloud, Cloud]:
     """Take the valid points of both grids: in the plane if both are projected, else the sphere."""
-    spherical = _on_sphere(sources, sites)
+    spherical = on_sphere(sources, sites)
     source_cloud = _cloud(sources, spherical)
     return source_cloud, source_cloud if sites is sources else _cloud(sites, spherical)
 
@@ -57,9 +59,9 @@ def edge_geometry(
     sources: Grid, sites: Grid, source: Index, site: Index
 ) -> tuple[FloatArray, FloatArray]:
     """Metres from site to source and the bearing there, ``[E]`` each, of edges ``[E]``."""
-    spherical = _on_sphere(sources, sites)
-    ends = _points(sources, spherical)
-    starts = Cloud(np.arange(sites.size), _points(sites, spherical), spherical)
+    spherical = on_sphere(sources, sites)
+    ends = points_of(sources, spherical)
+    starts = Cloud(np.arange(sites.size), points_of(sites, spherical), spherical)
     east, north = compass(starts)
     metres, direction = np.empty((2, len(site)))
     for first in range(0, len(site), _EDGES_AT_ONCE):
@@ -71,7 +73,14 @@ def edge_geometry(
     return metres, direction
 
 
-def _on_sphere(sources: Grid, sites: Grid) -> bool:
+def on_sphere(sources: Grid, sites: Grid) -> bool:
+    """Whether distances between two grids are great circles: unless both are in the plane.
+
+    Raises
+    ------
+    GridError
+        One is on the sphere, and the other does not know where it is.
+    """
     spherical = sources.spherical or sites.spherical
     if spherical and not (sources.has_lat_lon and sites.has_lat_lon):
         raise GridError(
@@ -81,12 +90,13 @@ def _on_sphere(sources: Grid, sites: Grid) -> bool:
     return spherical
 
 
-def _points(grid: Grid, spherical: bool) -> FloatArray:
+def points_of(grid: Grid, spherical: bool) -> FloatArray:
+    """Unit vectors ``[size, 3]``, or positions in the plane, ``[size, 2]`` in metres."""
     return unit_vectors(grid.lat, grid.lon) if spherical else grid.positions()
 
 
 def _cloud(grid: Grid, spherical: bool) -> Cloud:
-    points, index = _points(grid, spherical), np.flatnonzero(grid.valid)
+    points, index = points_of(grid, spherical), np.flatnonzero(grid.valid)
     return Cloud(index, points if index.size == grid.size else points[index], spherical)
 
 

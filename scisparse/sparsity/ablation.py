@@ -22,11 +22,14 @@ def remove_neurons(model: nn.Module) -> int:
     One whose weights are all 0 gives a constant, ``f(bias)``, which moves into the bias of the next
     layer; one that the next layer does not read is left out. The layers are ``nn.Linear``,
     ``SparseLinear`` and convolutions without groups; between the two may be functions of single
-    numbers (ReLU, GELU, dropout ...), max pooling, flattening, and batch norms, which are taken as
-    in evaluation. A convolution that pads with zeros does not take constants other than 0.
+    numbers (ReLU, GELU, dropout ...), max pooling of convolutions, flattening, and batch norms,
+    which are taken as in evaluation. A norm after a linear layer, which may be over positions, is
+    followed where features are flattened before it, or norms of different sizes are in a row. A
+    convolution that pads with zeros does not take constants other than 0.
 
     How layers follow each other is found by ``torch.fx``; where the path of a model depends on
-    values, nothing is removed, but for its parts. Layers stay as they are whose weights another
+    values, nothing is removed, but for its parts: those of an ``nn.Sequential`` only if the code
+    around is seen to call it as a whole. Layers stay as they are whose weights another
     module reads or a sparsifier holds, that are called more than once, or that have hooks.
 
     Returns

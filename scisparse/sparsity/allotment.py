@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +11,26 @@ from typing import Any
 import torch
 
 from scisparse.errors import OptionError
-from scisparse.sparsity import budgets
-from scisparse.sparsity.budgets import Budget
+from scisparse.sparsity import budgets, methods
+from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
 from scisparse.sparsity.masked import MaskedTarget
+from scisparse.sparsity.names import check_fraction, choice
 from scisparse.sparsity.ranks import agree
 from scisparse.sparsity.redistribution import redistribute
+from scisparse.sparsity.structures import NM, Structure
 from scisparse.sparsity.target import Rules, Target
 
-__all__ = ["Allotment", "allot", "check_counts", "names_of"]
+__all__ = [
+    "Allotment",
+    "allot",
+    "check_budget",
+    "check_budget_names",
+    "check_counts",
+    "choose_budget",
+    "names_of",
+]
+
+_BUDGETS = ("uniform", "erdos_renyi", "global", "momentum")
 
 
 @dataclass
@@ -46,7 +59,10 @@ class Allotment:
 
     def at(self, sparsity: float) -> list[int]:
         """Weights that each target keeps at a sparsity of all."""
-        return allot(self.targets, self.budget, sparsity, self.final or 0.0, self.rules)
+        counts = allot(self.targets, self.budget, sparsity, self.final or 0.0, self.rules)
+        if self.budget == "global":
+            _warn_of_empty(self.targets, counts)
+        return counts
 
     def after(
         self, sparsity: float, drop: float = 0.0, resting: Collection[Target] = ()
@@ -146,7 +162,20 @@ def names_of(target: Target) -> list[str]:
     return [".".join(parts[:i]) for i in range(len(parts), 0, -1)]
 
 
-def check_counts(targets: Sequence[Target], counts: Sequence[int]) -> None:
+def _warn_of_empty(targets: Sequence[Target], counts: Sequence[int]) -> None:
+    """Warn of layers that are about to lose all their weights."""
+    pairs = zip(targets, counts, strict=True)
+    names = [target.name for target, count in pairs if not count and target.count]
+    if names:
+        warnings.warn(
+            f"`budget` 'global' leaves no weight to {', '.join(names)}, as others score higher: "
+            "only biases pass through; choose 'uniform' or 'erdos_renyi', lower `sparsity`, or "
+            "leave them out by `params`",
+            stacklevel=4,
+        )
+
+
+def check_counts(targets: Sequence[Target], counts: Sequence[int], budget: Budget) -> None:
     """Raise if a layer would lose all its weights, or keep far more than it may.
 
     A structure rounds to whole units and keeps one at least: a layer that is to keep less than half
@@ -159,6 +188,13 @@ def check_counts(targets: Sequence[Target], counts: Sequence[int]) -> None:
     """
     for target, count in zip(targets, counts, strict=True):
         reached = target.reached(count)
+        if isinstance(budget, Regions) and target.size and reached > 2 * count:
+            kept, asked = (1 - edges / target.size for edges in (reached, count))
+            raise OptionError(
+                f"`budget` keeps {reached} of {target.size} weights of {target.name} in its "
+                f"regions, a sparsity of {kept:.3g}, and `sparsity` leaves {count}, one of "
+                f"{asked:.3g}; lower `sparsity`, or raise those of the regions"
+            )
         if target.size and (not reached or reached > 2 * count):
             why = f"keep {reached} at least, in whole units" if reached else "be left without any"
             raise OptionError(
@@ -169,7 +205,54 @@ def check_counts(targets: Sequence[Target], counts: Sequence[int]) -> None:
 
 def _named(target: Target, budget: Mapping[str, float], sparsity: float, progress: float) -> int:
     names = names_of(target)
-    for word, final in budget.items():
-        if any(fnmatch.fnmatchcase(name, word) for name in names):
-            return round((1 - final * progress) * target.size)
-    return round((1 - sparsity) * target.size)
+    words = [word for word in budget if any(fnmatch.fnmatchcase(name, word) for name in names)]
+    if not words:
+        return round((1 - sparsity) * target.size)
+    nearest = max(words, key=lambda word: (word in names, len(word)))
+    return round((1 - budget[nearest] * progress) * target.size)
+
+
+def check_budget(budget: Budget) -> Budget:
+    """Return it by its full name, or raise."""
+    if isinstance(budget, str):
+        budget = "erdos_renyi" if budget == "erk" else budget
+        if budget not in _BUDGETS:
+            raise OptionError(choice("budget", budget, _BUDGETS))
+    elif isinstance(budget, Mapping):
+        for name, value in budget.items():
+            if not isinstance(name, str):
+                raise OptionError(f"`budget` names {name!r}; names are text, such as {str(name)!r}")
+            check_fraction(f"budget[{name!r}]", value)
+    elif not isinstance(budget, Regions | AreaWeighted):
+        raise OptionError(f"`budget` is {budget!r}; give a name, a dict or one of sparsity.budgets")
+    return budget
+
+
+def choose_budget(
+    method: methods.Method, structure: Structure, budget: Budget | None, rules: Rules
+) -> Budget:
+    """Return the budget that was given, or the method's own as structure and growth have it."""
+    keeps_momentum = rules.growth is not None and rules.growth.needs_momentum
+    if budget is None:
+        if isinstance(structure, NM):  # needs the same sparsity everywhere
+            return "uniform"
+        return (
+            "erdos_renyi" if method.budget == "momentum" and not keeps_momentum else method.budget
+        )
+    budget = check_budget(budget)
+    if budget == "momentum" and not keeps_momentum:
+        raise OptionError(
+            "`budget` 'momentum' goes by running means of gradients, which are kept for growth by "
+            "them alone; give growth='momentum', or choose 'erdos_renyi'"
+        )
+    return budget
+
+
+def check_budget_names(budget: Budget, targets: list[Target]) -> None:
+    """Raise unless every name in a budget by names matches a weight or its module."""
+    if not isinstance(budget, Mapping):
+        return
+    names = [name for t in targets for name in names_of(t)]
+    for word in budget:
+        if not fnmatch.filter(names, word):
+            raise OptionError(choice("budget", word, [t.name for t in targets]))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
+from scisparse.grids.masks import is_data_array
 from scisparse.sparsity.labels import SiteLabels
 from scisparse.sparsity.names import check_fraction
 
@@ -179,8 +180,9 @@ class Regions:
     Parameters
     ----------
     labels
-        Region of each site, an array or a DataArray of M values in the order of the sites; those
-        that are missing (NaN) are one region.
+        Region of each site: an array of M values in the order of the sites, or a DataArray, which
+        is matched by its coordinates where the layer has a grid. Those that are missing (NaN) are
+        one region.
     sparsity
         Sparsity of each label; labels that are missing take the sparsity of the layer.
 
@@ -206,7 +208,11 @@ class Regions:
         return {math.nan if key != key else key: value for key, value in self.sparsity.items()}
 
     def groups(
-        self, fan_in: Tensor, sparsity: float, progress: float = 1.0
+        self,
+        fan_in: Tensor,
+        sparsity: float,
+        progress: float = 1.0,
+        labels: SiteLabels | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the region of each site, int64 ``[M]``, and the edges each region keeps, ``[G]``.
 
@@ -218,8 +224,10 @@ class Regions:
             Of the regions that :attr:`sparsity` does not name.
         progress
             Part of their sparsity that the others have reached, while a layer is pruned gradually.
+        labels
+            In the order of the sites; by default as they were given.
         """
-        labels, named = SiteLabels.of(self.labels), self._named()
+        labels, named = SiteLabels.of(self.labels) if labels is None else labels, self._named()
         if labels.region.numel() != fan_in.numel():
             raise OptionError(
                 f"`labels` has {labels.region.numel()} values; the layer has {fan_in.numel()} sites"
@@ -245,7 +253,8 @@ class AreaWeighted:
     ----------
     areas
         Area of each site, ``[M]`` or in the shape of the grid, in any unit; of the layer's grid
-        where not given. An array, a tensor or a DataArray, finite and at least 0.
+        where not given. An array or a tensor in the order of the sites, or a DataArray, which is
+        matched by its coordinates where the layer has a grid; finite and at least 0.
 
     Examples
     --------
@@ -258,19 +267,25 @@ class AreaWeighted:
     areas: object = None
 
     def __post_init__(self) -> None:
-        given = self.areas
-        if given is None:
+        if self.areas is None:
             return
-        if isinstance(given, Tensor):
-            given = given.detach().cpu().numpy()
-        try:
-            areas = torch.from_numpy(np.array(given, dtype=np.float64))
-        except (TypeError, ValueError) as error:
-            raise OptionError(f"`areas` is {given!r}; give numbers, one for each site") from error
+        areas = self.given
         wrong = areas[~((areas >= 0) & areas.isfinite())]
         if wrong.numel():
             raise OptionError(f"`areas` has {wrong[0].item()}; areas are finite and at least 0")
-        object.__setattr__(self, "areas", areas)
+        if not is_data_array(self.areas):
+            object.__setattr__(self, "areas", areas)
+
+    @property
+    def given(self) -> Tensor:
+        """The areas in the order in which they were given, float64 of their shape."""
+        areas = self.areas
+        if isinstance(areas, Tensor):
+            areas = areas.detach().cpu().numpy()
+        try:
+            return torch.from_numpy(np.array(areas, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"`areas` is {areas!r}; give numbers, one for each site") from error
 
     def groups(
         self, fan_in: Tensor, sparsity: float, areas: Tensor | None = None
@@ -284,9 +299,9 @@ class AreaWeighted:
         sparsity
             Of all sites together.
         areas
-            Of the layer's grid, for a budget without any.
+            In the order of the sites; by default those that were given.
         """
-        area = self.areas if isinstance(self.areas, Tensor) else areas
+        area = areas if areas is not None or self.areas is None else self.given
         if area is None or area.numel() != fan_in.numel():
             raise OptionError(
                 f"the budget needs the areas of {fan_in.numel()} sites; give "

@@ -15,14 +15,14 @@ from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
 from scisparse.sparsity.candidates import AllPairs, CandidateEdges, Listed
 from scisparse.sparsity.discovery import Found
 from scisparse.sparsity.edge_structures import SiteRows, for_pattern
-from scisparse.sparsity.edge_units import EdgeUnits, units_of
+from scisparse.sparsity.edge_units import units_of
 from scisparse.sparsity.far import FarSlots
 from scisparse.sparsity.gated import GatedTarget
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.reserve import ReserveTarget
 from scisparse.sparsity.rewired import RewiredTarget
 from scisparse.sparsity.row_groups import groups_of_budget, row_groups
-from scisparse.sparsity.structures import ConstantFanIn, Rows, Sites, Structure, Taps, Unstructured
+from scisparse.sparsity.structures import ConstantFanIn, Rows, Structure, Taps, Unstructured
 from scisparse.sparsity.target import Rules, Target
 
 __all__ = ["masked_target", "rewired_target"]
@@ -110,9 +110,9 @@ def rewired_target(
         far = FarSlots(edges, layer.pattern, teleconnections)
         reference, groups = far.quota(), far.row_groups
     ablation = structure if isinstance(structure, ConstantFanIn) and structure.ablation else None
-    if far is not None or isinstance(budget, Regions | AreaWeighted):
-        ablation = None  # these say themselves how many edges a site has
-    units = _units(structure, edges, found, far)
+    if isinstance(budget, Regions | AreaWeighted):
+        ablation = None  # it says itself how many edges a site has
+    units = units_of(structure, edges, found.name)
     target = RewiredTarget(found.name, layer, edges, reference, groups, far, ablation, units)
     target.gains = budget == "momentum"
     return target
@@ -136,20 +136,8 @@ def _attention_target(
     if teleconnections:
         far = FarSlots(edges, layer.pattern, teleconnections)
         reference, groups = far.quota(), far.row_groups
-    units = _units(structure, edges, found, far)
+    units = units_of(structure, edges, found.name)
     return AttentionTarget(found.name, layer, edges, reference, groups, far, units=units)
-
-
-def _units(
-    structure: Structure, edges: CandidateEdges, found: Found, far: FarSlots | None
-) -> EdgeUnits | None:
-    """Edges that stand or fall together, if the structure says so."""
-    if far is not None and isinstance(structure, Taps | Sites):
-        raise OptionError(
-            f"`teleconnections` fills the slots of each site by itself, and {structure!r} are "
-            "active as wholes; leave one of the two out"
-        )
-    return units_of(structure, edges, found.name)
 
 
 def _attended(

@@ -6,8 +6,11 @@ taken as they are, and their children looked at one by one.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import logging
+import textwrap
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +25,8 @@ __all__ = ["ELEMENTWISE", "Chain", "find_chains"]
 
 logger = logging.getLogger("scisparse.sparsity")
 
-LAYERS = (nn.Linear, SparseLinear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_LINEAR = (nn.Linear, SparseLinear)
+LAYERS = (*_LINEAR, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 #: Functions of one number: a constant goes through them as a constant.
@@ -42,6 +46,12 @@ _POOLING = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
 )
+# Axes besides batch and channels.
+_AXES = {
+    getattr(nn, f"{name}{axes}d"): axes
+    for name in ("Conv", "BatchNorm", "MaxPool", "AdaptiveAvgPool")
+    for axes in (1, 2, 3)
+}
 _SAME_FUNCTIONS = {nn.functional.dropout, nn.functional.dropout1d, nn.functional.dropout2d}
 
 
@@ -77,7 +87,7 @@ def find_chains(model: nn.Module) -> list[Chain]:
     found: dict[nn.Module, list[Chain]] = {}
     modules = list(model.named_modules())
     for _, module in reversed(modules):  # children before their parents
-        if type(module).__module__.startswith("torch.nn") and not _is_container(module):
+        if _is_leaf(module):
             continue
         try:
             found[module] = _chains(module, untraceable)
@@ -88,9 +98,40 @@ def find_chains(model: nn.Module) -> list[Chain]:
     return [
         _under(path, chain)
         for path, module in modules
-        if module in found and _above(model, path, known) in (None, *untraceable)
+        if module in found
+        and ((above := _above(model, path, known)) is None or above in untraceable)
+        and (above is None or not _is_container(module) or _is_called_whole(model, path))
         for chain in found[module]
     ]
+
+
+def _is_called_whole(model: nn.Module, path: str) -> bool:
+    """Whether the code of the module around is seen to call a module and not its parts.
+
+    What cannot be traced may as well run through the parts of an ``nn.Sequential`` one by one.
+    """
+    name, called = path.rpartition(".")[2], False
+    for kind in type(model.get_submodule(_parent(path))).__mro__:
+        if kind in (nn.Module, object):
+            continue
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+        except (OSError, TypeError, SyntaxError):  # written in a console, or not in Python
+            return False
+        functions = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and node.id == "getattr":
+                return False
+            if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Load):
+                continue
+            if node.attr in _BY_OTHER_NAMES or (node.attr == name and id(node) not in functions):
+                return False
+            called |= node.attr == name
+    return called
+
+
+# By which a module reaches its children without naming them.
+_BY_OTHER_NAMES = ("children", "named_children", "get_submodule", "_modules")
 
 
 def _above(model: nn.Module, path: str, known: Collection[nn.Module]) -> nn.Module | None:
@@ -142,14 +183,38 @@ def _chains(module: nn.Module, untraceable: set[nn.Module]) -> list[Chain]:
 
 @contextmanager
 def _as_it_was(module: nn.Module) -> Iterator[None]:
-    """Undo what forward passes leave in the attributes of modules."""
+    """Undo what forward passes write into modules, and the random numbers that they draw."""
     before = [(part, dict(part.__dict__)) for part in module.modules()]
+    values = [value for _, attributes in before for value in attributes.values()]
+    known = (dict, OrderedDict, list, set, deque)  # buffers and children are in dicts
+    contents: list[tuple[Any, Any]] = [(v, v.copy()) for v in values if type(v) in known]
+    tensors = [
+        (tensor, tensor.detach().clone())
+        for part in module.modules()
+        if not _is_leaf(part)
+        for tensor in (*part._buffers.values(), *part.__dict__.values())
+        if isinstance(tensor, Tensor) and tensor.layout == torch.strided
+    ]
+    devices = {p.device for p in module.parameters() if p.is_cuda}
     try:
-        yield
+        with torch.random.fork_rng(devices):
+            yield
     finally:
         for part, attributes in before:
             part.__dict__.clear()
             part.__dict__.update(attributes)
+        for value, content in contents:
+            value.clear()
+            (value.extend if isinstance(value, list | deque) else value.update)(content)
+        for tensor, old in tensors:
+            if not torch.equal(tensor, old):
+                tensor.data.copy_(old)
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    """Whether traces call a module without going through its code."""
+    own = type(module).__module__.startswith("torch.nn") and not _is_container(module)
+    return own or isinstance(module, SparseLinear)
 
 
 def _of_graph(module: nn.Module, graph: fx.Graph) -> Iterator[Chain]:
@@ -166,16 +231,72 @@ def _of_graph(module: nn.Module, graph: fx.Graph) -> Iterator[Chain]:
         hooks = len(part._forward_hooks) + len(part._forward_pre_hooks)
         return calls[path] == 1 and path not in read and not hooks
 
+    plain = _of_two_dimensions(module, graph)
     for node in graph.nodes:
         if node.op != "call_module" or type(module.get_submodule(node.target)) not in LAYERS:
             continue
-        chain = _follow(module, node)
+        chain = _follow(module, node, plain)
         if chain is not None and all(map(is_own, (chain.first, chain.second, *chain.norms))):
             yield chain
 
 
-def _follow(module: nn.Module, start: fx.Node) -> Chain | None:
-    """Return the chain that begins at a layer, if it goes on to another without a fork."""
+def _of_two_dimensions(module: nn.Module, graph: fx.Graph) -> set[fx.Node]:
+    """Nodes that are known to be ``[B, features]``, as a batch norm after a linear layer needs.
+
+    They were flattened before, or go through batch norms of different sizes, which would all have
+    size T if they were ``[B, T, features]``.
+    """
+    first: dict[fx.Node, fx.Node] = {}  # of nodes with as many dimensions, one after another
+    sizes: dict[fx.Node, set[int]] = {}
+    flattened: set[fx.Node] = set()
+    for node in graph.nodes:
+        called: Any = module.get_submodule(node.target) if node.op == "call_module" else node.target
+        before = node.args[0] if node.args else None
+        like = type(called) in (*_LINEAR, nn.BatchNorm1d, *_DROPOUT, *ELEMENTWISE)
+        like |= node.op == "call_function" and called in _FUNCTIONS | _SAME_FUNCTIONS
+        like |= node.op == "call_method" and called in _METHODS
+        first[node] = first[before] if like and isinstance(before, fx.Node) else node
+        if type(called) is nn.BatchNorm1d:
+            sizes.setdefault(first[node], set()).add(called.num_features)
+        sized = node.op == "call_method" and called in ("view", "reshape") and len(node.args) == 3
+        if sized or _flattens(node, called):
+            flattened.add(node)
+    known = flattened | {node for node, found in sizes.items() if len(found) > 1}
+    return {node for node, start in first.items() if start in known}
+
+
+def _flattens(node: fx.Node, called: Any) -> bool:
+    """Whether a node makes one dimension of all but the batch."""
+    if isinstance(called, nn.Flatten):
+        return (called.start_dim, called.end_dim) == (1, -1)
+    if called in (torch.flatten, "flatten"):
+        return node.args[1:] in ((1,), (1, -1)) and not node.kwargs
+    return False
+
+
+def _is_of_channels(layer: Any, part: Any, plain: bool) -> bool:
+    """Whether a pooling or a norm takes the outputs of a layer for its channels."""
+    outputs = layer.out_features if isinstance(layer, _LINEAR) else layer.out_channels
+    if isinstance(part, NORMS) and part.num_features != outputs:
+        return False
+    if isinstance(layer, _LINEAR):  # as many positions as features would look the same
+        return isinstance(part, nn.BatchNorm1d) and plain
+    return _AXES[type(layer)] == _AXES[type(part)]
+
+
+def _follow(module: nn.Module, start: fx.Node, plain: Collection[fx.Node]) -> Chain | None:
+    """Return the chain that begins at a layer, if it goes on to another without a fork.
+
+    Parameters
+    ----------
+    module
+        That was traced.
+    start
+        Call of the layer.
+    plain
+        Nodes that are known to be ``[B, features]``.
+    """
+    layer = module.get_submodule(str(start.target))
     functions: list[Callable[[Tensor], Tensor]] = []
     norms: list[str] = []
     node, flat = start, False
@@ -187,24 +308,21 @@ def _follow(module: nn.Module, start: fx.Node) -> Chain | None:
             part = module.get_submodule(str(node.target))
             if type(part) in LAYERS:
                 return Chain(str(start.target), str(node.target), tuple(functions), (*norms,), flat)
-            if type(part) in NORMS and not flat:
-                norms.append(str(node.target))
-                functions.append(_norm(part))
-            elif type(part) in _DROPOUT or (type(part) in _POOLING and not flat):
-                continue
-            elif type(part) in ELEMENTWISE:
-                functions.append(part)
-            elif isinstance(part, nn.Flatten) and not flat:
-                flat = (part.start_dim, part.end_dim) == (1, -1)
-                if not flat:
+            if type(part) in (*NORMS, *_POOLING):
+                if flat or not _is_of_channels(layer, part, node in plain):
                     return None
-            else:
+                if type(part) in NORMS:
+                    norms.append(str(node.target))
+                    functions.append(_norm(part))
+            elif type(part) in ELEMENTWISE and type(part) not in _DROPOUT:
+                functions.append(part)
+            elif _flattens(node, part) and not flat:
+                flat = True
+            elif type(part) not in _DROPOUT:
                 return None
         elif node.target in _FUNCTIONS or (node.op == "call_method" and node.target in _METHODS):
             functions.append(_call(node))
-        elif node.target in (torch.flatten, "flatten") and not flat:
-            if node.args[1:] not in ((1,), (1, -1)) or node.kwargs:
-                return None
+        elif _flattens(node, node.target) and not flat:
             flat = True
         elif node.target not in _SAME_FUNCTIONS:
             return None

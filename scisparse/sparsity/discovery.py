@@ -199,9 +199,10 @@ def check_candidates(
     rules: Rules,
 ) -> None:
     """Raise unless there is a layer for all candidates, and a method that grows edges."""
-    if candidates is not None and not method.sparse_start:
+    if candidates is not None and (not method.sparse_start or rules.growth is None):
+        does = "never moves edges" if method.sparse_start else "only prunes"
         raise OptionError(
-            f"`candidates` are for methods that regrow and {method.name!r} only prunes; choose "
+            f"`candidates` are for methods that regrow and {method.name!r} {does}; choose "
             "method='rigl' or leave them out"
         )
     if candidates is not None and rules.reserve:

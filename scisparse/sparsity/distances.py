@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scisparse.pattern import Pattern
-from scisparse.pattern.geometry import great_circle
+from scisparse.pattern.geometry import great_circle, on_sphere, points_of
 
 __all__ = ["distance_on_grids"]
 
@@ -30,6 +30,7 @@ def distance_on_grids(pattern: Pattern, site: Tensor, source: Tensor) -> Tensor 
     sites, sources = pattern.site_grid, pattern.source_grid
     if sites is None or sources is None:
         return None
-    ends = sites.positions()[site.numpy()], sources.positions()[source.numpy()]
-    chord = np.linalg.norm(ends[0] - ends[1], axis=1)
-    return torch.from_numpy(great_circle(chord, sites.spherical))
+    spherical = on_sphere(sources, sites)
+    starts, ends = (points_of(grid, spherical) for grid in (sites, sources))
+    chord = np.linalg.norm(starts[site.numpy()] - ends[source.numpy()], axis=1)
+    return torch.from_numpy(great_circle(chord, spherical))

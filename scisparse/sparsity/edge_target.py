@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
 from scisparse.sparsity.areas import by_area
-from scisparse.sparsity.candidates import CandidateEdges, Chunk
+from scisparse.sparsity.candidates import CandidateEdges, Chunk, Listed
 from scisparse.sparsity.edge_units import EdgeUnits
 from scisparse.sparsity.far import AuditState, FarSlots
 from scisparse.sparsity.growth import Growth, random
@@ -27,8 +27,6 @@ from scisparse.sparsity.target import Move, Rules, Target
 from scisparse.sparsity.watches import Watches
 
 __all__ = ["EdgeTarget"]
-
-_MOST_NUMBERS = 1 << 26
 
 
 class EdgeTarget(Target):
@@ -186,11 +184,6 @@ class EdgeTarget(Target):
             return
         if not every(bool(self._passes) and self.finite(), self._like):
             return
-        if self.candidates.size * self.block > _MOST_NUMBERS:
-            raise OptionError(
-                f"growth by momentum keeps a number for each of the {self.candidates.size} "
-                f"candidates of {self.name}; give fewer in `candidates`, or grow by gradient"
-            )
         parts = [self._gradients(chunk).cpu() for chunk in self.candidates.chunks(self.numbers)]
         recorded = average(torch.cat(parts) if parts else torch.empty(0))
         self._momentum = running_mean(self._momentum, recorded / self._scale(rules))
@@ -369,11 +362,18 @@ class EdgeTarget(Target):
         """Rewire the same layer of a copy from now on."""
         layer: Any = copy.get_submodule(self.name.rpartition(".")[0])
         if layer.pattern != self.layer.pattern:
-            layer.rewire(self.layer.pattern)
+            spares = {} if self.parameter is None else {"rows": len(self.parameter)}
+            layer.rewire(self.layer.pattern, **spares)
         self._copies.append(layer)
 
     def refresh(self, model: nn.Module) -> None:
-        """Nothing: pattern layers are not replaced."""
+        """Take over the layer of this name and its edges, which are final."""
+        layer = model.get_submodule(self.name.rpartition(".")[0])
+        if layer is not self.layer:
+            self.module = self.layer = layer
+            self.candidates = Listed(self.layer.pattern)
+            if len(self.reference) != self.layer.pattern.num_sites:
+                self.reference = self.candidates.fan_in
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers of active and of once active candidates, running means."""

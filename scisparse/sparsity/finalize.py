@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from scisparse.errors import BackendError, OptionError
 from scisparse.layers.linear import SparseLinear
+from scisparse.memory import available_bytes, check_fits
 from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.ablation import remove_neurons
 from scisparse.sparsity.attended import AttentionTarget
@@ -28,7 +29,7 @@ __all__ = ["FORMS", "Form", "check_form", "finalize_layers"]
 
 logger = logging.getLogger("scisparse.sparsity")
 
-#: What a pruned linear layer may become; ``"auto"`` measures and takes the fastest.
+#: What a linear layer may become; ``"auto"`` measures and takes the fastest.
 FORMS = ("auto", "condensed", "dense", "csr", "bsr", "2:4")
 
 
@@ -59,9 +60,15 @@ def check_form(to: str, model: nn.Module, targets: Sequence[Target]) -> None:
     """Raise unless linear layers can take this form."""
     if to not in FORMS:
         raise OptionError(choice("to", to, FORMS))
-    for target in targets if to == "2:4" else []:
-        if isinstance(target, MaskedTarget) and _may_replace(model, target):
-            check_2_of_4(target.name, target.mask)
+    for target in targets:
+        if not _may_replace(model, target):
+            continue
+        if isinstance(target.module, SparseLinear) and to not in ("auto", "condensed"):
+            needed, device = _dense_bytes(target.module), target.module.weight.device
+            what = f"{target.name} as a dense matrix"
+            check_fits(needed, device, dict, what=what, otherwise="take to='condensed'")
+        if to == "2:4":
+            check_2_of_4(target.name, _mask(target))
     if to == "2:4" and not all(p.is_cuda for p in model.parameters()):
         raise BackendError(
             "2:4 sparse weights run on NVIDIA GPUs alone; move the model there, or take "
@@ -85,8 +92,8 @@ def finalize_layers(
     targets
         The layers, and what of them is active.
     to
-        One of :data:`FORMS`, for linear layers; pattern layers lose their pruned edges in any case,
-        and convolutions keep zeros.
+        One of :data:`FORMS`, for linear layers, ``nn.Linear`` and ``SparseLinear``; other pattern
+        layers lose their pruned edges in any case, and convolutions keep zeros.
     batch
         Rows of the input that is timed.
     optimizer
@@ -105,26 +112,24 @@ def finalize_layers(
     logger.info("removed %d idle neurons", removed)
     forms = []
     for target in targets:
-        path = target.name.rpartition(".")[0]
+        form = Form(target.name, "dense", {})
         if isinstance(target, RewiredTarget):
             optimizer_state.rewire(optimizer, target.layer, target.layer.pattern)
-            forms.append(Form(target.name, "condensed", {}))
+            form = Form(target.name, "condensed", {})
         elif isinstance(target, AttentionTarget):  # holds its edges and nothing else
-            forms.append(Form(target.name, "condensed", {}))
+            form = Form(target.name, "condensed", {})
         elif isinstance(target, MaskedTarget) and hasattr(target.module, "rewire"):
-            forms.append(_drop_edges(target, optimizer))
-        elif isinstance(target, MaskedTarget) and _may_replace(model, target):
+            form = _drop_edges(target, optimizer)
+        if _may_replace(model, target):
             module, form = _linear(target, to, batch)
-            model = _replace(model, path, module)
-            forms.append(form)
-        else:
-            forms.append(Form(target.name, "dense", {}))
+            model = _replace(model, target.name.rpartition(".")[0], module)
+        forms.append(form)
     for form in forms:
         logger.info("%s", form)
     return model, forms
 
 
-def _may_replace(model: nn.Module, target: MaskedTarget) -> bool:
+def _may_replace(model: nn.Module, target: Target) -> bool:
     """Whether a layer is a plain linear one whose weight no other module reads.
 
     A module that reads the weight of a child by itself says so in `reads_weights`.
@@ -138,7 +143,8 @@ def _may_replace(model: nn.Module, target: MaskedTarget) -> bool:
     ]
     reads_children = isinstance(parent, nn.TransformerEncoderLayer | nn.MultiheadAttention)
     reads_children |= name in getattr(parent, "reads_weights", ())
-    return type(target.module) is nn.Linear and len(holders) == 1 and not reads_children
+    linear = type(target.module) in (nn.Linear, SparseLinear)
+    return linear and len(holders) == 1 and not reads_children
 
 
 def _drop_edges(target: MaskedTarget, optimizer: Optimizer | None) -> Form:
@@ -152,23 +158,43 @@ def _drop_edges(target: MaskedTarget, optimizer: Optimizer | None) -> Form:
     return Form(target.name, "condensed", {})
 
 
-def _linear(target: MaskedTarget, to: str, batch: int) -> tuple[nn.Module, Form]:
-    linear: Any = target.module
+def _linear(target: Target, to: str, batch: int) -> tuple[nn.Module, Form]:
+    layer: Any = target.module
+    if to == "auto" and isinstance(layer, SparseLinear):
+        available = available_bytes(layer.weight.device)
+        if available is not None and 2 * _dense_bytes(layer) > available:
+            to = "condensed"  # there is no room to measure in
     if to != "auto":
-        return _as(linear, target.mask, to), Form(target.name, to, {})
-    forms = {"dense": linear, "condensed": _as(linear, target.mask, "condensed")}
-    x = torch.randn(batch, linear.in_features, device=linear.weight.device).to(linear.weight)
+        return _as(target, to), Form(target.name, to, {})
+    forms = {form: _as(target, form) for form in ("dense", "condensed")}
+    x = torch.randn(batch, layer.in_features, device=layer.weight.device).to(layer.weight)
     times = _side_by_side({form: _run(module, x) for form, module in forms.items()})
     best = min(times, key=lambda form: times[form])
     return forms[best], Form(target.name, best, times)
 
 
-def _as(linear: nn.Linear, mask: Tensor, form: str) -> nn.Module:
+def _dense_bytes(layer: SparseLinear) -> int:
+    return layer.out_features * layer.in_features * layer.weight.element_size()
+
+
+def _mask(target: Target) -> Tensor:
+    """Weights of a linear layer that are active, booleans ``[M, N]``."""
+    if isinstance(target.module, SparseLinear):
+        return target.module.pattern.to_dense().to(target.module.weight.device)
+    assert isinstance(target, MaskedTarget)
+    return target.mask
+
+
+def _as(target: Target, form: str) -> nn.Module:
     """Return a linear layer in another form."""
+    layer: Any = target.module
+    if form == "condensed":
+        sparse = isinstance(layer, SparseLinear)
+        return layer if sparse else SparseLinear.from_dense(layer, _mask(target))
+    linear: nn.Linear = layer.to_dense() if isinstance(layer, SparseLinear) else layer
     if form == "dense":
         return linear
-    if form == "condensed":
-        return SparseLinear.from_dense(linear, mask)
+    mask = _mask(target)
     with torch.no_grad():
         weight = linear.weight.masked_fill(~mask, 0)
     if form == "2:4":

@@ -305,7 +305,7 @@ class MaskedTarget(Target):
         """Take over the weight of this name, and what of it is not 0 as active."""
         module = model.get_submodule(self.name.rpartition(".")[0])
         if module is not self.module:
-            self.module = module
+            self.module, self.pattern = module, getattr(module, "pattern", None)
             self.mask = self.parameter.detach() != 0
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from scisparse.pattern import Pattern
 from scisparse.sparsity.budgets import Budget, Regions
 from scisparse.sparsity.distances import distance_on_grids
 from scisparse.sparsity.edge_target import EdgeTarget
-from scisparse.sparsity.labels import SiteLabels, check_site_order
+from scisparse.sparsity.labels import SiteLabels
 from scisparse.sparsity.masked import MaskedTarget
+from scisparse.sparsity.progress import Progress
 from scisparse.sparsity.report import DISTANCE_BINS, LayerReport, RegionReport, Report
 from scisparse.sparsity.target import Move, Target
 
@@ -24,8 +25,7 @@ __all__ = ["count_distances", "count_regions", "measure"]
 
 def measure(
     targets: Sequence[Target],
-    moved: Mapping[str, Move],
-    steps: int,
+    progress: Progress,
     budget: Budget,
     regions: object = None,
     accuracy: float | None = None,
@@ -36,10 +36,8 @@ def measure(
     ----------
     targets
         The layers.
-    moved
-        Their last changes, by name.
-    steps
-        Steps of training that were done.
+    progress
+        Steps of training that were done, and the last change of each layer.
     budget
         Of the sparsifier; one by regions says the regions where `regions` does not.
     regions
@@ -54,10 +52,10 @@ def measure(
     """
     given = budget.labels if regions is None and isinstance(budget, Regions) else regions
     labels = None if given is None else SiteLabels.of(given)
-    rows = tuple(_measure_one(t, moved.get(t.name, Move(0, 0)), labels) for t in targets)
+    rows = tuple(_measure_one(t, progress.moved.get(t.name, Move(0, 0)), labels) for t in targets)
     if labels is not None and regions is not None:
         _check_labels(labels, targets, rows)
-    return Report(steps, rows, accuracy)
+    return Report(progress.steps, rows, accuracy)
 
 
 def _measure_one(target: Target, move: Move, labels: SiteLabels | None) -> LayerReport:
@@ -78,12 +76,10 @@ def _measure_one(target: Target, move: Move, labels: SiteLabels | None) -> Layer
 def _check_labels(
     labels: SiteLabels, targets: Sequence[Target], rows: Sequence[LayerReport]
 ) -> None:
-    """Raise unless a layer was counted by region, and no layer has its sites in another order."""
+    """Raise unless a layer was counted by region."""
     patterns = {t.name: p for t in targets if (p := _pattern(t)) is not None}
     if not patterns:
         raise OptionError("`regions` are given and no layer is over a pattern; leave them out")
-    for name, pattern in patterns.items():
-        check_site_order("regions", labels.shape, pattern, name)
     if any(row.regions for row in rows):
         return
     count = labels.region.numel()
@@ -107,6 +103,7 @@ def count_regions(target: Target, labels: SiteLabels) -> tuple[RegionReport, ...
     pattern = _pattern(target)
     if pattern is None or pattern.num_sites != labels.region.numel():
         return ()
+    labels = labels.of_sites("regions", pattern, target.name)
     if isinstance(target, EdgeTarget):
         region: Tensor | None = labels.region
         site = target.candidates.ends(target.active)[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 
 from scisparse.errors import CheckpointError, OptionError
 from scisparse.sparsity import growth, importance, methods
-from scisparse.sparsity.allotment import names_of
 from scisparse.sparsity.areas import area_of_edges
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
 from scisparse.sparsity.edge_structures import SiteRows
@@ -19,27 +18,26 @@ from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.importance import Score
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.names import check_fraction, choice
-from scisparse.sparsity.schedules import Cubic, Iterative, OneShot, Schedule
-from scisparse.sparsity.structures import NM, Structure
+from scisparse.sparsity.schedules import Cubic, Iterative, OneShot, Schedule, Steady
+from scisparse.sparsity.structures import NM, Sites, Structure, Unstructured
 from scisparse.sparsity.target import Rules, Target
 
 __all__ = [
     "check_audit",
-    "check_budget",
-    "check_budget_names",
     "check_optimizer",
     "check_parts",
     "check_rules",
     "check_sparsity",
     "check_state",
+    "check_steady_number",
     "check_teleconnections",
-    "choose_budget",
     "choose_rules",
     "choose_schedule",
+    "described",
 ]
 
 _SCHEDULES = ("OneShot", "Cubic", "CosineDrop", "Steady", "Iterative")
-_BUDGETS = ("uniform", "erdos_renyi", "global", "momentum")
+_MOST_NUMBERS = 1 << 26  # of running means of candidates
 
 
 def check_sparsity(sparsity: float | None) -> float | None:
@@ -47,10 +45,43 @@ def check_sparsity(sparsity: float | None) -> float | None:
     return None if sparsity is None else check_fraction("sparsity", sparsity)
 
 
+def check_steady_number(
+    targets: Sequence[Target], structure: Structure, budget: Budget | None, rules: Rules
+) -> None:
+    """Raise unless edges can move at the number that there is now; warn if none can."""
+    edges = [target for target in targets if isinstance(target, EdgeTarget)]
+    if budget is not None:
+        raise OptionError(
+            "`budget` shares out `sparsity`, which is None: layers keep as many edges as they "
+            "have; give `sparsity`, in [0, 1), or leave `budget` out"
+        )
+    for target in edges if isinstance(structure, Sites) else []:
+        now, whole = target.layer.pattern.fan_in, target.candidates.fan_in
+        if bool(((now > 0) & (whole > now)).any()):
+            raise OptionError(
+                f"sites of {target.name} have up to {int(whole.max())} candidates each and are "
+                f"active as wholes with {structure!r}: with as many edges as now, others would go "
+                "empty; give `sparsity`, or no `candidates` beyond the edges of the layer"
+            )
+    full = all(target.candidates.size <= target.active.numel() for target in edges)
+    if full and rules.growth is not None:
+        warnings.warn(
+            f"no edge of {', '.join(target.name for target in edges)} can move, as `sparsity` is "
+            "None and there are no candidates besides the edges that there are; give `candidates`, "
+            "such as a wider window, or `sparsity`",
+            stacklevel=3,
+        )
+
+
 def check_teleconnections(
-    slots: Any, method: methods.Method, rules: Rules, sparsity: float | None
+    slots: Any,
+    method: methods.Method,
+    rules: Rules,
+    sparsity: float | None,
+    structure: Structure,
+    budget: Budget | None,
 ) -> int:
-    """Return the number of far slots, or raise unless the rest fits."""
+    """Return the number of far slots, or raise unless the rest fits; `budget` as it was given."""
     if not isinstance(slots, int) or isinstance(slots, bool) or slots < 0:
         raise OptionError(f"`teleconnections` (={slots!r}) must be whole and must not be negative")
     if slots and (not method.sparse_start or rules.reserve or rules.importance.gating is not None):
@@ -59,6 +90,14 @@ def check_teleconnections(
         raise OptionError(
             f"`teleconnections` (={slots}) and `sparsity` (={sparsity}) are both given; far slots "
             "are rewired while local edges stay: prune those with a second sparsifier afterwards"
+        )
+    if slots and (budget is not None or not isinstance(structure, Unstructured)):
+        own = budget is None and structure is method.structure
+        remedy = "choose method='rigl'" if own else "leave one of the two out"
+        what = repr(structure) if budget is None else "`budget`"
+        raise OptionError(
+            f"`teleconnections` fills the slots of each site by itself, whatever {what} says of "
+            f"the edges that a site has; {remedy}"
         )
     return int(slots)
 
@@ -116,6 +155,7 @@ def check_rules(targets: Sequence[Target], rules: Rules, schedule: Schedule) -> 
             f"{schedule!r} rewinds weights, but neither learned gates nor weights in reserve; "
             "choose another schedule, such as Cubic or Steady"
         )
+    _check_without_gradient(targets, rules)
     by_name, by_area = rules.importance.by_name, rules.importance.by_area
     prunes_only = isinstance(schedule, OneShot | Cubic | Iterative)
     for target in targets:
@@ -142,6 +182,22 @@ def check_rules(targets: Sequence[Target], rules: Rules, schedule: Schedule) -> 
             )
 
 
+def _check_without_gradient(targets: Sequence[Target], rules: Rules) -> None:
+    """Raise if a score that users wrote reads gradients, where weights in reserve have none."""
+    goes = rules.importance
+    weight = targets[0].parameter
+    if not rules.reserve or not goes.needs_gradient or weight is None:
+        return
+    try:
+        goes.evaluate(weight.detach(), None)
+    except (AttributeError, TypeError) as error:
+        raise OptionError(
+            f"growth 'superset' also ranks weights that have no gradient, and the function of "
+            f"`score` {goes.name!r} reads it ({error}); rank by the weights alone, or choose "
+            "method='rigl'"
+        ) from error
+
+
 def _check_growth(target: Target, rules: Rules, prunes_only: bool) -> None:
     """Raise unless scores and growth can be had of a weight, or of edges that move."""
     if isinstance(target, EdgeTarget) and rules.importance.sums:
@@ -158,6 +214,18 @@ def _check_growth(target: Target, rules: Rules, prunes_only: bool) -> None:
             f"growth {grows.name!r} needs distances, which {target.name} does not have; build its "
             "pattern on a grid, or give them: Pattern.from_edge_index(distance=...)"
         )
+    if grows.needs_sites and not isinstance(target, EdgeTarget):
+        raise OptionError(
+            f"growth {grows.name!r} reads sites, which layers over patterns have and {target.name} "
+            "does not; leave it out of `params`"
+        )
+    if isinstance(target, EdgeTarget) and grows.needs_momentum:
+        size = target.candidates.size
+        if size * target.block > _MOST_NUMBERS:
+            raise OptionError(
+                f"growth by momentum keeps a number for each of the {size} candidates of "
+                f"{target.name}; give fewer in `candidates`, or grow by gradient"
+            )
     if not isinstance(target, MaskedTarget):
         return
     if type(target.structure).choose is not Structure.choose:
@@ -180,42 +248,6 @@ def _has_distances(target: Target) -> bool:
     return chunk is None or target.candidates.distance(chunk) is not None
 
 
-def check_budget(budget: Budget) -> Budget:
-    """Return it by its full name, or raise."""
-    if isinstance(budget, str):
-        budget = "erdos_renyi" if budget == "erk" else budget
-        if budget not in _BUDGETS:
-            raise OptionError(choice("budget", budget, _BUDGETS))
-    elif isinstance(budget, Mapping):
-        for name, value in budget.items():
-            if not isinstance(name, str):
-                raise OptionError(f"`budget` names {name!r}; names are text, such as {str(name)!r}")
-            check_fraction(f"budget[{name!r}]", value)
-    elif not isinstance(budget, Regions | AreaWeighted):
-        raise OptionError(f"`budget` is {budget!r}; give a name, a dict or one of sparsity.budgets")
-    return budget
-
-
-def choose_budget(
-    method: methods.Method, structure: Structure, budget: Budget | None, rules: Rules
-) -> Budget:
-    """Return the budget that was given, or the method's own as structure and growth have it."""
-    keeps_momentum = rules.growth is not None and rules.growth.needs_momentum
-    if budget is None:
-        if isinstance(structure, NM):  # needs the same sparsity everywhere
-            return "uniform"
-        return (
-            "erdos_renyi" if method.budget == "momentum" and not keeps_momentum else method.budget
-        )
-    budget = check_budget(budget)
-    if budget == "momentum" and not keeps_momentum:
-        raise OptionError(
-            "`budget` 'momentum' goes by running means of gradients, which are kept for growth by "
-            "them alone; give growth='momentum', or choose 'erdos_renyi'"
-        )
-    return budget
-
-
 def choose_schedule(
     method: methods.Method, schedule: Schedule | None, total_steps: int | None
 ) -> Schedule:
@@ -234,26 +266,40 @@ def choose_schedule(
     return method.schedule(total_steps)
 
 
-def check_budget_names(budget: Budget, targets: list[Target]) -> None:
-    """Raise unless every name in a budget by names matches a weight or its module."""
-    if not isinstance(budget, Mapping):
-        return
-    names = [name for t in targets for name in names_of(t)]
-    for word in budget:
-        if not fnmatch.filter(names, word):
-            raise OptionError(choice("budget", word, [t.name for t in targets]))
+def described(schedule: Schedule) -> str:
+    """Write a schedule down, to compare it with that of a saved state."""
+    own = hasattr(schedule, "__dataclass_fields__")  # others may write where in memory they are
+    return repr(schedule) if own else type(schedule).__name__
 
 
 def check_state(
-    state: Mapping[str, Any], method: methods.Method, targets: Sequence[Target]
+    state: Mapping[str, Any],
+    method: methods.Method,
+    targets: Sequence[Target],
+    sparsity: float | None,
+    schedule: Schedule,
 ) -> None:
-    """Raise unless a saved state is of this method and these weights."""
+    """Raise unless a saved state is of this method and sparsity and these weights.
+
+    Another schedule, as of a longer training, gets a warning.
+    """
     names = [target.name for target in targets]
     if state["method"] != method.name or sorted(state["targets"]) != sorted(names):
         raise CheckpointError(
             f"the saved state is of method {state['method']!r} on "
             f"{', '.join(state['targets'])}; this sparsifier is of {method.name!r} on "
             f"{', '.join(names)}: build it with the same arguments"
+        )
+    if state["sparsity"] != sparsity:
+        raise CheckpointError(
+            f"the saved state is of sparsity={state['sparsity']}, this sparsifier of "
+            f"sparsity={sparsity}: build it with the same arguments"
+        )
+    if state["schedule"] != described(schedule):
+        warnings.warn(
+            f"the saved state is of schedule {state['schedule']}, and training goes on by "
+            f"{described(schedule)}; give the same `schedule` or `total_steps` to go on as before",
+            stacklevel=3,
         )
 
 
@@ -277,9 +323,10 @@ def choose_rules(
     grows: growth.Rule | None,
     seed: int,
     optimizer: Optimizer | None,
+    schedule: Schedule,
 ) -> Rules:
     """Score and growth that were given, or the method's own."""
-    grows = method.growth if grows is None else grows
+    given, grows = grows, method.growth if grows is None else grows
     goes = importance.named(method.score if score is None else score)
     if goes.gating is not None and (method.sparse_start or grows is not None):
         raise OptionError(
@@ -292,6 +339,18 @@ def choose_rules(
         torch.Generator().manual_seed(seed),
         optimizer,
     )
+    if method.score == "hard_concrete" and goes.gating is None:
+        raise OptionError(
+            f"method {method.name!r} learns gates, and `score` {goes.name!r} has none; leave "
+            "`score` out or give importance.hard_concrete(...), or choose method='gmp'"
+        )
+    # Methods that regrow may also be pruned step by step, but a rule that is asked for must act.
+    idle = (Steady,) if given is None else (Steady, OneShot, Cubic, Iterative)
+    if rules.growth is not None and not rules.reserve and isinstance(schedule, idle):
+        raise OptionError(
+            f"growth {rules.growth.name!r} replaces connections that are dropped, and {schedule!r} "
+            "drops none; choose CosineDrop(end=...), or leave `growth` or `schedule` out"
+        )
     if rules.reserve and (goes.sums or (goes.name in importance.BY_NAME and goes.needs_gradient)):
         raise OptionError(
             f"growth 'superset' also ranks weights that have no gradient, which `score` "

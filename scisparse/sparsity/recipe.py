@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from scisparse.errors import OptionError
 from scisparse.sparsity import growth, importance, methods, options, schedules, structures
+from scisparse.sparsity.allotment import check_budget
 from scisparse.sparsity.names import choice
 from scisparse.sparsity.sparsifier import Sparsifier
 
@@ -105,7 +106,7 @@ class Recipe:
         methods.named(self.method)
         options.check_sparsity(self.sparsity)
         if self.budget is not None:
-            options.check_budget(self.budget)
+            check_budget(self.budget)
         if self.score is not None:
             importance.named(self.score)
         for key in _PARTS:

@@ -19,7 +19,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def restore(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """Load the state of a finalized model into one that was built dense.
+    """Load the state of a finalized model into one that was built as before training.
 
     Layers that have another form or other sizes in the state are replaced; device, type and what is
     frozen are those of the model.
@@ -78,22 +78,21 @@ _KEYS = ("weight", "bias", "values", "row_ptr", "col", "place", "running_mean", 
 def _rebuilt(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     """Return the module, or one of the sizes and the form in its state."""
     layer: Any = module
-    if type(module) is nn.Linear and "values" in state:
+    linear, weight = type(module) in (nn.Linear, SparseLinear), state.get("weight")
+    if linear and "values" in state:
         return _stored(layer, state)
-    weight = state.get("weight")
-    if type(module) is nn.Linear and weight is not None:
+    if linear and weight is not None:
         if weight.dim() == 1 and "_extra_state" in state:
-            return _sparse(layer, state)
+            own = layer.pattern.shape if isinstance(layer, SparseLinear) else None
+            return layer if packed_shape(state["_extra_state"]) == own else _sparse(layer, state)
         if weight.shape != layer.weight.shape or ("bias" in state) != (layer.bias is not None):
             sizes = weight.shape[1], weight.shape[0]
             return nn.Linear(*sizes, bias="bias" in state, **_like(layer.weight))
-    if type(module) is SparseLinear and "_extra_state" in state:
-        same = packed_shape(state["_extra_state"]) == layer.pattern.shape
-        return layer if same else _sparse(layer, state)
     if type(module) in _CONVOLUTIONS and weight is not None:
         return _convolution(layer, state)
-    if type(module) in _NORMS and "running_mean" in state:
-        return _norm(layer, len(state["running_mean"]))
+    values = state.get("running_mean", weight)
+    if type(module) in _NORMS and values is not None:
+        return _norm(layer, len(values))
     return module
 
 
@@ -107,7 +106,7 @@ def _sparse(layer: Any, state: dict[str, Tensor]) -> nn.Module:
     return SparseLinear(sources, sites, 0, bias="bias" in state, **_like(layer.weight))
 
 
-def _stored(layer: nn.Linear, state: dict[str, Tensor]) -> nn.Module:
+def _stored(layer: Any, state: dict[str, Tensor]) -> nn.Module:
     values = torch.empty(state["values"].shape, **_like(layer.weight))
     indices = {
         name: torch.empty_like(state[name], device=layer.weight.device)
@@ -144,6 +143,6 @@ def _norm(layer: Any, features: int) -> nn.Module:
         return layer  # type: ignore[no-any-return]
     made: nn.Module = type(layer)(
         *(features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats),
-        **_like(layer.running_mean),
+        **_like(layer.weight if layer.running_mean is None else layer.running_mean),
     )
     return made

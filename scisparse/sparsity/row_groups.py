@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
 from scisparse.sparsity.candidates import CandidateEdges
-from scisparse.sparsity.labels import check_site_order
+from scisparse.sparsity.labels import SiteLabels, site_order
 from scisparse.sparsity.structures import ConstantFanIn, Sites, Structure, Taps, Unstructured
 
 __all__ = ["RowGroups", "groups_of_budget", "row_groups"]
@@ -95,19 +94,29 @@ def groups_of_budget(
     final
         Sparsity of the layer at the end, where it is pruned gradually.
     """
-    given: Any = budget.labels if isinstance(budget, Regions) else budget.areas
-    if given is not None:
-        argument = "labels" if isinstance(budget, Regions) else "areas"
-        check_site_order(argument, np.shape(given), pattern, "the layer")
     total = int(fan_in.sum())
+    if isinstance(budget, Regions):
+        labels = SiteLabels.of(budget.labels).of_sites("labels", pattern, "the layer")
 
-    def groups(count: int) -> tuple[Tensor, Tensor]:
-        sparsity = max(0.0, 1 - count / max(1, total))
-        if isinstance(budget, Regions):
-            return budget.groups(fan_in, sparsity, min(1.0, sparsity / final) if final else 1.0)
-        grid = pattern.site_grid
-        areas = None if grid is None else torch.tensor(grid.areas).reshape(-1)
-        group, quota = budget.groups(fan_in, sparsity, areas)
+        def by_region(count: int) -> tuple[Tensor, Tensor]:
+            sparsity = max(0.0, 1 - count / max(1, total))
+            progress = min(1.0, sparsity / final) if final else 1.0
+            return budget.groups(fan_in, sparsity, progress, labels)
+
+        return by_region
+    areas = _areas(budget, pattern)
+
+    def by_area(count: int) -> tuple[Tensor, Tensor]:
+        group, quota = budget.groups(fan_in, max(0.0, 1 - count / max(1, total)), areas)
         return group, quota.minimum(limit)
 
-    return groups
+    return by_area
+
+
+def _areas(budget: AreaWeighted, pattern: Pattern) -> Tensor | None:
+    """Area of each site, ``[M]``, of the budget or else of the grid."""
+    if budget.areas is None:
+        grid = pattern.site_grid
+        return None if grid is None else torch.tensor(grid.areas).reshape(-1)
+    order = site_order("areas", budget.areas, pattern, "the layer")
+    return budget.given.reshape(-1) if order is None else budget.given.reshape(-1)[order]

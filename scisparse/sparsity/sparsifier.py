@@ -12,12 +12,18 @@ from torch.optim import Optimizer
 from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
 from scisparse.sparsity import methods, options, structures
-from scisparse.sparsity.allotment import Allotment, check_counts
+from scisparse.sparsity.allotment import (
+    Allotment,
+    check_budget_names,
+    check_counts,
+    choose_budget,
+)
+from scisparse.sparsity.audits import audit, end_audits
 from scisparse.sparsity.budgets import Budget
 from scisparse.sparsity.build import masked_target, rewired_target
 from scisparse.sparsity.discovery import Found, check_candidates, check_own, edges_alone, find
 from scisparse.sparsity.edge_target import EdgeTarget
-from scisparse.sparsity.far import AUDIT_STEPS, SIGNIFICANCE
+from scisparse.sparsity.far import AUDIT_STEPS
 from scisparse.sparsity.finalize import Form, check_form, finalize_layers
 from scisparse.sparsity.growth import Rule
 from scisparse.sparsity.importance import Score
@@ -66,11 +72,10 @@ class Sparsifier:
         What is pruned together: a name, such as ``"constant_fan_in"`` or ``"2:4"``, or one of
         :mod:`scisparse.sparsity.structures`.
     budget
-        How sparsity is shared out: ``"uniform"``, ``"erdos_renyi"``, ``"global"``, ``"momentum"``,
-        a sparsity for each name, or one of :mod:`scisparse.sparsity.budgets`. By ``"momentum"``,
-        the default of ``"sparse_momentum"``, layers hand on weights at each change (see
-        :mod:`~scisparse.sparsity.redistribution`): all but edges of attention and structures of
-        other than single weights or blocks. All other budgets fix the weights of each layer.
+        How `sparsity` is shared out: ``"uniform"``, ``"erdos_renyi"``, ``"global"``, a sparsity by
+        names (the nearest counts: without ``*``, longest), or of :mod:`scisparse.sparsity.budgets`;
+        all fix the weights of each layer. By ``"momentum"``, the default of ``"sparse_momentum"``,
+        layers hand on weights at each change: see :mod:`~scisparse.sparsity.redistribution`.
     schedule
         When connections change: one of :mod:`scisparse.sparsity.schedules`.
     score
@@ -140,9 +145,12 @@ class Sparsifier:
         self.sparsity, self.progress = options.check_sparsity(sparsity), Progress()
         self.structure = structures.named(structure or self.method.structure)
         self.schedule = options.choose_schedule(self.method, schedule, total_steps)
-        self.rules = options.choose_rules(self.method, score, growth, seed, optimizer)
-        self.budget = options.choose_budget(self.method, self.structure, budget, self.rules)
-        self.far = options.check_teleconnections(teleconnections, self.method, self.rules, sparsity)
+        self.rules = options.choose_rules(
+            self.method, score, growth, seed, optimizer, self.schedule
+        )
+        self.budget = choose_budget(self.method, self.structure, budget, self.rules)
+        wanted = (teleconnections, self.method, self.rules, sparsity, self.structure, budget)
+        self.far = options.check_teleconnections(*wanted)
         if self.rules.growth is not None:
             options.check_audit(self.far, self.schedule, total_steps, AUDIT_STEPS)
         found = find(model, params, candidates)
@@ -159,9 +167,11 @@ class Sparsifier:
             for one in found:
                 self.targets.append(self._target(one, candidates))
             options.check_optimizer(optimizer, self.targets)
-            options.check_budget_names(self.budget, self.targets)
+            check_budget_names(self.budget, self.targets)
             options.check_parts(self.targets, self.structure, self.budget, self.schedule)
             options.check_rules(self.targets, self.rules, self.schedule)
+            if sparsity is None and not self.far:
+                options.check_steady_number(self.targets, self.structure, budget, self.rules)
             hold(self.targets)
             if self.rules.gathers:
                 self._gather = gather_before_steps(self.targets, self.rules)
@@ -193,7 +203,7 @@ class Sparsifier:
                 target.sparsify(target.size, self.rules)
         elif self.sparsity is not None:
             if self.budget != "global":  # which is known when scores are
-                check_counts(self.targets, self._allotment.at(self.sparsity))
+                check_counts(self.targets, self._allotment.at(self.sparsity), self.budget)
             first = self._allotment.now = self.schedule.start(self.sparsity)
             counts = self._allotment.at(first) if first or self._moves else []
             for target, count in zip(self.targets, counts, strict=False):
@@ -237,33 +247,12 @@ class Sparsifier:
         warn_of_waiting(self._waited, self.targets)
         if change is not None and not waits:
             self._change(change)
-        self._audit()
+        if self.far:
+            audit(self.targets, self.schedule, self.progress, self.rules)
         for target in self.targets:
             target.enforce()
         self._rewinding.remember(self.progress.steps)
         self._record()
-
-    def _audit(self) -> None:
-        """Test what the far slots hold, once rewiring has ended."""
-        begin = getattr(self.schedule, "end", None)
-        if (
-            not self.far
-            or begin is None
-            or self.progress.steps < begin
-            or self.progress.pending is not None
-        ):
-            return
-        if not self.progress.audited:
-            self.progress.audited = True
-            for target in self._rewired:
-                target.begin_audit(self.rules)
-        for target in self._rewired:
-            if target.continue_audit() >= AUDIT_STEPS:
-                self.progress.moved[target.name] = target.end_audit(SIGNIFICANCE, self.rules)
-
-    @property
-    def _rewired(self) -> list[EdgeTarget]:
-        return [target for target in self.targets if isinstance(target, EdgeTarget)]
 
     def _due(self, step: int) -> Change | None:
         if self.sparsity is None:
@@ -305,8 +294,7 @@ class Sparsifier:
         accuracy
             Of the model on data of yours, larger = better; the report says it for each weight.
         """
-        done = (self.progress.moved, self.progress.steps)
-        return measure(self.targets, *done, self.budget, regions, accuracy)
+        return measure(self.targets, self.progress, self.budget, regions, accuracy)
 
     def follow(self, copy: nn.Module) -> None:
         """Let a copy of the model, such as a moving average, take part in every change from now on.
@@ -322,8 +310,8 @@ class Sparsifier:
     def finalize(self, to: str = "auto", *, batch: int = 32) -> nn.Module:
         """End training: remove hooks, idle neurons and pruned weights, and return the model.
 
-        Linear layers become ``SparseLinear`` where that is faster than the dense layer, measured
-        now; convolutions keep zeros, but not idle channels; layers over patterns lose pruned edges.
+        Linear layers become ``nn.Linear`` or ``SparseLinear``, which is faster, measured now;
+        convolutions keep zeros, but not idle channels; layers over patterns lose pruned edges.
         :attr:`forms` says what became of each. Layers of other sizes or forms are new ones: build
         the optimizer anew to train on.
 
@@ -359,9 +347,7 @@ class Sparsifier:
 
     def release(self) -> None:
         """Take all hooks off; the model stays as sparse as it is."""
-        for far in self._rewired:
-            if far.in_audit:  # on what evidence there is; without any, weights come back
-                far.end_audit(SIGNIFICANCE, self.rules)
+        end_audits(self.targets, self.rules)
         for target in self.targets:
             target.release()
         let_go(self.targets)
@@ -373,6 +359,8 @@ class Sparsifier:
         """Return topology, progress and random state: all that a later step depends on."""
         return {
             "method": self.method.name,
+            "sparsity": self.sparsity,
+            "schedule": options.described(self.schedule),
             "progress": self.progress.state_dict(),
             "allotment": self._allotment.state_dict(),
             "generator": self.rules.generator.get_state(),
@@ -386,9 +374,9 @@ class Sparsifier:
         Raises
         ------
         CheckpointError
-            The state belongs to another method or other weights.
+            The state belongs to another method, sparsity or other weights.
         """
-        options.check_state(state, self.method, self.targets)
+        options.check_state(state, self.method, self.targets, self.sparsity, self.schedule)
         self.progress.load_state_dict(state["progress"])
         self._allotment.load_state_dict(state["allotment"])
         self.rules.generator.set_state(state["generator"])
