@@ -53,7 +53,7 @@ class LocallyConnected(Rewirable, PatternLayer):
         C and O.
     tie
         ``None``: own weights on every edge. ``"longitude"``: shared along longitude. ``"all"``: one
-        weight a tap. Or region labels, one a site, flat or in the shape of the sites.
+        weight a tap. Or region labels, one a site, also in the shape of the sites or a DataArray.
     bias
         ``True``: one bias for each group of sites that `tie` makes (with ``tie=None``: one a site);
         ``"site"``; ``"shared"``; ``False``.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.grids import Grid, LatLonGrid
+from scisparse.grids.masks import has_coordinates, in_order_of
 from scisparse.pattern import Pattern
 from scisparse.pattern.edges import index_dtype
 
@@ -76,6 +77,7 @@ def tie_edges(pattern: Pattern, tie: Tie) -> Tying:
         latitude-longitude grids for ``"longitude"``.
     tie
         ``None``, ``"longitude"``, ``"all"``, or region labels ``[M]`` or in the shape of the sites.
+        A DataArray with coordinates is matched by them where the sites have a grid.
 
     Raises
     ------
@@ -274,6 +276,8 @@ def _named(grid: Grid | None) -> str:
 def _labels(pattern: Pattern, tie: ArrayLike | Tensor) -> Tensor:
     """Region of each site, from 0 on, int64 ``[M]``."""
     given = tie.detach().cpu() if isinstance(tie, Tensor) else tie
+    if pattern.site_grid is not None and has_coordinates(given):
+        given = in_order_of(pattern.site_grid, given, "tie")
     labels: NDArray[np.generic] = np.asarray(given)
     shapes = {(pattern.num_sites,), site_shape(pattern)}
     if labels.shape not in shapes:

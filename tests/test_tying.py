@@ -19,7 +19,7 @@ from layer_cases import (
     repeated_pattern,
 )
 
-from scisparse.errors import OptionError, PatternError, ShapeError
+from scisparse.errors import GridError, OptionError, PatternError, ShapeError
 from scisparse.grids import LatLonGrid, ProjectedGrid, icosahedral
 from scisparse.pattern import Pattern
 from scisparse.patterns import nearest, radius, window
@@ -90,6 +90,22 @@ def test_labels_come_in_many_forms(labels: Any) -> None:
     assert isinstance(tying.tie, torch.Tensor)
     # What a layer keeps ties as the labels did.
     assert torch.equal(tie_edges(index_pattern(), tying.tie).of_edges(0), tying.of_edges(0))
+
+
+def test_labels_of_a_data_array_are_matched_by_coordinates() -> None:
+    xr = pytest.importorskip("xarray")
+    lat, lon = np.array([-60.0, -10.0, 20.0, 70.0]), np.arange(0.0, 360.0, 60.0)
+    pattern = window(LatLonGrid.from_degrees(lat, lon), 3)
+    rng = np.random.default_rng(4)
+    given = xr.DataArray(rng.integers(0, 3, (4, 6)), {"lat": lat, "lon": lon}, ("lat", "lon"))
+    expected = tie_edges(pattern, given.values)
+    for same in (given[::-1], given.T, given.roll(lon=2, roll_coords=True).transpose("lon", "lat")):
+        found = tie_edges(pattern, same)
+        assert found.edge is not None
+        assert expected.edge is not None
+        assert torch.equal(found.edge, expected.edge)
+    with pytest.raises(GridError, match="`tie`"):
+        tie_edges(pattern, given.assign_coords(lat=lat + 5.0))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from scisparse.grids.base import FloatArray, Grid
 
-__all__ = ["in_order_of", "is_data_array"]
+__all__ = ["has_coordinates", "in_order_of", "is_data_array"]
 
 # Coordinates are often in single precision, 3e-5 degrees apart near 360.
 _RADIANS = np.deg2rad(1.5e-4)
@@ -24,6 +24,11 @@ _METRES, _SHARE = 1.0, 1e-6
 def is_data_array(mask: object) -> TypeGuard[xr.DataArray]:
     """Whether this is a DataArray, told without an import of xarray."""
     return all(hasattr(mask, name) for name in ("coords", "dims", "dtype"))
+
+
+def has_coordinates(given: object) -> TypeGuard[xr.DataArray]:
+    """Whether this is a DataArray that says where its values are."""
+    return is_data_array(given) and any(coord.ndim for coord in given.coords.values())
 
 
 def in_order_of(grid: Grid, mask: xr.DataArray, what: str = "mask") -> NDArray[Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
-from scisparse.grids.masks import in_order_of, is_data_array
+from scisparse.grids.masks import has_coordinates, in_order_of
 from scisparse.pattern import Pattern
 from scisparse.tying import site_shape
 
@@ -82,8 +82,7 @@ def site_order(argument: str, given: Any, pattern: Pattern, name: str) -> Tensor
         Its shape tells of another order.
     """
     grid, size = pattern.site_grid, math.prod(np.shape(given))
-    known = is_data_array(given) and any(c.ndim for c in given.coords.values())
-    if grid is None or not known or size != pattern.num_sites:
+    if grid is None or not has_coordinates(given) or size != pattern.num_sites:
         _check_order(argument, np.shape(given), pattern, name)
         return None
     numbers = given.copy(data=np.arange(size).reshape(given.shape))
