@@ -93,3 +93,19 @@ def test_modes_see_the_operator() -> None:
     with seen:
         call(X)
     assert torch.ops.scisparse.gather_matmul.default in seen.calls
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_whole_jacobians_take_all_rows_at_once(create_graph: bool) -> None:
+    weight = WEIGHT.clone().requires_grad_()
+
+    def rows(x: Tensor) -> Tensor:
+        return gather_matmul(x, weight, ROW_PTR, COL).square().flatten()
+
+    found = [
+        torch.autograd.functional.jacobian(
+            rows, X, vectorize=at_once, create_graph=create_graph, strategy="reverse-mode"
+        )
+        for at_once in (False, True)
+    ]
+    torch.testing.assert_close(*found)
