@@ -26,6 +26,10 @@ _CLASSIC_TYPES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 1
 _COMPRESSED = {"zlib": True, "complevel": 4}
 # Encoding that tells what values mean; other encoding is of the file that they came from.
 _MEANING = ("calendar", "grid_mapping", "units")
+# How a Zarr store of another version, or of other sizes, kept them: a new one may not hold it.
+_STORAGE = (
+    "chunks", "compressor", "compressors", "filters", "preferred_chunks", "serializer", "shards",
+)  # fmt: skip
 
 
 def open_data(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -123,7 +127,7 @@ def write_data(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
     check_target(target, stores=True)
     _check_indexes(dataset, target)
     store = target.suffix == _ZARR
-    dataset = _plain(dataset) if store else _for_netcdf(_plain(dataset), target)
+    dataset = _plain(dataset, {}) if store else _for_netcdf(_plain(dataset, _COMPRESSED), target)
     try:
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     except OSError as error:
@@ -181,19 +185,26 @@ def _check_indexes(dataset: xr.Dataset, target: Path) -> None:
             )
 
 
-def _plain(dataset: xr.Dataset) -> xr.Dataset:
-    """Without a fill value at coordinates and bounds that miss nothing: CF allows them none."""
+def _plain(dataset: xr.Dataset, options: dict[str, Any]) -> xr.Dataset:
+    """Without the encoding of the file that values came from; data get `options` for theirs.
+
+    Coordinates and bounds that miss nothing have no fill value: CF allows them none.
+    """
     copy = dataset.copy(deep=False)
     bounds = {{**c.attrs, **c.encoding}.get("bounds") for c in copy.coords.values()}
     for name, variable in copy.variables.items():
+        encoding = {k: v for k, v in variable.encoding.items() if k not in _STORAGE}
         if (name in copy.coords or name in bounds) and not variable.isnull().any():
-            encoding = {k: v for k, v in variable.encoding.items() if k != "missing_value"}
-            variable.encoding = encoding | {"_FillValue": None}
+            encoding = {k: v for k, v in encoding.items() if k != "missing_value"}
+            encoding["_FillValue"] = None
+        elif name in copy.data_vars and encoding.get("_FillValue", np.nan) is not None:
+            encoding = {k: encoding[k] for k in _MEANING if k in encoding} | options
+        variable.encoding = encoding
     return copy
 
 
 def _for_netcdf(dataset: xr.Dataset, target: Path) -> xr.Dataset:
-    """Compressed, with attributes that netCDF has no type for, such as true, as JSON text.
+    """With attributes that netCDF has no type for, such as true, as JSON text.
 
     Raises
     ------
@@ -209,10 +220,6 @@ def _for_netcdf(dataset: xr.Dataset, target: Path) -> xr.Dataset:
     copy = dataset.copy(deep=False)
     for attrs in (copy.attrs, *(variable.attrs for variable in copy.variables.values())):
         attrs.update({name: _attribute(value) for name, value in attrs.items()})
-    for variable in copy.data_vars.values():
-        if variable.encoding.get("_FillValue", np.nan) is not None:
-            kept = {name: variable.encoding[name] for name in _MEANING if name in variable.encoding}
-            variable.encoding = kept | _COMPRESSED
     return copy
 
 

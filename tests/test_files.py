@@ -274,6 +274,46 @@ def test_a_store_of_either_format_is_replaced(tmp_path: Path, dataset: xr.Datase
         assert open_data(target).identical(dataset)
 
 
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("name", ["data.nc", "data.zarr"])
+def test_stores_of_every_version_are_written_again(
+    tmp_path: Path, version: Literal[2, 3], name: str
+) -> None:
+    times = np.arange("2001-01-01", "2001-01-07", dtype="datetime64[D]").astype("datetime64[ns]")
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(6, 4)).astype(np.float32)
+    values[0, 0] = np.nan
+    dataset = xr.Dataset(
+        {
+            "t2m": (("time", "station"), values, {"units": "K"}),
+            "count": (("time", "station"), rng.integers(0, 9, (6, 4))),
+            "seen": (("time", "station"), rng.random((6, 4)) < 0.5),
+            "started": (("time",), times),
+            "time_bnds": (("time", "side"), np.stack([times, times + np.timedelta64(1, "D")], 1)),
+        },
+        {
+            "time": ("time", times, {"bounds": "time_bnds"}),
+            "step": np.timedelta64(24, "h").astype("timedelta64[ns]"),
+            "station": np.array(["Bern", "Chur", "Genf", "Zug"], dtype=object),
+            "height": ("station", [550.0, np.nan, 400.0, 425.0]),
+        },
+    )
+    old = tmp_path / "old.zarr"
+    encoding: dict[str, dict[str, object]] = {
+        "t2m": {"chunks": (2, 3)},
+        "height": {"chunks": (3,), "dtype": "int16", "scale_factor": 0.5, "_FillValue": -1},
+    }
+    if version == 3:
+        encoding["count"] = {"shards": (4, 4), "chunks": (2, 2)}
+    dataset.to_zarr(old, zarr_format=version, consolidated=version == 2, encoding=encoding)
+    read = open_data(old)
+    assert read.equals(dataset)
+    for number, data in enumerate((read, read.isel(time=slice(1, None), station=[0, 2, 1]))):
+        target = tmp_path / f"{number}_{name}"
+        write_data(data, target)
+        assert open_data(target).equals(data)
+
+
 def test_what_zarr_says_in_json_goes_into_netcdf_as_text(
     tmp_path: Path, dataset: xr.Dataset
 ) -> None:

@@ -128,13 +128,34 @@ def test_projected_areas_are_products_of_steps() -> None:
         ([350, 355, 0, 5], False, True),
         ([0, 100, 180, 260], True, False),
         ([0, 180], True, True),
+        ([0, 120, 240], True, True),
         ([12], False, True),
+        # Gaps side by side.
+        ([0, 150], False, True),
+        ([0, 200], False, True),
+        ([0, 10, 180], False, False),
+        ([0, 1, 2, 3, 4, 180], False, False),
+        # Nested resolutions.
+        ([*range(20), *range(20, 360, 10)], True, False),
     ],
 )
 def test_longitude_closes_where_the_ends_meet(lon: Any, periodic: bool, uniform: bool) -> None:
     grid = LatLonGrid.from_degrees([0, 1], lon)
     assert grid.periodic == (False, periodic)
     assert grid.uniform_longitude is uniform
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_region_with_an_isolated_column_does_not_close(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    steps = rng.uniform(1.0, 1.4, rng.integers(12, 40))
+    steps *= rng.uniform(80.0, 200.0) / steps.sum()
+    to_column = rng.uniform(0.42, 0.58) * (360.0 - steps.sum())
+    lon = rng.uniform(0.0, 360.0) + np.cumsum([0.0, *steps, to_column])
+    for start in range(lon.size):
+        axis = np.roll(lon, start) % 360.0
+        for way in (1, -1):
+            assert LatLonGrid.from_degrees([0, 1], axis[::way]).periodic == (False, False)
 
 
 @pytest.mark.parametrize(

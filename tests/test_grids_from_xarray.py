@@ -331,7 +331,7 @@ def test_a_region_across_the_meridian_where_an_axis_starts(seed: int) -> None:
         np.testing.assert_allclose(cut_grid.areas.reshape(grid.shape), in_order, rtol=1e-9)
         with pytest.raises(GridError, match=r"no neighbours; start them after the jump") as info:
             window(cut_grid, 3)
-        remedy = str(info.value).split("for example with ")[1]
+        remedy = str(info.value).split("where their dim is 'lon' with ")[1]
         turned = from_xarray(eval(remedy, {"data": cut}))
         assert torch.equal(window(turned, 3).col, window(grid, 3).col)
         smooth = radius(cut_grid, 7e5)

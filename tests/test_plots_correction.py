@@ -90,3 +90,74 @@ def test_cases_that_cannot_be_matched_are_refused() -> None:
     ):
         with pytest.raises(DataError, match=r"cannot be matched \(.*\); give both coordinates"):
             plots.map_correction(*pair)
+
+
+def stamped(signed: bool, seed: int) -> tuple[xr.DataArray, xr.DataArray, list[Any]]:
+    """Both of one lead time, on starts, with their valid times; and what their map shows."""
+    raw, corrected = (
+        field.isel(lead=[0]).assign_coords(
+            time=np.arange("2001-01-01", "2001-01-13", dtype="datetime64[D]").astype("M8[ns]")
+        )
+        for field in forecasts(seed)
+    )
+    step = np.timedelta64(1 + seed, "D").astype("m8[ns]")
+    told = {"standard_name": "forecast_reference_time"} if signed else {}
+    both = []
+    for field in (raw, corrected):
+        field = field.isel(lead=0, drop=True).assign_coords(step=step)
+        field = field.assign_coords(time=field["time"].assign_attrs(told))
+        both.append(field.assign_coords(valid_time=("time", field["time"].values + step)))
+    return both[0], both[1], expected(raw, corrected, [2, 4, 5, 11])
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_starts_and_valid_times_are_matched_where_both_have_them(signed: bool) -> None:
+    *pair, exact = stamped(signed, seed=int(signed))
+    pair[1] = pair[1].isel(time=[2, 4, 5, 11])
+    same = shown(pair[0].isel(time=4), pair[1].isel(time=1))
+    forms = [
+        {
+            "starts": field,
+            "valid times": field.swap_dims(time="valid_time"),
+            "valid times alone": field.swap_dims(time="valid_time").drop_vars(["time", "step"]),
+        }
+        for field in pair
+    ]
+    for ours, raw in forms[0].items():
+        for theirs, corrected in forms[1].items():
+            found = shown(raw, corrected)
+            for values, right in zip(found, exact, strict=True):
+                np.testing.assert_allclose(values, right, rtol=1e-12, err_msg=f"{ours}, {theirs}")
+            one = shown(raw, corrected.isel({corrected.dims[0]: 1}))
+            np.testing.assert_allclose(one, same, rtol=1e-12, err_msg=f"{ours}, {theirs}")
+
+
+@pytest.mark.parametrize("name", ["time", "date", "valid_time"])
+def test_starts_are_not_taken_for_valid_times(name: str) -> None:
+    raw, corrected, _ = stamped(True, 1)
+    alone = corrected.swap_dims(time="valid_time").drop_vars(["time", "step"])
+    alone = alone.rename(valid_time=name)
+    bare = raw if name != "valid_time" else raw.drop_vars("valid_time")
+    with pytest.raises(DataError, match="'time' of raw holds starts") as info:
+        plots.map_correction(bare, alone)
+    with pytest.raises(DataError, match="'time' of corrected holds starts"):
+        plots.map_correction(alone, bare)
+    if name != "valid_time":
+        remedy = str(info.value).split("give raw its valid times: ")[1]
+        given = shown(eval(remedy, {"raw": raw}), alone)
+        np.testing.assert_allclose(given, shown(raw, corrected), rtol=1e-12)
+
+
+def test_words_may_differ_but_dates_may_not() -> None:
+    raw, corrected = forecasts(3)
+    exact = shown(raw, corrected)
+    for kind in (object, str):
+        words = [np.array(word, dtype=kind) for word in ("raw", "emos")]
+        pair = (raw.assign_coords(model=words[0]), corrected.assign_coords(model=words[1]))
+        np.testing.assert_allclose(shown(*pair), exact, rtol=1e-12)
+    for use_cftime in (False, True):
+        dated = [
+            each.convert_calendar("standard", use_cftime=use_cftime) for each in (raw, corrected)
+        ]
+        with pytest.raises(DataError, match="no value of 'time' in common"):
+            plots.map_correction(dated[0].isel(time=3), dated[1].isel(time=4))

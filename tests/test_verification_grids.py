@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import scipy.spatial
 import xarray as xr
 from verification_cases import data
 
 from scisparse.errors import DataError, GridError
+from scisparse.grids import from_xarray
 from scisparse.verification import evaluate
 
 
@@ -52,6 +56,29 @@ def test_areas_of_a_grid_at_fault_are_not_taken_for_equal(fault: str) -> None:
     assert equal.attrs["weights"] == "equal"
     if fault != "repeated":
         assert float(equal["crps"]) == pytest.approx(float(evaluate(*pair, weights=None)["crps"]))
+
+
+def test_cells_of_points_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(38)
+    z, lon = np.linspace(0.99, -0.99, 60), (137.5 * np.arange(60)) % 360.0
+    coords = {"lat": ("cell", np.rad2deg(np.arcsin(z))), "lon": ("cell", lon)}
+    observed = xr.DataArray(rng.normal(size=(5, 60)), coords, ("time", "cell"))
+    members = xr.DataArray(rng.normal(size=(7, 5, 60)), coords, ("member", "time", "cell"))
+    areas = xr.DataArray(from_xarray(observed).areas, dims="cell")
+    expected = evaluate(members, observed, weights=areas)
+    made: list[int] = []
+
+    hull = scipy.spatial.ConvexHull
+
+    def counted(points: Any) -> Any:
+        made.append(len(points))
+        return hull(points)
+
+    monkeypatch.setattr(scipy.spatial, "ConvexHull", counted)
+    result = evaluate(members, observed)
+    assert made == [60]
+    assert result.attrs["weights"] != "equal"
+    assert float(result["crps"]) == pytest.approx(float(expected["crps"]), rel=1e-12)
 
 
 def curvilinear(array: xr.DataArray, *, radians: bool = False, index: bool = False) -> xr.DataArray:

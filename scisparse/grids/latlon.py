@@ -26,7 +26,7 @@ __all__ = ["LatLonGrid"]
 # Coordinates often come as float32: 90 degrees may then exceed pi / 2 by a little.
 _ANGLE_TOLERANCE = 1e-6
 _STEP_TOLERANCE = 1e-3
-# A step of so many times both steps beside it is a gap; stretched axes change more slowly.
+# So many times as wide as what lies beside it is a gap; stretched axes change more slowly.
 _GAP = 1.5
 
 
@@ -140,11 +140,17 @@ class LatLonGrid(Grid):
     def periodic(self) -> tuple[bool, ...]:
         """``(False, closes)``: longitude closes when no step around the circle is a gap.
 
-        A gap is at least 1.5 times as wide as both steps beside it.
+        A gap is at least 1.5 times as wide as both steps beside it; so is each of the two steps
+        beside an isolated column. Two columns close when they lie opposite each other.
         """
         around = self._steps_around()
-        beside = np.maximum(np.roll(around, 1), np.roll(around, -1))
-        return (False, around.size > 1 and bool((around < _GAP * beside).all()))
+        if around.size <= 2:
+            off = np.abs(around - np.pi).max()
+            return (False, around.size == 2 and bool(off <= _STEP_TOLERANCE * np.pi))
+        before, after = np.roll(around, 1), np.roll(around, -1)
+        single = around >= _GAP * np.maximum(before, after)
+        double = np.minimum(around, after) >= _GAP * np.maximum(before, np.roll(around, -2))
+        return (False, not bool(single.any() or double.any()))
 
     @property
     def uniform_longitude(self) -> bool:
@@ -210,8 +216,8 @@ class LatLonGrid(Grid):
         before, after = np.rad2deg(self._lon_axis[[gap, gap + 1]])
         raise GridError(
             f"longitudes of {self!r} jump from {before:.6g} to {after:.6g}, so that columns beside "
-            "each other are no neighbours; start them after the jump, for example with "
-            f"data.roll(lon={around.size - 1 - gap}, roll_coords=True)"
+            "each other are no neighbours; start them after the jump, where their dim is 'lon' "
+            f"with data.roll(lon={around.size - 1 - gap}, roll_coords=True)"
         )
 
     def _steps_around(self) -> FloatArray:

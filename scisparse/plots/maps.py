@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from scisparse.arrays import Frame, find_axes, same_points
+from scisparse.arrays import Frame, find_axes, find_dim, same_points
 from scisparse.errors import DataError
 from scisparse.plots.canvas import label_of
 from scisparse.plots.panels import Panel, Scale, check_array, draw, new_panels
+from scisparse.times import check_starts
 from scisparse.units import check_units
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def map_correction(
         Forecasts on one grid; means are taken over all other dims, such as times and members. Of
         times, and other dims that both have, only those in both count, and at each point only
         those at which neither is missing: means of other cases would differ by more than the
-        correction.
+        correction. Of starts and valid times, those that both have are compared.
     colours
         Name of a diverging colour map for the difference; default ``RdBu_r``, in which red is more.
 
@@ -103,8 +104,8 @@ def map_correction(
     Raises
     ------
     DataError
-        Units or grids differ, a forecast is a Dataset, no times are in both, or no point has finite
-        values in both.
+        Units or grids differ, a forecast is a Dataset, one has starts and the other valid times, no
+        times are in both, or no point has finite values in both.
     GridError
         A forecast has no grid.
     MissingDependencyError
@@ -142,10 +143,13 @@ def _matched(raw: xr.DataArray, corrected: xr.DataArray) -> tuple[xr.DataArray, 
         field if axis.member is None else field.mean(axis.member)
         for field, axis in zip((raw, corrected), axes, strict=True)
     )
-    times = axes[1].time, axes[0].time
-    if times[0] and times[1] and times[1] not in second.coords:
-        second = second.rename({times[0]: times[1]})
+    first, second = _on_one_time(first, second, (axes[0].time, axes[1].time))
     first, second = _widened(first, second), _widened(second, first)
+    check_starts(first, second, ("raw", "corrected"))
+    check_starts(second, first, ("corrected", "raw"))
+    ours, theirs = find_dim(first, "time"), find_dim(second, "time")
+    if ours and theirs and ours not in second.dims and theirs not in first.dims:
+        second = second.drop_vars(ours, errors="ignore").rename({theirs: ours})
     space = {*axes[0].space, *axes[1].space}
     try:
         matched = xr.align(first, second, join="inner", exclude=space)
@@ -163,15 +167,46 @@ def _matched(raw: xr.DataArray, corrected: xr.DataArray) -> tuple[xr.DataArray, 
     return matched
 
 
+def _on_one_time(
+    first: xr.DataArray, second: xr.DataArray, times: tuple[str | None, str | None]
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Both along one coordinate of times that both have; of one time, it stays without a dim."""
+    parts = first, second
+    for name in ("valid_time", *filter(None, times)):
+        if not all(_has_times(part, name, dim) for part, dim in zip(parts, times, strict=True)):
+            continue
+        # Another name may mean starts in one and valid times in the other.
+        meanings = [part[name].attrs.get("standard_name") for part in parts]
+        if name == "valid_time" or meanings[0] == meanings[1] is not None:
+            first, second = (
+                part if dim is None else part.swap_dims({dim: name})
+                for part, dim in zip(parts, times, strict=True)
+            )
+            break
+    return first, second
+
+
+def _has_times(field: xr.DataArray, name: str, dim: str | None) -> bool:
+    """Whether a coordinate has one value for each time, no two of them alike."""
+    if name not in field.coords or field[name].dims != (() if dim is None else (dim,)):
+        return False
+    return dim is None or bool(field[name].to_index().is_unique)
+
+
 def _widened(field: xr.DataArray, other: xr.DataArray) -> xr.DataArray:
     """With dims of length 1 of single times, and of single values of a dim that `other` has."""
     single = [
         name
         for name, coord in field.coords.items()
         if coord.ndim == 0 and name in other.coords
-        if name in other.dims or (other[name].ndim == 0 and coord.dtype.kind in "mMO")
+        if name in other.dims or (other[name].ndim == 0 and _is_time(coord))
     ]
     return field.expand_dims(single)
+
+
+def _is_time(coord: xr.DataArray) -> bool:
+    """Whether one value is a date, also of cftime, or a duration: names may differ."""
+    return coord.dtype.kind in "mM" or hasattr(coord.item(), "calendar")
 
 
 def _means(raw: xr.DataArray, corrected: xr.DataArray) -> tuple[Panel, Panel]:

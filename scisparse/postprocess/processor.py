@@ -342,8 +342,8 @@ class PostProcessor:
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise CheckpointError(
-                f"{os.fspath(path)}: its content does not fit together ({reason}); save the model "
-                "again"
+                f"{os.fspath(path)}: its content does not fit together ({reason}); it may be "
+                "damaged, or of another version: train it again"
             ) from error
         return model
 

@@ -110,17 +110,30 @@ def area_weights(data: xr.Dataset, what: str) -> xr.DataArray | None:
     try:
         if not has_grid(data):
             return None
-        # Of the canonical grid, so that a region across Greenwich is one however it is sorted.
-        frame = Frame.of(data, what)
+        frame = _frame(data, what)
     except GridError as error:
         raise GridError(f"{error}; or give weights=None to weigh all points alike") from error
     try:
-        grid = frame.grid if len(frame.space) == 2 else from_xarray(data)
-        areas = grid.areas
+        areas = frame.grid.areas
     except GridError:
         return None
-    placed = frame.wrap((areas / areas.mean()).reshape(grid.shape), [], data)
+    placed = frame.wrap((areas / areas.mean()).reshape(frame.grid.shape), [], data)
     return placed.reset_coords(drop=True)
+
+
+def _frame(data: xr.Dataset, what: str) -> Frame:
+    """Frame on the canonical grid, so that a region across Greenwich is one however it is sorted.
+
+    Points keep their own grid: Frame.of takes equal areas where they leave gaps.
+    """
+    try:
+        space = grid_dims(data)
+        if len(space) == 1:
+            grid = from_xarray(data)
+            return Frame(grid, space, (np.arange(grid.size),))
+    except GridError as error:
+        raise GridError(f"{what}: {error}") from error
+    return Frame.of(data, what)
 
 
 def place_weights(weights: xr.DataArray, base: xr.Dataset) -> xr.DataArray:
