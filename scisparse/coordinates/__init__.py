@@ -13,16 +13,24 @@ from scisparse.coordinates.scalars import check_scalars as check_scalars
 from scisparse.coordinates.scalars import check_trained as check_trained
 from scisparse.coordinates.scalars import described as described
 from scisparse.coordinates.scalars import numbers_of as numbers_of
+from scisparse.coordinates.valid import START as START
+from scisparse.coordinates.valid import START_NAMES as START_NAMES
+from scisparse.coordinates.valid import compared_times as compared_times
+from scisparse.coordinates.valid import lead_of as lead_of
 
 __all__ = [
+    "START",
+    "START_NAMES",
     "Axis",
     "axes_of",
     "check_near",
     "check_places",
     "check_scalars",
     "check_trained",
+    "compared_times",
     "described",
     "grid_of",
+    "lead_of",
     "numbers_of",
     "other_grid",
     "snapped",

@@ -11,6 +11,7 @@ import xarray as xr
 
 from scisparse.arrays import find_dim
 from scisparse.coordinates.axes import Axis, axes_of, grid_of, other_grid
+from scisparse.coordinates.valid import compared_times, is_date
 from scisparse.errors import DataError
 from scisparse.grids.discovery import grid_dims, role_of
 from scisparse.units import spelled
@@ -39,6 +40,7 @@ def check_scalars(data: Sequence[xr.Dataset], names: Sequence[str], own: Sequenc
         One differs; it and both values are named.
     """
     for pair, (name, other_name) in zip(combinations(data, 2), combinations(names, 2), strict=True):
+        _check_single_times(pair, (name, other_name))
         wide = _widened(pair[0], own), _widened(pair[1], own)
         scalars = [{*w.dims} - {*p.dims} for w, p in zip(wide, pair, strict=True)]
         if not any(scalars):
@@ -52,6 +54,21 @@ def check_scalars(data: Sequence[xr.Dataset], names: Sequence[str], own: Sequenc
                 f"in both; select the same one, or drop it with .drop_vars({first!r}) where it "
                 "does not matter"
             )
+
+
+def _check_single_times(pair: _Pair, names: tuple[str, str]) -> None:
+    times = compared_times(*pair)
+    if times is None:
+        return
+    indexes = [xr.Variable(t.dims or ("time",), np.atleast_1d(t.values)).to_index() for t in times]
+    if indexes[0].isin(indexes[1]).all() and indexes[1].isin(indexes[0]).all():
+        return
+    ours, theirs = (described(index) for index in indexes)
+    what = "the valid time" if times[0].name is None else repr(times[0].name)
+    raise DataError(
+        f"{what} is {ours} in {names[0]} and {theirs} in {names[1]}, and must be the same in both; "
+        "select the same one"
+    )
 
 
 def described(index: Any) -> str:
@@ -81,7 +98,7 @@ def numbers_of(data: xr.DataArray) -> dict[str, tuple[float, str]]:
         value = coordinate.values
         if coordinate.dtype.kind == "m":
             value, units = value / np.timedelta64(1, "s"), "s"
-        if np.isfinite(value) and not _of_itself(coordinate):
+        if np.isfinite(value) and not (_of_itself(coordinate) or is_date(coordinate)):
             timed = units in _SECONDS
             found[str(name)] = (float(value) * _SECONDS.get(units, 1.0), "s" if timed else units)
     return found
@@ -116,7 +133,7 @@ def _widened(data: xr.Dataset, own: Sequence[str]) -> xr.Dataset:
         [
             name
             for name, coordinate in data.coords.items()
-            if coordinate.ndim == 0 and name not in own and not _of_itself(coordinate)
+            if not (coordinate.ndim or name in own or _of_itself(coordinate) or is_date(coordinate))
         ]
     )
 
@@ -141,13 +158,9 @@ def _compared(pair: _Pair, wide: _Pair, names: tuple[str, str]) -> Iterator[tupl
         spatial = {*dims[0]}
         for first, second, axis, other in zip(*dims, *axes, strict=False):
             yield first, second, _equal_axes(axis, other)
-    times = [find_dim(p, "time") or find_dim(w, "time") for p, w in zip(pair, wide, strict=True)]
-    pairs = {str(name): str(name) for name in wide[0].indexes if name in wide[1].indexes}
-    if times[0] is not None and times[1] is not None and not {*times} & {*pairs}:
-        pairs[times[0]] = times[1]
-    for first, second in pairs.items():
-        if first not in spatial and first in wide[0].indexes and second in wide[1].indexes:
-            yield first, second, _equal(wide[0][first], wide[1][second])
+    for name in map(str, wide[0].indexes):
+        if name not in spatial and name in wide[1].indexes:
+            yield name, name, _equal(wide[0][name], wide[1][name])
 
 
 def _equal_axes(axis: Axis, other: Axis) -> bool:
@@ -167,7 +180,6 @@ def _equal(first: xr.DataArray, second: xr.DataArray) -> bool:
     told = [
         each.attrs["standard_name"] for each in (first, second) if "standard_name" in each.attrs
     ]
-    # `time` may name the start in one and the valid time in the other.
     if len({*told}) > 1 or _analysed(first) or _analysed(second):
         return True
     if first.dtype.kind == second.dtype.kind == "f":
