@@ -117,3 +117,32 @@ def test_points_in_another_order() -> None:
     np.testing.assert_array_equal(other["t2m_mean"], expected["t2m_mean"])
     order[0] = order[1]
     assert "points are up to" in error_of(lambda: model.predict(field[..., order]))
+
+
+LABELS: dict[str, tuple[Any, Any]] = {
+    "model": ("ecmwf", "era5"),
+    "expver": ("0001", "0005"),
+    "station_name": (np.array("Bern", dtype=object), "BERN"),
+    "method": ("emos", "raw"),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_what_only_describes_is_not_compared(name: str) -> None:
+    ours, theirs = LABELS[name]
+    first, second = FORECAST.assign_coords({name: ours}), OBSERVED.assign_coords({name: theirs})
+    assert fitted("emos", first, second).predict(FORECAST.assign_coords({name: theirs}))
+    reference = FORECAST.isel(member=0, drop=True).assign_coords({name: theirs})
+    assert int(evaluate(first, second, reference=reference)["count"]) == OBSERVED.size
+    pair = xr.concat([FORECAST, FORECAST + 1.0], xr.Variable(name, ["one", "two"]))
+    scores = evaluate(pair, second, dims=["time", "lat", "lon"])
+    assert scores["crps"].sizes == {name: 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("expver", (1, 5)), ("month", (1, 2)), ("season", (0, 3))]
+)
+def test_a_model_is_applied_at_other_dates(name: str, values: tuple[int, int]) -> None:
+    first, second = (FORECAST.assign_coords({name: value}) for value in values)
+    assert fitted("emos", first, OBSERVED).predict(second).sizes["time"] == 12
+    assert fitted("emos", FORECAST, OBSERVED.assign_coords(expver=values[0])).predict(first)

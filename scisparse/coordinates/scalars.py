@@ -11,7 +11,7 @@ import xarray as xr
 
 from scisparse.arrays import find_dim
 from scisparse.coordinates.axes import Axis, axes_of, grid_of, other_grid
-from scisparse.coordinates.valid import compared_times, is_date
+from scisparse.coordinates.valid import SECONDS, compared_times, is_date
 from scisparse.errors import DataError
 from scisparse.grids.discovery import grid_dims, role_of
 from scisparse.units import spelled
@@ -19,7 +19,11 @@ from scisparse.units import spelled
 __all__ = ["check_scalars", "check_trained", "described", "numbers_of"]
 
 _Pair = tuple[xr.Dataset, xr.Dataset]
-_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+# Of these a later forecast has others: the part of a date, and the version of an archive.
+_PARTS = (
+    "year", "season", "month", "week", "weekofyear", "day", "dayofyear", "doy", "dayofweek",
+    "weekday", "hour", "minute", "second", "expver",
+)  # fmt: skip
 
 
 def check_scalars(data: Sequence[xr.Dataset], names: Sequence[str], own: Sequence[str]) -> None:
@@ -98,9 +102,10 @@ def numbers_of(data: xr.DataArray) -> dict[str, tuple[float, str]]:
         value = coordinate.values
         if coordinate.dtype.kind == "m":
             value, units = value / np.timedelta64(1, "s"), "s"
-        if np.isfinite(value) and not (_of_itself(coordinate) or is_date(coordinate)):
-            timed = units in _SECONDS
-            found[str(name)] = (float(value) * _SECONDS.get(units, 1.0), "s" if timed else units)
+        passing = is_date(coordinate) or str(name).lower() in _PARTS
+        if np.isfinite(value) and not (_of_itself(coordinate) or passing):
+            timed = units in SECONDS
+            found[str(name)] = (float(value) * SECONDS.get(units, 1.0), "s" if timed else units)
     return found
 
 
@@ -139,7 +144,12 @@ def _widened(data: xr.Dataset, own: Sequence[str]) -> xr.Dataset:
 
 
 def _of_itself(coordinate: xr.DataArray) -> bool:
-    """Whether a coordinate tells which of several values, or which projection it is."""
+    """Whether a coordinate tells which of several values, which projection or archive, or names it.
+
+    Names such as that of a model or a station describe, and are written in many ways.
+    """
+    if coordinate.dtype.kind not in "fium" or coordinate.name == "expver":
+        return True
     wide = coordinate.expand_dims(coordinate.name)
     projection = {"grid_mapping_name", "crs_wkt"} & {*coordinate.attrs}
     own = coordinate.name in ("quantile", "threshold") or find_dim(wide, "member") is not None
