@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,8 @@ def test_forecast_and_truth_of_one_level(seed: int) -> None:
 CHANGES: dict[str, tuple[Any, Any, str]] = {
     "level": ((850.0, "hPa"), (500.0, "hPa"), "is 500 hPa in the forecast, but .* at 850 hPa"),
     "units": ((850, "hPa"), (850, "Pa"), "is 850 Pa in the forecast, but .* at 850 hPa"),
-    "hours": ((24, "hours"), (48, "hours"), "is 172800 s in the forecast, but .* at 86400 s"),
-    "kinds": ((DAY, None), (36.0, "h"), "is 129600 s in the forecast, but .* at 86400 s"),
+    "hours": ((24, "hours"), (48, "hours"), "is 48 h in the forecast, but .* at 24 h"),
+    "kinds": ((DAY, None), (36.0, "h"), "is 36 h in the forecast, but .* at 86400 s"),
     "bare": ((2.0, None), (10, None), "is 10 in the forecast, but .* at 2; give"),
 }
 SAME: list[tuple[Any, Any]] = [
@@ -46,6 +48,9 @@ SAME: list[tuple[Any, Any]] = [
     ((1.0, "day"), (24.0, "h")),
     ((np.float32(0.1), "m"), (0.1, "metre")),
     ((850, "hPa"), (850.0, None)),
+    ((850, "hPa"), (85000.0, "Pa")),
+    ((DAY, None), (24, None)),
+    ((2, "m"), (200.0, "cm")),
 ]
 
 
@@ -71,6 +76,67 @@ def test_training_and_forecast_of_one_level_and_lead_time(case: str, tmp_path: P
 def test_one_value_written_in_two_ways(trained: Any, given: Any) -> None:
     for first, second in ((trained, given), (given, trained)):
         assert fitted("emos", at(*first), OBSERVED).predict(at(*second)).sizes["time"] == 12
+
+
+@pytest.mark.parametrize(("first", "second"), SAME)
+def test_one_value_of_forecast_and_truth_in_two_units(first: Any, second: Any) -> None:
+    for ours, theirs in ((first, second), (second, first)):
+        seen = OBSERVED.assign_coords(where=at(*theirs)["where"])
+        assert int(evaluate(at(*ours), seen)["count"]) == OBSERVED.size
+        assert fitted("emos", at(*ours), seen).predict(at(*ours)).sizes["time"] == 12
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_forecast_and_truth_of_one_unit(case: str) -> None:
+    first, second, _ = CHANGES[case]
+    seen = OBSERVED.assign_coords(where=at(*second)["where"])
+    message = "'where' is .* in the .*, and must be the same in both"
+    assert re.search(message, fit_error(at(*first), seen))
+    assert re.search(message, error_of(lambda: evaluate(at(*first), seen)))
+
+
+@pytest.mark.parametrize("name", ["level", "lead", "heightAboveGround"])
+def test_dims_of_one_level_or_lead_time(name: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(len(name)).permutation(np.arange(1.0, 9.0))[:3]
+    both = FORECAST.expand_dims({name: values[:2]})
+    models = {
+        "scalar": fitted("emos", FORECAST.assign_coords({name: values[0]}), OBSERVED),
+        "one": fitted("emos", both[:1], OBSERVED),
+        "two": fitted("emos", both, OBSERVED.expand_dims({name: values[:2]})),
+    }
+    models["two"].save(tmp_path / "model")
+    models["loaded"] = PostProcessor.load(tmp_path / "model")
+    for model in models.values():
+        for same in (FORECAST, both[:1], both[0]):
+            assert model.predict(same)
+        for other in ([values[2]], values[::2]):
+            data = FORECAST.expand_dims({name: other})
+            text = error_of(partial(model.predict, data))
+            assert text.startswith(f"{name!r} is {values[2]:.9g} in the forecast, but the model")
+            assert model.predict(data.drop_vars(name))
+
+
+def test_dims_that_number_cases_go_on() -> None:
+    years = FORECAST.expand_dims(year=[2001, 2002]), OBSERVED.expand_dims(year=[2001, 2002])
+    assert fitted("emos", *years).predict(FORECAST.expand_dims(year=[2003])).sizes["year"] == 1
+
+
+@pytest.mark.parametrize("kinds", [("f4", "f8"), ("f8", "f4"), ("f4", "f4")])
+def test_levels_in_single_and_in_double_precision(kinds: tuple[str, str]) -> None:
+    depth = np.random.default_rng(5).uniform(0.5, 100.0, 5)
+    order = np.array([3, 0, 4])
+    first = FORECAST.expand_dims(depth=depth.astype(kinds[0]))
+    second = OBSERVED.expand_dims(depth=depth.astype(kinds[1])) + xr.DataArray(
+        np.arange(5.0), dims="depth"
+    )
+    scores = evaluate(first, second[order], reference=first[::-1])
+    expected = evaluate(
+        first.assign_coords(depth=range(5)), second.assign_coords(depth=range(5))[order]
+    )
+    assert int(scores["count"]) == 3 * OBSERVED.size
+    assert float(scores["crps"]) == float(scores["crps_reference"])
+    assert float(scores["crps"]) == pytest.approx(float(expected["crps"]))
+    assert fitted("emos", first[order], second).predict(first[order]).sizes["depth"] == 3
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -11,10 +11,15 @@ import xarray as xr
 
 from scisparse.arrays import find_dim
 from scisparse.coordinates.axes import Axis, axes_of, grid_of, other_grid
-from scisparse.coordinates.valid import SECONDS, compared_times, is_date
+from scisparse.coordinates.numbers import (
+    Numbers,
+    number_values,
+    same_numbers,
+    written_numbers,
+)
+from scisparse.coordinates.valid import compared_times, is_date
 from scisparse.errors import DataError
 from scisparse.grids.discovery import grid_dims, role_of
-from scisparse.units import spelled
 
 __all__ = ["check_scalars", "check_trained", "described", "numbers_of"]
 
@@ -23,6 +28,11 @@ _Pair = tuple[xr.Dataset, xr.Dataset]
 _PARTS = (
     "year", "season", "month", "week", "weekofyear", "day", "dayofyear", "doy", "dayofweek",
     "weekday", "hour", "minute", "second", "expver",
+)  # fmt: skip
+
+# Parts of names of levels, as of cfgrib and CF.
+_VERTICAL = (
+    "lev", "height", "depth", "altitude", "pressure", "isobaric", "hybrid", "sigma", "theta",
 )  # fmt: skip
 
 
@@ -53,6 +63,12 @@ def check_scalars(data: Sequence[xr.Dataset], names: Sequence[str], own: Sequenc
             if equal or not (first in scalars[0] or second in scalars[1]):
                 continue
             ours, theirs = described(wide[0].indexes[first]), described(wide[1].indexes[second])
+            units = [w[n].attrs.get("units") for w, n in zip(wide, (first, second), strict=True)]
+            if units[0] != units[1]:
+                ours, theirs = (
+                    f"{text} {u or ''}".rstrip()
+                    for text, u in zip((ours, theirs), units, strict=True)
+                )
             raise DataError(
                 f"{first!r} is {ours} in {name} and {theirs} in {other_name}, and must be the same "
                 f"in both; select the same one, or drop it with .drop_vars({first!r}) where it "
@@ -82,54 +98,58 @@ def described(index: Any) -> str:
     return f"{index[0]} to {index[-1]} ({len(index)} values)"
 
 
-def numbers_of(data: xr.DataArray) -> dict[str, tuple[float, str]]:
-    """Coordinates of one value that are numbers, such as a level or a lead time, with their units.
+def numbers_of(data: xr.DataArray) -> dict[str, Numbers]:
+    """Values that a model is trained at, such as of level and lead time, with their units.
 
-    Lead times are in seconds; places, members and dates are not among them.
+    These are numbers of one value, and dims of levels and lead times; durations are in seconds.
+    Places, members and dates are not among them.
 
     Examples
     --------
     >>> import xarray as xr
     >>> level = ((), 850, {"units": "hPa"})
     >>> numbers_of(xr.DataArray([280.0], {"level": level, "lat": 5.0}, ("time",)))
-    {'level': (850.0, 'hPa')}
+    {'level': ([850.0], 'hPa')}
     """
     found = {}
     for name, coordinate in data.coords.items():
-        if coordinate.ndim or coordinate.dtype.kind not in "fium" or role_of(coordinate):
-            continue
-        units = spelled(str(coordinate.attrs.get("units", "")))
-        value = coordinate.values
-        if coordinate.dtype.kind == "m":
-            value, units = value / np.timedelta64(1, "s"), "s"
         passing = is_date(coordinate) or str(name).lower() in _PARTS
-        if np.isfinite(value) and not (_of_itself(coordinate) or passing):
-            timed = units in SECONDS
-            found[str(name)] = (float(value) * SECONDS.get(units, 1.0), "s" if timed else units)
+        if passing or role_of(coordinate) or coordinate.ndim > 1 or _of_itself(coordinate):
+            continue
+        # Other dims may number cases, of which a later forecast has others.
+        if coordinate.ndim and (name not in data.dims or not _is_level_or_lead(coordinate)):
+            continue
+        numbers = number_values(coordinate)
+        if numbers[0]:
+            found[str(name)] = numbers
     return found
 
 
-def check_trained(data: xr.DataArray, trained: Mapping[str, tuple[float, str]]) -> None:
+def check_trained(data: xr.DataArray, trained: Mapping[str, Numbers]) -> None:
     """Raise where a forecast is of another level, lead time or the like than in training.
 
     Raises
     ------
     DataError
-        A value of :func:`numbers_of` differs; both are named.
+        A value of :func:`numbers_of` is none of the training; both are named.
     """
-    for name, (value, units) in numbers_of(data).items():
-        expected, their_units = trained.get(name, (value, units))
-        known = "1" not in (units, their_units)  # what spelled makes of no units
-        if not np.isclose(value, expected, rtol=1e-6) or (known and units != their_units):
-            ours, theirs = (
-                f"{number:.9g} {unit}".removesuffix(" 1")
-                for number, unit in ((value, units), (expected, their_units))
-            )
-            raise DataError(
-                f"{name!r} is {ours} in the forecast, but the model was trained at {theirs}; give "
-                f"a forecast like those of the training, or drop it with .drop_vars({name!r}) "
-                "where it does not matter"
-            )
+    for name, numbers in numbers_of(data).items():
+        expected = trained.get(name)
+        if expected is None or (same := same_numbers(numbers, expected)).all():
+            continue
+        other = numbers[0][int(np.argmin(same))]
+        raise DataError(
+            f"{name!r} is {written_numbers(([other], numbers[1]))} in the forecast, but the model "
+            f"was trained at {written_numbers(expected)}; give a forecast like those of the "
+            f"training, or drop it with .drop_vars({name!r}) where it does not matter"
+        )
+
+
+def _is_level_or_lead(coordinate: xr.DataArray) -> bool:
+    attrs = coordinate.attrs
+    vertical = attrs.get("axis") == "Z" or "positive" in attrs
+    named = any(part in str(coordinate.name).lower() for part in _VERTICAL)
+    return vertical or named or find_dim(coordinate, "lead") is not None
 
 
 def _widened(data: xr.Dataset, own: Sequence[str]) -> xr.Dataset:
@@ -150,7 +170,7 @@ def _of_itself(coordinate: xr.DataArray) -> bool:
     """
     if coordinate.dtype.kind not in "fium" or coordinate.name == "expver":
         return True
-    wide = coordinate.expand_dims(coordinate.name)
+    wide = coordinate if coordinate.ndim else coordinate.expand_dims(coordinate.name)
     projection = {"grid_mapping_name", "crs_wkt"} & {*coordinate.attrs}
     own = coordinate.name in ("quantile", "threshold") or find_dim(wide, "member") is not None
     return own or bool(projection)
@@ -192,8 +212,5 @@ def _equal(first: xr.DataArray, second: xr.DataArray) -> bool:
     ]
     if len({*told}) > 1 or _analysed(first) or _analysed(second):
         return True
-    if first.dtype.kind == second.dtype.kind == "f":
-        narrow = min(first.dtype, second.dtype, key=lambda dtype: dtype.itemsize)
-        first, second = first.astype(narrow), second.astype(narrow)
-    values = first.to_index(), second.to_index()
-    return bool(values[0].isin(values[1]).all() and values[1].isin(values[0]).all())
+    ours, theirs = number_values(first), number_values(second)
+    return bool(same_numbers(ours, theirs).all() and same_numbers(theirs, ours).all())

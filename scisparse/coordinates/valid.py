@@ -8,15 +8,14 @@ import numpy as np
 import xarray as xr
 
 from scisparse.arrays import find_dim
-from scisparse.units import spelled
+from scisparse.coordinates.numbers import in_seconds, number_values
 
-__all__ = ["SECONDS", "START", "START_NAMES", "compared_times", "is_date", "lead_of"]
+__all__ = ["START", "START_NAMES", "compared_times", "is_date", "lead_of"]
 
 _Object = xr.Dataset | xr.DataArray
 START = "forecast_reference_time"
 # In small letters; S is that of the NMME archive.
 START_NAMES = (START, "init_time", "s")
-SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def compared_times(first: _Object, second: _Object) -> tuple[xr.DataArray, xr.DataArray] | None:
@@ -101,13 +100,8 @@ def _single(data: _Object) -> xr.DataArray | None:
 
 
 def _elapsed(lead: xr.DataArray) -> np.timedelta64 | None:
-    if lead.dtype.kind == "m":
-        seconds = float(lead.values / np.timedelta64(1, "s"))
-    elif (factor := SECONDS.get(spelled(str(lead.attrs.get("units", ""))))) is not None:
-        seconds = float(lead) * factor
-    else:
-        return None
-    return np.timedelta64(round(seconds * 1e9), "ns")
+    seconds = in_seconds(number_values(lead))
+    return None if seconds is None else np.timedelta64(round(seconds * 1e9), "ns")
 
 
 def _alike(first: xr.DataArray | None, second: xr.DataArray | None) -> bool:

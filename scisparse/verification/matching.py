@@ -15,6 +15,7 @@ from scisparse.coordinates import (
     described,
     grid_of,
     other_grid,
+    rounded,
     snapped,
 )
 from scisparse.errors import DataError, GridError, OptionError
@@ -167,6 +168,8 @@ def _onto(base: xr.Dataset, other: xr.Dataset, base_name: str, name: str) -> xr.
     # A coordinate beside a dim may have the name that the dim gets, as starts beside valid times.
     beside = [n for n in renamed.values() if n in other.coords and n not in other.dims]
     other = other.drop_vars([name for name in beside if name not in renamed]).rename(renamed)
+    for dim in {*map(str, base.dims)} - {new for _, new in pairs}:
+        other = rounded(base, other, dim)
     if grid is None or their_grid is None:
         check_places(base, other, (base_name, name))
         return other
