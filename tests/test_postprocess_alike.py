@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from postprocess_cases import METHODS, ensemble, error_of, fit_error, fitted, points
+from postprocess_cases import METHODS, ensemble, error_of, fit_error, fitted, on_calendar, points
 
 from scisparse.postprocess import PostProcessor
 from scisparse.verification import evaluate
@@ -203,6 +203,24 @@ def test_what_only_describes_is_not_compared(name: str) -> None:
     pair = xr.concat([FORECAST, FORECAST + 1.0], xr.Variable(name, ["one", "two"]))
     scores = evaluate(pair, second, dims=["time", "lat", "lon"])
     assert scores["crps"].sizes == {name: 2}
+
+
+@pytest.mark.parametrize("calendar", [None, "noleap"])
+def test_levels_beside_dims_of_names_and_dates(calendar: str | None) -> None:
+    first, second = (
+        points(data).assign_coords(point=[f"station {k}" for k in range(24)], height=2.0)
+        for data in (FORECAST, OBSERVED)
+    )
+    if calendar is not None:
+        first, second = (on_calendar(data, calendar) for data in (first, second))
+    assert int(evaluate(first, second[:, ::-1])["count"]) == OBSERVED.size
+    assert fitted("emos", first, second).predict(first).sizes["point"] == 24
+    # A dim and a single value of one name need not be of one kind.
+    named = first.assign_coords(height="ground")
+    assert int(evaluate(named, second)["count"]) == OBSERVED.size
+    pair = xr.concat([first, first], xr.Variable("model", ["one", "two"]))
+    scores = evaluate(pair, second.assign_coords(model=3), dims=["time", "point"])
+    assert scores["crps"].sizes == {"model": 2}
 
 
 @pytest.mark.parametrize(

@@ -189,8 +189,12 @@ def _compared(pair: _Pair, wide: _Pair, names: tuple[str, str]) -> Iterator[tupl
         for first, second, axis, other in zip(*dims, *axes, strict=False):
             yield first, second, _equal_axes(axis, other)
     for name in map(str, wide[0].indexes):
-        if name not in spatial and name in wide[1].indexes:
-            yield name, name, _equal(wide[0][name], wide[1][name])
+        shared = name in pair[0].dims and name in pair[1].dims
+        if name in spatial or shared or name not in wide[1].indexes:
+            continue
+        coordinates = wide[0][name], wide[1][name]
+        if all(coordinate.dtype.kind in "fium" for coordinate in coordinates):
+            yield name, name, _equal(*coordinates)
 
 
 def _equal_axes(axis: Axis, other: Axis) -> bool:
