@@ -87,6 +87,15 @@ def test_single_valid_times_must_be_the_same(signs: list[str]) -> None:
             assert "drop" not in text
 
 
+@pytest.mark.parametrize("signs", [[], ["valid_time"], ["valid_time", "step"]])
+def test_one_truth_is_not_that_of_several_starts(signs: list[str]) -> None:
+    parts = [as_read(FORECAST[k : k + 10], k * DAY) for k in (1, 2)]
+    runs = xr.concat(parts, "step", join="exact", coords="different", compat="equals")
+    for forecast in (START, runs):
+        text = error_of(partial(evaluate, forecast.drop_vars(signs), OBSERVED[3]))
+        assert "and 2001-01-04 00:00:00 in the observation, and must be the same" in text
+
+
 def test_starts_must_be_the_same_where_lead_times_are() -> None:
     leads = np.arange(3) * DAY
     runs = [as_run(FORECAST[k:], leads).drop_vars("valid_time") for k in range(2)]

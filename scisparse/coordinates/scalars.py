@@ -80,7 +80,7 @@ def _check_single_times(pair: _Pair, names: tuple[str, str]) -> None:
     times = compared_times(*pair)
     if times is None:
         return
-    indexes = [xr.Variable(t.dims or ("time",), np.atleast_1d(t.values)).to_index() for t in times]
+    indexes = [xr.Variable("time", time.values.ravel()).to_index() for time in times]
     if indexes[0].isin(indexes[1]).all() and indexes[1].isin(indexes[0]).all():
         return
     ours, theirs = (described(index) for index in indexes)

@@ -63,7 +63,7 @@ def _is_start(coordinate: xr.DataArray) -> bool:
 
 
 def _valid(data: _Object) -> xr.DataArray | None:
-    """Valid times, of one dim at most."""
+    """Valid times; also several starts where these are all that is known."""
     lead = lead_of(data)
     dim = find_dim(data, "time")
     along = [c for c in _stated(data) if c.ndim]
@@ -71,25 +71,27 @@ def _valid(data: _Object) -> xr.DataArray | None:
     if along or (dim is None and single):
         return (along or single)[0]
     time = data[dim] if dim is not None and dim in data.coords else _single(data)
-    if time is None or time.ndim > 1:
+    if time is None:
         return None
     ahead = lead is not None and bool((lead != np.zeros((), lead.dtype)).any())
     # Unless it says that it is the start, a dim of times is taken for valid times elsewhere too.
     if not _is_start(time) and (time.ndim or not ahead):
         return time
-    if lead is None or lead.ndim:
-        return None
-    if not ahead:
+    if lead is not None and not ahead:
         return time
-    elapsed = _elapsed(lead)
-    return None if elapsed is None or time.dtype.kind != "M" else time + elapsed
+    if lead is not None and lead.dtype.kind == "m" and time.dtype.kind == "M":
+        return time + lead
+    elapsed = None if lead is None or lead.ndim else _elapsed(lead)
+    if elapsed is not None and time.dtype.kind == "M":
+        return time + elapsed
+    return time if time.size > 1 else None
 
 
 def _stated(data: _Object) -> Iterator[xr.DataArray]:
     """Coordinates that say that they are valid times."""
     for name, coordinate in data.coords.items():
         told = name == "valid_time" or coordinate.attrs.get("standard_name") == "time"
-        if told and coordinate.ndim < 2 and not coordinate.isnull().any():
+        if told and not coordinate.isnull().any():
             yield coordinate
 
 
