@@ -9,15 +9,12 @@ import numpy as np
 import xarray as xr
 
 from scisparse.arrays import find_dim
-from scisparse.coordinates import check_near
+from scisparse.coordinates import START, START_NAMES, check_near, compared_times, lead_of
 from scisparse.errors import DataError
 
 __all__ = ["check_stamps", "check_starts"]
 
 _Object = xr.DataArray | xr.Dataset
-_START = "forecast_reference_time"
-# In small letters; S is that of the NMME archive.
-_START_NAMES = (_START, "init_time", "s")
 _Names = tuple[str, str]
 
 
@@ -25,12 +22,12 @@ def check_stamps(first: _Object, second: _Object, names: _Names) -> None:
     """Raise when times cannot be compared, or nearly match.
 
     Times match when they are equal. Rounding, as of times in single precision, must not lose cases
-    without a word.
+    without a word. Of single times without a dim only calendar and kind are compared here.
 
     Parameters
     ----------
     first, second
-        Objects with times; without a time dim, or a coordinate of it, nothing is checked.
+        Objects with times; without coordinates of them nothing is checked.
     names
         Their names for errors.
 
@@ -52,6 +49,7 @@ def check_stamps(first: _Object, second: _Object, names: _Names) -> None:
                 f"with .unstack({dim!r})"
             )
     if len(found) < 2:
+        _check_single_kinds(first, second, names)
         return
     kinds = [_kind(index) for index in found]
     if kinds[0] != kinds[1]:
@@ -60,6 +58,21 @@ def check_stamps(first: _Object, second: _Object, names: _Names) -> None:
             f"{_conversion(found, dims, names)}"
         )
     check_near(found[0], found[1], dims, names)
+
+
+def _check_single_kinds(first: _Object, second: _Object, names: _Names) -> None:
+    times = compared_times(first, second)
+    if times is None:
+        return
+    found = [xr.Variable("time", time.values.ravel()).to_index() for time in times]
+    kinds = [_kind(index) for index in found]
+    if kinds[0] != kinds[1]:
+        single = [not time.ndim for time in times]
+        told = [None if time.name is None else str(time.name) for time in times]
+        raise DataError(
+            f"times of {names[0]} are {kinds[0]} but of {names[1]} {kinds[1]}; "
+            f"{_conversion(found, told, names, single)}"
+        )
 
 
 def check_starts(forecast: _Object, observed: _Object, names: _Names) -> None:
@@ -86,17 +99,18 @@ def check_starts(forecast: _Object, observed: _Object, names: _Names) -> None:
     lead = find_dim(forecast, "lead")
     shared = lead is not None and lead in observed.dims
     leads = [] if lead is None or shared or forecast.sizes[lead] == 1 else [lead]
-    stated = _standard_name(forecast, first) == _START
+    stated = _standard_name(forecast, first) == START
     valid = _valid_time(forecast, first)
-    starts = stated or first.lower() in _START_NAMES
+    starts = stated or first.lower() in START_NAMES
     later = valid is not None or (starts and _has_lead(forecast))
     both = _of_starts(observed, second)
-    unlike = (stated and _standard_name(observed, second) == "time") or (later and not shared)
+    told = stated and not _is_analysis(forecast, first)
+    unlike = (told and _standard_name(observed, second) == "time") or (later and not shared)
     repeated = bool(leads) and (starts or valid is not None)
     if not repeated and (both or not unlike):
         return
     later_by = "a lead time" if valid is None else f"coordinate {valid!r}"
-    sign = f"standard_name {_START!r}" if stated else f"{later_by} tells of later times"
+    sign = f"standard_name {START!r}" if stated else f"{later_by} tells of later times"
     remedy = _with_starts((forecast, first), (observed, second), valid, names)
     if valid is not None and not leads:
         ours = names[0].removeprefix("the ")
@@ -113,7 +127,7 @@ def _with_starts(
     """Write the expression that gives the observation, each with its time dim, the starts."""
     (data, first), (seen, second) = forecast, observed
     ours, theirs = (name.removeprefix("the ") for name in names)
-    lead = _lead(data)
+    lead = lead_of(data)
     times: xr.DataArray | None = None
     if valid is not None:
         times, written = data[valid], f"{ours}[{valid!r}]"
@@ -121,7 +135,7 @@ def _with_starts(
         times, written = data[first] + lead, f"({ours}[{first!r}] + {ours}[{lead.name!r}])"
     else:
         written = "valid_times"
-    drop = _lead(seen)
+    drop = lead_of(seen)
     known = theirs if drop is None or drop.ndim else f"{theirs}.drop_vars({drop.name!r})"
     index = seen.indexes.get(second)
     if times is not None and index is not None and _lacks(index, times):
@@ -146,12 +160,15 @@ def _of_starts(data: _Object, dim: str) -> bool:
     """Whether times of an observation are starts: it says so, and is no analysis of its time."""
     if _valid_time(data, dim) is not None:
         return True
-    told = _standard_name(data, dim) == _START or dim.lower() in _START_NAMES
-    lead = _lead(data)
-    analysis = next(_valid_times(data, dim), None) is not None or (
-        lead is not None and not _has_lead(data)
-    )
-    return told and not analysis
+    told = _standard_name(data, dim) == START or dim.lower() in START_NAMES
+    return told and not _is_analysis(data, dim)
+
+
+def _is_analysis(data: _Object, dim: str) -> bool:
+    """Whether times are valid ones too: a coordinate beside them says so, or leads of 0."""
+    lead = lead_of(data)
+    stated = _valid_time(data, dim) is None and next(_valid_times(data, dim), None) is not None
+    return stated or (lead is not None and not _has_lead(data))
 
 
 def _valid_time(data: _Object, dim: str) -> str | None:
@@ -171,23 +188,21 @@ def _valid_times(data: _Object, dim: str) -> Iterator[xr.DataArray]:
             yield coord
 
 
-def _lead(data: _Object) -> xr.DataArray | None:
-    """Coordinate of lead times."""
-    for name, coord in data.coords.items():
-        alone = xr.DataArray([0], {name: (name, [0], coord.attrs)}, (name,))
-        if find_dim(alone, "lead") == name and coord.dtype.kind in "fium":
-            return data[name]
-    return None
-
-
 def _has_lead(data: _Object) -> bool:
     """Whether a coordinate of lead times is there and not 0."""
-    lead = _lead(data)
+    lead = lead_of(data)
     return lead is not None and bool((lead != np.zeros((), lead.dtype)).any())
 
 
-def _conversion(found: Sequence[Any], dims: Sequence[str | None], names: _Names) -> str:
-    """Remedy for times of two kinds."""
+def _conversion(
+    found: Sequence[Any],
+    dims: Sequence[str | None],
+    names: _Names,
+    single: Sequence[bool] = (False, False),
+) -> str:
+    """Remedy for times of two kinds; single ones have no dim, which xarray needs to convert."""
+    if None in dims:
+        return "bring both to one calendar, with .convert_calendar"
     if not all(hasattr(index, "calendar") or index.dtype.kind == "M" for index in found):
         return "give both dates, for example with xr.decode_cf, or both numbers"
     calendars = [getattr(index, "calendar", "standard") for index in found]
@@ -198,7 +213,10 @@ def _conversion(found: Sequence[Any], dims: Sequence[str | None], names: _Names)
     options = [repr(target), f"use_cftime={cftime}"]
     options += [f"dim={dims[change]!r}"] if dims[change] != "time" else []
     options += ["align_on='date'"] if "360_day" in calendars else []
-    return f"convert one: {name}.convert_calendar({', '.join(options)})"
+    call = f"convert_calendar({', '.join(options)})"
+    if single[change]:
+        call = f"expand_dims({dims[change]!r}).{call}.squeeze({dims[change]!r})"
+    return f"convert one: {name}.{call}"
 
 
 def _kind(index: Any) -> str:

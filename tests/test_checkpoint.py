@@ -225,6 +225,8 @@ def test_other_safetensors_files(tmp_path: Path) -> None:
         ({"calendar": 360}, "header entry 'calendar'"),
         ({"target": None}, "header entry 'target'"),
         ({"groups": 2}, "header entry 'groups'"),
+        ({"numbers": {"level": [850.0, "hPa"]}}, "header entry 'numbers'"),
+        ({"numbers": {"level": [[], "hPa"]}}, "header entry 'numbers'"),
     ],
 )
 def test_contents_that_do_not_fit_together(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
-from postprocess_cases import METHODS, ensemble, error_of, fit_error, fitted, points
+from postprocess_cases import METHODS, ensemble, error_of, fit_error, fitted, on_calendar, points
 
 from scisparse.postprocess import PostProcessor
 from scisparse.verification import evaluate
@@ -37,8 +39,8 @@ def test_forecast_and_truth_of_one_level(seed: int) -> None:
 CHANGES: dict[str, tuple[Any, Any, str]] = {
     "level": ((850.0, "hPa"), (500.0, "hPa"), "is 500 hPa in the forecast, but .* at 850 hPa"),
     "units": ((850, "hPa"), (850, "Pa"), "is 850 Pa in the forecast, but .* at 850 hPa"),
-    "hours": ((24, "hours"), (48, "hours"), "is 172800 s in the forecast, but .* at 86400 s"),
-    "kinds": ((DAY, None), (36.0, "h"), "is 129600 s in the forecast, but .* at 86400 s"),
+    "hours": ((24, "hours"), (48, "hours"), "is 48 h in the forecast, but .* at 24 h"),
+    "kinds": ((DAY, None), (36.0, "h"), "is 36 h in the forecast, but .* at 86400 s"),
     "bare": ((2.0, None), (10, None), "is 10 in the forecast, but .* at 2; give"),
 }
 SAME: list[tuple[Any, Any]] = [
@@ -46,6 +48,9 @@ SAME: list[tuple[Any, Any]] = [
     ((1.0, "day"), (24.0, "h")),
     ((np.float32(0.1), "m"), (0.1, "metre")),
     ((850, "hPa"), (850.0, None)),
+    ((850, "hPa"), (85000.0, "Pa")),
+    ((DAY, None), (24, None)),
+    ((2, "m"), (200.0, "cm")),
 ]
 
 
@@ -71,6 +76,67 @@ def test_training_and_forecast_of_one_level_and_lead_time(case: str, tmp_path: P
 def test_one_value_written_in_two_ways(trained: Any, given: Any) -> None:
     for first, second in ((trained, given), (given, trained)):
         assert fitted("emos", at(*first), OBSERVED).predict(at(*second)).sizes["time"] == 12
+
+
+@pytest.mark.parametrize(("first", "second"), SAME)
+def test_one_value_of_forecast_and_truth_in_two_units(first: Any, second: Any) -> None:
+    for ours, theirs in ((first, second), (second, first)):
+        seen = OBSERVED.assign_coords(where=at(*theirs)["where"])
+        assert int(evaluate(at(*ours), seen)["count"]) == OBSERVED.size
+        assert fitted("emos", at(*ours), seen).predict(at(*ours)).sizes["time"] == 12
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_forecast_and_truth_of_one_unit(case: str) -> None:
+    first, second, _ = CHANGES[case]
+    seen = OBSERVED.assign_coords(where=at(*second)["where"])
+    message = "'where' is .* in the .*, and must be the same in both"
+    assert re.search(message, fit_error(at(*first), seen))
+    assert re.search(message, error_of(lambda: evaluate(at(*first), seen)))
+
+
+@pytest.mark.parametrize("name", ["level", "lead", "heightAboveGround"])
+def test_dims_of_one_level_or_lead_time(name: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(len(name)).permutation(np.arange(1.0, 9.0))[:3]
+    both = FORECAST.expand_dims({name: values[:2]})
+    models = {
+        "scalar": fitted("emos", FORECAST.assign_coords({name: values[0]}), OBSERVED),
+        "one": fitted("emos", both[:1], OBSERVED),
+        "two": fitted("emos", both, OBSERVED.expand_dims({name: values[:2]})),
+    }
+    models["two"].save(tmp_path / "model")
+    models["loaded"] = PostProcessor.load(tmp_path / "model")
+    for model in models.values():
+        for same in (FORECAST, both[:1], both[0]):
+            assert model.predict(same)
+        for other in ([values[2]], values[::2]):
+            data = FORECAST.expand_dims({name: other})
+            text = error_of(partial(model.predict, data))
+            assert text.startswith(f"{name!r} is {values[2]:.9g} in the forecast, but the model")
+            assert model.predict(data.drop_vars(name))
+
+
+def test_dims_that_number_cases_go_on() -> None:
+    years = FORECAST.expand_dims(year=[2001, 2002]), OBSERVED.expand_dims(year=[2001, 2002])
+    assert fitted("emos", *years).predict(FORECAST.expand_dims(year=[2003])).sizes["year"] == 1
+
+
+@pytest.mark.parametrize("kinds", [("f4", "f8"), ("f8", "f4"), ("f4", "f4")])
+def test_levels_in_single_and_in_double_precision(kinds: tuple[str, str]) -> None:
+    depth = np.random.default_rng(5).uniform(0.5, 100.0, 5)
+    order = np.array([3, 0, 4])
+    first = FORECAST.expand_dims(depth=depth.astype(kinds[0]))
+    second = OBSERVED.expand_dims(depth=depth.astype(kinds[1])) + xr.DataArray(
+        np.arange(5.0), dims="depth"
+    )
+    scores = evaluate(first, second[order], reference=first[::-1])
+    expected = evaluate(
+        first.assign_coords(depth=range(5)), second.assign_coords(depth=range(5))[order]
+    )
+    assert int(scores["count"]) == 3 * OBSERVED.size
+    assert float(scores["crps"]) == float(scores["crps_reference"])
+    assert float(scores["crps"]) == pytest.approx(float(expected["crps"]))
+    assert fitted("emos", first[order], second).predict(first[order]).sizes["depth"] == 3
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -117,3 +183,50 @@ def test_points_in_another_order() -> None:
     np.testing.assert_array_equal(other["t2m_mean"], expected["t2m_mean"])
     order[0] = order[1]
     assert "points are up to" in error_of(lambda: model.predict(field[..., order]))
+
+
+LABELS: dict[str, tuple[Any, Any]] = {
+    "model": ("ecmwf", "era5"),
+    "expver": ("0001", "0005"),
+    "station_name": (np.array("Bern", dtype=object), "BERN"),
+    "method": ("emos", "raw"),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_what_only_describes_is_not_compared(name: str) -> None:
+    ours, theirs = LABELS[name]
+    first, second = FORECAST.assign_coords({name: ours}), OBSERVED.assign_coords({name: theirs})
+    assert fitted("emos", first, second).predict(FORECAST.assign_coords({name: theirs}))
+    reference = FORECAST.isel(member=0, drop=True).assign_coords({name: theirs})
+    assert int(evaluate(first, second, reference=reference)["count"]) == OBSERVED.size
+    pair = xr.concat([FORECAST, FORECAST + 1.0], xr.Variable(name, ["one", "two"]))
+    scores = evaluate(pair, second, dims=["time", "lat", "lon"])
+    assert scores["crps"].sizes == {name: 2}
+
+
+@pytest.mark.parametrize("calendar", [None, "noleap"])
+def test_levels_beside_dims_of_names_and_dates(calendar: str | None) -> None:
+    first, second = (
+        points(data).assign_coords(point=[f"station {k}" for k in range(24)], height=2.0)
+        for data in (FORECAST, OBSERVED)
+    )
+    if calendar is not None:
+        first, second = (on_calendar(data, calendar) for data in (first, second))
+    assert int(evaluate(first, second[:, ::-1])["count"]) == OBSERVED.size
+    assert fitted("emos", first, second).predict(first).sizes["point"] == 24
+    # A dim and a single value of one name need not be of one kind.
+    named = first.assign_coords(height="ground")
+    assert int(evaluate(named, second)["count"]) == OBSERVED.size
+    pair = xr.concat([first, first], xr.Variable("model", ["one", "two"]))
+    scores = evaluate(pair, second.assign_coords(model=3), dims=["time", "point"])
+    assert scores["crps"].sizes == {"model": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("expver", (1, 5)), ("month", (1, 2)), ("season", (0, 3))]
+)
+def test_a_model_is_applied_at_other_dates(name: str, values: tuple[int, int]) -> None:
+    first, second = (FORECAST.assign_coords({name: value}) for value in values)
+    assert fitted("emos", first, OBSERVED).predict(second).sizes["time"] == 12
+    assert fitted("emos", FORECAST, OBSERVED.assign_coords(expver=values[0])).predict(first)

@@ -134,6 +134,31 @@ def turn_by(array: xr.DataArray, degrees: float) -> xr.DataArray:
     return array.assign_coords(lon=array["lon"] + degrees)
 
 
+@pytest.mark.parametrize("radians", [False, True])
+def test_cells_that_an_ocean_model_leaves_out_are_not_compared(radians: bool) -> None:
+    ensemble, observed = (curvilinear(each, radians=radians) for each in data(37))
+    left_out = np.random.default_rng(3).random(ensemble["lat"].shape) < 0.3
+    names = {"lat": "nav_lat", "lon": "nav_lon"}
+
+    def filled(array: xr.DataArray, names: tuple[str, ...]) -> xr.DataArray:
+        return array.assign_coords({n: array[n].where(~left_out, 0.0) for n in names})
+
+    expected = float(evaluate(ensemble, observed)["crps"])
+    ocean = filled(observed, ("lat", "lon"))
+    for given in (ocean, ocean.rename(names), ocean.transpose("i", "time", "j")):
+        assert float(evaluate(ensemble, given)["crps"]) == pytest.approx(expected)
+        assert (
+            float(evaluate(given.transpose(*observed.dims).rename("t2m"), observed)["crps"]) == 0.0
+        )
+    for wrong in (filled(observed, ("lat",)), ocean.isel(j=slice(None, None, -1))):
+        with pytest.raises(DataError, match="not those of the prediction: 'lat' differs"):
+            evaluate(ensemble, wrong)
+    # A latitude of 0 alone is the equator.
+    equator = filled(observed, ("lat",)).drop_vars("lon")
+    with pytest.raises(DataError, match="not those of the prediction: 'lat' differs"):
+        evaluate(ensemble, equator)
+
+
 def test_rows_of_a_mean_over_longitude_meet_their_like() -> None:
     ensemble, observed = (each.mean("lon") for each in data(34))
     bare = [

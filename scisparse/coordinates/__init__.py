@@ -6,24 +6,36 @@ from scisparse.coordinates.axes import Axis as Axis
 from scisparse.coordinates.axes import axes_of as axes_of
 from scisparse.coordinates.axes import grid_of as grid_of
 from scisparse.coordinates.axes import other_grid as other_grid
+from scisparse.coordinates.axes import rounded as rounded
 from scisparse.coordinates.axes import snapped as snapped
 from scisparse.coordinates.near import check_near as check_near
+from scisparse.coordinates.numbers import Numbers as Numbers
 from scisparse.coordinates.places import check_places as check_places
 from scisparse.coordinates.scalars import check_scalars as check_scalars
 from scisparse.coordinates.scalars import check_trained as check_trained
 from scisparse.coordinates.scalars import described as described
 from scisparse.coordinates.scalars import numbers_of as numbers_of
+from scisparse.coordinates.valid import START as START
+from scisparse.coordinates.valid import START_NAMES as START_NAMES
+from scisparse.coordinates.valid import compared_times as compared_times
+from scisparse.coordinates.valid import lead_of as lead_of
 
 __all__ = [
+    "START",
+    "START_NAMES",
     "Axis",
+    "Numbers",
     "axes_of",
     "check_near",
     "check_places",
     "check_scalars",
     "check_trained",
+    "compared_times",
     "described",
     "grid_of",
+    "lead_of",
     "numbers_of",
     "other_grid",
+    "rounded",
     "snapped",
 ]

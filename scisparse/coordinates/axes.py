@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -13,9 +13,10 @@ from scisparse.errors import DataError, GridError
 from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, from_xarray
 from scisparse.grids.same import DEGREES
 
-__all__ = ["Axis", "axes_of", "grid_of", "other_grid", "snapped"]
+__all__ = ["Axis", "axes_of", "grid_of", "other_grid", "rounded", "snapped"]
 
 FloatArray = NDArray[np.float64]
+_Object = TypeVar("_Object", xr.Dataset, xr.DataArray)
 
 # As of `scisparse.grids.same.same_points`, whose rule a test compares.
 _METRES, _SHARE = 1.0, 1e-6
@@ -96,6 +97,27 @@ def snapped(
     largest = int(np.abs(base.values).argmax())
     unit = written[largest] / base.values[largest] if base.values[largest] != 0 else 1.0
     return np.where(close, written[nearest], other.values * unit)
+
+
+def rounded(base: xr.Dataset | xr.DataArray, data: _Object, dim: str) -> _Object:
+    """Give `data` the values of `base` along a dim where they are the same in single precision.
+
+    So are levels that one file has in single and another in double precision.
+    """
+    if dim not in base.indexes or dim not in data.indexes:
+        return data
+    first, other = base[dim], data[dim]
+    kinds = first.dtype, other.dtype
+    if kinds[0] == kinds[1] or any(kind.kind != "f" for kind in kinds):
+        return data
+    narrow = min(kinds, key=lambda kind: kind.itemsize)
+    ours, theirs = first.values.astype(narrow), other.values.astype(narrow)
+    if not ours.size or any(np.unique(each).size < each.size for each in (ours, theirs)):
+        return data
+    order = np.argsort(ours)
+    nearest = order[np.searchsorted(ours, theirs, sorter=order).clip(max=ours.size - 1)]
+    values = np.where(ours[nearest] == theirs, first.values[nearest], other.values)
+    return data.assign_coords({dim: (dim, values, other.attrs)})
 
 
 def grid_of(data: xr.Dataset) -> Grid | None:

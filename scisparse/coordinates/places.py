@@ -19,7 +19,8 @@ def check_places(first: xr.Dataset, second: xr.Dataset, names: tuple[str, str]) 
     """Raise where cells that would be matched by their number lie elsewhere.
 
     Only cells whose latitude or longitude both tell are compared; where all dims have an index,
-    cells are known by it.
+    cells are known by it. Latitude and longitude of exactly 0 tell nothing: files of ocean models
+    have them where land is left out.
 
     Parameters
     ----------
@@ -40,7 +41,8 @@ def check_places(first: xr.Dataset, second: xr.Dataset, names: tuple[str, str]) 
         same_dims = {*ours.dims} == {*theirs.dims}
         if not numbered or not same_dims or any(ours.sizes[d] != theirs.sizes[d] for d in numbered):
             continue
-        a, b = (_degrees(each) for each in xr.align(ours, theirs.transpose(*ours.dims)))
+        known = _known(first, ours), _known(second, theirs).transpose(*ours.dims)
+        a, b = (_degrees(each) for each in xr.align(*known))
         away = np.abs(a - b)
         if role_of(ours) == "lon":
             away = np.minimum(away % 360.0, -away % 360.0)
@@ -66,6 +68,20 @@ def _pairs(first: xr.Dataset, second: xr.Dataset) -> Iterator[tuple[xr.DataArray
             yield next(iter(found[0].values())), next(iter(found[1].values()))
         else:
             yield from ((found[0][name], found[1][name]) for name in found[0] if name in found[1])
+
+
+def _known(data: xr.Dataset, coordinate: xr.DataArray) -> xr.DataArray:
+    """Coordinate, missing in cells where latitude and longitude are both 0."""
+    roles = {"lat", "lon"} - {role_of(coordinate)}
+    others = [
+        other
+        for other in data.coords.values()
+        if role_of(other) in roles and {*other.dims} == {*coordinate.dims}
+    ]
+    told = coordinate != 0.0
+    for other in others:
+        told = told | (other != 0.0)
+    return coordinate.where(told) if others else coordinate
 
 
 def _degrees(coordinate: xr.DataArray) -> NDArray[np.float64]:

@@ -11,14 +11,29 @@ import xarray as xr
 
 from scisparse.arrays import find_dim
 from scisparse.coordinates.axes import Axis, axes_of, grid_of, other_grid
+from scisparse.coordinates.numbers import (
+    Numbers,
+    number_values,
+    same_numbers,
+    written_numbers,
+)
+from scisparse.coordinates.valid import compared_times, is_date
 from scisparse.errors import DataError
 from scisparse.grids.discovery import grid_dims, role_of
-from scisparse.units import spelled
 
 __all__ = ["check_scalars", "check_trained", "described", "numbers_of"]
 
 _Pair = tuple[xr.Dataset, xr.Dataset]
-_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+# Of these a later forecast has others: the part of a date, and the version of an archive.
+_PARTS = (
+    "year", "season", "month", "week", "weekofyear", "day", "dayofyear", "doy", "dayofweek",
+    "weekday", "hour", "minute", "second", "expver",
+)  # fmt: skip
+
+# Parts of names of levels, as of cfgrib and CF.
+_VERTICAL = (
+    "lev", "height", "depth", "altitude", "pressure", "isobaric", "hybrid", "sigma", "theta",
+)  # fmt: skip
 
 
 def check_scalars(data: Sequence[xr.Dataset], names: Sequence[str], own: Sequence[str]) -> None:
@@ -39,6 +54,7 @@ def check_scalars(data: Sequence[xr.Dataset], names: Sequence[str], own: Sequenc
         One differs; it and both values are named.
     """
     for pair, (name, other_name) in zip(combinations(data, 2), combinations(names, 2), strict=True):
+        _check_single_times(pair, (name, other_name))
         wide = _widened(pair[0], own), _widened(pair[1], own)
         scalars = [{*w.dims} - {*p.dims} for w, p in zip(wide, pair, strict=True)]
         if not any(scalars):
@@ -47,11 +63,32 @@ def check_scalars(data: Sequence[xr.Dataset], names: Sequence[str], own: Sequenc
             if equal or not (first in scalars[0] or second in scalars[1]):
                 continue
             ours, theirs = described(wide[0].indexes[first]), described(wide[1].indexes[second])
+            units = [w[n].attrs.get("units") for w, n in zip(wide, (first, second), strict=True)]
+            if units[0] != units[1]:
+                ours, theirs = (
+                    f"{text} {u or ''}".rstrip()
+                    for text, u in zip((ours, theirs), units, strict=True)
+                )
             raise DataError(
                 f"{first!r} is {ours} in {name} and {theirs} in {other_name}, and must be the same "
                 f"in both; select the same one, or drop it with .drop_vars({first!r}) where it "
                 "does not matter"
             )
+
+
+def _check_single_times(pair: _Pair, names: tuple[str, str]) -> None:
+    times = compared_times(*pair)
+    if times is None:
+        return
+    indexes = [xr.Variable("time", time.values.ravel()).to_index() for time in times]
+    if indexes[0].isin(indexes[1]).all() and indexes[1].isin(indexes[0]).all():
+        return
+    ours, theirs = (described(index) for index in indexes)
+    what = "the valid time" if times[0].name is None else repr(times[0].name)
+    raise DataError(
+        f"{what} is {ours} in {names[0]} and {theirs} in {names[1]}, and must be the same in both; "
+        "select the same one"
+    )
 
 
 def described(index: Any) -> str:
@@ -61,53 +98,58 @@ def described(index: Any) -> str:
     return f"{index[0]} to {index[-1]} ({len(index)} values)"
 
 
-def numbers_of(data: xr.DataArray) -> dict[str, tuple[float, str]]:
-    """Coordinates of one value that are numbers, such as a level or a lead time, with their units.
+def numbers_of(data: xr.DataArray) -> dict[str, Numbers]:
+    """Values that a model is trained at, such as of level and lead time, with their units.
 
-    Lead times are in seconds; places, members and dates are not among them.
+    These are numbers of one value, and dims of levels and lead times; durations are in seconds.
+    Places, members and dates are not among them.
 
     Examples
     --------
     >>> import xarray as xr
     >>> level = ((), 850, {"units": "hPa"})
     >>> numbers_of(xr.DataArray([280.0], {"level": level, "lat": 5.0}, ("time",)))
-    {'level': (850.0, 'hPa')}
+    {'level': ([850.0], 'hPa')}
     """
     found = {}
     for name, coordinate in data.coords.items():
-        if coordinate.ndim or coordinate.dtype.kind not in "fium" or role_of(coordinate):
+        passing = is_date(coordinate) or str(name).lower() in _PARTS
+        if passing or role_of(coordinate) or coordinate.ndim > 1 or _of_itself(coordinate):
             continue
-        units = spelled(str(coordinate.attrs.get("units", "")))
-        value = coordinate.values
-        if coordinate.dtype.kind == "m":
-            value, units = value / np.timedelta64(1, "s"), "s"
-        if np.isfinite(value) and not _of_itself(coordinate):
-            timed = units in _SECONDS
-            found[str(name)] = (float(value) * _SECONDS.get(units, 1.0), "s" if timed else units)
+        # Other dims may number cases, of which a later forecast has others.
+        if coordinate.ndim and (name not in data.dims or not _is_level_or_lead(coordinate)):
+            continue
+        numbers = number_values(coordinate)
+        if numbers[0]:
+            found[str(name)] = numbers
     return found
 
 
-def check_trained(data: xr.DataArray, trained: Mapping[str, tuple[float, str]]) -> None:
+def check_trained(data: xr.DataArray, trained: Mapping[str, Numbers]) -> None:
     """Raise where a forecast is of another level, lead time or the like than in training.
 
     Raises
     ------
     DataError
-        A value of :func:`numbers_of` differs; both are named.
+        A value of :func:`numbers_of` is none of the training; both are named.
     """
-    for name, (value, units) in numbers_of(data).items():
-        expected, their_units = trained.get(name, (value, units))
-        known = "1" not in (units, their_units)  # what spelled makes of no units
-        if not np.isclose(value, expected, rtol=1e-6) or (known and units != their_units):
-            ours, theirs = (
-                f"{number:.9g} {unit}".removesuffix(" 1")
-                for number, unit in ((value, units), (expected, their_units))
-            )
-            raise DataError(
-                f"{name!r} is {ours} in the forecast, but the model was trained at {theirs}; give "
-                f"a forecast like those of the training, or drop it with .drop_vars({name!r}) "
-                "where it does not matter"
-            )
+    for name, numbers in numbers_of(data).items():
+        expected = trained.get(name)
+        if expected is None or (same := same_numbers(numbers, expected)).all():
+            continue
+        other = numbers[0][int(np.argmin(same))]
+        raise DataError(
+            f"{name!r} is {written_numbers(([other], numbers[1]))} in the forecast, but the model "
+            f"was trained at {written_numbers(expected)}; give a forecast like those of the "
+            f"training, or drop it with .drop_vars({name!r}) where it does not matter"
+        )
+
+
+def _is_level_or_lead(coordinate: xr.DataArray) -> bool:
+    attrs = coordinate.attrs
+    vertical = attrs.get("axis") == "Z" or "positive" in attrs
+    named = any(part in str(coordinate.name).lower() for part in _VERTICAL)
+    return vertical or named or find_dim(coordinate, "lead") is not None
 
 
 def _widened(data: xr.Dataset, own: Sequence[str]) -> xr.Dataset:
@@ -116,14 +158,19 @@ def _widened(data: xr.Dataset, own: Sequence[str]) -> xr.Dataset:
         [
             name
             for name, coordinate in data.coords.items()
-            if coordinate.ndim == 0 and name not in own and not _of_itself(coordinate)
+            if not (coordinate.ndim or name in own or _of_itself(coordinate) or is_date(coordinate))
         ]
     )
 
 
 def _of_itself(coordinate: xr.DataArray) -> bool:
-    """Whether a coordinate tells which of several values, or which projection it is."""
-    wide = coordinate.expand_dims(coordinate.name)
+    """Whether a coordinate tells which of several values, which projection or archive, or names it.
+
+    Names such as that of a model or a station describe, and are written in many ways.
+    """
+    if coordinate.dtype.kind not in "fium" or coordinate.name == "expver":
+        return True
+    wide = coordinate if coordinate.ndim else coordinate.expand_dims(coordinate.name)
     projection = {"grid_mapping_name", "crs_wkt"} & {*coordinate.attrs}
     own = coordinate.name in ("quantile", "threshold") or find_dim(wide, "member") is not None
     return own or bool(projection)
@@ -141,13 +188,13 @@ def _compared(pair: _Pair, wide: _Pair, names: tuple[str, str]) -> Iterator[tupl
         spatial = {*dims[0]}
         for first, second, axis, other in zip(*dims, *axes, strict=False):
             yield first, second, _equal_axes(axis, other)
-    times = [find_dim(p, "time") or find_dim(w, "time") for p, w in zip(pair, wide, strict=True)]
-    pairs = {str(name): str(name) for name in wide[0].indexes if name in wide[1].indexes}
-    if times[0] is not None and times[1] is not None and not {*times} & {*pairs}:
-        pairs[times[0]] = times[1]
-    for first, second in pairs.items():
-        if first not in spatial and first in wide[0].indexes and second in wide[1].indexes:
-            yield first, second, _equal(wide[0][first], wide[1][second])
+    for name in map(str, wide[0].indexes):
+        shared = name in pair[0].dims and name in pair[1].dims
+        if name in spatial or shared or name not in wide[1].indexes:
+            continue
+        coordinates = wide[0][name], wide[1][name]
+        if all(coordinate.dtype.kind in "fium" for coordinate in coordinates):
+            yield name, name, _equal(*coordinates)
 
 
 def _equal_axes(axis: Axis, other: Axis) -> bool:
@@ -167,11 +214,7 @@ def _equal(first: xr.DataArray, second: xr.DataArray) -> bool:
     told = [
         each.attrs["standard_name"] for each in (first, second) if "standard_name" in each.attrs
     ]
-    # `time` may name the start in one and the valid time in the other.
     if len({*told}) > 1 or _analysed(first) or _analysed(second):
         return True
-    if first.dtype.kind == second.dtype.kind == "f":
-        narrow = min(first.dtype, second.dtype, key=lambda dtype: dtype.itemsize)
-        first, second = first.astype(narrow), second.astype(narrow)
-    values = first.to_index(), second.to_index()
-    return bool(values[0].isin(values[1]).all() and values[1].isin(values[0]).all())
+    ours, theirs = number_values(first), number_values(second)
+    return bool(same_numbers(ours, theirs).all() and same_numbers(theirs, ours).all())

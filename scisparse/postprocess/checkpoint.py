@@ -37,13 +37,18 @@ def check_spec(spec: Any) -> None:
         "cases": type(spec["cases"]) is int and spec["cases"] > 0,
         "names": isinstance(names, list) and all(isinstance(name, str) for name in names),
         "members": spec["members"] is None or type(spec["members"]) is int,
-        "numbers": isinstance(numbers, dict)
-        and all(tuple(map(type, pair)) == (float, str) for pair in numbers.values()),
+        "numbers": isinstance(numbers, dict) and all(map(_is_numbers, numbers.values())),
         "units": isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values()),
     }
     for key, holds in rules.items():
         if not holds or (key == "names" and not 0 < len(set(names)) == len(names)):
             raise TypeError(f"header entry {key!r} (={spec[key]!r}) is of another type")
+
+
+def _is_numbers(pair: Any) -> bool:
+    """Whether these are some values and their unit."""
+    pairs = isinstance(pair, list) and tuple(map(type, pair)) == (list, str)
+    return pairs and bool(pair[0]) and all(type(value) is float for value in pair[0])
 
 
 def write_checkpoint(

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from scisparse.arrays import Frame, find_dim
-from scisparse.coordinates import check_trained
+from scisparse.coordinates import Numbers, check_trained
 from scisparse.errors import DataError
 from scisparse.grids import Grid
 from scisparse.postprocess.methods import Network
@@ -51,7 +51,7 @@ class Fitted:
     members
         Number of members in training; ``None`` when there was no such dim.
     numbers
-        Coordinates of one value of the training, such as level and lead time, with their units.
+        Values of the training, such as of level and lead time, with their units.
     """
 
     network: Network
@@ -62,7 +62,7 @@ class Fitted:
     calendar: str | None
     cases: int
     members: int | None
-    numbers: Mapping[str, tuple[float, str]]
+    numbers: Mapping[str, Numbers]
 
     def read(self, forecast: _Object, target: str, groups: str | None) -> tuple[Frame, Forecast]:
         """Read a forecast like those of the training.

@@ -7,7 +7,7 @@ from typing import Any
 import xarray as xr
 
 from scisparse.arrays import Axes, find_axes, find_dim
-from scisparse.coordinates import check_scalars
+from scisparse.coordinates import check_scalars, rounded
 from scisparse.errors import DataError
 from scisparse.times import check_stamps, check_starts
 
@@ -156,6 +156,7 @@ def _match_extra(
             "each, for example with .isel"
         )
     for dim in extra:
+        observed = rounded(field, observed, dim)
         given, needed = observed.indexes.get(dim), field.indexes.get(dim)
         if given is not None and needed is not None:
             missing = needed[~needed.isin(given)]

@@ -15,6 +15,7 @@ from scisparse.coordinates import (
     described,
     grid_of,
     other_grid,
+    rounded,
     snapped,
 )
 from scisparse.errors import DataError, GridError, OptionError
@@ -48,13 +49,14 @@ def match(
         Coordinates have nothing in common, each of two has dims that the other lacks, grids without
         axes or coordinates of one value differ, or times nearly match; both are named.
     """
+    for other, name in zip(others, names[1:], strict=True):
+        check_stamps(base, other, (names[0], name))
     check_scalars([base, *others], names, own)
     placed = [
         _onto(base, other, names[0], name) for other, name in zip(others, names[1:], strict=True)
     ]
     for other, name in zip(placed, names[1:], strict=True):
         _check_dims(base, other, (names[0], name), own)
-        check_stamps(base, other, (names[0], name))
         for dim in set(base.dims) & set(other.dims) - set(own):
             _check_overlap(str(dim), base, other, names[0], name)
     aligned = xr.align(base, *placed, join="inner", exclude=list(own))
@@ -175,7 +177,12 @@ def _onto(base: xr.Dataset, other: xr.Dataset, base_name: str, name: str) -> xr.
         if type(grid) is not type(their_grid):
             raise other_grid(grid, their_grid, base_name, name)
         pairs += list(zip(grid_dims(other), grid_dims(base), strict=True))
-    other = other.rename({old: new for old, new in pairs if old and new and old != new})
+    renamed = {old: new for old, new in pairs if old and new and old != new}
+    # A coordinate beside a dim may have the name that the dim gets, as starts beside valid times.
+    beside = [n for n in renamed.values() if n in other.coords and n not in other.dims]
+    other = other.drop_vars([name for name in beside if name not in renamed]).rename(renamed)
+    for dim in {*map(str, base.dims)} - {new for _, new in pairs}:
+        other = rounded(base, other, dim)
     if grid is None or their_grid is None:
         check_places(base, other, (base_name, name))
         return other
@@ -201,10 +208,12 @@ def _check_dims(
     dims = [{*map(str, data.dims)} - {*own} for data in (base, other)]
     alone = [sorted(dims[0] - dims[1]), sorted(dims[1] - dims[0])]
     if all(alone):
-        raise DataError(
-            f"{names[0]} has dims {alone[0]} that {names[1]} lacks, which has {alone[1]}; rename "
-            "those that are the same, select one value of the others"
-        )
+        text = f"{names[0]} has dims {alone[0]} that {names[1]} lacks, which has {alone[1]}; "
+        for data, name, dim in zip((base, other), names, (alone[0][0], alone[1][0]), strict=True):
+            if "valid_time" in data.coords and data["valid_time"].dims == (dim,):
+                call = f"{name.removeprefix('the ')}.swap_dims({dim}='valid_time')"
+                raise DataError(f"{text}give {name} its valid times: {call}")
+        raise DataError(f"{text}rename those that are the same, select one value of the others")
 
 
 def _check_overlap(

@@ -1,0 +1,121 @@
+"""Times at which values hold, however a file tells them: as such, or as start and lead time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import xarray as xr
+
+from scisparse.arrays import find_dim
+from scisparse.coordinates.numbers import in_seconds, number_values
+
+__all__ = ["START", "START_NAMES", "compared_times", "is_date", "lead_of"]
+
+_Object = xr.Dataset | xr.DataArray
+START = "forecast_reference_time"
+# In small letters; S is that of the NMME archive.
+START_NAMES = (START, "init_time", "s")
+
+
+def compared_times(first: _Object, second: _Object) -> tuple[xr.DataArray, xr.DataArray] | None:
+    """Times that must be the same in both, where one has a single time; ``None`` if not known.
+
+    These are the valid times, as a forecast and its truth start at different times. Starts are
+    compared where valid times are not known and lead times are alike.
+    """
+    valid = _valid(first), _valid(second)
+    if valid[0] is not None and valid[1] is not None and 0 in (valid[0].ndim, valid[1].ndim):
+        return (valid[0], valid[1]) if _one_origin(valid[0], valid[1]) else None
+    starts = _single(first), _single(second)
+    if starts[0] is None or starts[1] is None or _is_start(starts[0]) != _is_start(starts[1]):
+        return None
+    dated = any(find_dim(data, "time") is not None for data in (first, second))
+    if dated or not _alike(lead_of(first), lead_of(second)):
+        return None
+    return (starts[0], starts[1]) if _one_origin(starts[0], starts[1]) else None
+
+
+def is_date(coordinate: xr.DataArray) -> bool:
+    """Whether a coordinate holds dates, decoded or not, or times by its name."""
+    if coordinate.dtype.kind == "O":
+        return any(hasattr(value, "calendar") for value in coordinate.values.flat)
+    dated = coordinate.dtype.kind == "M" or " since " in str(coordinate.attrs.get("units", ""))
+    return dated or _has_role(coordinate, "time")
+
+
+def lead_of(data: _Object) -> xr.DataArray | None:
+    """Coordinate of lead times."""
+    for name, coordinate in data.coords.items():
+        if _has_role(coordinate, "lead") and coordinate.dtype.kind in "fium":
+            return data[name]
+    return None
+
+
+def _has_role(coordinate: xr.DataArray, role: str) -> bool:
+    name = str(coordinate.name)
+    return find_dim(xr.DataArray([0], {name: (name, [0], coordinate.attrs)}, (name,)), role) == name
+
+
+def _is_start(coordinate: xr.DataArray) -> bool:
+    told = coordinate.attrs.get("standard_name")
+    return told == START or (told != "time" and str(coordinate.name).lower() in START_NAMES)
+
+
+def _valid(data: _Object) -> xr.DataArray | None:
+    """Valid times; also several starts where these are all that is known."""
+    lead = lead_of(data)
+    dim = find_dim(data, "time")
+    along = [c for c in _stated(data) if c.ndim]
+    single = [c for c in _stated(data) if not c.ndim]
+    if along or (dim is None and single):
+        return (along or single)[0]
+    time = data[dim] if dim is not None and dim in data.coords else _single(data)
+    if time is None:
+        return None
+    ahead = lead is not None and bool((lead != np.zeros((), lead.dtype)).any())
+    # Unless it says that it is the start, a dim of times is taken for valid times elsewhere too.
+    if not _is_start(time) and (time.ndim or not ahead):
+        return time
+    if lead is not None and not ahead:
+        return time
+    if lead is not None and lead.dtype.kind == "m" and time.dtype.kind == "M":
+        return time + lead
+    elapsed = None if lead is None or lead.ndim else _elapsed(lead)
+    if elapsed is not None and time.dtype.kind == "M":
+        return time + elapsed
+    return time if time.size > 1 else None
+
+
+def _stated(data: _Object) -> Iterator[xr.DataArray]:
+    """Coordinates that say that they are valid times."""
+    for name, coordinate in data.coords.items():
+        told = name == "valid_time" or coordinate.attrs.get("standard_name") == "time"
+        if told and not coordinate.isnull().any():
+            yield coordinate
+
+
+def _single(data: _Object) -> xr.DataArray | None:
+    """A single time without a dim, the start where there is one."""
+    found = [c for c in data.coords.values() if not c.ndim and _has_role(c, "time")]
+    return min(found, key=lambda c: not _is_start(c), default=None)
+
+
+def _elapsed(lead: xr.DataArray) -> np.timedelta64 | None:
+    seconds = in_seconds(number_values(lead))
+    return None if seconds is None else np.timedelta64(round(seconds * 1e9), "ns")
+
+
+def _alike(first: xr.DataArray | None, second: xr.DataArray | None) -> bool:
+    """Whether lead times are one dim of both, one value, or there are none."""
+    if first is None or second is None:
+        return first is second
+    if first.ndim or second.ndim:
+        return first.dims == second.dims
+    return first.dtype.kind == second.dtype.kind and bool(first.values == second.values)
+
+
+def _one_origin(first: xr.DataArray, second: xr.DataArray) -> bool:
+    """Whether times, where they are not decoded, count from one date."""
+    undecoded = [each for each in (first, second) if each.dtype.kind in "iuf"]
+    return len({each.attrs.get("units") for each in undecoded}) < 2
