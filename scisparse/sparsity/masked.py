@@ -153,7 +153,7 @@ class MaskedTarget(Target):
             return
         recorded = self._gradient if finite else None
         if every(recorded is not None, self.parameter) and recorded is not None:
-            recorded = average(recorded.clone())
+            recorded = average(recorded)
             used = None if grad is None else grad[self.mask]
             recorded = recorded / scale_of(recorded[self.mask], used, scale)
             self._momentum = running_mean(self._momentum, recorded)
@@ -207,7 +207,7 @@ class MaskedTarget(Target):
                     f"the score {rules.importance.name!r} is summed over steps and there are none; "
                     "give `optimizer` and train before the first change"
                 )
-            return rules.importance.of_sum(self.parameter, average(self._sum.clone()))
+            return rules.importance.of_sum(self.parameter, average(self._sum))
         return average(self._evaluate(rules, self.parameter.detach(), self.parameter.grad).float())
 
     def _evaluate(self, rules: Rules, weight: Tensor, grad: Tensor | None) -> Tensor:
@@ -242,7 +242,7 @@ class MaskedTarget(Target):
         """Scores of growth at all weights; links and degrees are those that survive dropping."""
         assert rules.growth is not None
         gradient = self._gradient if rules.growth.needs_gradient else None
-        gradient = None if gradient is None else average(gradient.clone()).abs()
+        gradient = None if gradient is None else average(gradient).abs()
         matrix = kept.reshape(self.shape[0], -1)
         degrees = [matrix.sum(axis, keepdim=True).expand_as(matrix).reshape(-1) for axis in (1, 0)]
         found = Candidates(
