@@ -13,27 +13,36 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import TensorWeakRef
 
 from scisparse.kernels._watch import watch
 
-__all__ = ["Watches", "was_emptied"]
+__all__ = ["Mark", "Watches"]
 
 #: A buffer to watch, and what makes a pass of the tensors that were multiplied over it.
 Recorder = tuple[Tensor, Callable[..., Any]]
 
 
-def was_emptied(parameter: nn.Parameter, version: int) -> bool:
-    """Whether ``.grad`` has been set to nothing or to 0 since a backward pass has added to it.
+class Mark:
+    """What ``.grad`` of a parameter was after a backward pass, to tell whether it still counts."""
 
-    Parameters
-    ----------
-    parameter
-        Whose gradient it is.
-    version
-        Of the gradient after that pass: where it is the same nobody wrote, and nothing is read.
-    """
-    grad = parameter.grad
-    return grad is None or (grad._version != version and not bool(grad.any()))
+    def __init__(self) -> None:
+        self._grad: TensorWeakRef | None = None
+        self._version = -1
+
+    def set(self, parameter: Tensor) -> None:
+        """A backward pass has added to the gradient."""
+        grad = parameter.grad
+        self._grad = None if grad is None else TensorWeakRef(grad)
+        self._version = -1 if grad is None else grad._version
+
+    def was_emptied(self, parameter: Tensor) -> bool:
+        """Whether the gradient has been set to nothing or to 0 since, in place or anew."""
+        grad = parameter.grad
+        if grad is None:
+            return True
+        known = self._grad is not None and self._grad() is grad and self._version == grad._version
+        return not known and not bool(grad.any())  # where nobody wrote, nothing is read
 
 
 class _Step:
@@ -48,7 +57,7 @@ class _Step:
         self.first = len(self.passes)
         self.waiting: list[tuple[int, Any]] = []
         self.added: set[int] = set()  # backward passes that have added to the gradient
-        self.emptied, self.version = False, -1
+        self.emptied, self._mark = False, Mark()
         self.gradient: Tensor | None = None
 
     def tell(self, one: Any) -> None:
@@ -62,7 +71,7 @@ class _Step:
     def before(self, _: Tensor) -> None:
         """See whether the gradient that a backward pass finds is what the last one has left."""
         if self._parameter is not None:
-            self.emptied = was_emptied(self._parameter, self.version)
+            self.emptied = self._mark.was_emptied(self._parameter)
 
     def after(self, parameter: Tensor) -> None:
         """Take over what this backward pass has told."""
@@ -73,8 +82,8 @@ class _Step:
         self.added.add(running)
         self.passes += [one for task, one in waiting if task == running]
         self.waiting = [(task, one) for task, one in waiting if task != running]
+        self._mark.set(parameter)
         if parameter.grad is not None:
-            self.version = parameter.grad._version
             self.gradient = parameter.grad.detach().clone()
 
 
