@@ -199,6 +199,35 @@ def test_edges_of_attention_go_by_the_passes_of_the_loss(
     assert torch.equal(*effects)
 
 
+@pytest.mark.parametrize("names", [("v_proj",), ("q_proj", "k_proj", "v_proj", "out_proj")])
+@pytest.mark.parametrize("method", ["rigl", "sparse_momentum"])
+def test_edges_of_attention_move_on_when_maps_are_frozen_or_freed(
+    method: str, names: tuple[str, ...]
+) -> None:
+    seed()
+    layer = SparseAttention(sliding_window(24, 5), 8, 2)
+    model = nn.Sequential(nn.Linear(8, 8), layer)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    rule = schedules.CosineDrop(end=1000, every=3, fraction=0.5)
+    options: dict[str, Any] = {"candidates": sliding_window(24, 15), "params": ["*.edges"]}
+    sparsifier = Sparsifier(model, optimizer, method, schedule=rule, **options)
+    gen = generator(6)
+    for trained in (True, False, True):
+        for name in names:
+            layer.get_submodule(name).requires_grad_(trained)
+        before = layer.pattern
+        for step in range(6):
+            optimizer.zero_grad()
+            loss = looked_at if trained and step else mean_square
+            loss(model, torch.randn(4, 24, 8, generator=gen)).backward()
+            (target,) = sparsifier.targets
+            assert isinstance(target, AttentionTarget)
+            assert len(target._passes) <= 1
+            optimizer.step()
+            sparsifier.step()
+        assert layer.pattern != before
+
+
 class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ class _Step:
     """What one step of the optimizer goes by."""
 
     def __init__(self, passes: list[Any], parameter: nn.Parameter | None) -> None:
-        self.passes, self._parameter = passes, parameter
+        self.passes, self.parameter = passes, parameter
         self.begin()
 
     def begin(self) -> None:
@@ -63,15 +63,15 @@ class _Step:
     def tell(self, one: Any) -> None:
         """Keep a pass, at first until its backward pass adds to the gradient."""
         running = torch._C._current_graph_task_id()
-        if self._parameter is None or running in self.added:
+        if self.parameter is None or running in self.added:
             self.passes.append(one)
         else:
             self.waiting.append((running, one))
 
     def before(self, _: Tensor) -> None:
         """See whether the gradient that a backward pass finds is what the last one has left."""
-        if self._parameter is not None:
-            self.emptied = self._mark.was_emptied(self._parameter)
+        if self.parameter is not None:
+            self.emptied = self._mark.was_emptied(self.parameter)
 
     def after(self, parameter: Tensor) -> None:
         """Take over what this backward pass has told."""
@@ -117,19 +117,21 @@ class Watches:
         Parameters
         ----------
         recorders
-            Buffers to watch, and what to make of what is told; watches on the same go on.
+            Buffers to watch, and what to make of what is told; watches on the same go on, unless
+            the parameter is another one or has been frozen or freed.
         parameter
             Of the layer, which every pass of the loss adds a gradient to. Without one, or while it
             is not trained, every pass counts.
         passes
             What is there already stays.
         """
-        buffers = [buffer for buffer, _ in recorders]
-        if self._step is not None and list(map(id, buffers)) == list(map(id, self._buffers)):
-            return self._step.begin()
-        self.stop()
         if parameter is not None and not parameter.requires_grad:
             parameter = None
+        buffers, step = [buffer for buffer, _ in recorders], self._step
+        same = list(map(id, buffers)) == list(map(id, self._buffers))
+        if step is not None and same and step.parameter is parameter:
+            return step.begin()
+        self.stop()
         step = self._step = _Step(passes, parameter)
 
         def tells(make: Callable[..., Any]) -> Callable[..., None]:
