@@ -103,8 +103,9 @@ def finalize_layers(
     targets
         The layers, and what of them is active.
     to
-        One of :data:`FORMS`, for linear layers, ``nn.Linear`` and ``SparseLinear``; other pattern
-        layers lose their pruned edges in any case, and convolutions keep zeros.
+        One of :data:`FORMS`, for linear layers, ``nn.Linear`` and ``SparseLinear``, but for those
+        with hooks, which a new layer would not call; other pattern layers lose their pruned edges
+        in any case, and convolutions keep zeros.
     batch
         Rows of the input that is timed.
     optimizer
@@ -141,7 +142,7 @@ def finalize_layers(
 
 
 def _may_replace(model: nn.Module, target: Target) -> bool:
-    """Whether a layer is a plain linear one whose weight no other module reads.
+    """Whether a layer is a plain linear one without hooks, whose weight no other module reads.
 
     A module that reads the weight of a child by itself says so in `reads_weights`.
     """
@@ -155,7 +156,18 @@ def _may_replace(model: nn.Module, target: Target) -> bool:
     reads_children = isinstance(parent, nn.TransformerEncoderLayer | nn.MultiheadAttention)
     reads_children |= name in getattr(parent, "reads_weights", ())
     linear = type(target.module) in (nn.Linear, SparseLinear)
-    return linear and len(holders) == 1 and not reads_children
+    return linear and len(holders) == 1 and not reads_children and _has_no_hooks(target.module)
+
+
+def _has_no_hooks(module: nn.Module) -> bool:
+    """Whether a layer has no hooks, on any rank: some log on one of them alone."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return every(not any(hooks), next(module.parameters()))
 
 
 def _drop_edges(target: MaskedTarget, optimizer: Optimizer | None) -> Form:

@@ -312,6 +312,7 @@ class Sparsifier:
 
         Linear layers become ``nn.Linear`` or ``SparseLinear``, which is faster, measured now;
         convolutions keep zeros, but not idle channels; layers over patterns lose pruned edges.
+        Linear layers with hooks, which a new one would not call, stay of their class.
         :attr:`forms` says what became of each. Layers of other sizes or forms are new ones: build
         the optimizer anew to train on. Where several ranks train, all of them must call it: they
         agree on the forms.
