@@ -199,6 +199,46 @@ def test_edges_of_attention_go_by_the_passes_of_the_loss(
     assert torch.equal(*effects)
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_passes_that_do_not_count_are_not_kept(model: str) -> None:
+    net, _, sparsifier, x = start(model)
+    for _ in range(3):
+        looked_at(net, x)
+        attacked(net, x)
+        if model != "dense":
+            for target in sparsifier.targets:
+                assert isinstance(target, EdgeTarget)
+                assert target._watches._step is not None
+                assert not target._watches._step.waiting
+    assert not any(target.has_gradients for target in sparsifier.targets)
+    looked_at(net, x).backward()
+    assert_as_used(sparsifier)
+
+
+@pytest.mark.parametrize("overflows", [False, True])
+@pytest.mark.parametrize("model", MODELS)
+def test_nothing_is_kept_once_no_change_can_follow(model: str, overflows: bool) -> None:
+    build, shape = MODELS[model]
+    net = build()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    rule = schedules.CosineDrop(end=7, every=2)
+    sparsifier = Sparsifier(net, optimizer, "sparse_momentum", sparsity=0.5, schedule=rule)
+    for step in range(10):
+        optimizer.zero_grad()
+        mean_square(net, torch.randn(shape, generator=generator(step))).backward()
+        late = 5 <= step <= 7 and overflows  # the change of step 6 is not done until step 9
+        assert all(target.has_gradients for target in sparsifier.targets) == (
+            step < (9 if overflows else 7)
+        )
+        if late:
+            for parameter in net.parameters():
+                assert parameter.grad is not None
+                parameter.grad.fill_(torch.inf)
+        else:
+            optimizer.step()
+        sparsifier.step()
+
+
 @pytest.mark.parametrize("names", [("v_proj",), ("q_proj", "k_proj", "v_proj", "out_proj")])
 @pytest.mark.parametrize("method", ["rigl", "sparse_momentum"])
 def test_edges_of_attention_move_on_when_maps_are_frozen_or_freed(

@@ -276,7 +276,9 @@ class Sparsifier:
         """Keep gradients of the next step, if a change after it needs them."""
         grows = self.rules.growth
         due = self.progress.pending is not None or self._due(self.progress.steps + 1) is not None
-        always = grows is not None and grows.needs_momentum
+        end = getattr(self.schedule, "end", None)
+        ended = end is not None and self.progress.steps >= end and self.progress.pending is None
+        always = grows is not None and grows.needs_momentum and not ended
         for target in self.targets:
             audited = isinstance(target, EdgeTarget) and target.in_audit
             target.record(always or audited or (due and target.reads_passes(self.rules)))

@@ -65,8 +65,15 @@ class _Step:
         running = torch._C._current_graph_task_id()
         if self.parameter is None or running in self.added:
             self.passes.append(one)
-        else:
-            self.waiting.append((running, one))
+            return
+        if running >= 0 and all(task != running for task, _ in self.waiting):
+            engine: Any = torch.autograd.Variable._execution_engine
+            engine.queue_callback(lambda: self._drop(running))
+        self.waiting.append((running, one))
+
+    def _drop(self, task: int) -> None:
+        """Forget what a backward pass that has ended did not add to the gradient."""
+        self.waiting = [waits for waits in self.waiting if waits[0] != task]
 
     def before(self, _: Tensor) -> None:
         """See whether the gradient that a backward pass finds is what the last one has left."""
@@ -78,10 +85,10 @@ class _Step:
         if self.emptied:
             del self.passes[self.first :]
             self.added.clear()
-        running, waiting = torch._C._current_graph_task_id(), self.waiting
+        running = torch._C._current_graph_task_id()
         self.added.add(running)
-        self.passes += [one for task, one in waiting if task == running]
-        self.waiting = [(task, one) for task, one in waiting if task != running]
+        self.passes += [one for task, one in self.waiting if task == running]
+        self._drop(running)
         self._mark.set(parameter)
         if parameter.grad is not None:
             self.gradient = parameter.grad.detach().clone()
