@@ -90,6 +90,7 @@ def test_layers_with_hooks_stay_and_call_them_as_often(kind: str, to: str) -> No
         getattr(layer, f"register_{kind}")(lambda *_: calls.append(kind))
     sparsifier = Sparsifier(model, None, "rigl", sparsity=0.5, total_steps=100)
     final = sparsifier.finalize(to)
+    assert isinstance(final, nn.Sequential)
     assert not calls
     final(torch.randn(3, 8, requires_grad=True)).sum().backward()
     assert len(calls) == 2
