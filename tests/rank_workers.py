@@ -103,22 +103,25 @@ def _exchange(rank: int) -> dict[str, Any]:
 
 
 def _forms(rank: int) -> dict[str, Any]:
-    """Final forms where ranks measure the opposite, and where one of them has no room."""
+    """Final forms where ranks measure the opposite, and where one has no room, or a hook."""
     with pytest.MonkeyPatch.context() as patch:
         fast = ("dense", "condensed")[rank]
         times = {"dense": 2.0, "condensed": 2.0, fast: 1.0}
         patch.setattr(finalize, "_side_by_side", lambda runs: {name: times[name] for name in runs})
-        measured = _end("auto")
+        measured, hooked = _end("auto"), _end("auto", hooked=rank == 0)
         patch.setattr(finalize, "available_bytes", lambda device: 0 if rank else 1 << 40)
         full = _end("auto")
         patch.setattr(memory, "available_bytes", lambda device: 0 if rank else 1 << 40)
         with pytest.raises(MemoryLimitError, match="take to='condensed'"):
             _end("dense")
-    return {"measured": measured, "full": full}
+    return {"measured": measured, "full": full, "hooked": hooked}
 
 
-def _end(to: str) -> list[str]:
-    sparsifier = Sparsifier(_shared(), None, "rigl", sparsity=0.5, total_steps=100)
+def _end(to: str, hooked: bool = False) -> list[str]:
+    model = _shared()
+    if hooked:
+        model.get_submodule("0").register_forward_hook(lambda *_: None)
+    sparsifier = Sparsifier(model, None, "rigl", sparsity=0.5, total_steps=100)
     sparsifier.finalize(to)
     return [str(form) for form in sparsifier.forms]
 

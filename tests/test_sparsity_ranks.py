@@ -44,6 +44,7 @@ def test_final_forms_are_the_same_on_all_ranks(trained: Path) -> None:
     assert first == second
     assert all(": dense (dense 1 ms" in form for form in first["measured"])
     assert "condensed" in first["full"][0]
+    assert first["hooked"] == ["0.weight: condensed", first["measured"][1]]
 
 
 @pytest.mark.parametrize(
