@@ -63,7 +63,8 @@ class _Step:
     def tell(self, one: Any) -> None:
         """Keep a pass, at first until its backward pass adds to the gradient."""
         running = torch._C._current_graph_task_id()
-        if self.parameter is None or running in self.added:
+        trained = self.parameter is not None and self.parameter.requires_grad
+        if not trained or running in self.added:
             self.passes.append(one)
             return
         if running >= 0 and all(task != running for task, _ in self.waiting):
