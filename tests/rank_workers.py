@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from kernel_cases import generator
@@ -14,9 +15,11 @@ from sparsity_cases import OFTEN, adam, batches, fields, locally, network
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from scisparse import memory
+from scisparse.errors import MemoryLimitError
 from scisparse.layers import SparseAttention, SparseLinear
 from scisparse.patterns import sliding_window
-from scisparse.sparsity import Sparsifier, schedules
+from scisparse.sparsity import Sparsifier, finalize, ranks, schedules
 from scisparse.sparsity.edge_target import EdgeTarget
 
 RANKS = 2
@@ -62,6 +65,8 @@ def train_together(rank: int, folder: str) -> None:
     try:
         for kind, growth in CASES:
             torch.save(_train(rank, kind, growth), Path(folder) / f"{kind}-{growth}-{rank}.pt")
+        for name, found in (("kept", _exchange(rank)), ("forms", _forms(rank))):
+            torch.save(found, Path(folder) / f"{name}-{rank}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -73,6 +78,52 @@ def _attention(width: int = 5) -> nn.Module:
 def _shared() -> nn.Module:
     """Layers that hand on weights to each other."""
     return nn.Sequential(SparseLinear(12, 20, fan_in=12), nn.Tanh(), nn.Linear(20, 6))
+
+
+def _exchange(rank: int) -> dict[str, Any]:
+    """What ranks exchange, before and after, and scales of the loss, the same question thrice."""
+    own = [torch.rand(3, generator=generator(rank)) for _ in range(3)]
+    before = [one.clone() for one in own]
+    for exchange, one in zip((ranks.total, ranks.average, ranks.agree), own, strict=True):
+        exchange(one)
+    model = _shared()
+    options: dict[str, Any] = {"sparsity": 0.5, "total_steps": 100}
+    sparsifier = Sparsifier(model, adam(model), "sparse_momentum", **options)
+    model(torch.randn(4, 12, generator=generator(rank))).square().sum().backward()
+    (target, _) = sparsifier.targets
+    assert isinstance(target, EdgeTarget)
+    weight = model.get_parameter("0.weight")
+    assert weight.grad is not None
+    weight.grad = ranks.average(weight.grad) / 4
+    scales = [target._scale(sparsifier.rules) for _ in range(3)]
+    if rank == 1:
+        target.record(True)  # knows no gradient any more
+    alone = target._scale(sparsifier.rules)
+    return {"before": before, "after": own, "scales": scales, "alone": alone}
+
+
+def _forms(rank: int) -> dict[str, Any]:
+    """Final forms where ranks measure the opposite, and where one has no room, or a hook."""
+    with pytest.MonkeyPatch.context() as patch:
+        fast = ("dense", "condensed")[rank]
+        times = {"dense": 2.0, "condensed": 2.0, fast: 1.0}
+        patch.setattr(finalize, "_side_by_side", lambda runs: {name: times[name] for name in runs})
+        measured, hooked = _end("auto"), _end("auto", hooked=rank == 0)
+        patch.setattr(finalize, "available_bytes", lambda device: 0 if rank else 1 << 40)
+        full = _end("auto")
+        patch.setattr(memory, "available_bytes", lambda device: 0 if rank else 1 << 40)
+        with pytest.raises(MemoryLimitError, match="take to='condensed'"):
+            _end("dense")
+    return {"measured": measured, "full": full, "hooked": hooked}
+
+
+def _end(to: str, hooked: bool = False) -> list[str]:
+    model = _shared()
+    if hooked:
+        model.get_submodule("0").register_forward_hook(lambda *_: None)
+    sparsifier = Sparsifier(model, None, "rigl", sparsity=0.5, total_steps=100)
+    sparsifier.finalize(to)
+    return [str(form) for form in sparsifier.forms]
 
 
 def _train(rank: int, kind: str, growth: str) -> dict[str, Any]:

@@ -75,3 +75,25 @@ def test_frozen_layers_stay_frozen(frozen: str) -> None:
     sparse = SparseLinear.from_dense(linear, keep)
     for layer in (sparse, sparse.to_dense()):
         assert {n: p.requires_grad for n, p in layer.named_parameters()} == flags
+
+
+HOOKS = ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"]
+
+
+@pytest.mark.parametrize("to", ["auto", "condensed", "dense", "csr"])
+@pytest.mark.parametrize("kind", HOOKS)
+def test_layers_with_hooks_stay_and_call_them_as_often(kind: str, to: str) -> None:
+    seed()
+    model = nn.Sequential(SparseLinear(8, 12, 4), nn.Tanh(), nn.Linear(12, 6), nn.Linear(6, 2))
+    layers, calls = list(model), []
+    for layer in layers[::2]:
+        getattr(layer, f"register_{kind}")(lambda *_: calls.append(kind))
+    sparsifier = Sparsifier(model, None, "rigl", sparsity=0.5, total_steps=100)
+    final = sparsifier.finalize(to)
+    assert isinstance(final, nn.Sequential)
+    assert not calls
+    final(torch.randn(3, 8, requires_grad=True)).sum().backward()
+    assert len(calls) == 2
+    assert list(final)[:3] == layers[:3]
+    assert [form.form for form in sparsifier.forms][:2] == ["condensed", "dense"]
+    assert isinstance(final[3], nn.Linear) == (sparsifier.forms[2].form == "dense")

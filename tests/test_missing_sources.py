@@ -19,6 +19,7 @@ from scisparse.pattern import Pattern
 from scisparse.patterns import window
 from scisparse.sparsity import Sparsifier, schedules
 from scisparse.sparsity.edge_target import EdgeTarget
+from scisparse.sparsity.momentum import running_mean
 from scisparse.sparsity.waiting import PATIENCE
 
 GRID = LatLonGrid.regular(7, 14)
@@ -228,3 +229,43 @@ def test_a_change_that_does_not_come_warns_once(build: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         steps(2 * PATIENCE)
+
+
+@pytest.mark.parametrize("when", [0, 3])
+def test_a_source_that_was_missing_once_grows_by_momentum_all_the_same(when: int) -> None:
+    seed()
+    model = nn.Sequential(SparseLinear(8, 6, 2))
+    rule = schedules.CosineDrop(end=4000, every=2, fraction=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    sparsifier = Sparsifier(model, optimizer, "sparse_momentum", sparsity=0.9, schedule=rule)
+    layer, gen = model[0], generator(7)
+    assert isinstance(layer, SparseLinear)
+    for step in range(20):
+        x = torch.randn(4, 8, generator=gen)
+        if step == when:
+            unread = next(j for j in range(8) if j not in layer.pattern.col.tolist())
+            x[0, unread] = torch.nan
+        elif step > when:
+            x[:, unread] *= 100  # by far the largest gradients
+        optimizer.zero_grad()
+        (model(x) - 1).square().sum().backward()
+        optimizer.step()
+        sparsifier.step()
+        if step > when + 1 and unread in layer.pattern.col.tolist():
+            return
+    pytest.fail(f"source {unread} never grew")
+
+
+def test_a_running_mean_is_over_the_steps_in_which_a_gradient_was_known() -> None:
+    steps = torch.randn(6, 200, generator=generator(8))
+    known = torch.rand(6, 200, generator=generator(9)) < 0.6
+    mean = None
+    for gradient in steps.where(known, torch.nan):
+        mean = running_mean(mean, gradient)
+    assert mean is not None
+    for k in range(200):
+        own = None
+        for gradient in steps[known[:, k], k]:
+            own = running_mean(own, gradient)
+        expected = torch.tensor(torch.nan) if own is None else own
+        torch.testing.assert_close(mean[k], expected, equal_nan=True)

@@ -141,17 +141,31 @@ def test_growth_goes_by_the_gradient_that_the_optimizer_uses(model: str, loss: L
         sparsifier.step()
 
 
-@pytest.mark.parametrize("to_none", [True, False])
+def set_to_none(parameter: nn.Parameter) -> None:
+    parameter.grad = None
+
+
+def write_zeros(parameter: nn.Parameter) -> None:
+    assert parameter.grad is not None
+    parameter.grad.zero_()
+
+
+def put_zeros(parameter: nn.Parameter) -> None:
+    parameter.grad = torch.zeros_like(parameter)
+
+
+@pytest.mark.parametrize("empty", [set_to_none, write_zeros, put_zeros])
 @pytest.mark.parametrize("model", MODELS)
 def test_another_loss_through_the_layer_counts_while_its_gradient_does(
-    model: str, to_none: bool
+    model: str, empty: Callable[[nn.Parameter], None]
 ) -> None:
     """As where a generator is trained by what its critic says."""
-    net, optimizer, sparsifier, x = start(model)
+    net, _, sparsifier, x = start(model)
     (net(x) + 1).square().mean().backward()  # the generator's
     for empties in (True, False):
         if empties:
-            optimizer.zero_grad(set_to_none=to_none)
+            for parameter in net.parameters():
+                empty(parameter)
         mean_square(net, x.roll(2, 0)).backward()
         assert_as_used(sparsifier)
     for target in sparsifier.targets:
@@ -183,6 +197,76 @@ def test_edges_of_attention_go_by_the_passes_of_the_loss(
         assert len(target._passes) == 1
         effects.append(target._active().edges.effect)
     assert torch.equal(*effects)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_passes_that_do_not_count_are_not_kept(model: str) -> None:
+    net, _, sparsifier, x = start(model)
+    for _ in range(3):
+        looked_at(net, x)
+        attacked(net, x)
+        if model != "dense":
+            for target in sparsifier.targets:
+                assert isinstance(target, EdgeTarget)
+                assert target._watches._step is not None
+                assert not target._watches._step.waiting
+    assert not any(target.has_gradients for target in sparsifier.targets)
+    looked_at(net, x).backward()
+    assert_as_used(sparsifier)
+
+
+@pytest.mark.parametrize("overflows", [False, True])
+@pytest.mark.parametrize("model", MODELS)
+def test_nothing_is_kept_once_no_change_can_follow(model: str, overflows: bool) -> None:
+    build, shape = MODELS[model]
+    net = build()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    rule = schedules.CosineDrop(end=7, every=2)
+    sparsifier = Sparsifier(net, optimizer, "sparse_momentum", sparsity=0.5, schedule=rule)
+    for step in range(10):
+        optimizer.zero_grad()
+        mean_square(net, torch.randn(shape, generator=generator(step))).backward()
+        late = 5 <= step <= 7 and overflows  # the change of step 6 is not done until step 9
+        assert all(target.has_gradients for target in sparsifier.targets) == (
+            step < (9 if overflows else 7)
+        )
+        if late:
+            for parameter in net.parameters():
+                assert parameter.grad is not None
+                parameter.grad.fill_(torch.inf)
+        else:
+            optimizer.step()
+        sparsifier.step()
+
+
+@pytest.mark.parametrize("names", [("v_proj",), ("q_proj", "k_proj", "v_proj", "out_proj")])
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("method", ["rigl", "sparse_momentum"])
+def test_edges_of_attention_move_on_when_maps_are_frozen_or_freed(
+    method: str, every: int, names: tuple[str, ...]
+) -> None:
+    seed()
+    layer = SparseAttention(sliding_window(24, 5), 8, 2)
+    model = nn.Sequential(nn.Linear(8, 8), layer)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    rule = schedules.CosineDrop(end=1000, every=every, fraction=0.5)
+    options: dict[str, Any] = {"candidates": sliding_window(24, 15), "params": ["*.edges"]}
+    sparsifier = Sparsifier(model, optimizer, method, schedule=rule, **options)
+    gen = generator(6)
+    for trained in (True, False, True):
+        for name in names:
+            layer.get_submodule(name).requires_grad_(trained)
+        before = layer.pattern
+        for step in range(6):
+            optimizer.zero_grad()
+            loss = looked_at if trained and step else mean_square
+            loss(model, torch.randn(4, 24, 8, generator=gen)).backward()
+            (target,) = sparsifier.targets
+            assert isinstance(target, AttentionTarget)
+            assert len(target._passes) <= 1
+            optimizer.step()
+            sparsifier.step()
+        assert layer.pattern != before
 
 
 class Residual(nn.Module):

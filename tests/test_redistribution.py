@@ -219,3 +219,18 @@ def test_needs_running_means() -> None:
         Sparsifier(nn.Linear(4, 4), None, "rigl", sparsity=0.5, total_steps=9, budget="momentum")
     recipe = Recipe(method="rigl", growth="momentum", budget="momentum", sparsity=0.5)
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+
+
+@pytest.mark.parametrize("known", [0, 7])
+def test_edges_without_a_running_mean_have_no_say(known: int) -> None:
+    """A layer may load edges over a source that was missing so far."""
+    model, optimizer, sparsifier = _start("edges")
+    train(model, optimizer, sparsifier, _data("edges", 3))
+    target = sparsifier.targets[0]
+    target._momentum[target.active[known:]] = torch.nan
+    own = target._momentum[target.active[:known]].abs()
+    standing = target.standing()
+    assert standing.momentum == pytest.approx(float(own.sum()) / max(1, known))
+    standings = [standing, sparsifier.targets[1].standing()]
+    total = sum(one.count for one in standings)
+    assert sum(redistribute(standings, 0.5, total)) == total

@@ -15,6 +15,7 @@ from scisparse.layers import LocallyConnected, SparseAttention, SparseLinear
 from scisparse.patterns import window
 from scisparse.sparsity import Sparsifier, budgets, growth, schedules
 from scisparse.sparsity.growth import Candidates, Growth
+from scisparse.sparsity.importance import area_weighted, named
 
 
 @pytest.mark.parametrize(("structure", "sparsity"), [("block", 0.87), ("channels", 0.94)])
@@ -123,9 +124,13 @@ IDLE: list[tuple[str, dict[str, Any], str]] = [
     ("srigl", {"teleconnections": 1}, r"ConstantFanIn\(.*choose method='rigl'"),
     ("rigl", {"budget": {"*": 0.9}, "candidates": WIDE}, "`budget` shares out `sparsity`"),
     ("set", {"structure": "sites", "candidates": WIDE}, "others would go empty"),
-    ("rigl", {"sparsity": 0.5, "schedule": schedules.Steady(2)}, "drops none; choose CosineDrop"),
+    (
+        "rigl",
+        {"sparsity": 0.5, "schedule": schedules.Steady(2)},
+        r"method 'rigl' .* drops none; choose CosineDrop\(end=...\), or leave `schedule` out",
+    ),
     ("gmp", {"sparsity": 0.5, "growth": "gradient"}, "drops none; choose CosineDrop"),
-    ("static", {"sparsity": 0.5, "growth": "random"}, "drops none"),
+    ("static", {"sparsity": 0.5, "growth": "random"}, "leave `growth` or `schedule`"),
     ("top_kast", {"sparsity": 0.5, "growth": "gradient"}, "drops none"),
     ("l0", {"sparsity": 0.5, "score": "magnitude"}, "learns gates, and `score` 'magnitude' has"),
     ("static", {"sparsity": 0.5, "candidates": WIDE}, "'static' never moves edges"),
@@ -163,11 +168,38 @@ def by_weight(weight: Tensor, gradient: Tensor | None) -> Tensor:
     return weight.square()
 
 
+@pytest.mark.parametrize("score", [by_gradient, lambda w, g: (w * g).abs(), "mest"])
+def test_a_score_of_users_names_the_layer_that_took_no_part(score: Any) -> None:
+    model = nn.ModuleList([nn.Linear(9, 7), nn.Linear(9, 7)])
+    optimizer = adam(model)
+    rule: dict[str, Any] = {"sparsity": 0.5, "schedule": schedules.Cubic(0, 8, 2), "score": score}
+    sparsifier = Sparsifier(model, optimizer, "gmp", **rule)
+    for due in (False, True):
+        model[0](torch.randn(3, 9)).square().mean().backward()
+        optimizer.step()
+        if not due:
+            sparsifier.step()
+    with pytest.raises(OptionError, match=r"reads the gradient of 1\.weight, and there is none"):
+        sparsifier.step()
+
+
+def test_what_a_function_raises_by_itself_is_not_hidden() -> None:
+    def faulty(weight: Tensor, gradient: Tensor | None) -> Tensor:
+        return weight + ("a word" if gradient is not None else 0)  # type: ignore[operator]
+
+    weight = torch.randn(3, 4)
+    with pytest.raises(TypeError):
+        named(faulty).evaluate(weight, torch.randn(3, 4))
+    assert torch.equal(named(faulty).evaluate(weight, None), weight)
+
+
 def test_what_users_write_is_told_what_it_will_not_get() -> None:
     model = network()
     options: dict[str, Any] = {"sparsity": 0.5, "total_steps": 40}
     with pytest.raises(OptionError, match="have no gradient, and the function of `score` 'by_gra"):
         Sparsifier(model, adam(model), "top_kast", score=by_gradient, **options)
+    with pytest.raises(OptionError, match="have no gradient, and the function of `score` 'taylor"):
+        Sparsifier(model, adam(model), "top_kast", score=area_weighted("taylor"), **options)
     Sparsifier(model, adam(model), "top_kast", score=by_weight, **options).release()
     rule = Growth("eastward", lambda c: c.site.float(), needs_sites=True)  # type: ignore[union-attr]
     with pytest.raises(OptionError, match="'eastward' reads sites, which layers over patterns"):

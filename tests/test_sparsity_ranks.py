@@ -30,6 +30,23 @@ def test_topology_is_the_same_on_all_ranks(trained: Path, kind: str, growth: str
             assert torch.equal(a, b), key
 
 
+def test_what_is_exchanged_stays_as_it_was(trained: Path) -> None:
+    found = [torch.load(trained / f"kept-{rank}.pt") for rank in range(RANKS)]
+    for one in found:
+        for before, after in zip(one["before"], one["after"], strict=True):
+            assert torch.equal(before, after)
+        assert one["scales"] == pytest.approx([4.0] * 3)
+        assert one["alone"] == 1.0
+
+
+def test_final_forms_are_the_same_on_all_ranks(trained: Path) -> None:
+    first, second = (torch.load(trained / f"forms-{rank}.pt") for rank in range(RANKS))
+    assert first == second
+    assert all(": dense (dense 1 ms" in form for form in first["measured"])
+    assert "condensed" in first["full"][0]
+    assert first["hooked"] == ["0.weight: condensed", first["measured"][1]]
+
+
 @pytest.mark.parametrize(
     ("backend", "place", "meeting"),
     [

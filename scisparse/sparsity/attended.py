@@ -276,7 +276,7 @@ class AttentionTarget(EdgeTarget):
         if self.far is not None:
             z = certainty(total(torch.stack([active.effect, active.squares])))
             return torch.where(z > -normal_bound(_DOUBT), -z, torch.inf)
-        weight, effect = average(active.weight.clone()), average(active.effect.clone())
+        weight, effect = average(active.weight), average(active.effect)
         if rules.importance.needs_gradient:
             effect /= self._scale(rules)
         slope = torch.where(weight > 0, effect / weight, 0)

@@ -191,7 +191,7 @@ class EdgeTarget(Target):
     def _scale(self, rules: Rules) -> float:
         """What passes of the last step are multiplied by, in units of what the optimizer uses."""
         made, leaf = self._watches.gradient, self._leaf
-        if made is None or leaf is None:
+        if not every(made is not None, self._like) or made is None or leaf is None:
             return 1.0
         return scale_of(average(made), leaf.grad, getattr(rules.optimizer, "grad_scale", None))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from scisparse.errors import BackendError, OptionError
+from scisparse.errors import BackendError, MemoryLimitError, OptionError
 from scisparse.layers.linear import SparseLinear
 from scisparse.memory import available_bytes, check_fits
 from scisparse.sparsity import optimizer_state
@@ -22,6 +22,7 @@ from scisparse.sparsity.attended import AttentionTarget
 from scisparse.sparsity.forms import CompressedLinear, SemiStructuredLinear, check_2_of_4
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.names import choice
+from scisparse.sparsity.ranks import agree, every
 from scisparse.sparsity.rewired import RewiredTarget
 from scisparse.sparsity.target import Target
 
@@ -64,9 +65,7 @@ def check_form(to: str, model: nn.Module, targets: Sequence[Target]) -> None:
         if not _may_replace(model, target):
             continue
         if isinstance(target.module, SparseLinear) and to not in ("auto", "condensed"):
-            needed, device = _dense_bytes(target.module), target.module.weight.device
-            what = f"{target.name} as a dense matrix"
-            check_fits(needed, device, dict, what=what, otherwise="take to='condensed'")
+            _check_room(target.name, target.module)
         if to == "2:4":
             check_2_of_4(target.name, _mask(target))
     if to == "2:4" and not all(p.is_cuda for p in model.parameters()):
@@ -74,6 +73,18 @@ def check_form(to: str, model: nn.Module, targets: Sequence[Target]) -> None:
             "2:4 sparse weights run on NVIDIA GPUs alone; move the model there, or take "
             "to='condensed'"
         )
+
+
+def _check_room(name: str, layer: SparseLinear) -> None:
+    """Raise on all ranks where one of them has no room for a layer as a dense matrix."""
+    what, otherwise = f"{name} as a dense matrix", "take to='condensed'"
+    error = None
+    try:
+        check_fits(_dense_bytes(layer), layer.weight.device, dict, what=what, otherwise=otherwise)
+    except MemoryLimitError as found:
+        error = found
+    if not every(error is None, layer.weight):
+        raise error or MemoryLimitError(f"{what} does not fit on another rank; {otherwise}")
 
 
 def finalize_layers(
@@ -92,8 +103,9 @@ def finalize_layers(
     targets
         The layers, and what of them is active.
     to
-        One of :data:`FORMS`, for linear layers, ``nn.Linear`` and ``SparseLinear``; other pattern
-        layers lose their pruned edges in any case, and convolutions keep zeros.
+        One of :data:`FORMS`, for linear layers, ``nn.Linear`` and ``SparseLinear``, but for those
+        with hooks, which a new layer would not call; other pattern layers lose their pruned edges
+        in any case, and convolutions keep zeros.
     batch
         Rows of the input that is timed.
     optimizer
@@ -130,7 +142,7 @@ def finalize_layers(
 
 
 def _may_replace(model: nn.Module, target: Target) -> bool:
-    """Whether a layer is a plain linear one whose weight no other module reads.
+    """Whether a layer is a plain linear one without hooks, whose weight no other module reads.
 
     A module that reads the weight of a child by itself says so in `reads_weights`.
     """
@@ -144,7 +156,18 @@ def _may_replace(model: nn.Module, target: Target) -> bool:
     reads_children = isinstance(parent, nn.TransformerEncoderLayer | nn.MultiheadAttention)
     reads_children |= name in getattr(parent, "reads_weights", ())
     linear = type(target.module) in (nn.Linear, SparseLinear)
-    return linear and len(holders) == 1 and not reads_children
+    return linear and len(holders) == 1 and not reads_children and _has_no_hooks(target.module)
+
+
+def _has_no_hooks(module: nn.Module) -> bool:
+    """Whether a layer has no hooks, on any rank: some log on one of them alone."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return every(not any(hooks), next(module.parameters()))
 
 
 def _drop_edges(target: MaskedTarget, optimizer: Optimizer | None) -> Form:
@@ -162,13 +185,17 @@ def _linear(target: Target, to: str, batch: int) -> tuple[nn.Module, Form]:
     layer: Any = target.module
     if to == "auto" and isinstance(layer, SparseLinear):
         available = available_bytes(layer.weight.device)
-        if available is not None and 2 * _dense_bytes(layer) > available:
+        room = available is None or 2 * _dense_bytes(layer) <= available
+        if not every(room, layer.weight):
             to = "condensed"  # there is no room to measure in
     if to != "auto":
         return _as(target, to), Form(target.name, to, {})
     forms = {form: _as(target, form) for form in ("dense", "condensed")}
     x = torch.randn(batch, layer.in_features, device=layer.weight.device).to(layer.weight)
-    times = _side_by_side({form: _run(module, x) for form, module in forms.items()})
+    own = _side_by_side({form: _run(module, x) for form, module in forms.items()})
+    # Ranks measure different times, and need one model.
+    agreed = agree(torch.tensor(list(own.values()), dtype=torch.float64))
+    times = dict(zip(own, agreed.tolist(), strict=True))
     best = min(times, key=lambda form: times[form])
     return forms[best], Form(target.name, best, times)
 

@@ -13,7 +13,15 @@ from scisparse.errors import OptionError
 from scisparse.sparsity import curvature, probes, scores
 from scisparse.sparsity.names import choice
 
-__all__ = ["Gating", "Importance", "Score", "area_weighted", "hard_concrete", "named"]
+__all__ = [
+    "Gating",
+    "Importance",
+    "NoGradientError",
+    "Score",
+    "area_weighted",
+    "hard_concrete",
+    "named",
+]
 
 
 @dataclass(frozen=True)
@@ -101,19 +109,23 @@ class Importance:
         Raises
         ------
         OptionError
-            The function does not return one score for each weight, or there is no gradient.
+            The function does not return one score for each weight.
+        NoGradientError
+            It reads the gradient, and there is none.
         """
         if self.draws:
             return scores.random(weight, generator)
         try:
             score: object = self.score(weight, gradient)
-        except _NoGradientError:
-            raise OptionError(
+        except (NoGradientError, AttributeError, TypeError) as error:
+            if gradient is not None or not self.needs_gradient:
+                raise
+            raise NoGradientError(
                 f"the score {self.name!r} reads the gradient of {of}, and there is none: it took "
                 "no part in the loss of this step, or optimizer.zero_grad() came before "
                 "sparsifier.step(); call that first, or choose a score of weights alone, such as "
                 "'magnitude'"
-            ) from None
+            ) from error
         if not isinstance(score, Tensor) or score.shape != weight.shape:
             got = list(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise OptionError(
@@ -128,13 +140,13 @@ class Importance:
 Score: TypeAlias = str | Importance | Callable[..., Tensor] | Mapping[str, Tensor]
 
 
-class _NoGradientError(OptionError):
+class NoGradientError(OptionError):
     """A score has to read a gradient that is not there."""
 
 
 def _needed(gradient: Tensor | None) -> Tensor:
     if gradient is None:
-        raise _NoGradientError("this score needs gradients: call loss.backward() before the step")
+        raise NoGradientError("this score needs gradients: call loss.backward() before the step")
     return gradient
 
 

@@ -21,7 +21,7 @@ from scisparse.sparsity.redistribution import Standing
 from scisparse.sparsity.select import next_active, survivors
 from scisparse.sparsity.structures import Block, ConstantFanIn, Structure, Unstructured
 from scisparse.sparsity.target import Move, Rules, Target
-from scisparse.sparsity.watches import was_emptied
+from scisparse.sparsity.watches import Mark
 
 __all__ = ["MaskedTarget"]
 
@@ -48,7 +48,7 @@ class MaskedTarget(Target):
         self._gradient: Tensor | None = None
         self._made: Tensor | None = None  # by a backward pass that has not added it yet
         self._emptied = False  # whether it found no masked gradient, or one of 0
-        self._version = -1  # of the masked gradient, when that was last added to
+        self._mark = Mark()  # of the masked gradient, when that was last added to
         self._recording = False
         self._copies: list[nn.Parameter] = []
         self._fan_in: Tensor | None = None  # of ablated structures
@@ -104,7 +104,7 @@ class MaskedTarget(Target):
     def _on_gradient(self, grad: Tensor) -> Tensor:
         if self._recording:
             self._made = grad.detach()
-            self._emptied = was_emptied(self.parameter, self._version)
+            self._emptied = self._mark.was_emptied(self.parameter)
         if self.mask.device != grad.device:
             self._move(grad.device)
         return grad.masked_fill(~self.learning, 0)
@@ -116,7 +116,7 @@ class MaskedTarget(Target):
         before = None if self._emptied else self._gradient
         self._gradient = self._made if before is None else before + self._made
         self._made = None
-        self._version = -1 if parameter.grad is None else parameter.grad._version
+        self._mark.set(parameter)
 
     def _move(self, device: torch.device) -> None:
         """Go where the model has gone."""
@@ -153,7 +153,7 @@ class MaskedTarget(Target):
             return
         recorded = self._gradient if finite else None
         if every(recorded is not None, self.parameter) and recorded is not None:
-            recorded = average(recorded.clone())
+            recorded = average(recorded)
             used = None if grad is None else grad[self.mask]
             recorded = recorded / scale_of(recorded[self.mask], used, scale)
             self._momentum = running_mean(self._momentum, recorded)
@@ -207,7 +207,7 @@ class MaskedTarget(Target):
                     f"the score {rules.importance.name!r} is summed over steps and there are none; "
                     "give `optimizer` and train before the first change"
                 )
-            return rules.importance.of_sum(self.parameter, average(self._sum.clone()))
+            return rules.importance.of_sum(self.parameter, average(self._sum))
         return average(self._evaluate(rules, self.parameter.detach(), self.parameter.grad).float())
 
     def _evaluate(self, rules: Rules, weight: Tensor, grad: Tensor | None) -> Tensor:
@@ -242,7 +242,7 @@ class MaskedTarget(Target):
         """Scores of growth at all weights; links and degrees are those that survive dropping."""
         assert rules.growth is not None
         gradient = self._gradient if rules.growth.needs_gradient else None
-        gradient = None if gradient is None else average(gradient.clone()).abs()
+        gradient = None if gradient is None else average(gradient).abs()
         matrix = kept.reshape(self.shape[0], -1)
         degrees = [matrix.sum(axis, keepdim=True).expand_as(matrix).reshape(-1) for axis in (1, 0)]
         found = Candidates(

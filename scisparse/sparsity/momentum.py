@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 __all__ = ["running_mean", "scale_of"]
@@ -10,8 +11,14 @@ _SHARE = 0.1  # of the newest gradient
 
 
 def running_mean(before: Tensor | None, gradient: Tensor) -> Tensor:
-    """Add the gradient of a step to the mean of those before, if there is any."""
-    return gradient if before is None else before.lerp(gradient, _SHARE)
+    """Add the gradient of a step to the mean of those before, if there is any.
+
+    Where a source was missing (NaN) it is not known: the mean is that of the steps in which it was.
+    """
+    if before is None:
+        return gradient
+    mean = before.lerp(gradient, _SHARE)
+    return torch.where(mean.isnan(), torch.where(before.isnan(), gradient, before), mean)
 
 
 def scale_of(made: Tensor, used: Tensor | None, left: Tensor | None) -> float:

@@ -183,18 +183,18 @@ def check_rules(targets: Sequence[Target], rules: Rules, schedule: Schedule) -> 
 
 
 def _check_without_gradient(targets: Sequence[Target], rules: Rules) -> None:
-    """Raise if a score that users wrote reads gradients, where weights in reserve have none."""
+    """Raise if a score reads gradients, where weights in reserve have none."""
     goes = rules.importance
     weight = targets[0].parameter
     if not rules.reserve or not goes.needs_gradient or weight is None:
         return
     try:
         goes.evaluate(weight.detach(), None)
-    except (AttributeError, TypeError) as error:
+    except importance.NoGradientError as error:
         raise OptionError(
             f"growth 'superset' also ranks weights that have no gradient, and the function of "
-            f"`score` {goes.name!r} reads it ({error}); rank by the weights alone, or choose "
-            "method='rigl'"
+            f"`score` {goes.name!r} reads it ({error.__cause__}); rank by the weights alone, or "
+            "choose method='rigl'"
         ) from error
 
 
@@ -347,9 +347,11 @@ def choose_rules(
     # Methods that regrow may also be pruned step by step, but a rule that is asked for must act.
     idle = (Steady,) if given is None else (Steady, OneShot, Cubic, Iterative)
     if rules.growth is not None and not rules.reserve and isinstance(schedule, idle):
+        own = given is None
+        who = f"method {method.name!r}" if own else f"growth {rules.growth.name!r}"
         raise OptionError(
-            f"growth {rules.growth.name!r} replaces connections that are dropped, and {schedule!r} "
-            "drops none; choose CosineDrop(end=...), or leave `growth` or `schedule` out"
+            f"{who} replaces connections that are dropped, and {schedule!r} drops none; choose "
+            f"CosineDrop(end=...), or leave {'' if own else '`growth` or '}`schedule` out"
         )
     if rules.reserve and (goes.sums or (goes.name in importance.BY_NAME and goes.needs_gradient)):
         raise OptionError(

@@ -27,6 +27,12 @@ def _meeting(device: torch.device) -> torch.device:
     return group.bound_device_id or torch.device(known[0])
 
 
+def _copied(values: Tensor) -> Tensor:
+    """Where ranks meet; they write there, and what a caller keeps must stay as it is."""
+    layout = torch.contiguous_format
+    return values.to(_meeting(values.device), copy=True, memory_format=layout)
+
+
 def world() -> int:
     """How many ranks there are."""
     return dist.get_world_size() if _together() else 1
@@ -35,7 +41,7 @@ def world() -> int:
 def total(values: Tensor) -> Tensor:
     """Sum over the ranks, where there are several."""
     if _together():
-        met = values.contiguous().to(_meeting(values.device))
+        met = _copied(values)
         dist.all_reduce(met)
         values = met.to(values.device)
     return values
@@ -49,7 +55,7 @@ def average(values: Tensor) -> Tensor:
 def agree(values: Tensor) -> Tensor:
     """Values of rank 0, where there are several ranks."""
     if _together():
-        met = values.contiguous().to(_meeting(values.device))
+        met = _copied(values)
         dist.broadcast(met, src=0)
         values = met.to(values.device)
     return values

@@ -123,6 +123,7 @@ class RewiredTarget(EdgeTarget):
         known = int(self._momentum.flatten(1).isfinite().all(1).sum())
         most = self.block * min(known, self.parameter.shape[0])
         own = self._momentum[self.active].abs().double()
+        own = own[own.isfinite()]  # not of loaded edges over what was missing so far
         mean = float(own.sum()) / max(1, own.numel())
         return Standing(self.count, self.block, max(most, self.count), mean)
 

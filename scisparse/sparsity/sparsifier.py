@@ -276,7 +276,9 @@ class Sparsifier:
         """Keep gradients of the next step, if a change after it needs them."""
         grows = self.rules.growth
         due = self.progress.pending is not None or self._due(self.progress.steps + 1) is not None
-        always = grows is not None and grows.needs_momentum
+        end = getattr(self.schedule, "end", None)
+        ended = end is not None and self.progress.steps >= end and self.progress.pending is None
+        always = grows is not None and grows.needs_momentum and not ended
         for target in self.targets:
             audited = isinstance(target, EdgeTarget) and target.in_audit
             target.record(always or audited or (due and target.reads_passes(self.rules)))
@@ -312,8 +314,10 @@ class Sparsifier:
 
         Linear layers become ``nn.Linear`` or ``SparseLinear``, which is faster, measured now;
         convolutions keep zeros, but not idle channels; layers over patterns lose pruned edges.
+        Linear layers with hooks, which a new one would not call, stay of their class.
         :attr:`forms` says what became of each. Layers of other sizes or forms are new ones: build
-        the optimizer anew to train on.
+        the optimizer anew to train on. Where several ranks train, all of them must call it: they
+        agree on the forms.
 
         Parameters
         ----------

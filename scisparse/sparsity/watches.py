@@ -13,34 +13,43 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import TensorWeakRef
 
 from scisparse.kernels._watch import watch
 
-__all__ = ["Watches", "was_emptied"]
+__all__ = ["Mark", "Watches"]
 
 #: A buffer to watch, and what makes a pass of the tensors that were multiplied over it.
 Recorder = tuple[Tensor, Callable[..., Any]]
 
 
-def was_emptied(parameter: nn.Parameter, version: int) -> bool:
-    """Whether ``.grad`` has been set to nothing or to 0 since a backward pass has added to it.
+class Mark:
+    """What ``.grad`` of a parameter was after a backward pass, to tell whether it still counts."""
 
-    Parameters
-    ----------
-    parameter
-        Whose gradient it is.
-    version
-        Of the gradient after that pass: where it is the same nobody wrote, and nothing is read.
-    """
-    grad = parameter.grad
-    return grad is None or (grad._version != version and not bool(grad.any()))
+    def __init__(self) -> None:
+        self._grad: TensorWeakRef | None = None
+        self._version = -1
+
+    def set(self, parameter: Tensor) -> None:
+        """A backward pass has added to the gradient."""
+        grad = parameter.grad
+        self._grad = None if grad is None else TensorWeakRef(grad)
+        self._version = -1 if grad is None else grad._version
+
+    def was_emptied(self, parameter: Tensor) -> bool:
+        """Whether the gradient has been set to nothing or to 0 since, in place or anew."""
+        grad = parameter.grad
+        if grad is None:
+            return True
+        known = self._grad is not None and self._grad() is grad and self._version == grad._version
+        return not known and not bool(grad.any())  # where nobody wrote, nothing is read
 
 
 class _Step:
     """What one step of the optimizer goes by."""
 
     def __init__(self, passes: list[Any], parameter: nn.Parameter | None) -> None:
-        self.passes, self._parameter = passes, parameter
+        self.passes, self.parameter = passes, parameter
         self.begin()
 
     def begin(self) -> None:
@@ -48,33 +57,41 @@ class _Step:
         self.first = len(self.passes)
         self.waiting: list[tuple[int, Any]] = []
         self.added: set[int] = set()  # backward passes that have added to the gradient
-        self.emptied, self.version = False, -1
+        self.emptied, self._mark = False, Mark()
         self.gradient: Tensor | None = None
 
     def tell(self, one: Any) -> None:
         """Keep a pass, at first until its backward pass adds to the gradient."""
         running = torch._C._current_graph_task_id()
-        if self._parameter is None or running in self.added:
+        trained = self.parameter is not None and self.parameter.requires_grad
+        if not trained or running in self.added:
             self.passes.append(one)
-        else:
-            self.waiting.append((running, one))
+            return
+        if running >= 0 and all(task != running for task, _ in self.waiting):
+            engine: Any = torch.autograd.Variable._execution_engine
+            engine.queue_callback(lambda: self._drop(running))
+        self.waiting.append((running, one))
+
+    def _drop(self, task: int) -> None:
+        """Forget what a backward pass that has ended did not add to the gradient."""
+        self.waiting = [waits for waits in self.waiting if waits[0] != task]
 
     def before(self, _: Tensor) -> None:
         """See whether the gradient that a backward pass finds is what the last one has left."""
-        if self._parameter is not None:
-            self.emptied = was_emptied(self._parameter, self.version)
+        if self.parameter is not None:
+            self.emptied = self._mark.was_emptied(self.parameter)
 
     def after(self, parameter: Tensor) -> None:
         """Take over what this backward pass has told."""
         if self.emptied:
             del self.passes[self.first :]
             self.added.clear()
-        running, waiting = torch._C._current_graph_task_id(), self.waiting
+        running = torch._C._current_graph_task_id()
         self.added.add(running)
-        self.passes += [one for task, one in waiting if task == running]
-        self.waiting = [(task, one) for task, one in waiting if task != running]
+        self.passes += [one for task, one in self.waiting if task == running]
+        self._drop(running)
+        self._mark.set(parameter)
         if parameter.grad is not None:
-            self.version = parameter.grad._version
             self.gradient = parameter.grad.detach().clone()
 
 
@@ -108,19 +125,21 @@ class Watches:
         Parameters
         ----------
         recorders
-            Buffers to watch, and what to make of what is told; watches on the same go on.
+            Buffers to watch, and what to make of what is told; watches on the same go on, unless
+            the parameter is another one or has been frozen or freed.
         parameter
             Of the layer, which every pass of the loss adds a gradient to. Without one, or while it
             is not trained, every pass counts.
         passes
             What is there already stays.
         """
-        buffers = [buffer for buffer, _ in recorders]
-        if self._step is not None and list(map(id, buffers)) == list(map(id, self._buffers)):
-            return self._step.begin()
-        self.stop()
         if parameter is not None and not parameter.requires_grad:
             parameter = None
+        buffers, step = [buffer for buffer, _ in recorders], self._step
+        same = list(map(id, buffers)) == list(map(id, self._buffers))
+        if step is not None and same and step.parameter is parameter:
+            return step.begin()
+        self.stop()
         step = self._step = _Step(passes, parameter)
 
         def tells(make: Callable[..., Any]) -> Callable[..., None]:
