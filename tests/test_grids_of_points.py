@@ -1,4 +1,4 @@
-"""Octahedral, Gaussian, HEALPix and icosahedral grids: the points of their formulas and of the files."""
+"""Octahedral, Gaussian, HEALPix and icosahedral grids: points of formulas and of the files."""
 
 from __future__ import annotations
 
