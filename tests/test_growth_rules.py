@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from kernel_cases import generator
+from layer_cases import needs_scipy
 from sparsity_cases import OFTEN, adam, batches, fields, locally, network, seed, train
 from torch import Tensor, nn
 
@@ -128,6 +129,7 @@ def test_growth_by_distance_without_a_grid_says_what_to_do() -> None:
         trained(locally, growth=growth.distance_prior(1e6))
 
 
+@needs_scipy
 def test_distances_between_a_projected_grid_and_the_sphere() -> None:
     """The projected one knows where on the sphere it is: positions in the plane do not count."""
     lat, lon = np.meshgrid(np.linspace(0.7, 0.8, 3), np.linspace(0, 0.1, 4), indexing="ij")

@@ -217,6 +217,10 @@ def test_attention_keeps_its_edges() -> None:
 def test_needs_running_means() -> None:
     with pytest.raises(OptionError, match="give growth='momentum'"):
         Sparsifier(nn.Linear(4, 4), None, "rigl", sparsity=0.5, total_steps=9, budget="momentum")
+
+
+def test_recipes_hold_the_budget() -> None:
+    pytest.importorskip("yaml")
     recipe = Recipe(method="rigl", growth="momentum", budget="momentum", sparsity=0.5)
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
 
