@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from kernel_cases import generator
-from sparsity_cases import OFTEN, adam, batches, fields, locally, network
+from sparsity_cases import OFTEN, adam, batches, fields, locally, network, seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,6 +20,7 @@ from scisparse.errors import MemoryLimitError
 from scisparse.layers import SparseAttention, SparseLinear
 from scisparse.patterns import sliding_window
 from scisparse.sparsity import Sparsifier, finalize, ranks, schedules
+from scisparse.sparsity.ablation import remove_neurons
 from scisparse.sparsity.edge_target import EdgeTarget
 
 RANKS = 2
@@ -114,7 +115,20 @@ def _forms(rank: int) -> dict[str, Any]:
         patch.setattr(memory, "available_bytes", lambda device: 0 if rank else 1 << 40)
         with pytest.raises(MemoryLimitError, match="take to='condensed'"):
             _end("dense")
-    return {"measured": measured, "full": full, "hooked": hooked}
+    return {"measured": measured, "full": full, "hooked": hooked, "left": _left(rank)}
+
+
+def _left(rank: int) -> list[list[int]]:
+    """Sizes of weights where one rank logs what a layer with an idle neuron gives."""
+    seed()
+    pairs = [nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)) for _ in range(2)]
+    model = nn.Sequential(*pairs)
+    for pair in pairs:
+        pair.get_parameter("0.weight").data[1] = 0
+    if rank == 0:
+        pairs[0].get_submodule("0").register_forward_hook(lambda *_: None)
+    remove_neurons(model)
+    return [list(p.shape) for p in model.parameters()]
 
 
 def _end(to: str, hooked: bool = False) -> list[str]:

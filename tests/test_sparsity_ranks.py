@@ -45,6 +45,7 @@ def test_final_forms_are_the_same_on_all_ranks(trained: Path) -> None:
     assert all(": dense (dense 1 ms" in form for form in first["measured"])
     assert "condensed" in first["full"][0]
     assert first["hooked"] == ["0.weight: condensed", first["measured"][1]]
+    assert [shape[0] for shape in first["left"][::4]] == [4, 3]
 
 
 @pytest.mark.parametrize(

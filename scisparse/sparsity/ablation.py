@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scisparse.layers.linear import SparseLinear
 from scisparse.sparsity.chains import Chain, find_chains
-from scisparse.sparsity.ownership import is_held
+from scisparse.sparsity.ownership import has_hooks, is_held
 
 __all__ = ["remove_neurons"]
 
@@ -52,7 +52,7 @@ def remove_neurons(model: nn.Module) -> int:
     def may_shrink(path: str) -> bool:
         layer: Any = model.get_submodule(path)
         own = all(seen[id(p)] <= 1 and not is_held(p) for p in layer.parameters())
-        return own and getattr(layer, "groups", 1) == 1
+        return own and getattr(layer, "groups", 1) == 1 and not has_hooks(layer)
 
     removed, chains = 0, find_chains(model)
     chains = [c for c in chains if all(map(may_shrink, (c.first, c.second, *c.norms)))]

@@ -236,9 +236,8 @@ def choose_budget(
     if budget is None:
         if isinstance(structure, NM):  # needs the same sparsity everywhere
             return "uniform"
-        return (
-            "erdos_renyi" if method.budget == "momentum" and not keeps_momentum else method.budget
-        )
+        own = method.budget
+        return "erdos_renyi" if own == "momentum" and not keeps_momentum else own
     budget = check_budget(budget)
     if budget == "momentum" and not keeps_momentum:
         raise OptionError(

@@ -105,6 +105,10 @@ def find_chains(model: nn.Module) -> list[Chain]:
     ]
 
 
+# By which a module reaches its children without naming them.
+_BY_OTHER_NAMES = ("children", "named_children", "get_submodule", "_modules")
+
+
 def _is_called_whole(model: nn.Module, path: str) -> bool:
     """Whether the code of the module around is seen to call a module and not its parts.
 
@@ -128,10 +132,6 @@ def _is_called_whole(model: nn.Module, path: str) -> bool:
                 return False
             called |= node.attr == name
     return called
-
-
-# By which a module reaches its children without naming them.
-_BY_OTHER_NAMES = ("children", "named_children", "get_submodule", "_modules")
 
 
 def _above(model: nn.Module, path: str, known: Collection[nn.Module]) -> nn.Module | None:
@@ -227,9 +227,7 @@ def _of_graph(module: nn.Module, graph: fx.Graph) -> Iterator[Chain]:
             read.add(_parent(str(node.target)))
 
     def is_own(path: str) -> bool:
-        part = module.get_submodule(path)
-        hooks = len(part._forward_hooks) + len(part._forward_pre_hooks)
-        return calls[path] == 1 and path not in read and not hooks
+        return calls[path] == 1 and path not in read
 
     plain = _of_two_dimensions(module, graph)
     for node in graph.nodes:

@@ -22,6 +22,7 @@ from scisparse.sparsity.attended import AttentionTarget
 from scisparse.sparsity.forms import CompressedLinear, SemiStructuredLinear, check_2_of_4
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.names import choice
+from scisparse.sparsity.ownership import has_hooks
 from scisparse.sparsity.ranks import agree, every
 from scisparse.sparsity.rewired import RewiredTarget
 from scisparse.sparsity.target import Target
@@ -156,18 +157,7 @@ def _may_replace(model: nn.Module, target: Target) -> bool:
     reads_children = isinstance(parent, nn.TransformerEncoderLayer | nn.MultiheadAttention)
     reads_children |= name in getattr(parent, "reads_weights", ())
     linear = type(target.module) in (nn.Linear, SparseLinear)
-    return linear and len(holders) == 1 and not reads_children and _has_no_hooks(target.module)
-
-
-def _has_no_hooks(module: nn.Module) -> bool:
-    """Whether a layer has no hooks, on any rank: some log on one of them alone."""
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return every(not any(hooks), next(module.parameters()))
+    return linear and len(holders) == 1 and not reads_children and not has_hooks(target.module)
 
 
 def _drop_edges(target: MaskedTarget, optimizer: Optimizer | None) -> Form:

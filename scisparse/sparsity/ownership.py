@@ -1,16 +1,18 @@
-"""Which weights and edges are under a sparsifier now: two would undo each other's work."""
+"""Who else works on layers: sparsifiers, which would undo each other's work, and hooks."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from scisparse.errors import OptionError
+from scisparse.sparsity.ranks import every
 from scisparse.sparsity.target import Target
 
-__all__ = ["hold", "is_held", "let_go"]
+__all__ = ["has_hooks", "hold", "is_held", "let_go"]
 
 # By identity: parameters are compared by value.
 _held: dict[int, tuple[weakref.ref[nn.Parameter | nn.Module], weakref.ref[Target]]] = {}
@@ -41,3 +43,14 @@ def let_go(targets: Sequence[Target]) -> None:
         target = owner()
         if target is None or id(target) in mine:
             del _held[key]
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a layer has hooks, which no other would call, on any rank: some log on one alone."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return not every(not any(hooks), torch.empty(0))
