@@ -38,6 +38,7 @@ __all__ = [
     "eastward",
     "find_axes",
     "find_dim",
+    "has_role",
     "same_points",
     "with_coordinates",
 ]
@@ -105,10 +106,14 @@ def find_dim(obj: _Object, role: str) -> str | None:
     'Realization'
     """
     signs = {str(dim): _signs(obj, str(dim), role) for dim in obj.dims}
-    none = _signs(xr.Dataset(), "", role)
-    found = [dim for dim in signs if signs[dim] < none]
+    found = [dim for dim in signs if signs[dim] < _signs(xr.Dataset(), "", role)]
     # Never the order of dims: a transposed field is the same field.
     return min(found, key=lambda dim: (signs[dim], dim), default=None)
+
+
+def has_role(coordinate: xr.DataArray, role: str) -> bool:
+    """Whether a coordinate, with a dim or of one value, would be the `role` as a dim."""
+    return _signs(coordinate, str(coordinate.name), role) < _signs(xr.Dataset(), "", role)
 
 
 def _signs(obj: _Object, dim: str, role: str) -> tuple[int, int, int]:

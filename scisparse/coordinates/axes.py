@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scisparse.errors import DataError, GridError
 from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, from_xarray
-from scisparse.grids.same import DEGREES
+from scisparse.grids.masks import DEGREES
 
 __all__ = ["Axis", "axes_of", "grid_of", "other_grid", "rounded", "snapped"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from scisparse.errors import DataError
 from scisparse.grids.discovery import role_of
-from scisparse.grids.same import DEGREES
+from scisparse.grids.masks import DEGREES
 
 __all__ = ["check_places"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from scisparse.arrays import find_dim
+from scisparse.arrays import has_role
 from scisparse.coordinates.axes import Axis, axes_of, grid_of, other_grid
 from scisparse.coordinates.numbers import (
     Numbers,
@@ -149,7 +149,7 @@ def _is_level_or_lead(coordinate: xr.DataArray) -> bool:
     attrs = coordinate.attrs
     vertical = attrs.get("axis") == "Z" or "positive" in attrs
     named = any(part in str(coordinate.name).lower() for part in _VERTICAL)
-    return vertical or named or find_dim(coordinate, "lead") is not None
+    return vertical or named or has_role(coordinate, "lead")
 
 
 def _widened(data: xr.Dataset, own: Sequence[str]) -> xr.Dataset:
@@ -170,9 +170,8 @@ def _of_itself(coordinate: xr.DataArray) -> bool:
     """
     if coordinate.dtype.kind not in "fium" or coordinate.name == "expver":
         return True
-    wide = coordinate if coordinate.ndim else coordinate.expand_dims(coordinate.name)
     projection = {"grid_mapping_name", "crs_wkt"} & {*coordinate.attrs}
-    own = coordinate.name in ("quantile", "threshold") or find_dim(wide, "member") is not None
+    own = coordinate.name in ("quantile", "threshold") or has_role(coordinate, "member")
     return own or bool(projection)
 
 
@@ -206,7 +205,7 @@ def _equal_axes(axis: Axis, other: Axis) -> bool:
 def _analysed(coordinate: xr.DataArray) -> bool:
     """Whether a coordinate is a lead time of 0, that of an analysis: truth at any lead time."""
     zero = np.zeros((), coordinate.dtype)
-    return find_dim(coordinate, "lead") is not None and bool((coordinate == zero).all())
+    return has_role(coordinate, "lead") and bool((coordinate == zero).all())
 
 
 def _equal(first: xr.DataArray, second: xr.DataArray) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import xarray as xr
 
-from scisparse.arrays import find_dim
+from scisparse.arrays import find_dim, has_role
 from scisparse.coordinates.numbers import in_seconds, number_values
 
 __all__ = ["START", "START_NAMES", "compared_times", "is_date", "lead_of"]
@@ -41,20 +41,15 @@ def is_date(coordinate: xr.DataArray) -> bool:
     if coordinate.dtype.kind == "O":
         return any(hasattr(value, "calendar") for value in coordinate.values.flat)
     dated = coordinate.dtype.kind == "M" or " since " in str(coordinate.attrs.get("units", ""))
-    return dated or _has_role(coordinate, "time")
+    return dated or has_role(coordinate, "time")
 
 
 def lead_of(data: _Object) -> xr.DataArray | None:
     """Coordinate of lead times."""
     for name, coordinate in data.coords.items():
-        if _has_role(coordinate, "lead") and coordinate.dtype.kind in "fium":
+        if has_role(coordinate, "lead") and coordinate.dtype.kind in "fium":
             return data[name]
     return None
-
-
-def _has_role(coordinate: xr.DataArray, role: str) -> bool:
-    name = str(coordinate.name)
-    return find_dim(xr.DataArray([0], {name: (name, [0], coordinate.attrs)}, (name,)), role) == name
 
 
 def _is_start(coordinate: xr.DataArray) -> bool:
@@ -97,7 +92,7 @@ def _stated(data: _Object) -> Iterator[xr.DataArray]:
 
 def _single(data: _Object) -> xr.DataArray | None:
     """A single time without a dim, the start where there is one."""
-    found = [c for c in data.coords.values() if not c.ndim and _has_role(c, "time")]
+    found = [c for c in data.coords.values() if not c.ndim and has_role(c, "time")]
     return min(found, key=lambda c: not _is_start(c), default=None)
 
 

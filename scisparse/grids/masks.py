@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
     from scisparse.grids.base import FloatArray, Grid
 
-__all__ = ["has_coordinates", "in_order_of", "is_data_array"]
+__all__ = ["DEGREES", "has_coordinates", "in_order_of", "is_data_array"]
 
-# Coordinates are often in single precision, 3e-5 degrees apart near 360.
-_RADIANS = np.deg2rad(1.5e-4)
+# Coordinates are often in single precision, 3e-5 degrees apart near 360, and two forms of one may
+# be rounded to neighbouring numbers: about 17 m.
+DEGREES = 1.5e-4
 _METRES, _SHARE = 1.0, 1e-6
 
 
@@ -79,7 +80,7 @@ def _places(
     """Index in `other` of each of `own`."""
     from scipy.spatial import cKDTree
 
-    tolerance = _RADIANS if grid.spherical else _METRES + _SHARE * np.abs(own).max()
+    tolerance = np.deg2rad(DEGREES) if grid.spherical else _METRES + _SHARE * np.abs(own).max()
     if own.shape == other.shape and np.abs(own - other).max() <= tolerance:
         return np.arange(len(own))  # also where points repeat
     if turn is not None:

@@ -6,13 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scisparse.grids.base import Grid
+from scisparse.grids.masks import DEGREES
 from scisparse.grids.unstructured import UnstructuredGrid
 
-__all__ = ["DEGREES", "farthest", "order_of", "same_points"]
-
-# Coordinates are often in single precision, 3e-5 degrees apart near 360, and two forms of one may
-# be rounded to neighbouring numbers: about 17 m.
-DEGREES = 1.5e-4
+__all__ = ["farthest", "order_of", "same_points"]
 
 
 def same_points(first: Grid, second: Grid) -> bool:

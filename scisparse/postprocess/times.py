@@ -6,7 +6,7 @@ from typing import Any
 
 import xarray as xr
 
-from scisparse.arrays import Axes, find_axes, find_dim
+from scisparse.arrays import Axes, find_axes, has_role
 from scisparse.coordinates import check_scalars, rounded
 from scisparse.errors import DataError
 from scisparse.times import check_stamps, check_starts
@@ -135,8 +135,7 @@ def _check_own(field: xr.DataArray, extra: tuple[str, ...], observed: xr.DataArr
     for dim in extra:
         if dim in observed.dims or field.sizes[dim] == 1:
             continue
-        alone = field.isel({other: 0 for other in field.dims if other != dim}, drop=True)
-        if find_dim(alone, "lead") is None and find_dim(alone, "time") is None:
+        if not (has_role(field[dim], "time") or has_role(field[dim], "lead")):
             raise DataError(
                 f"the forecast has a dim {dim!r} that the observation lacks and whose meaning is "
                 f"not known: rename it if it numbers members, with .rename({dim}='member'), or "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from scisparse.arrays import Frame, find_dim
+from scisparse.arrays import Frame, find_dim, has_role
 from scisparse.coordinates import (
     axes_of,
     check_places,
@@ -90,7 +90,7 @@ def check_meaning(
     for dim in map(str, data.dims):
         if dim in (own, *grid, *observed.dims) or data.sizes[dim] == 1:
             continue
-        if find_dim(data[dim], "time") is None and find_dim(data[dim], "lead") is None:
+        if not (has_role(data[dim], "time") or has_role(data[dim], "lead")):
             raise DataError(
                 f"{what} has a dim {dim!r} that the observation lacks and whose meaning is not "
                 f"known: rename it if it numbers members, with .rename({dim}='member'); else name "
