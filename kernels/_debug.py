@@ -14,7 +14,7 @@ from scisparse.errors import PatternError
 __all__ = ["check_edges", "check_ends", "debug_mode", "is_debugging"]
 
 # A plain variable, not a context variable: autograd may run the backward pass on another thread.
-_enabled = False
+_enabled = os.environ.get("SCISPARSE_DEBUG", "") not in ("", "0")
 
 
 @contextmanager
@@ -22,8 +22,8 @@ def debug_mode(enabled: bool = True) -> Iterator[None]:
     """Check all index values of every kernel call inside the block, backward passes included.
 
     Kernels trust their indices: one out of range reads or writes foreign memory.
-    ``SCISPARSE_DEBUG=1`` in the environment does the same for a whole program. On a GPU each check
-    waits for the device.
+    ``SCISPARSE_DEBUG=1`` in the environment does the same for a whole program, from its start. On a
+    GPU each check waits for the device.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def debug_mode(enabled: bool = True) -> Iterator[None]:
 
 def is_debugging() -> bool:
     """Whether :func:`debug_mode` or ``SCISPARSE_DEBUG=1`` is on."""
-    return _enabled or os.environ.get("SCISPARSE_DEBUG", "") not in ("", "0")
+    return _enabled
 
 
 def check_edges(

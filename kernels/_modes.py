@@ -85,10 +85,17 @@ def values_of(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def _has_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
+
+
+_has_autocast._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def autocast_dtype(*tensors: Tensor) -> torch.dtype | None:
     """Type that autocast computes in, as in torch's own products; float64 is left alone."""
     device = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if not _has_autocast(device) or not torch.is_autocast_enabled(device):
         return None
     if any(t.dtype == torch.float64 for t in tensors):
         return None

@@ -192,7 +192,7 @@ class SparseLinear(Rewirable):
             transpose=Edges(self.row_ptr_t, self.col_t, self.order_t),
         )
         if (bias := self.bias) is not None:
-            y = add_to(y, bias[:, None])
+            y = add_to(y, bias.unsqueeze(1))
         return y.view(*x.shape[:-1], self.out_features)
 
     def _write_edges(self) -> None:

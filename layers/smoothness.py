@@ -131,7 +131,8 @@ class _Energy(torch.autograd.Function):
         ctx.save_for_backward(weight, *pairs)
         total = weight.new_zeros(())
         for first, second, strength in _chunks(weight, pairs):
-            total += strength @ _differences(weight, first, second).square_().sum(1)
+            # Not in place: the compiler of torch 2.11 would lose the gradient.
+            total = total + strength @ _differences(weight, first, second).square_().sum(1)
         return total
 
     @staticmethod

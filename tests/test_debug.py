@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from kernel_cases import BACKENDS, Case
@@ -81,7 +85,11 @@ def test_a_transpose_of_other_edges_is_seen() -> None:
         gather_matmul(x, weight, *edges, transpose=other)
 
 
-def test_the_environment_turns_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value, on in (("1", True), ("0", False), ("", False)):
-        monkeypatch.setenv("SCISPARSE_DEBUG", value)
-        assert is_debugging() is on
+@pytest.mark.parametrize(("value", "on"), [("1", True), ("0", False), ("", False)])
+def test_the_environment_turns_it_on(value: str, on: bool) -> None:
+    script = "from scisparse.kernels._debug import is_debugging; print(is_debugging())"
+    environment = os.environ | {"SCISPARSE_DEBUG": value}
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == str(on)

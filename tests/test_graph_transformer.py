@@ -78,7 +78,8 @@ def adjacency(edge_index: torch.Tensor) -> torch.Tensor:
     return torch.sparse_coo_tensor(edge_index.flip(0), values, (8, 9), check_invariants=True)
 
 
-# Torch says so of every one in that layout.
+# Torch says so of every one in that layout, and 2.11 of coalescing.
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
 @pytest.mark.filterwarnings("ignore:Sparse CS. tensor support is in beta state")
 @pytest.mark.parametrize("kind", KINDS)
 def test_edges_may_be_sparse_or_narrow(kind: str) -> None:

@@ -6,7 +6,9 @@ copied, saved and run in inference mode as any other module is.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
@@ -126,8 +128,7 @@ class CompressedLinear(StoredLinear):
     @classmethod
     def of(cls, weight: Tensor, bias: nn.Parameter | None, *, block: int) -> CompressedLinear:
         """Store what is not 0 of a weight ``[M, N]``, in square blocks; 1 for numbers (CSR)."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse (CSR|BSR) tensor support")
+        with _no_notice():
             weight = weight.detach()
             sparse = weight.to_sparse_csr() if block == 1 else weight.to_sparse_bsr((block, block))
             row_ptr, col = sparse.crow_indices().clone(), sparse.col_indices().clone()
@@ -141,8 +142,7 @@ class CompressedLinear(StoredLinear):
     def sparse(self, dtype: torch.dtype) -> Tensor:
         """Return the weight ``[M, N]`` as a sparse tensor."""
         layout = torch.sparse_csr if self.values.dim() == 1 else torch.sparse_bsr
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse (CSR|BSR) tensor support")
+        with _no_notice():
             return torch.sparse_compressed_tensor(
                 *(self.row_ptr, self.col, self.values.to(dtype)),
                 size=(self.out_features, self.in_features),
@@ -212,6 +212,15 @@ class SemiStructuredLinear(StoredLinear):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_packed": None}
+
+
+@contextlib.contextmanager
+def _no_notice() -> Iterator[None]:
+    """Without what torch says of sparse tensors: beta state, and checks that are off on purpose."""
+    with warnings.catch_warnings():
+        for notice in ("Sparse (CSR|BSR) tensor support", "Sparse invariant checks are implicitly"):
+            warnings.filterwarnings("ignore", message=notice)
+        yield
 
 
 class _Product(torch.autograd.Function):
