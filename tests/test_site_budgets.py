@@ -179,9 +179,10 @@ def test_labels_and_areas_go_by_their_coordinates(form: str, method: str) -> Non
             model = Mixed()
             options: dict[str, Any] = {"sparsity": 0.5, "total_steps": 9, "budget": budget}
             sparsifier = Sparsifier(model, None, method, **options)
-            regions = [sparsifier.report(r).layers[0].regions for r in (labels, on_grid(labels))]
-            assert regions[0] == regions[1]
-            assert sparsifier.report(FORMS[form](on_grid(labels))).layers[0].regions == regions[0]
+            given = (labels, on_grid(labels), FORMS[form](on_grid(labels)))
+            # As text: the label of sites in no region is NaN, which equals nothing.
+            regions = {str(sparsifier.report(r).layers[0].regions) for r in given}
+            assert len(regions) == 1
             sparsifier.finalize("dense")
             kept.append(model.local.pattern.fan_in)
         assert torch.equal(*kept)
