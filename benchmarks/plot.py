@@ -8,7 +8,10 @@ from typing import Any
 __all__ = ["plot"]
 
 STAGES = ("forward", "backward")
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#bbbbbb")
+COLOURS = (
+    *("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377"),
+    *("#66ccee", "#882255", "#dd8833", "#999999", "#111111"),
+)
 
 
 def plot(run: dict[str, Any], results: Path) -> list[Path]:
@@ -29,9 +32,9 @@ def plot(run: dict[str, Any], results: Path) -> list[Path]:
 def _bars(plt: Any, run: dict[str, Any]) -> Any:
     """Time of each implementation as a multiple of ours; one group of bars a case."""
     cases = run["cases"]
-    names = list(
-        dict.fromkeys(n for c in cases for n, v in c["implementations"].items() if not v["ours"])
-    )
+    peers = [(n, v) for c in cases for n, v in c["implementations"].items() if not v["ours"]]
+    names = list(dict.fromkeys(n for n, v in peers if not v["not_run"]))
+    bounds = {n for n, v in peers if not v["same"]}
     figure, axes = plt.subplots(2, 1, figsize=(10, 7), sharex=True, layout="constrained")
     most = max(len(c["implementations"]) - 1 for c in cases)
     width = 0.8 / max(1, most)
@@ -39,7 +42,14 @@ def _bars(plt: Any, run: dict[str, Any]) -> Any:
         for index, name in enumerate(names):
             ratios = [_ratio(case, name, stage) for case in cases]
             places = [k + width * _place(case, name) for k, case in enumerate(cases)]
-            axis.bar(places, ratios, width, label=name, color=COLOURS[index % len(COLOURS)])
+            bound = name in bounds
+            axis.bar(
+                *(places, ratios, width),
+                label=f"{name} (another function, as a bound)" if bound else name,
+                color=COLOURS[index % len(COLOURS)],
+                hatch="///" if bound else None,
+                edgecolor="white" if bound else None,
+            )
         for k, case in enumerate(cases):
             best = case["summary"].get(stage, {}).get("speedup")
             if best:  # over the best peer, on the group's shortest bar
@@ -112,4 +122,7 @@ def _roofline(plt: Any, run: dict[str, Any]) -> Any:
 
 def _title(run: dict[str, Any]) -> str:
     machine = run["machine"]
-    return f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}"
+    return (
+        f"{machine['processor']} ({machine['instructions']}), {machine['threads']} threads, "
+        f"torch {machine['torch']}"
+    )

@@ -14,7 +14,7 @@ from scisparse.errors import PatternError
 __all__ = ["check_edges", "check_ends", "debug_mode", "is_debugging"]
 
 # A plain variable, not a context variable: autograd may run the backward pass on another thread.
-_enabled = os.environ.get("SCISPARSE_DEBUG", "") not in ("", "0")
+_enabled: bool | None = None  # not asked yet
 
 
 @contextmanager
@@ -50,6 +50,9 @@ def debug_mode(enabled: bool = True) -> Iterator[None]:
 
 def is_debugging() -> bool:
     """Whether :func:`debug_mode` or ``SCISPARSE_DEBUG=1`` is on."""
+    global _enabled
+    if _enabled is None:  # once, as a look at the environment takes longer than a small check
+        _enabled = os.environ.get("SCISPARSE_DEBUG", "") not in ("", "0")
     return _enabled
 
 

@@ -7,6 +7,7 @@ Names are loaded when they are first used, so that ``import scisparse`` costs ne
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from scisparse.sparsity import Recipe as Recipe
     from scisparse.sparsity import Sparsifier as Sparsifier
     from scisparse.verification import evaluate as evaluate
+
+if importlib.util.find_spec("scisparse.kernels") is None:
+    raise ImportError(
+        f"scisparse was found in its source folder, {__path__[0]}, which is not the whole package: "
+        "run `pip install --editable .` in the folder above it, or start Python elsewhere"
+    )
 
 __version__ = version("scisparse")
 

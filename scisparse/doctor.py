@@ -24,7 +24,6 @@ _EXTRAS = {
     "verify": ("scores", "scoringrules"),
     "plot": ("matplotlib",),
     "big": ("dask", "zarr"),
-    "bias": ("xsdba",),
     "cuda": ("cuda.core",),
     "gpu": ("cuda.core", "triton"),
 }

@@ -71,7 +71,6 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
         "scisparse.kernels.graph_attention.triton_products",
         "scisparse.kernels.graph_attention.triton_tiles",
     ),
-    "xsdba": (),
     "zarr": (),
 }
 LEAVES = {module for modules in OPTIONAL.values() for module in modules}

@@ -6,6 +6,7 @@ import ast
 import ctypes
 import importlib.metadata
 import importlib.resources
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -140,6 +141,16 @@ def test_public_names_stay_the_same_when_their_modules_are_imported() -> None:
     modules = sorted(name for name in MODULES if name.count(".") == 1)
     before = python(f"import scisparse\n{show}")
     assert python(f"import {', '.join(modules)}\n{show}") == before
+
+
+def test_the_source_folder_alone_says_how_to_install(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "scisparse", tmp_path / "scisparse")
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import scisparse"
+    # -S: the finder of an editable install would complete the package.
+    run = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "ImportError: scisparse was found in its source folder" in run.stderr
+    assert "pip install --editable ." in run.stderr
 
 
 def test_import_loads_nothing_beyond_torch() -> None:
