@@ -45,6 +45,7 @@ def join(path: Path, header: dict[str, Any], rest: bytes) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + rest)
 
 
+@pytest.mark.filterwarnings("ignore:this method reads the target alone")
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_comes_back_bit_for_bit(method: str, tmp_path: Path) -> None:
     wind = FORECAST * 2.0 + np.random.default_rng(1).normal(size=FORECAST.shape)

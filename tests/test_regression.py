@@ -7,17 +7,20 @@ import pytest
 import torch
 
 from scisparse.grids import LatLonGrid
-from scisparse.models.regression import EnsembleRegression
+from scisparse.models.regression import Calibration, EnsembleRegression
 
 GRID = LatLonGrid.from_degrees([-10.0, 0.0, 10.0], [0.0, 10.0, 20.0, 30.0])
 ROW_PTR = torch.tensor([0, 2, 3, 3, 6, 7, 8, 9, 12, 12, 13, 14, 15])  # points 2 and 8 read nothing
+SIGMA = np.random.default_rng(7).uniform(0.5, 2.0, 12)
 COL = torch.tensor([0, 4, 1, 2, 3, 11, 4, 5, 6, 0, 3, 7, 9, 10, 11])
 
 
 def random_model(tie: str | None, features: int = 3) -> EnsembleRegression:
     rng = np.random.default_rng(0)
     model = EnsembleRegression(GRID, ROW_PTR, COL, features, tie=tie)
-    model.set_(rng.normal(size=(1 if tie else len(COL), features, 1)), 1.7, 0.25)
+    model.set_(
+        rng.normal(size=(1 if tie else len(COL), features, 1)), Calibration(-0.5, 2.0, SIGMA, 0.25)
+    )
     return model
 
 
@@ -32,14 +35,15 @@ def test_location_and_scale_are_those_of_the_formula(tie: str | None) -> None:
     dense[rows, COL] = weight
     with torch.no_grad():
         location, scale = model(torch.from_numpy(anomalies), torch.from_numpy(spread))
-    np.testing.assert_allclose(location, np.einsum("ijf,bjf->bi", dense, anomalies), atol=1e-12)
-    np.testing.assert_allclose(scale, 1.7 * np.sqrt(0.75 + 0.25 * spread))
+    expected = np.einsum("ijf,bjf->bi", dense, anomalies) - 0.5
+    np.testing.assert_allclose(location, expected, atol=1e-12)
+    np.testing.assert_allclose(scale, SIGMA * np.sqrt(0.75 + 0.25 * spread))
     assert location.dtype == scale.dtype == torch.float64
 
 
 def test_a_constant_spread_is_given_to_every_case() -> None:
     model = random_model("all")
-    model.set_(np.ones((1, 3, 1)), 2.0, 0.0)
+    model.set_(np.ones((1, 3, 1)), Calibration(0.0, 1.0, 2.0, 0.0))
     with torch.no_grad():
         location, scale = model(torch.zeros(4, 12, 3), torch.full((4, 12), 9.0))
     assert scale.shape == location.shape == (4, 12)
@@ -50,7 +54,7 @@ def test_a_constant_spread_is_given_to_every_case() -> None:
 def test_the_stencil_is_part_of_the_state() -> None:
     model = random_model(None)
     state = model.state_dict()
-    assert {"row_ptr", "col", "sigma", "rho", "layer.weight"} <= {*state}
+    assert {"row_ptr", "col", "shift", "sigma", "rho", "layer.weight"} <= {*state}
     again = EnsembleRegression(GRID, state["row_ptr"], state["col"], 3)
     again.load_state_dict(state)
     anomalies, spread = torch.randn(2, 12, 3).double(), torch.rand(2, 12).double()
@@ -65,8 +69,8 @@ def test_single_precision_input_is_computed_in_double() -> None:
     assert torch.equal(single, model(anomalies.double(), spread.double())[0])
 
 
-def test_a_row_without_edges_gives_zero() -> None:
+def test_a_row_without_edges_gives_the_shift() -> None:
     with torch.no_grad():
         location, _ = random_model(None)(torch.randn(3, 12, 3).double(), torch.ones(3, 12).double())
-    assert (location[:, [2, 8]] == 0).all()
-    assert (location[:, [0, 1, 3]] != 0).all()
+    assert (location[:, [2, 8]] == -0.5).all()
+    assert (location[:, [0, 1, 3]] != -0.5).all()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scisparse.errors import GridError
 from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, UnstructuredGrid, healpix
-from scisparse.models.regression import EnsembleRegression
+from scisparse.models.regression import Calibration, EnsembleRegression
 from scisparse.models.unet_local import UNetLocal, check_plane
 from scisparse.postprocess import Options
 
@@ -26,7 +26,7 @@ def regression(grid: Grid, features: int) -> EnsembleRegression:
     points = torch.arange(grid.size + 1)
     model = EnsembleRegression(grid, points, points[:-1], features)
     weight = np.random.default_rng(0).normal(size=(grid.size, features, 1))
-    model.set_(weight, 0.8, 0.5)
+    model.set_(weight, Calibration(0.0, 1.0, 0.8, 0.5))
     return model
 
 

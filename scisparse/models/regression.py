@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,14 +13,39 @@ from scisparse.grids import Grid
 from scisparse.layers import LocallyConnected
 from scisparse.pattern import Pattern
 
-__all__ = ["EnsembleRegression"]
+__all__ = ["Calibration", "EnsembleRegression"]
+
+
+class Calibration(NamedTuple):
+    """How a predicted location becomes a distribution: ``shift + gain * location`` and its scale.
+
+    Attributes
+    ----------
+    shift, gain
+        Of the location; 0 and 1 but for distributions with a bound.
+    sigma
+        Factor on the climatological spread, one number or ``[P]``.
+    rho
+        Share of the variance that follows the ensemble's, in [0, 1].
+    """
+
+    shift: float
+    gain: float
+    sigma: float | NDArray[np.float64]
+    rho: float
+
+    def on_grid(self, points: NDArray[np.int64], size: int) -> Calibration:
+        """Spread `sigma` of some points over a grid; the others get their mean."""
+        sigma = np.full(size, np.mean(self.sigma))
+        sigma[points] = self.sigma
+        return self._replace(sigma=sigma)
 
 
 class EnsembleRegression(nn.Module):
     """Location from a stencil of predictors, scale from the ensemble (Gneiting et al. 2005).
 
-    ``location = layer(a)``, ``scale = sigma * sqrt(1 - rho + rho * v)`` with anomalies ``a`` and
-    relative spread ``v``.
+    ``location = shift + layer(a)`` and ``scale = sigma * sqrt(1 - rho + rho * v)``, with anomalies
+    ``a`` and relative spread ``v``; ``sigma`` may differ from point to point.
 
     Parameters
     ----------
@@ -53,6 +80,7 @@ class EnsembleRegression(nn.Module):
     (torch.Size([5, 12]), torch.Size([5, 12]))
     """
 
+    shift: Tensor
     sigma: Tensor
     rho: Tensor
 
@@ -74,18 +102,21 @@ class EnsembleRegression(nn.Module):
         # Part of the saved state: a stencil is data, not code.
         self.register_buffer("row_ptr", pattern.row_ptr.clone())
         self.register_buffer("col", pattern.col.clone())
-        self.register_buffer("sigma", torch.ones((), dtype=torch.float64))
+        self.register_buffer("shift", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("sigma", torch.ones(grid.size, dtype=torch.float64))
         self.register_buffer("rho", torch.zeros((), dtype=torch.float64))
 
-    def set_(self, weight: NDArray[np.float64], sigma: float, rho: float) -> None:
-        """Set the coefficients ``[T, F, 1]`` and the two numbers of the scale."""
+    def set_(self, weight: NDArray[np.float64], calibration: Calibration) -> None:
+        """Set the coefficients ``[T, F, 1]``, times the gain, and the numbers of the scale."""
+        shift, gain, sigma, rho = calibration
         with torch.no_grad():
-            self.layer.weight.copy_(torch.from_numpy(weight))
-            self.sigma.fill_(sigma)
+            self.layer.weight.copy_(torch.from_numpy(gain * weight))
+            self.shift.fill_(shift)
+            self.sigma.copy_(torch.as_tensor(sigma))
             self.rho.fill_(rho)
 
     def forward(self, anomalies: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
         """Return location and scale ``[B, P]``."""
-        location = self.layer(anomalies.to(self.layer.weight.dtype))[..., 0]
+        location = self.shift + self.layer(anomalies.to(self.layer.weight.dtype))[..., 0]
         scale = self.sigma * (1 - self.rho + self.rho * spread).clamp(min=0).sqrt()
         return location, scale.expand_as(location)

@@ -4,7 +4,9 @@ In standardised anomalies, ``location = q . (k * b + d_p)``, where ``q`` holds t
 the contrasts of the groups to it, and other predictors.  The shared coefficients ``b`` are least
 squares over all points and cases, all but the first penalised; ``k`` shrinks them; the departures
 ``d_p`` of a point are a ridge regression of what is left.  Every strength is chosen by
-cross-validation over blocks of training cases, with all statistics refitted in each.
+cross-validation over blocks of training cases, with all statistics refitted in each.  The scale is
+one factor on the climatological spread of the points; ``emos_local`` gives each point a factor of
+its own where that surely scores better.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from scisparse.losses import Distribution
 from scisparse.models.regression import EnsembleRegression
 from scisparse.postprocess.samples import Forecast
 from scisparse.postprocess.standard import Standard
-from scisparse.postprocess.validation import Folds, choose_spread
+from scisparse.postprocess.validation import Folds, calibrate
 
 __all__ = ["LocalRegression", "SharedFit", "fit_emos", "fit_emos_local"]
 
@@ -128,8 +130,8 @@ def fit_emos(shared: SharedFit, grid: Grid) -> EnsembleRegression:
     cases = np.arange(len(shared.observed))
     b = shared.basis @ shared.coefficients(shared.standard, cases)
     model = _pointwise(grid, len(b), tie="all")
-    spread = choose_spread(shared.folds, shared.distribution, shared.location)
-    model.set_(b[None, :, None], *spread)
+    calibration = calibrate(shared.folds, shared.distribution, shared.location)
+    model.set_(b[None, :, None], calibration)
     return model
 
 
@@ -149,9 +151,11 @@ def fit_emos_local(shared: SharedFit, grid: Grid) -> LocalRegression:
     final = np.zeros((len(shared.basis), grid.size))
     final[:, shared.points] = _LocalFit(shared, shared.standard, everything).coefficients(strength)
     model = _pointwise(grid, len(final))
-    spread = choose_spread(shared.folds, shared.distribution, locations[strength])
-    model.set_(final.T[:, :, None], *spread)
-    return LocalRegression(model, shared.folds, locations[strength])
+    location = locations[strength]
+    calibration = calibrate(shared.folds, shared.distribution, location, own=True)
+    model.set_(final.T[:, :, None], calibration.on_grid(shared.points, grid.size))
+    location = calibration.shift + calibration.gain * location
+    return LocalRegression(model, shared.folds, location)
 
 
 class _LocalFit:

@@ -39,7 +39,7 @@ from scisparse.models.regression import EnsembleRegression
 from scisparse.patterns import radius
 from scisparse.postprocess.samples import Forecast, cell_areas
 from scisparse.postprocess.standard import Standard
-from scisparse.postprocess.validation import Folds, blocks, choose_spread
+from scisparse.postprocess.validation import Folds, blocks, calibrate
 
 __all__ = ["fit_local"]
 
@@ -93,7 +93,8 @@ def fit_local(
     model = EnsembleRegression(grid, row_ptr, col, standard.forecast_mean.shape[0])
     weight = np.zeros((len(mixed), standard.forecast_mean.shape[0], 1))
     weight[:, :groups, 0] = mixed[:, None] / groups
-    model.set_(weight, *choose_spread(folds, distribution, location))
+    calibration = calibrate(folds, distribution, location, own=True)
+    model.set_(weight, calibration.on_grid(points, grid.size))
     return model
 
 

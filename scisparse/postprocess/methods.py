@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -84,10 +85,32 @@ class Training:
 
 @dataclass(frozen=True)
 class Method:
-    """How a method is fitted, and rebuilt from its saved tensors."""
+    """How a method is fitted, and rebuilt from its saved tensors.
+
+    Attributes
+    ----------
+    fit, restore
+        Give a network.
+    target_alone
+        Whether the method reads forecasts of the target alone, and no other predictors.
+    """
 
     fit: Callable[[Training], Network]
     restore: Callable[[Grid, int, Options, Mapping[str, Tensor]], Network]
+    target_alone: bool = False
+
+    def reads(self, cases: Forecast) -> Forecast:
+        """What the method reads of a forecast; warns of what it leaves."""
+        groups = cases.mean.shape[1]
+        if not self.target_alone or not cases.names[groups:]:
+            return cases
+        warnings.warn(
+            f"this method reads the target alone and leaves {', '.join(cases.names[groups:])}; "
+            "'emos_local' and 'unet_local' read other predictors too",
+            UserWarning,
+            stacklevel=3,
+        )
+        return replace(cases, extra=cases.extra[:, :0], names=cases.names[:groups])
 
 
 def _restore_regression(
@@ -121,6 +144,7 @@ METHODS: dict[str, Method] = {
     "local": Method(
         lambda t: fit_local(t.forecast, t.observed, t.standard, t.grid, t.weights, t.distribution),
         _restore_regression,
+        target_alone=True,
     ),
     "unet_local": Method(
         lambda t: fit_unet_local(

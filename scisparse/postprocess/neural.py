@@ -68,7 +68,7 @@ class _Cases:
         location = (
             folds.mean + folds.std * start.location - standard_of_points.mean
         ) / standard_of_points.std
-        rho, sigma = float(start.model.rho), float(start.model.sigma)
+        rho, sigma = float(start.model.rho), start.model.sigma.numpy()[shared.points]
         shape = np.sqrt(np.maximum(1 - rho + rho * folds.spread, 0.0))
         self.anomalies = _tensor(np.nan_to_num(standard.predictors(forecast)).transpose(0, 2, 1))
         self.spread = _tensor(standard.spread(forecast))

@@ -124,12 +124,12 @@ class PostProcessor:
         ----------
         forecast
             Variable `target` with dims time and grid, and members if it is an ensemble, in any
-            order; other variables of a Dataset on the same grid are predictors. The dim of the
-            members has CF ``standard_name`` ``realization`` or ``axis`` E, or is named ``member``,
-            ``members``, ``realization``, ``realisation``, ``number``, ``ensemble``, ``ens`` or
-            ``m``; that of lead times has ``standard_name`` ``forecast_period``, or is named
-            ``lead``, ``lead_time``, ``step``, ``forecast_period``, ``leadtime`` or ``l``. Lead
-            times, and further dims that the observation has too, are more cases.
+            order; other variables of a Dataset on the same grid are predictors (``"local"`` reads
+            none). The dim of the members has CF ``standard_name`` ``realization`` or ``axis`` E, or
+            is named ``member``, ``members``, ``realization``, ``realisation``, ``number``,
+            ``ensemble``, ``ens`` or ``m``; that of lead times has ``standard_name``
+            ``forecast_period``, or is named ``lead``, ``lead_time``, ``step``, ``forecast_period``,
+            ``leadtime`` or ``l``. Lead times, and further dims of the observation, are more cases.
         observed
             The truth on the same grid, NaN where missing; without lead times, it holds for all.
 
@@ -155,7 +155,7 @@ class PostProcessor:
         frame, member = arrays.Frame.of(field, "the forecast"), arrays.find_axes(field).member
         frame_seen = arrays.Frame.on(seen, frame.grid, "the observation")
         forecast, seen = align(forecast, field, seen)
-        cases = read_forecast(forecast, self.target, frame, self.groups)
+        cases = METHODS[self.method].reads(read_forecast(forecast, self.target, frame, self.groups))
         truth = read_observed(seen, self.target, frame_seen, cases.leading)
         _refuse_truth(cases, truth, forecast, seen)
         check_bound(truth, self.distribution, seen)

@@ -85,6 +85,14 @@ class Forecast:
             self.leading,
         )
 
+    def where(self, kept: NDArray[np.bool_]) -> Forecast:
+        """Forecast with NaN where a case and point, ``[S, P]``, is not kept."""
+        mean, variance, extra = (
+            np.where(kept[:, None], values, np.nan)
+            for values in (self.mean, self.variance, self.extra)
+        )
+        return Forecast(mean, variance, extra, self.names, self.time, self.leading)
+
 
 def as_field(data: _Object, target: str, what: str, *, any_name: bool = False) -> xr.DataArray:
     """Pick variable `target` of a Dataset, or take a DataArray of that name, or of none.

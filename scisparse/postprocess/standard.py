@@ -31,7 +31,7 @@ from scipy.special import polygamma
 from scisparse.errors import DataError
 from scisparse.postprocess.samples import Forecast
 
-__all__ = ["Standard"]
+__all__ = ["Standard", "shrunk_variance"]
 
 FloatArray = NDArray[np.float64]
 # Spread relative to the field's usual one, or to the value itself, below which a point is constant.
@@ -60,13 +60,19 @@ class Standard:
 
     @classmethod
     def of(cls, forecast: Forecast, observed: FloatArray) -> Self:
-        """Statistics of cases ``[S, P]`` with NaN where missing."""
+        """Statistics of cases ``[S, P]`` with NaN where missing.
+
+        Of a point that is observed at some times the forecast counts at these: else both means
+        were of different times, and a point observed in summer had a bias of half a year.
+        """
+        seen = np.isfinite(observed)
+        every, forecast = forecast, forecast.where(seen | ~seen.any(0))
         with warnings.catch_warnings():
             # Points without any value give NaN, which is what they are.
             warnings.simplefilter("ignore", RuntimeWarning)
-            variance = np.nan_to_num(np.nanmean(forecast.variance, 0))
-            spread = np.sqrt(variance + np.nanvar(forecast.mean, 0))
-            spreads = np.concatenate([spread, np.nanstd(forecast.extra, 0)])
+            count, pairs = seen.sum(0), zip(_variances(forecast), _variances(every), strict=True)
+            variance, total = (_of_seen(*pair, count) for pair in pairs)
+            spreads = np.sqrt(total)
             means = np.nanmean(np.concatenate([forecast.mean, forecast.extra], 1), 0)
             usual = np.nanmean(spreads, 1, keepdims=True)
             mean = _shrunk_mean(np.nanmean(forecast.mean, 1), observed)
@@ -87,9 +93,15 @@ class Standard:
         return Standard(**{name: array[..., points] for name, array in self.arrays().items()})
 
     def predictors(self, forecast: Forecast) -> FloatArray:
-        """Anomalies ``[S, F, P]``; NaN where the forecast is missing."""
+        """Anomalies ``[S, F, P]``; NaN where the forecast is missing.
+
+        Other predictors that a point never had in training say nothing there: 0.
+        """
         values = np.concatenate([forecast.mean, forecast.extra], 1)
-        return (values - self.forecast_mean) / self.forecast_std
+        told = ~np.isnan(self.forecast_std)
+        told[: len(self.forecast_variance)] = True
+        anomalies = (values - self.forecast_mean) / self.forecast_std
+        return np.where(told, anomalies, 0.0)
 
     def spread(self, forecast: Forecast) -> FloatArray:
         """Variance over members relative to its mean at the point, over groups, ``[S, P]``.
@@ -141,6 +153,24 @@ class Standard:
                 raise DataError(f"{name} has values that are infinite, negative or all missing")
 
 
+def _variances(forecast: Forecast) -> tuple[FloatArray, FloatArray]:
+    """Mean variance over members ``[G, P]``, and variance of single values ``[F, P]``."""
+    within = np.nan_to_num(np.nanmean(forecast.variance, 0))
+    groups = within + np.nanvar(forecast.mean, 0)
+    return within, np.concatenate([groups, np.nanvar(forecast.extra, 0)])
+
+
+def _of_seen(seen: FloatArray, every: FloatArray, count: NDArray[np.int64]) -> FloatArray:
+    """Variances of the cases with an observation, drawn to those of all where they are few.
+
+    By the noise of the logarithm of a variance, where logarithms of ratios are of order 1.
+    """
+    keep = np.where(count > 1, 1 / (1 + polygamma(1, np.maximum(count - 1, 1) / 2)), 0.0)
+    known = (seen > 0) & (every > 0)
+    ratio = np.divide(seen, every, out=np.ones_like(every), where=known)
+    return np.where(np.isnan(seen), np.nan, every * ratio**keep)
+
+
 def _shrunk_mean(forecast: FloatArray, observed: FloatArray) -> FloatArray:
     """Observed mean of each point, drawn to the forecast's plus the field's bias where it is noise.
 
@@ -173,15 +203,26 @@ def _shrunk_std(observed: FloatArray) -> FloatArray:
     """Give standard deviations, their logarithms drawn to the field's as far as they are noise."""
     count = np.isfinite(observed).sum(0)
     freedom = np.maximum(count - 1, 1)
-    variance = np.nansum((observed - np.nanmean(observed, 0)) ** 2, 0) / freedom
-    known = (count > 1) & (variance > 0)
+    squares = np.nansum((observed - np.nanmean(observed, 0)) ** 2, 0)
+    known = (count > 1) & (squares > 0)
     if not known.any():
         return np.where(count > 0, 0.0, np.nan)
-    log = np.log(variance, out=np.zeros_like(variance), where=known)
-    noise = polygamma(1, freedom / 2)
+    std = np.sqrt(shrunk_variance(squares, freedom, known))
+    # Of one case nothing is known, of more equal ones that they do not vary.
+    return np.where(count > 0, np.where(known | (count == 1), std, 0.0), np.nan)
+
+
+def shrunk_variance(
+    squares: FloatArray, freedom: NDArray[np.int64], known: NDArray[np.bool_]
+) -> FloatArray:
+    """Give ``squares / freedom``, their logarithms drawn to the field's as far as they are noise.
+
+    Points that are not `known` get the field's; one at least must be.
+    """
+    variance = np.divide(squares, freedom, out=np.ones_like(squares), where=known)
+    log, noise = np.log(variance), polygamma(1, np.maximum(freedom, 1) / 2)
     field = log[known].mean()
     between = log[known].var() - noise[known].mean()
     keep = between / (between + noise) if between > 0 else np.zeros_like(log)
-    std = np.exp((field + np.where(known, keep, 0.0) * (log - field)) / 2)
-    # Of one case nothing is known, of more equal ones that they do not vary.
-    return np.where(count > 0, np.where(known | (count == 1), std, 0.0), np.nan)
+    shrunk: FloatArray = np.exp(field + np.where(known, keep * (log - field), 0.0))
+    return shrunk

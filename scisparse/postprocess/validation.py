@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 
-from scisparse.losses import Distribution
+from scisparse.losses import Distribution, Normal
+from scisparse.models.regression import Calibration
 from scisparse.postprocess.samples import Forecast
-from scisparse.postprocess.standard import Standard
+from scisparse.postprocess.standard import Standard, shrunk_variance
 
-__all__ = ["Folds", "blocks", "choose_spread", "score_by_case"]
+__all__ = ["Folds", "blocks", "calibrate", "score_by_case"]
 
 FloatArray = NDArray[np.float64]
 # Less than 1: where all members agree, as on a day without rain, the error is not sure to be 0.
@@ -121,17 +122,25 @@ def score_by_case(
     return result
 
 
-def choose_spread(
-    folds: Folds, distribution: Distribution, location: FloatArray
-) -> tuple[float, float]:
-    """Factor ``sigma`` on the climatological spread, and share ``rho`` that follows the ensemble's.
+def calibrate(
+    folds: Folds, distribution: Distribution, location: FloatArray, *, own: bool = False
+) -> Calibration:
+    """Turn out-of-fold locations into distributions by minimum CRPS.
 
-    `rho` leaves 0 only where the gain exceeds its standard error over cases: ensembles with little
-    spread-skill relation are better left alone.
+    What makes the scale more than one number is taken only where the gain exceeds its standard
+    error over cases: a share `rho` that follows the ensemble's spread, as many have little relation
+    of spread and skill, and with `own` a factor of each point, made of the errors of other blocks.
+
+    Where the distribution has a bound, `shift` and `gain` move the location too: least squares has
+    fitted it to the mean of what was observed, and of what lies at the bound it is below.
     """
+    shift, gain = 0.0, 1.0
+    flat = np.ones_like(folds.spread)
+    if not isinstance(distribution, Normal):
+        shift, gain = _move(folds, distribution, location)
+        location = shift + gain * location
 
-    def best(rho: float) -> tuple[float, FloatArray]:
-        shape = np.sqrt(1 - rho + rho * folds.spread)
+    def best(shape: FloatArray) -> tuple[float, FloatArray]:
         found = minimize_scalar(
             lambda sigma: folds.score(distribution, location, sigma * shape),
             bounds=(0.05, 5.0),
@@ -140,11 +149,60 @@ def choose_spread(
         )
         return float(found.x), score_by_case(folds, distribution, location, found.x * shape)
 
-    rho = 0.0
-    sigma, scores = best(rho)
+    rho, shape = 0.0, flat
+    sigma, scores = best(shape)
     for share in _SPREADS[1:]:
-        other_sigma, other = best(share)
-        gain = scores - other
-        if gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)):
-            rho, sigma, scores = share, other_sigma, other
-    return sigma, rho
+        other_shape = np.sqrt(1 - share + share * folds.spread)
+        other_sigma, other = best(other_shape)
+        if _is_surely_less(other, scores):
+            rho, sigma, shape, scores = share, other_sigma, other_shape, other
+    if own:
+        held_out, factor = _own_spread(folds, (folds.target - location) / shape)
+        other_sigma, other = best(held_out * shape)
+        if _is_surely_less(other, scores):
+            return Calibration(shift, gain, other_sigma * factor, rho)
+    return Calibration(shift, gain, sigma, rho)
+
+
+def _is_surely_less(scores: FloatArray, others: FloatArray) -> bool:
+    """Whether scores of cases are below others by more than the standard error of the mean."""
+    gain = others - scores
+    return bool(gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)))
+
+
+def _move(folds: Folds, distribution: Distribution, location: FloatArray) -> tuple[float, float]:
+    """Shift and gain of the location that, with a spread of their own, have the least CRPS."""
+
+    def score(parts: FloatArray) -> float:
+        return folds.score(distribution, parts[0] + parts[1] * location, float(np.exp(parts[2])))
+
+    start = np.array([0.0, 1.0, np.log(max(folds.mean_error(location), 0.05))])
+    simplex = start + np.vstack([np.zeros(3), np.diag([-0.5, 0.5, 0.3])])
+    options = {"initial_simplex": simplex, "xatol": 2e-3, "fatol": 0.0, "maxiter": 150}
+    found = minimize(score, start, method="Nelder-Mead", options=options).x
+    return float(found[0]), float(found[1])
+
+
+def _own_spread(folds: Folds, errors: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Spread of the errors of each point, drawn to the field's where they are few.
+
+    Returns
+    -------
+    held_out, factor
+        ``[S, P]`` of the other blocks, and ``[P]`` of all.
+    """
+    present = np.isfinite(errors)
+    squares, count = np.where(present, errors, 0.0) ** 2, present.sum(0)
+    total = squares.sum(0)
+
+    def spread(squares: FloatArray, count: NDArray[np.int64]) -> FloatArray:
+        known = (count > 0) & (squares > 0)
+        if not known.any():
+            return np.ones_like(squares)
+        return np.sqrt(shrunk_variance(squares, count, known))
+
+    held_out = np.empty_like(errors)
+    for block in folds.blocks:
+        rest = np.maximum(total - squares[block].sum(0), 0.0)
+        held_out[block] = spread(rest, count - present[block].sum(0))
+    return held_out, spread(total, count)

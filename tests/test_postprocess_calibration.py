@@ -1,0 +1,115 @@
+"""Corrected distributions are calibrated where points, seasons and bounds differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from postprocess_cases import FIRST_DAY, METHODS, NOISE, ensemble, fitted
+
+from scisparse.postprocess import PostProcessor
+
+RNG_SEED = 11
+
+
+def on_days(field: xr.DataArray, values: Any) -> xr.DataArray:
+    """`field` with as many days as `values` has."""
+    day = FIRST_DAY + np.arange(len(values)) * np.timedelta64(1, "D")
+    return field.isel(time=0, drop=True).expand_dims(time=day).copy(data=values)
+
+
+def rain(family: str, days: int = 400) -> tuple[xr.DataArray, xr.DataArray]:
+    """Members and truth from one distribution of each day, cut at 0 in the way of the family."""
+    rng = np.random.default_rng(RNG_SEED)
+    field, observed = ensemble(1, 15)
+    location = rng.normal(-0.6, 0.8, (days, 1, *observed.shape[1:]))
+    draws = location + rng.normal(size=(days, 16, *observed.shape[1:]))
+    if family == "truncated_normal":
+        while (below := draws < 0).any():
+            again = location + rng.normal(size=draws.shape)
+            draws = np.where(below, again, draws)
+    draws = draws.clip(min=0.0)
+    return on_days(field, draws[:, 1:]), on_days(observed, draws[:, 0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_points_observed_in_one_season_have_no_bias(method: str) -> None:
+    field, observed = ensemble(120)
+    season = 10.0 * np.sin(2 * np.pi * np.arange(120) / 60)[:, None, None]
+    noise = NOISE * np.random.default_rng(RNG_SEED).normal(size=observed.shape)
+    field = field + season[:, None]
+    observed = observed.copy(data=field.mean("member").values - 3.0 + noise)
+    seen = observed.copy(deep=True)
+    rarely = np.zeros(seen.shape, bool)
+    rarely[:, :, ::3] = season < 0
+    seen.values[rarely] = np.nan
+    train, test = slice(0, 60), slice(60, 120)
+    predicted = fitted(method, field[train], seen[train]).predict(field[test])
+    errors = (predicted["t2m_mean"] - observed[test]).values
+    warm = np.broadcast_to(season[test] >= 0, errors.shape)
+    assert abs(errors[..., ::3][warm[..., ::3]].mean()) < 0.2
+    others = np.delete(errors, [0, 3], -1)
+    assert np.sqrt((others**2).mean()) < 1.3 * NOISE
+
+
+@pytest.mark.parametrize("method", ["emos_local", "local", "unet_local"])
+def test_each_point_has_the_spread_of_its_own_errors(method: str) -> None:
+    field, observed = ensemble(400)
+    rng = np.random.default_rng(RNG_SEED)
+    signal = rng.normal(size=observed.shape)
+    share = np.where(np.arange(6) < 3, 0.95, 0.2)  # of the variance that can be known
+    truth = np.sqrt(share) * signal + np.sqrt(1 - share) * rng.normal(size=observed.shape)
+    members = signal[:, None] + 0.1 * rng.normal(size=field.shape)
+    field, observed = field.copy(data=members), observed.copy(data=truth)
+    train, test = slice(0, 250), slice(250, 400)
+    predicted = fitted(method, field[train], observed[train]).predict(field[test])
+    errors = predicted["t2m_mean"] - observed[test]
+    for half in (slice(0, 3), slice(3, 6)):
+        spread = np.sqrt((predicted["t2m_std"][..., half] ** 2).mean())
+        skill = np.sqrt((errors[..., half] ** 2).mean())
+        assert 0.9 < float(spread / skill) < 1.1
+
+
+def test_few_cases_leave_one_spread_for_all() -> None:
+    field, observed = ensemble(15)
+    predicted = fitted("emos_local", field, observed).predict(field)
+    model = PostProcessor("emos_local", target="t2m").fit(field, observed)
+    assert np.ptp(model._require_fit().network.state_dict()["sigma"].numpy()) == 0.0
+    assert (predicted["t2m_std"] > 0).all()
+
+
+@pytest.mark.parametrize("method", ["emos", "emos_local", "local"])
+@pytest.mark.parametrize("family", ["censored_normal", "truncated_normal"])
+def test_bounds_bring_no_bias(family: str, method: str) -> None:
+    field, observed = rain(family)
+    train, test = slice(0, 250), slice(250, 400)
+    model = fitted(method, field[train], observed[train], distribution=family)
+    predicted = model.predict(field[test])
+    typical = float(observed.mean())
+    assert abs(float((predicted["t2m_mean"] - observed[test]).mean())) < 0.06 * typical
+    rainy = float(model.predict(field[test], thresholds=[1e-6])["t2m_probability"].mean())
+    assert rainy == pytest.approx(float((observed[test] > 1e-6).mean()), abs=0.04)
+
+
+def test_local_reads_the_target_alone_and_says_so() -> None:
+    field, observed = ensemble()
+    other = field.where(field["lat"] > 0).assign_attrs(units="1")
+    data = field.to_dataset().assign(humidity=other)
+    alone = fitted("local", field, observed).predict(field)
+    with pytest.warns(
+        UserWarning, match="reads the target alone and leaves humidity; 'emos_local'"
+    ):
+        model = fitted("local", data, observed)
+    xr.testing.assert_equal(model.predict(data)["t2m_mean"], alone["t2m_mean"])
+
+
+@pytest.mark.parametrize("method", ["emos", "emos_local", "unet_local"])
+def test_a_predictor_that_is_missing_at_a_point_leaves_the_point(method: str) -> None:
+    field, observed = ensemble()
+    height = xr.zeros_like(field.isel(time=0, member=0, drop=True)) + 100.0
+    height[1:3, 2:5] = np.nan  # the sea
+    data = field.to_dataset().assign(height=height.assign_attrs(units="m"))
+    predicted = fitted(method, data, observed).predict(data)
+    assert predicted["t2m_mean"].notnull().all()
