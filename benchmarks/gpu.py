@@ -25,6 +25,7 @@ __all__ = ["add_command", "require_gpu"]
 TESTS = (
     "test_triton.py",
     "test_triton_attention.py",
+    "test_triton_choices.py",
     "test_streams.py",
     "test_debug.py",
     "test_calculus.py",
