@@ -205,22 +205,24 @@ class OnGpu(nn.Parameter):
 def test_what_torch_does_not_pack_is_refused_before_anything_is_replaced(
     size: tuple[int, int], dtype: torch.dtype, said: str | None
 ) -> None:
-    model = nn.Sequential(nn.Linear(*size, bias=False, dtype=dtype))
-    model[0].weight = OnGpu(model[0].weight.detach())
+    linear = nn.Linear(*size, bias=False, dtype=dtype)
+    linear.weight = OnGpu(linear.weight.detach())
+    model = nn.Sequential(linear)
     sparsifier = Sparsifier(model, None, "magnitude", sparsity=0.5, structure="2:4")
     if said is None:
         layer = sparsifier.finalize("2:4").get_submodule("0")
         assert isinstance(layer, SemiStructuredLinear)
-        assert torch.equal(layer.weight, model.get_submodule("0").weight)
+        assert torch.equal(layer.weight, linear.weight)
         return
     with pytest.raises(OptionError, match=said):
         sparsifier.finalize("2:4")
-    assert type(model[0]) is nn.Linear
+    assert model.get_submodule("0") is linear
 
 
 def test_a_float32_model_may_become_2_of_4_for_calls_under_autocast() -> None:
-    model = nn.Sequential(nn.Linear(32, 16, bias=False))
-    model[0].weight = OnGpu(model[0].weight.detach())
+    linear = nn.Linear(32, 16, bias=False)
+    linear.weight = OnGpu(linear.weight.detach())
+    model = nn.Sequential(linear)
     sparsifier = Sparsifier(model, None, "magnitude", sparsity=0.5, structure="2:4")
     with _autocast_on_gpu():
         final = sparsifier.finalize("2:4")
