@@ -154,10 +154,11 @@ def _measure(case: Case, seconds: float, memory: bool, deadline: float) -> dict[
         work = case.make()
         results = in_turns(work, seconds, deadline)
         cost = work.cost
+        kept = work if case.device == "cuda" else None  # for memory; a CPU needs what it took
         del work
         gc.collect()
         between = (before + bandwidth(case.device)) / 2
-        extra = extra_memory(case, peers=case.suite == "attention") if memory else {}
+        extra = extra_memory(case, kept, peers=case.suite == "attention") if memory else {}
     except Exception as error:  # what fails in one case must not end the others
         return describe_unmade(case, one_line(error), before)
     return describe_case(case, cost, results, extra, between)
@@ -166,7 +167,7 @@ def _measure(case: Case, seconds: float, memory: bool, deadline: float) -> dict[
 def _memory(options: argparse.Namespace) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
-    print(json.dumps(measure_here(find(options.case), options.peers)))
+    print(json.dumps(measure_here(find(options.case).make(), options.peers)))
     return 0
 
 

@@ -42,7 +42,7 @@ def add_command(commands: Any, run_cases: Callable[..., bool]) -> None:
     parser = commands.add_parser("gpu", help="kernel tests and timings on this machine's GPU")
     parser.add_argument("--filter", nargs="*", default=[], help="only cases that contain a word")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each implementation")
-    parser.add_argument("--minutes", type=float, default=7.0, help="no peer begins after these")
+    parser.add_argument("--minutes", type=float, default=5.5, help="no peer begins after these")
     parser.add_argument("--no-tests", action="store_true", help="leave the kernel tests out")
     parser.add_argument("--out", type=Path, help="JSON file; the table is written beside it")
     parser.set_defaults(command=lambda options: _run(options, run_cases))

@@ -170,7 +170,7 @@ def test_what_fails_in_one_case_leaves_the_others(
     ours = dataclasses.replace(work.makers[0](), run=fails)
     broken = dataclasses.replace(work, makers=[lambda: ours, *work.makers[1:]])
 
-    def memory(case: Any, peers: bool) -> Any:
+    def memory(case: Any, work: Any, peers: bool) -> Any:
         return fails() if case.name == "c" else {}
 
     monkeypatch.setattr(harness.__main__, "extra_memory", memory)
@@ -198,7 +198,7 @@ def test_times_are_had_where_kernel_tests_fail(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     path = tmp_path / "gpu.json"
     arguments = ["gpu", "--seconds", "0.01", "--out", str(path)]
-    monkeypatch.setattr(harness.__main__, "extra_memory", lambda case, peers: {})
+    monkeypatch.setattr(harness.__main__, "extra_memory", lambda case, work, peers: {})
     for passed in (False, True):
         monkeypatch.setattr(harness.gpu, "_tests_pass", lambda passed=passed: passed)
         assert harness.__main__.main(arguments) == int(not passed)
@@ -207,6 +207,39 @@ def test_times_are_had_where_kernel_tests_fail(
         assert run.get("tests_failed", False) is not passed
         assert ("Kernel tests failed" in path.with_suffix(".md").read_text()) is not passed
         assert ("failed: kernel tests\n" in capsys.readouterr().out) is not passed
+
+
+def test_a_case_on_a_gpu_is_made_once_and_draws_there(
+    harness: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    work = harness.cases.linear.linear_work(2, 30, 20, 5)
+    made: list[Any] = []
+    measured: list[Any] = []
+
+    def make() -> Any:
+        made.append(work)
+        return work
+
+    monkeypatch.setattr(harness.registry.Case, "device", "cuda")
+    monkeypatch.setattr(harness.__main__, "describe_machine", lambda *_: {"bandwidth": "copy"})
+    monkeypatch.setattr(harness.__main__, "write", lambda *_: None)
+    monkeypatch.setattr(
+        harness.memory, "measure_here", lambda work, peers: measured.append(work) or {}
+    )
+    cases = _run_of(harness, monkeypatch, {"a": make})
+    assert not harness.__main__.run_cases(cases, tmp_path / "run.json", "it", 0.01)
+    assert made == measured == [work]
+    place = harness.cases.attention.Place("meta", torch.float16)
+    devices: list[Any] = []
+    real = torch.randn
+
+    def randn(*shape: Any, **options: Any) -> torch.Tensor:
+        devices.append(options.get("device"))
+        return real(*shape, **options)
+
+    monkeypatch.setattr(torch, "randn", randn)
+    assert place.random(3, 5).dtype == torch.float16
+    assert devices == ["meta"]
 
 
 def test_figures_are_named_after_their_results_and_other_files_refused(
