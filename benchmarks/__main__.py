@@ -111,10 +111,12 @@ def run_cases(
     *,
     memory: bool = True,
     deadline: float = math.inf,
+    tests_failed: bool = False,
 ) -> bool:
     """Measure cases of one suite and write the results; `command` is how a reader repeats it.
 
-    Return whether one could not be made, or ours was wrong.
+    Return whether one could not be made or measured, ours was wrong, or kernel tests run before
+    failed, which the results then say.
     """
     described: list[dict[str, Any]] = []
     run: dict[str, Any] = {}
@@ -136,6 +138,8 @@ def run_cases(
             "machine": describe_machine(most * 1e9, case.device),
             "cases": described,
         }
+        if tests_failed:
+            run["tests_failed"] = True
         write(run, path)  # after each, so that what comes later can lose nothing
     print(f"wrote {path} and {path.with_suffix('.md').name}")
     failed = failures(run)
@@ -148,21 +152,22 @@ def _measure(case: Case, seconds: float, memory: bool, deadline: float) -> dict[
     before = bandwidth(case.device)
     try:
         work = case.make()
-    except Exception as error:  # what a machine lacks for one case must not end the others
+        results = in_turns(work, seconds, deadline)
+        cost = work.cost
+        kept = work if case.device == "cuda" else None  # for memory; a CPU needs what it took
+        del work
+        gc.collect()
+        between = (before + bandwidth(case.device)) / 2
+        extra = extra_memory(case, kept, peers=case.suite == "attention") if memory else {}
+    except Exception as error:  # what fails in one case must not end the others
         return describe_unmade(case, one_line(error), before)
-    results = in_turns(work, seconds, deadline)
-    cost = work.cost
-    del work
-    gc.collect()
-    between = (before + bandwidth(case.device)) / 2
-    extra = extra_memory(case, peers=case.suite == "attention") if memory else {}
     return describe_case(case, cost, results, extra, between)
 
 
 def _memory(options: argparse.Namespace) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
-    print(json.dumps(measure_here(find(options.case), options.peers)))
+    print(json.dumps(measure_here(find(options.case).make(), options.peers)))
     return 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.registry import Case, Implementation
+from benchmarks.registry import Case, Implementation, Work
 from scisparse.errors import BackendError
 
 __all__ = ["STAGES", "Process", "extra_memory", "measure_here"]
@@ -20,15 +20,15 @@ __all__ = ["STAGES", "Process", "extra_memory", "measure_here"]
 STAGES = ("forward", "backward")
 
 
-def extra_memory(case: Case, peers: bool) -> dict[str, dict[str, float]]:
+def extra_memory(case: Case, work: Work | None, peers: bool) -> dict[str, dict[str, float]]:
     """Peak memory beyond inputs, outputs and gradients, as a fraction of these.
 
     Resident memory at its highest (``VmHWM`` of Linux, reset before each step), in a new process,
     less what was resident before and what the step returns. Empty on other systems. On a GPU what
-    torch has allocated at its highest, in this process.
+    torch has allocated at its highest, in this process, from `work` where it is still there.
     """
     if case.device == "cuda":
-        return measure_here(case, peers)
+        return measure_here(work or case.make(), peers)
     if not Path("/proc/self/clear_refs").exists():
         return {}
     command = [sys.executable, "-m", "benchmarks", "memory", case.name, *(["--peers"] * peers)]
@@ -41,10 +41,10 @@ def extra_memory(case: Case, peers: bool) -> dict[str, dict[str, float]]:
     return result
 
 
-def measure_here(case: Case, peers: bool) -> dict[str, dict[str, float]]:
+def measure_here(work: Work, peers: bool) -> dict[str, dict[str, float]]:
     """Measure in this process; it should have done nothing else."""
     measured = {}
-    for make in case.make().makers:  # ours come first
+    for make in work.makers:  # ours come first
         implementation = make()
         if not (implementation.ours or peers):
             break

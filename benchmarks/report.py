@@ -87,7 +87,7 @@ def describe_case(
 
 
 def describe_unmade(case: Case, reason: str, bandwidth: float) -> Json:
-    """A case whose tensors could not be made, and why."""
+    """A case that could not be made or measured, and why."""
     return {
         "name": case.name,
         "op": case.op,
@@ -100,8 +100,11 @@ def describe_unmade(case: Case, reason: str, bandwidth: float) -> Json:
 
 
 def failures(run: Json) -> list[str]:
-    """Say which cases could not be made, and where ours is wrong or what users get did not run."""
-    found = []
+    """Say if kernel tests failed, which cases could not be made or measured, and where ours fails.
+
+    Ours fails where it is wrong, or where what users get did not run.
+    """
+    found = ["kernel tests"] if run.get("tests_failed") else []
     for case in run["cases"]:
         reasons = [(case["name"], case.get("not_run"))]
         ours = [(n, v["not_run"]) for n, v in case["implementations"].items() if v["ours"]]
@@ -165,6 +168,7 @@ def markdown(run: Json) -> str:
         "",
         f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']} "
         f"({machine['instructions']}), {machine['date']}; made with `{run['command']}`.",
+        *(["", "Kernel tests failed before this run."] if run.get("tests_failed") else []),
         "",
         "Median milliseconds, of float32 where no type is named; backward makes both gradients. "
         "Ratio: best peer / ours, in the same run, in turns. Bandwidth: bytes that must move once, "

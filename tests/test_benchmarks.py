@@ -159,6 +159,89 @@ def test_what_is_wrong_slower_or_gone_fails_run_and_compare(
     assert harness.__main__.main(["compare", str(fewer)]) == 0
 
 
+def test_what_fails_in_one_case_leaves_the_others(
+    harness: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    work = harness.cases.linear.linear_work(2, 30, 20, 5)
+
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("out of shared memory\nand more")
+
+    ours = dataclasses.replace(work.makers[0](), run=fails)
+    broken = dataclasses.replace(work, makers=[lambda: ours, *work.makers[1:]])
+
+    def memory(case: Any, work: Any, peers: bool) -> Any:
+        return fails() if case.name == "c" else {}
+
+    monkeypatch.setattr(harness.__main__, "extra_memory", memory)
+    makers = {"a": lambda: work, "b": lambda: broken, "c": lambda: work, "d": lambda: work}
+    path = tmp_path / "run.json"
+    cases = _run_of(harness, monkeypatch, makers)
+    assert harness.__main__.run_cases(cases, path, "it", 0.01)
+    run = harness.report.read(path)
+    assert [bool(case["summary"]) for case in run["cases"]] == [True, False, False, True]
+    why = "RuntimeError: out of shared memory"
+    assert harness.report.failures(run) == [f"b: {why}", f"c: {why}"]
+    assert "tests_failed" not in run
+
+
+def test_times_are_had_where_kernel_tests_fail(
+    harness: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    work = harness.cases.linear.linear_work(2, 30, 20, 5)
+    cases = _run_of(harness, monkeypatch, {"a": lambda: work})
+    monkeypatch.setattr(harness.gpu, "require_gpu", lambda: None)
+    monkeypatch.setattr(harness.gpu, "select", lambda *_: cases)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    path = tmp_path / "gpu.json"
+    arguments = ["gpu", "--seconds", "0.01", "--out", str(path)]
+    monkeypatch.setattr(harness.__main__, "extra_memory", lambda case, work, peers: {})
+    for passed in (False, True):
+        monkeypatch.setattr(harness.gpu, "_tests_pass", lambda passed=passed: passed)
+        assert harness.__main__.main(arguments) == int(not passed)
+        run = harness.report.read(path)
+        assert run["cases"][0]["summary"]["forward"]["ours_ms"] > 0
+        assert run.get("tests_failed", False) is not passed
+        assert ("Kernel tests failed" in path.with_suffix(".md").read_text()) is not passed
+        assert ("failed: kernel tests\n" in capsys.readouterr().out) is not passed
+
+
+def test_a_case_on_a_gpu_is_made_once_and_draws_there(
+    harness: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    work = harness.cases.linear.linear_work(2, 30, 20, 5)
+    made: list[Any] = []
+    measured: list[Any] = []
+
+    def make() -> Any:
+        made.append(work)
+        return work
+
+    monkeypatch.setattr(harness.registry.Case, "device", "cuda")
+    monkeypatch.setattr(harness.__main__, "describe_machine", lambda *_: {"bandwidth": "copy"})
+    monkeypatch.setattr(harness.__main__, "write", lambda *_: None)
+    monkeypatch.setattr(
+        harness.memory, "measure_here", lambda work, peers: measured.append(work) or {}
+    )
+    cases = _run_of(harness, monkeypatch, {"a": make})
+    assert not harness.__main__.run_cases(cases, tmp_path / "run.json", "it", 0.01)
+    assert made == measured == [work]
+    place = harness.cases.attention.Place("meta", torch.float16)
+    devices: list[Any] = []
+    real = torch.randn
+
+    def randn(*shape: Any, **options: Any) -> torch.Tensor:
+        devices.append(options.get("device"))
+        return real(*shape, **options)
+
+    monkeypatch.setattr(torch, "randn", randn)
+    assert place.random(3, 5).dtype == torch.float16
+    assert devices == ["meta"]
+
+
 def test_figures_are_named_after_their_results_and_other_files_refused(
     harness: Any,
     monkeypatch: pytest.MonkeyPatch,

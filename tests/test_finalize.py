@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from scisparse.layers import SparseLinear
 from scisparse.pattern import Pattern
 from scisparse.sparsity import Sparsifier, restore
 from scisparse.sparsity.ablation import remove_neurons
-from scisparse.sparsity.forms import CompressedLinear
+from scisparse.sparsity.forms import CompressedLinear, SemiStructuredLinear
 
 
 @pytest.mark.parametrize("to", ["auto", "condensed", "dense", "csr", "bsr"])
@@ -183,6 +185,63 @@ def test_forms_that_cannot_be() -> None:
         sparsifier.finalize("2:4")
     with pytest.raises(OptionError, match="did you mean 'condensed'"):
         sparsifier.finalize("condense")
+
+
+class OnGpu(nn.Parameter):
+    """Says that it is on a GPU, which only what asks before it computes may believe."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "said"),
+    [
+        ((32, 64), torch.float32, "0.weight is torch.float32, and torch multiplies .* in 16 bits"),
+        ((64, 10), torch.bfloat16, "10 outputs and 64 inputs in torch.bfloat16"),
+        ((20, 64), torch.float16, "64 outputs and 20 inputs in torch.float16"),
+        ((16, 48), torch.bfloat16, None),
+    ],
+)
+def test_what_torch_does_not_pack_is_refused_before_anything_is_replaced(
+    size: tuple[int, int], dtype: torch.dtype, said: str | None
+) -> None:
+    linear = nn.Linear(*size, bias=False, dtype=dtype)
+    linear.weight = OnGpu(linear.weight.detach())
+    model = nn.Sequential(linear)
+    sparsifier = Sparsifier(model, None, "magnitude", sparsity=0.5, structure="2:4")
+    if said is None:
+        layer = sparsifier.finalize("2:4").get_submodule("0")
+        assert isinstance(layer, SemiStructuredLinear)
+        assert torch.equal(layer.weight, linear.weight)
+        return
+    with pytest.raises(OptionError, match=said):
+        sparsifier.finalize("2:4")
+    assert model.get_submodule("0") is linear
+
+
+def test_a_float32_model_may_become_2_of_4_for_calls_under_autocast() -> None:
+    linear = nn.Linear(32, 16, bias=False)
+    linear.weight = OnGpu(linear.weight.detach())
+    model = nn.Sequential(linear)
+    sparsifier = Sparsifier(model, None, "magnitude", sparsity=0.5, structure="2:4")
+    with _autocast_on_gpu():
+        final = sparsifier.finalize("2:4")
+    layer = final.get_submodule("0")
+    assert isinstance(layer, SemiStructuredLinear)
+    layer.values = OnGpu(layer.values.detach(), requires_grad=False)
+    with pytest.raises(BackendError, match=r"the weight is torch\.float32"):
+        layer.sparse(torch.float32)
+
+
+@contextlib.contextmanager
+def _autocast_on_gpu() -> Iterator[None]:
+    """As ``torch.autocast("cuda")``, which turns itself off without a GPU."""
+    before = torch.is_autocast_enabled("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled("cuda", before)
 
 
 def test_state_is_loaded_into_sparse_layers_of_any_fan_in() -> None:

@@ -45,8 +45,8 @@ class Place:
     dtype: torch.dtype = torch.float32
 
     def random(self, *shape: int) -> Tensor:
-        """Normal numbers, the same on every machine."""
-        return torch.randn(shape).to(self.device, self.dtype)
+        """Normal numbers, drawn where they lie: billions would take minutes on a CPU."""
+        return torch.randn(shape, device=self.device).to(self.dtype)
 
     def below(self, first: int, last: int, count: int = 0) -> Tensor:
         """Places of samples."""

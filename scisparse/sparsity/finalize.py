@@ -19,7 +19,13 @@ from scisparse.memory import available_bytes, check_fits
 from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.ablation import remove_neurons
 from scisparse.sparsity.attended import AttentionTarget
-from scisparse.sparsity.forms import CompressedLinear, SemiStructuredLinear, check_2_of_4
+from scisparse.sparsity.forms import (
+    CompressedLinear,
+    SemiStructuredLinear,
+    check_2_of_4,
+    check_packs,
+    computed_dtype,
+)
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.names import choice
 from scisparse.sparsity.ownership import has_hooks
@@ -74,6 +80,11 @@ def check_form(to: str, model: nn.Module, targets: Sequence[Target]) -> None:
             "2:4 sparse weights run on NVIDIA GPUs alone; move the model there, or take "
             "to='condensed'"
         )
+    for target in targets if to == "2:4" else ():
+        layer: Any = target.module
+        if _may_replace(model, target):
+            size = (layer.out_features, layer.in_features)
+            check_packs(target.name, size, computed_dtype(layer.weight, "cuda"))
 
 
 def _check_room(name: str, layer: SparseLinear) -> None:

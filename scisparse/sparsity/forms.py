@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from scisparse.errors import BackendError, OptionError
 
-__all__ = ["CompressedLinear", "SemiStructuredLinear", "StoredLinear", "check_2_of_4"]
+__all__ = [
+    "CompressedLinear",
+    "SemiStructuredLinear",
+    "StoredLinear",
+    "check_2_of_4",
+    "check_packs",
+    "computed_dtype",
+]
 
 _MKL = (torch.float32, torch.float64)  # what torch multiplies on CPUs
 
@@ -54,10 +61,8 @@ class StoredLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[..., M]`` for ``[..., N]``."""
-        device, dtype = x.device.type, self.values.dtype
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        elif x.dtype != dtype:
+        device, dtype = x.device.type, computed_dtype(self.values, x.device.type)
+        if not torch.is_autocast_enabled(device) and x.dtype != dtype:
             raise OptionError(f"`x` is {x.dtype} and the weight {dtype}; convert one of them")
         with torch.autocast(device, enabled=False):
             computed = dtype if device != "cpu" or dtype in _MKL else torch.float32
@@ -188,7 +193,13 @@ class SemiStructuredLinear(StoredLinear):
 
     @torch.no_grad()
     def sparse(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight as sparse tensor cores read it; packed once for a type and device."""
+        """Return the weight as sparse tensor cores read it; packed once for a type and device.
+
+        Raises
+        ------
+        BackendError
+            On another device, or of a type and sizes that torch does not pack.
+        """
         packed = self._packed
         if packed is None or packed.dtype != dtype or packed.device != self.values.device:
             if not self.values.is_cuda:
@@ -196,6 +207,8 @@ class SemiStructuredLinear(StoredLinear):
                     "2:4 sparse weights run on NVIDIA GPUs alone; move the model there, or "
                     "finalize to 'condensed'"
                 )
+            size = (self.out_features, self.in_features)
+            check_packs("the weight", size, dtype, error=BackendError)
             with torch.inference_mode(False):  # calls outside of inference mode follow
                 packed = torch.sparse.to_sparse_semi_structured(self.weight.to(dtype))
             self._packed = packed
@@ -212,6 +225,21 @@ class SemiStructuredLinear(StoredLinear):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_packed": None}
+
+
+def computed_dtype(weight: Tensor, device: str) -> torch.dtype:
+    """Return the type in which a layer with this weight computes: that of autocast where it is on.
+
+    Parameters
+    ----------
+    weight
+        The weight.
+    device
+        Type of the device of the input.
+    """
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return weight.dtype
 
 
 @contextlib.contextmanager
@@ -254,4 +282,32 @@ def check_2_of_4(name: str, mask: Tensor) -> None:
         raise OptionError(
             f"{name} keeps {most} of 4 consecutive inputs, and to='2:4' has room for 2; train with "
             "structure='2:4', or take to='condensed'"
+        )
+
+
+def check_packs(
+    name: str,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    *,
+    error: type[OptionError | BackendError] = OptionError,
+) -> None:
+    """Raise `error` unless torch packs a 2:4 weight of this size ``(M, N)`` and type.
+
+    The limits are those of the class that ``torch.sparse.to_sparse_semi_structured`` takes.
+    """
+    kind: Any = torch.sparse.SparseSemiStructuredTensorCUSPARSELT
+    if torch.sparse.SparseSemiStructuredTensor._FORCE_CUTLASS:
+        kind = torch.sparse.SparseSemiStructuredTensorCUTLASS
+    limits = kind._DTYPE_SHAPE_CONSTRAINTS
+    if dtype not in limits:
+        raise error(
+            f"{name} is {dtype}, and torch multiplies 2:4 weights in 16 bits; convert the model to "
+            "bfloat16, run it under torch.autocast, or take to='condensed'"
+        )
+    rows, columns = limits[dtype].sparse_min_rows, limits[dtype].sparse_min_cols
+    if not all(size) or size[0] % rows or size[1] % columns:
+        raise error(
+            f"{name} has {size[0]} outputs and {size[1]} inputs in {dtype}, of which torch's 2:4 "
+            f"weights need multiples of {rows} and {columns}; take to='condensed'"
         )
