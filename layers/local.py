@@ -81,7 +81,7 @@ class LocallyConnected(Rewirable, PatternLayer):
     OptionError
         `tie` or `bias` is not one of the above.
     PatternError
-        `pattern` is none, or lacks the taps or the latitudes that `tie` needs.
+        `pattern` is not a Pattern, or lacks the taps or the latitudes that `tie` needs.
     MemoryLimitError
         The weights would not fit in memory; says how many bytes they need and which `tie` would
         fit.

@@ -131,10 +131,9 @@ class Rewirable(OwnBuffers):
         with torch.no_grad():
             if moved.shape == self.weight.shape:
                 self.weight.copy_(moved)
-                self.weight.grad = None if grad is None else move_rows(grad, kept)
             else:
                 resize(self.weight, moved)
-                self.weight.grad = None if grad is None else move_rows(grad, kept)
+            self.weight.grad = None if grad is None else move_rows(grad, kept)
         self.pattern, self.rewired = pattern, True
         self._write_edges()
         return kept

@@ -157,7 +157,7 @@ def _attended(
     given = layer.pattern if given is None else given
     repeats = any(p.statistics()["duplicates"] for p in (given, layer.pattern))
     if given.tap is not None and not (layer.bias.taps or reads_taps or repeats):
-        # Nothing reads the taps, which of a wider window are others on the same edges.
+        # Nothing reads the taps, and a wider window numbers the same edges differently.
         given = replace(given, tap=None, tap_count=None, window=None)
     layer.bias.fit(given)
     return Listed(_with_own_edges(given, layer.pattern))
