@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from scisparse.errors import PatternError, ShapeError
 from scisparse.kernels.gather_matmul import Edges, gather_matmul
-from scisparse.layers.base import PatternLayer, checked_pattern, draw_uniform, group_mean
+from scisparse.layers.base import PatternLayer, draw_uniform, group_mean
 from scisparse.layers.convolution import convolve, is_convolution
-from scisparse.layers.rewiring import Rewirable, pack_edges
+from scisparse.layers.rewiring import Rewirable, checked_pattern, pack_edges
 from scisparse.layers.smoothness import WeightPairs, roughness, weight_pairs
 from scisparse.memory import check_fits
 from scisparse.pattern import Pattern
