@@ -1,7 +1,7 @@
 """Operators that are linear in each of their first two tensors, under ``torch.func``.
 
 All have eight tensors, two that they are linear in and six that say where (edges and transposed
-edges, or a choice and these), and options behind. The derivative along tangents ``d`` is then
+edges, or a choice and these), and options after them. The derivative along tangents ``d`` is then
 ``f(d_first, second) + f(first, d_second)``, which is all that forward mode needs.
 """
 
@@ -64,7 +64,7 @@ def bilinear(name: str, run: _Run, backward: Callable[..., Any], vmap: Callable[
 
 
 def with_gradient(name: str, run: _Run, backward: Callable[..., Any]) -> Any:
-    """Give `run`, which autograd does not see, a derivative: for calls that pass the dispatcher by.
+    """Give `run`, which autograd does not see, a derivative: for calls that bypass the dispatcher.
 
     A ``torch.autograd.Function``, which is faster to call than a registered operator.
     """

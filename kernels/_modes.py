@@ -15,6 +15,7 @@ from scisparse.errors import BackendError
 
 __all__ = [
     "autocast_dtype",
+    "is_mapped",
     "is_plain",
     "is_transformed",
     "lacks_rules",
@@ -83,6 +84,11 @@ def values_of(tensor: Tensor) -> Tensor:
     while not torch.compiler.is_compiling() and functorch.is_gradtrackingtensor(tensor):
         tensor = functorch.get_unwrapped(tensor)
     return tensor
+
+
+def is_mapped(tensor: Tensor) -> bool:
+    """Whether ``torch.vmap`` maps over the tensor, outside of compiled code."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_batchedtensor(tensor)
 
 
 def _has_autocast(device: str) -> bool:

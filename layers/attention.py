@@ -96,7 +96,7 @@ class SparseAttention(nn.Module):
     OptionError
         Heads that do not divide the channels, or one another; `scores` that are no ``Scores``.
     PatternError
-        `pattern` is none, or `scores` asks for areas or distances that it has not.
+        `pattern` is not a Pattern, or `scores` asks for areas or distances that it has not.
 
     References
     ----------

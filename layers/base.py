@@ -9,17 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scisparse.errors import OptionError, PatternError
+from scisparse.errors import OptionError
 from scisparse.kernels._modes import is_transformed
+from scisparse.layers.rewiring import OwnBuffers
 from scisparse.pattern import Pattern
 from scisparse.tying import Tying, tie_edges
 
-__all__ = ["PatternLayer", "add_to", "checked_pattern", "draw_uniform", "group_mean"]
+__all__ = ["PatternLayer", "add_to", "draw_uniform", "group_mean"]
 
 _BIAS_MODES = (True, False, "site", "shared")
 
 
-class PatternLayer(nn.Module):
+class PatternLayer(OwnBuffers):
     """Module over a pattern, with a bias for groups of sites.
 
     The pattern stays on the CPU; what it says is copied into buffers beside the parameters. They
@@ -63,9 +64,6 @@ class PatternLayer(nn.Module):
         for name, index in ({"site_group": group} | self._indices(tying)).items():
             self._put_buffer(name, index, device)
 
-    def _put_buffer(self, name: str, index: Tensor | None, device: torch.device) -> None:
-        self.register_buffer(name, None if index is None else index.to(device), False)
-
     def _indices(self, tying: Tying) -> dict[str, Tensor | None]:
         """Further index buffers, by name."""
         return {}
@@ -100,28 +98,6 @@ class PatternLayer(nn.Module):
             # One row of zeros past the last group, for the sites without edges.
             bias = F.pad(bias, (0, 0, 0, 1)).index_select(0, self.site_group)
         return add_to(y, bias)
-
-
-def checked_pattern(pattern: object) -> Pattern:
-    """Return `pattern` on the CPU, validated, as the kernels trust its indices.
-
-    Raises
-    ------
-    PatternError
-        It is no :class:`Pattern`, or one whose indices do not fit.
-    """
-    if isinstance(pattern, Pattern):
-        return pattern.to("cpu").validate()
-    if isinstance(pattern, Tensor):
-        remedy = "make one: Pattern.from_edge_index(...) of an edge list, from_dense(...) of a mask"
-    elif isinstance(pattern, list | tuple):
-        remedy = (
-            "a layer has one: build a layer for each, or let LSHAttention or BlockTopKAttention "
-            "choose edges for each batch entry"
-        )
-    else:
-        remedy = "scisparse.patterns builds them"
-    raise PatternError(f"`pattern` is a {type(pattern).__name__}, not a Pattern; {remedy}")
 
 
 def add_to(y: Tensor, bias: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from scisparse.errors import BackendError, OptionError
 from scisparse.grids.integers import integer_from
 from scisparse.kernels import graph_attention
-from scisparse.kernels._modes import outside_transforms, values_of
+from scisparse.kernels._modes import is_mapped, outside_transforms, values_of
 from scisparse.kernels.graph_attention.checks import check_dropout
 from scisparse.layers.heads import check_heads, check_input, draw_maps, split_heads
 from scisparse.pattern import Pattern
@@ -64,9 +64,9 @@ class _ChosenAttention(nn.Module):
         return Pattern(row_ptr, col, row_ptr.numel() - 1)
 
     def _edges(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        # What is chosen must not hang on the precision of products under autocast.
+        # What is chosen must not depend on the precision of products under autocast.
         q, k = values_of(q), values_of(k)
-        if not torch.compiler.is_compiling() and any(map(_is_mapped, (q, k))):
+        if is_mapped(q) or is_mapped(k):
             raise BackendError(
                 f"torch.vmap cannot map {type(self).__name__}, as the edges that it chooses differ "
                 "from sample to sample; give samples as a batch, or loop over them for gradients "
@@ -89,10 +89,6 @@ class _ChosenAttention(nn.Module):
             f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, causal={self.causal}, "
             f"dropout={self.dropout}"
         )
-
-
-def _is_mapped(tensor: Tensor) -> bool:
-    return bool(torch._C._functorch.is_batchedtensor(tensor))
 
 
 class LSHAttention(_ChosenAttention):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scisparse.errors import BackendError, PatternError, ShapeError
 from scisparse.kernels import Edges, transpose_edges
-from scisparse.kernels._modes import values_of
+from scisparse.kernels._modes import is_mapped, values_of
 
 __all__ = ["Graph", "check_edge_index", "index_tensors", "is_traced", "sort_edges"]
 
@@ -43,7 +43,7 @@ def check_edge_index(edge_index: object, shape: tuple[int, int], reverse: bool) 
             "PatternEdges(pattern) for the edges of a pattern"
         )
     edge_index = values_of(edge_index)
-    if not torch.compiler.is_compiling() and torch._C._functorch.is_batchedtensor(edge_index):
+    if is_mapped(edge_index):
         raise BackendError(
             "`edge_index` is mapped by torch.vmap, but a call has one graph; put the graphs side "
             "by side in one, as torch_geometric.data.Batch does"

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels import Edges
-from scisparse.layers.base import checked_pattern
-from scisparse.layers.rewiring import OwnBuffers
+from scisparse.layers.rewiring import OwnBuffers, checked_pattern
 from scisparse.pattern import Pattern
 from scisparse.pattern.edges import index_dtype
 

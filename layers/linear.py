@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels.gather_matmul import Edges, gather_matmul
-from scisparse.layers.base import add_to, checked_pattern, draw_uniform
+from scisparse.layers.base import add_to, draw_uniform
 from scisparse.layers.edges import edge_buffers
-from scisparse.layers.rewiring import Rewirable, pack_edges
+from scisparse.layers.rewiring import Rewirable, checked_pattern, pack_edges
 from scisparse.pattern import Pattern
 from scisparse.patterns import constant_fan_in
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from scisparse.errors import PatternError, ShapeError
 from scisparse.kernels.gather_matmul import Edges, gather_matmul
-from scisparse.layers.base import PatternLayer, checked_pattern, draw_uniform, group_mean
+from scisparse.layers.base import PatternLayer, draw_uniform, group_mean
 from scisparse.layers.convolution import convolve, is_convolution
-from scisparse.layers.rewiring import Rewirable, pack_edges
+from scisparse.layers.rewiring import Rewirable, checked_pattern, pack_edges
 from scisparse.layers.smoothness import WeightPairs, roughness, weight_pairs
 from scisparse.memory import check_fits
 from scisparse.pattern import Pattern
@@ -81,7 +81,7 @@ class LocallyConnected(Rewirable, PatternLayer):
     OptionError
         `tie` or `bias` is not one of the above.
     PatternError
-        `pattern` is none, or lacks the taps or the latitudes that `tie` needs.
+        `pattern` is not a Pattern, or lacks the taps or the latitudes that `tie` needs.
     MemoryLimitError
         The weights would not fit in memory; says how many bytes they need and which `tie` would
         fit.

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError
 from scisparse.grids.integers import integer
-from scisparse.layers.base import PatternLayer, checked_pattern
+from scisparse.layers.base import PatternLayer
 from scisparse.layers.local import LocallyConnected
+from scisparse.layers.rewiring import checked_pattern
 from scisparse.memory import check_fits
 from scisparse.pattern import Pattern
 from scisparse.tying import Tie, tie_edges

@@ -109,7 +109,7 @@ class NeighborhoodAttention2d(_NeighborhoodAttention):
     dilation
         Step between the cells of the box along each axis.
     causal, periodic
-        For each axis: whether it reads nothing behind a cell; whether its ends meet.
+        For each axis: whether it reads nothing after a cell; whether its ends meet.
     scores
         How edges are scored; ``Scores(taps=True)``, a bias for each offset, where not given.
     kv_heads

@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scisparse.errors import OptionError, ShapeError
+from scisparse.patterns.windows import PADDING_MODES
 
-__all__ = ["PADDING_MODES", "pad_axes"]
-
-PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
+__all__ = ["pad_axes"]
 
 
 def pad_axes(x: Tensor, widths: Sequence[tuple[int, int]], modes: Sequence[str]) -> Tensor:

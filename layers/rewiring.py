@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import PatternError, ShapeError
-from scisparse.layers.base import checked_pattern
 from scisparse.pattern import Pattern
 from scisparse.pattern.taps import taps_as_in
 
@@ -20,6 +19,7 @@ __all__ = [
     "OwnBuffers",
     "Rewirable",
     "checked_on_points_of",
+    "checked_pattern",
     "match_edges",
     "move_rows",
     "pack_edges",
@@ -131,10 +131,9 @@ class Rewirable(OwnBuffers):
         with torch.no_grad():
             if moved.shape == self.weight.shape:
                 self.weight.copy_(moved)
-                self.weight.grad = None if grad is None else move_rows(grad, kept)
             else:
                 resize(self.weight, moved)
-                self.weight.grad = None if grad is None else move_rows(grad, kept)
+            self.weight.grad = None if grad is None else move_rows(grad, kept)
         self.pattern, self.rewired = pattern, True
         self._write_edges()
         return kept
@@ -171,6 +170,28 @@ class Rewirable(OwnBuffers):
 
 def _alike(old: Tensor, new: Tensor, device: torch.device) -> bool:
     return old.shape == new.shape and old.dtype == new.dtype and old.device == device
+
+
+def checked_pattern(pattern: object) -> Pattern:
+    """Return `pattern` on the CPU, validated, as the kernels trust its indices.
+
+    Raises
+    ------
+    PatternError
+        It is no :class:`Pattern`, or one whose indices do not fit.
+    """
+    if isinstance(pattern, Pattern):
+        return pattern.to("cpu").validate()
+    if isinstance(pattern, Tensor):
+        remedy = "make one: Pattern.from_edge_index(...) of an edge list, from_dense(...) of a mask"
+    elif isinstance(pattern, list | tuple):
+        remedy = (
+            "a layer has one: build a layer for each, or let LSHAttention or BlockTopKAttention "
+            "choose edges for each batch entry"
+        )
+    else:
+        remedy = "scisparse.patterns builds them"
+    raise PatternError(f"`pattern` must be a Pattern, not {type(pattern).__name__}; {remedy}")
 
 
 def checked_on_points_of(pattern: Pattern, before: Pattern) -> Pattern:

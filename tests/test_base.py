@@ -49,9 +49,12 @@ OVER_A_PATTERN: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([sliding_window(9, 3)] * 2, r"is a list, not a Pattern; a layer has one: .*BlockTopKAtt"),
-        (torch.zeros(2, 5).long(), r"is a Tensor, not a Pattern; make one: Pattern.from_edge_i"),
-        (np.eye(9), r"is a ndarray, not a Pattern; scisparse.patterns builds them"),
+        (
+            [sliding_window(9, 3)] * 2,
+            r"must be a Pattern, not list; a layer has one: .*BlockTopKAtt",
+        ),
+        (torch.zeros(2, 5).long(), r"must be a Pattern, not Tensor; make one: Pattern.from_edge_i"),
+        (np.eye(9), r"must be a Pattern, not ndarray; scisparse.patterns builds them"),
     ],
     ids=["batch of patterns", "edge list", "array"],
 )

@@ -10,7 +10,8 @@ import torch
 from layer_cases import randn
 
 from scisparse.errors import OptionError, ShapeError
-from scisparse.layers.padding import PADDING_MODES, pad_axes
+from scisparse.layers.padding import pad_axes
+from scisparse.patterns.windows import PADDING_MODES
 
 NUMPY: dict[str, Any] = {
     "zeros": "constant",

@@ -21,13 +21,13 @@ class Inputs(NamedTuple):
     bias: Tensor | None
 
     def narrow(self) -> Inputs:
-        """The same with A numbers in `edge_q`, behind which there may be room."""
+        """The same with A numbers in `edge_q`, after which there may be room."""
         if self.edge_q is None or self.edge_attr is None:
             return self
         return self._replace(edge_q=self.edge_q[..., : self.edge_attr.shape[1]])
 
     def with_room(self, x: Tensor) -> Tensor:
-        """``[..., A]`` with zeros behind, as many as `edge_q` has room for."""
+        """``[..., A]`` with zeros after them, as many as `edge_q` has room for."""
         return x if self.edge_q is None else F.pad(x, (0, self.edge_q.shape[3] - x.shape[-1]))
 
 

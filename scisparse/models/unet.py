@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, ShapeError
-from scisparse.layers.padding import PADDING_MODES, pad_axes
+from scisparse.layers.padding import pad_axes
+from scisparse.patterns.windows import PADDING_MODES
 
 __all__ = ["UNet"]
 

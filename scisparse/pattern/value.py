@@ -129,7 +129,7 @@ class Pattern:
     def coverage(self, hops: int = 1, *, samples: int = 256, seed: int = 0) -> float:
         """Find the part of all pairs that at most `hops` edges join, as a stack of layers does.
 
-        A pattern that stands for dense attention wants 1 within few.
+        A stand-in for dense attention should reach 1 within a few hops.
 
         Parameters
         ----------

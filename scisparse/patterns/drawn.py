@@ -16,7 +16,7 @@ _NUMBERS_AT_ONCE = 1 << 24
 def constant_fan_in(
     num_sites: int, num_sources: int, fan_in: int, *, generator: torch.Generator | None = None
 ) -> Pattern:
-    """Let every site read as many random sources, none twice.
+    """Let every site read the same number of random sources, none twice.
 
     Parameters
     ----------

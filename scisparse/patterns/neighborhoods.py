@@ -10,6 +10,7 @@ from torch import Tensor
 from scisparse.errors import OptionError
 from scisparse.grids.integers import integers_per_axis
 from scisparse.pattern import Pattern
+from scisparse.pattern.edges import row_ptr_of_fan_in
 
 __all__ = ["flags_per_axis", "neighborhood"]
 
@@ -91,7 +92,7 @@ def neighborhood(
     inside, tap = inside.gather(1, order), tap.gather(1, order)
     fan_in = inside.sum(1)
     return Pattern(
-        row_ptr=torch.cat([fan_in.new_zeros(1), fan_in.cumsum(0)]),
+        row_ptr=row_ptr_of_fan_in(fan_in),
         col=source[inside].to(torch.int32),
         num_sources=len(source),
         tap=tap[inside].to(torch.int32),

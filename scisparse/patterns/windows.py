@@ -16,9 +16,9 @@ from scisparse.memory import check_fits
 from scisparse.pattern import Pattern, WindowSpec
 from scisparse.patterns.axes import AxisSources, axis_sources, pole_sources
 
-__all__ = ["window"]
+__all__ = ["PADDING_MODES", "window"]
 
-_PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
+PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
 _EDGE_BYTES = 24  # while a pattern is made: source and place in int64, both in int32
 _POLES = ("reflect", "clip", "zeros")
 
@@ -155,9 +155,9 @@ def _modes(
         )
     given = "zeros" if padding_mode is None else padding_mode
     modes = (given,) * len(shape) if isinstance(given, str) else _tuple(given)
-    if len(modes) != len(shape) or any(mode not in _PADDING_MODES for mode in modes):
+    if len(modes) != len(shape) or any(mode not in PADDING_MODES for mode in modes):
         raise OptionError(
-            f"`padding_mode` (={padding_mode!r}) must be one of {_PADDING_MODES}, or one for each "
+            f"`padding_mode` (={padding_mode!r}) must be one of {PADDING_MODES}, or one for each "
             f"of {len(shape)} axes"
         )
     return modes

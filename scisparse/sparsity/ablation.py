@@ -56,7 +56,7 @@ def remove_neurons(model: nn.Module) -> int:
 
     removed, chains = 0, find_chains(model)
     chains = [c for c in chains if all(map(may_shrink, (c.first, c.second, *c.norms)))]
-    # What one removal leaves may be idle in its turn, before it or behind it.
+    # What one removal leaves may be idle in its turn, before it or after it.
     while count := sum(_remove_between(model, chain) for chain in reversed(chains)):
         removed += count
         chains = [_with_norms_of(model, chain) for chain in chains]

@@ -190,7 +190,7 @@ class AttentionTarget(EdgeTarget):
         self._found = None
 
     def finite(self) -> bool:
-        """Whether gradients of the layer's parameters are, and the passes over its edges."""
+        """Whether gradients of the layer's parameters and passes over its edges are finite."""
         grads = [p.grad for p in self.module.parameters() if p.grad is not None]
         finite = all(bool(torch.isfinite(grad).all()) for grad in grads)
         return finite and all(one.is_finite() for one in self._passes)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from scisparse.errors import OptionError
 from scisparse.layers.rewiring import match_edges
 from scisparse.pattern import Pattern
@@ -21,7 +23,7 @@ from scisparse.sparsity.gated import GatedTarget
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.reserve import ReserveTarget
 from scisparse.sparsity.rewired import RewiredTarget
-from scisparse.sparsity.row_groups import groups_of_budget, row_groups
+from scisparse.sparsity.row_groups import RowGroups, groups_of_budget, row_groups
 from scisparse.sparsity.structures import ConstantFanIn, Rows, Structure, Taps, Unstructured
 from scisparse.sparsity.target import Rules, Target
 
@@ -104,18 +106,30 @@ def rewired_target(
     _without_spares(layer, rules)
     edges = _candidates(found, candidates, teleconnections > 0)
     reference = edges.fan_in if isinstance(edges, AllPairs) else layer.pattern.fan_in
-    groups = row_groups(structure, budget, edges, reference, layer.pattern)
-    far = None
-    if teleconnections:
-        far = FarSlots(edges, layer.pattern, teleconnections)
-        reference, groups = far.quota(), far.row_groups
+    rows = _rows(structure, budget, edges, reference, layer.pattern, teleconnections)
     ablation = structure if isinstance(structure, ConstantFanIn) and structure.ablation else None
     if isinstance(budget, Regions | AreaWeighted):
         ablation = None  # it says itself how many edges a site has
     units = units_of(structure, edges, found.name)
-    target = RewiredTarget(found.name, layer, edges, reference, groups, far, ablation, units)
+    target = RewiredTarget(found.name, layer, edges, *rows, ablation, units)
     target.gains = budget == "momentum"
     return target
+
+
+def _rows(
+    structure: Structure,
+    budget: Budget,
+    edges: CandidateEdges,
+    fan_in: Tensor,
+    pattern: Pattern,
+    teleconnections: int,
+) -> tuple[Tensor, RowGroups, FarSlots | None]:
+    """Edges that sites have, which sites share them, and far slots, which replace both."""
+    groups = row_groups(structure, budget, edges, fan_in, pattern)
+    if not teleconnections:
+        return fan_in, groups, None
+    far = FarSlots(edges, pattern, teleconnections)
+    return far.quota(), far.row_groups, far
 
 
 def _attention_target(
@@ -130,14 +144,10 @@ def _attention_target(
     layer.check_rewirable()
     reads_taps = isinstance(structure, Taps)
     edges = _attended(found, _given(found, candidates), teleconnections, reads_taps)
-    reference = layer.pattern.fan_in
-    groups = row_groups(structure, budget, edges, reference, layer.pattern)
-    far = None
-    if teleconnections:
-        far = FarSlots(edges, layer.pattern, teleconnections)
-        reference, groups = far.quota(), far.row_groups
+    pattern = layer.pattern
+    rows = _rows(structure, budget, edges, pattern.fan_in, pattern, teleconnections)
     units = units_of(structure, edges, found.name)
-    return AttentionTarget(found.name, layer, edges, reference, groups, far, units=units)
+    return AttentionTarget(found.name, layer, edges, *rows, units=units)
 
 
 def _attended(
@@ -157,7 +167,7 @@ def _attended(
     given = layer.pattern if given is None else given
     repeats = any(p.statistics()["duplicates"] for p in (given, layer.pattern))
     if given.tap is not None and not (layer.bias.taps or reads_taps or repeats):
-        # Nothing reads the taps, which of a wider window are others on the same edges.
+        # Nothing reads the taps, and a wider window numbers the same edges differently.
         given = replace(given, tap=None, tap_count=None, window=None)
     layer.bias.fit(given)
     return Listed(_with_own_edges(given, layer.pattern))

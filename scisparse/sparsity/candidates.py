@@ -58,7 +58,7 @@ class Pass(NamedTuple):
 def missing_as_nan(values: Tensor, used: Tensor) -> Tensor:
     """Copy ``[B, n, ...]`` with NaN for what is not finite at points that are not `used`, ``[n]``.
 
-    Infinity would not do: of an overflow on land it would make the largest of all gradients.
+    Infinity would not do: an overflow on land would become the largest gradient of all.
     """
     there = used.reshape(-1, *[1] * (values.dim() - 2))
     return values.masked_fill(~(values.isfinite() | there), torch.nan)

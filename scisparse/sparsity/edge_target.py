@@ -32,7 +32,7 @@ __all__ = ["EdgeTarget"]
 class EdgeTarget(Target):
     """Layer over a pattern whose edges move.
 
-    Active edges are the layer's own; everything else are numbers of candidates. A change with as
+    Active edges are the layer's own; all else is kept as candidate numbers. A change with as
     many edges as before leaves every tensor in its place. Subclasses say what edges carry: how it
     moves along, what scores are made of, and what is kept of backward passes to make them.
 
@@ -123,7 +123,7 @@ class EdgeTarget(Target):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sites and edges of a site, in the mean, times the weights of one edge."""
+        """(sites, mean edges per site times weights per edge)."""
         sites = max(1, self.layer.pattern.num_sites)
         return (sites, max(1, round(self.size / sites)))
 
