@@ -220,12 +220,14 @@ def test_a_case_on_a_gpu_is_made_once_and_draws_there(
         made.append(work)
         return work
 
+    def measure_here(work: Any, peers: bool) -> dict[str, Any]:
+        measured.append(work)
+        return {}
+
     monkeypatch.setattr(harness.registry.Case, "device", "cuda")
     monkeypatch.setattr(harness.__main__, "describe_machine", lambda *_: {"bandwidth": "copy"})
     monkeypatch.setattr(harness.__main__, "write", lambda *_: None)
-    monkeypatch.setattr(
-        harness.memory, "measure_here", lambda work, peers: measured.append(work) or {}
-    )
+    monkeypatch.setattr(harness.memory, "measure_here", measure_here)
     cases = _run_of(harness, monkeypatch, {"a": make})
     assert not harness.__main__.run_cases(cases, tmp_path / "run.json", "it", 0.01)
     assert made == measured == [work]
