@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,9 @@ from scisparse.layers.rewiring import OwnBuffers
 from scisparse.pattern import Pattern
 from scisparse.tying import Tying, tie_edges
 
-__all__ = ["PatternLayer", "add_to", "draw_uniform", "group_mean"]
+__all__ = ["PatternLayer", "add_to", "as_trainable", "draw_uniform", "group_mean"]
 
+_Layer = TypeVar("_Layer", bound=nn.Module)
 _BIAS_MODES = (True, False, "site", "shared")
 
 
@@ -111,6 +112,14 @@ def add_to(y: Tensor, bias: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or is_transformed() or y._is_view():
         return y + bias
     return y.add_(bias)
+
+
+def as_trainable(layer: _Layer, like: nn.Module) -> _Layer:
+    """Return a layer whose parameters are frozen where those of another are."""
+    for name, parameter in layer.named_parameters(recurse=False):
+        # Not get_parameter: pruned and parametrized layers compute theirs.
+        parameter.requires_grad_(getattr(like, name).requires_grad)
+    return layer
 
 
 def _broadcasts(group: Tensor, num_groups: int) -> bool:

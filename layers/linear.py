@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, TypeVar
+import math
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels.gather_matmul import Edges, gather_matmul
-from scisparse.layers.base import add_to, draw_uniform
+from scisparse.layers.base import add_to, as_trainable, draw_uniform
 from scisparse.layers.edges import edge_buffers
 from scisparse.layers.rewiring import Rewirable, checked_pattern, pack_edges
 from scisparse.pattern import Pattern
 from scisparse.patterns import constant_fan_in
 
 __all__ = ["SparseLinear"]
-
-_Layer = TypeVar("_Layer", bound=nn.Module)
 
 
 class SparseLinear(Rewirable):
@@ -148,7 +147,7 @@ class SparseLinear(Rewirable):
             layer.weight.copy_(dense[keep])
             if layer.bias is not None:
                 layer.bias.copy_(linear.bias)
-        return _as_trainable(layer, linear).train(linear.training)
+        return as_trainable(layer, linear).train(linear.training)
 
     def to_dense(self) -> nn.Linear:
         """Return the same function as a dense layer, zeros where there is no edge."""
@@ -166,7 +165,7 @@ class SparseLinear(Rewirable):
             linear.weight[site, self.col.long()] = self.edge_weight
             if self.bias is not None:
                 linear.bias.copy_(self.bias)
-        dense: nn.Linear = _as_trainable(linear, self).train(self.training)
+        dense: nn.Linear = as_trainable(linear, self).train(self.training)
         return dense
 
     def reset_parameters(self) -> None:
@@ -185,7 +184,7 @@ class SparseLinear(Rewirable):
                 f"[..., {self.in_features} features]"
             )
         y = gather_matmul(
-            x.reshape(-1, self.in_features, 1),
+            x.reshape(math.prod(x.shape[:-1]), self.in_features, 1),
             self.edge_weight.view(-1, 1, 1),
             self.row_ptr,
             self.col,
@@ -219,10 +218,3 @@ class SparseLinear(Rewirable):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}, {self.pattern!r}"
         )
-
-
-def _as_trainable(layer: _Layer, like: nn.Module) -> _Layer:
-    """Return a layer whose parameters are frozen where those of another are."""
-    for name, parameter in layer.named_parameters(recurse=False):
-        parameter.requires_grad_(like.get_parameter(name).requires_grad)
-    return layer

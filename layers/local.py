@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scisparse.errors import PatternError, ShapeError
 from scisparse.kernels.gather_matmul import Edges, gather_matmul
-from scisparse.layers.base import PatternLayer, draw_uniform, group_mean
+from scisparse.layers.base import PatternLayer, as_trainable, draw_uniform, group_mean
 from scisparse.layers.convolution import convolve, is_convolution
 from scisparse.layers.rewiring import Rewirable, checked_pattern, pack_edges
 from scisparse.layers.smoothness import WeightPairs, roughness, weight_pairs
@@ -263,7 +263,7 @@ class LocallyConnected(Rewirable, PatternLayer):
                 # The last group is of the sites without edges: it has no bias.
                 group = parents(self.site_group, finer.site_group, finer.bias.shape[0] + 1)[:-1]
                 finer.bias.copy_(self.bias[group])
-        return finer
+        return as_trainable(finer, self)
 
     def _with_tie(self, tie: Tie) -> Self:
         """Layer of the same class with another tie, its parameters not yet copied."""

@@ -18,6 +18,8 @@ import torch
 from scisparse import grids, patterns
 from scisparse.grids.base import unit_vectors
 
+# Of torch itself, where it loads its compiler.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -275,8 +277,6 @@ def _bipartite(harness: Any, place: Any) -> list[Any]:
     return [dataclasses.replace(work, makers=work.makers[:2]) for work in works]
 
 
-# Of torch itself, where it loads its compiler.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_attention_cases_for_a_gpu_pass_the_gate_when_small(
     harness: Any, dtype: torch.dtype

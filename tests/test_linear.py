@@ -161,3 +161,12 @@ def test_built_on_the_meta_device() -> None:
     layer.reset_parameters()
     x = torch.randn(3, 16)
     torch.testing.assert_close(layer(x), layer.to_dense()(x))
+
+
+def test_from_dense_takes_pruned_layers_and_layers_without_inputs() -> None:
+    dense = torch.nn.utils.prune.l1_unstructured(nn.Linear(12, 5), "weight", 0.5)
+    layer = SparseLinear.from_dense(dense)
+    x = torch.randn(3, 12)
+    torch.testing.assert_close(layer(x), dense(x))
+    assert layer.weight.requires_grad
+    assert SparseLinear(0, 5, 0)(torch.randn(2, 0)).shape == (2, 5)

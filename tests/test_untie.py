@@ -102,3 +102,13 @@ def test_labels_are_copied() -> None:
     labels[:] = np.arange(24).reshape(SHAPE)
     assert_equal(layer.untie()(x), expected)
     assert_equal(copy.deepcopy(layer).untie()(x), expected)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_untying_keeps_what_is_frozen(frozen: bool) -> None:
+    layer = LocallyConnected(window((4, 6), 3, padding=1), 2, 3, tie="all")
+    layer.weight.requires_grad_(not frozen)
+    finer = layer.untie()
+    assert finer.weight.requires_grad is not frozen
+    assert finer.bias is not None
+    assert finer.bias.requires_grad
