@@ -20,7 +20,9 @@ _NUMBERS_AT_ONCE = 1 << 24
 class Approximation(NamedTuple):
     """How good a pattern is for some queries, keys and values."""
 
-    error: float  #: root mean square of the difference over that of attention to everything
+    #: root mean square of the difference over that of attention to everything; infinite where the
+    #: latter is 0 and the former is not
+    error: float
     weight: float  #: mean part of the softmax weight that lies on the edges; 1: nothing is missed
 
 
@@ -87,4 +89,6 @@ def approximation_error(
             difference += float((sparse[:, first:last] - dense).square().sum(dtype=torch.float64))
             size += float(dense.square().sum(dtype=torch.float64))
     rows = q.shape[0] * q.shape[1] * q.shape[2]
-    return Approximation(math.sqrt(difference / size) if size else 0.0, caught / max(rows, 1))
+    # Not 1 or 0: where attention to everything is 0, any difference is infinitely large beside it.
+    error = math.sqrt(difference / size) if size else math.inf if difference else 0.0
+    return Approximation(error, caught / max(rows, 1))

@@ -84,6 +84,9 @@ def check_cells(name: str, x: Tensor, size: tuple[int, ...], channels: int) -> N
 
 def check_mask(mask: Tensor, size: tuple[int, ...], batch: Sequence[int], what: str) -> None:
     """Raise unless a mask of sources is booleans ``[*size]``, or ``[..., *size]`` for `batch`."""
+    if not isinstance(mask, Tensor):
+        kind = f"{type(mask).__module__}.{type(mask).__qualname__}".removeprefix("builtins.")
+        raise ShapeError(f"`source_mask` is a {kind}; give a tensor: torch.tensor(source_mask)")
     given = mask.shape[: -len(size)]
     fits = mask.shape[-len(size) :] == size and len(given) <= len(batch)
     pairs = zip(reversed(given), reversed(batch), strict=False)

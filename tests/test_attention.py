@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -325,6 +326,9 @@ def test_what_does_not_fit_is_named() -> None:
     for mask in (torch.ones(7), torch.ones(6).bool(), torch.ones(3, 7).bool()):
         with pytest.raises(ShapeError, match=r"`source_mask` \(torch.* must be booleans, true at"):
             layer(x, source, source_mask=mask)
+    for given, kind in ((np.ones(7, dtype=bool), "numpy.ndarray"), ([True] * 7, "list")):
+        with pytest.raises(ShapeError, match=f"`source_mask` is a {kind}; give a tensor"):
+            layer(x, source, source_mask=given)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match=r"`scores` is a dict; give scisparse.layers.Scores"):
         SparseAttention(pattern, 8, 4, scores={"norm": True})  # type: ignore[arg-type]
     with pytest.raises(OptionError, match=r"`knots` \(=-1\)"):
@@ -346,6 +350,13 @@ def test_approximation_is_told_from_a_dense_matrix() -> None:
     assert found.weight == pytest.approx(kept.sum(-1).mean().item())
     with pytest.raises(ShapeError, match=r"pattern's \(40, 40\) sites and sources"):
         approximation_error(q[:, 1:], k, v, pattern)
+
+
+def test_what_is_not_0_where_attention_to_everything_is_misses_it_by_infinity() -> None:
+    pattern = Pattern.from_dense(torch.eye(2).bool())
+    nothing, v = torch.zeros(1, 2, 1, 3), torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)
+    assert approximation_error(nothing, nothing, v, pattern) == (math.inf, 0.5)
+    assert approximation_error(nothing, nothing, 0 * v, pattern) == (0.0, 0.5)
 
 
 def test_approximation_takes_grouped_keys_and_empty_batches() -> None:

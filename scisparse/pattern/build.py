@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scisparse.errors import PatternError
 from scisparse.pattern.checks import checked_edge_arrays, checked_edge_index
-from scisparse.pattern.edges import edge_order, index_dtype, row_ptr_of
+from scisparse.pattern.edges import as_tensor, edge_order, index_dtype, row_ptr_of
 from scisparse.pattern.geometry import edge_geometry
 
 if TYPE_CHECKING:
@@ -74,8 +74,9 @@ def with_geometry(pattern: Pattern) -> Pattern:
     )
 
 
-def dense_edges(dense: Tensor) -> _Fields:
+def dense_edges(dense: Tensor | ArrayLike) -> _Fields:
     """List the true entries of a mask by row; see ``Pattern.from_dense``."""
+    dense = as_tensor("dense", dense, "booleans [M, N]")
     if dense.ndim != 2 or dense.dtype != torch.bool:
         raise PatternError(
             f"`dense` (shape {tuple(dense.shape)}, {dense.dtype}) must be booleans [M, N]"

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from scisparse.errors import PatternError
-from scisparse.pattern.edges import check_tensor, first_true, index_dtype
+from scisparse.pattern.edges import as_tensor, check_tensor, first_true, index_dtype
 
 if TYPE_CHECKING:
     from scisparse.pattern.value import Pattern
@@ -62,7 +61,7 @@ def checked_edge_index(
     edge_index: Tensor | ArrayLike, num_sites: int, num_sources: int
 ) -> tuple[Tensor, Tensor]:
     """Sources and sites, int64 ``[E]`` each, of pairs ``[2, E]``; raise unless within range."""
-    pairs = _as_tensor("edge_index", edge_index, "integers [2, E]: row 0 sources, row 1 sites")
+    pairs = as_tensor("edge_index", edge_index, "integers [2, E]: row 0 sources, row 1 sites")
     # A list without numbers is one of floats.
     if pairs.ndim != 2 or pairs.shape[0] != 2 or not (_holds_integers(pairs) or not pairs.numel()):
         raise PatternError(
@@ -84,7 +83,7 @@ def checked_edge_arrays(
         if given is None:
             tensors.append(None)
             continue
-        values = _as_tensor(name, given, "one number for each edge").to(site.device)
+        values = as_tensor(name, given, "one number for each edge").to(site.device)
         if values.shape != site.shape:
             raise PatternError(
                 f"`{name}` (shape {tuple(values.shape)}) must have one value for each edge"
@@ -93,16 +92,6 @@ def checked_edge_arrays(
             raise PatternError(f"`tap` ({values.dtype}) must be integers, places in the stencil")
         tensors.append(values)
     return tuple(tensors)
-
-
-def _as_tensor(name: str, values: Tensor | ArrayLike, rule: str) -> Tensor:
-    if isinstance(values, Tensor):
-        return values
-    try:
-        array = np.ascontiguousarray(values)
-        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
-    except (TypeError, ValueError) as error:
-        raise PatternError(f"`{name}` ({type(values).__name__}) must be {rule}: {error}") from error
 
 
 def _holds_integers(values: Tensor) -> bool:

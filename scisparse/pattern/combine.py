@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from scisparse.errors import PatternError
 from scisparse.pattern.edges import (
+    as_tensor,
     edge_order,
     index_dtype,
     join,
@@ -61,7 +63,10 @@ def _num_taps(tap: Tensor, first: Pattern, second: Pattern) -> int:
 
 
 def restrict(
-    pattern: Pattern, site_mask: Tensor | None, source_mask: Tensor | None, relabel: bool
+    pattern: Pattern,
+    site_mask: Tensor | ArrayLike | None,
+    source_mask: Tensor | ArrayLike | None,
+    relabel: bool,
 ) -> Pattern:
     """Keep the edges between chosen sites and sources; see ``Pattern.restrict``."""
     site_keep = kept("site_mask", site_mask, pattern.num_sites, pattern.device)
@@ -89,16 +94,15 @@ def restrict(
     )
 
 
-def select(pattern: Pattern, edges: Tensor) -> Pattern:
+def select(pattern: Pattern, edges: Tensor | ArrayLike) -> Pattern:
     """Keep chosen edges; see ``Pattern.select``."""
+    rule = f"booleans [{pattern.num_edges}] or int64 numbers of edges"
+    edges = as_tensor("edges", edges, rule)
     if edges.dtype == torch.bool:
         edges = kept("edges", edges, pattern.num_edges, pattern.device).nonzero().squeeze(1)
-    elif edges.ndim != 1 or edges.dtype != torch.int64:
-        raise PatternError(
-            f"`edges` (shape {tuple(edges.shape)}, {edges.dtype}) must be booleans "
-            f"[{pattern.num_edges}] or int64 numbers of edges"
-        )
-    edges = edges.to(pattern.device)
+    elif edges.ndim != 1 or (edges.dtype != torch.int64 and edges.numel()):
+        raise PatternError(f"`edges` (shape {tuple(edges.shape)}, {edges.dtype}) must be {rule}")
+    edges = edges.to(pattern.device, torch.int64)  # a list without numbers is one of floats
     out_of_range = edges.numel() and (int(edges[0]) < 0 or int(edges[-1]) >= pattern.num_edges)
     if out_of_range or bool((edges.diff() <= 0).any()):
         raise PatternError(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from scisparse.errors import PatternError
 
 __all__ = [
+    "as_tensor",
     "check_tensor",
     "edge_order",
     "first_true",
@@ -84,10 +86,24 @@ def join(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return None if first is None or second is None else torch.cat([first, second])
 
 
-def kept(name: str, mask: Tensor | None, size: int, device: torch.device) -> Tensor:
+def as_tensor(name: str, values: Tensor | ArrayLike, rule: str) -> Tensor:
+    """Tensor of the numbers of an array or of nested lists; `rule` says what they must be."""
+    if isinstance(values, Tensor):
+        return values
+    try:
+        array = np.ascontiguousarray(values)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        # A tensor cannot be read-only: what is, is copied.
+        return torch.from_numpy(np.require(array, requirements="W"))
+    except (TypeError, ValueError) as error:
+        raise PatternError(f"`{name}` ({type(values).__name__}) must be {rule}: {error}") from error
+
+
+def kept(name: str, mask: Tensor | ArrayLike | None, size: int, device: torch.device) -> Tensor:
     """Mask ``[size]`` of what to keep, all when none is given."""
     if mask is None:
         return torch.ones(size, dtype=torch.bool, device=device)
+    mask = as_tensor(name, mask, f"booleans [{size}]")
     if mask.dtype != torch.bool or mask.shape != (size,):
         raise PatternError(
             f"`{name}` (shape {tuple(mask.shape)}, {mask.dtype}) must be booleans [{size}]"

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from scisparse.errors import PatternError
 from scisparse.grids import Grid, UnstructuredGrid
-from scisparse.pattern.edges import edge_order, row_ptr_of
+from scisparse.pattern.edges import as_tensor, edge_order, row_ptr_of
 
 if TYPE_CHECKING:
     from scisparse.pattern.value import Pattern
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["reorder", "reordered"]
 
 
-def reorder(pattern: Pattern, site_order: Tensor, source_order: Tensor | None) -> Pattern:
+def reorder(
+    pattern: Pattern, site_order: Tensor | ArrayLike, source_order: Tensor | ArrayLike | None
+) -> Pattern:
     """Number sites and sources anew; see ``Pattern.reorder``."""
     if source_order is None:
         sites, sources = pattern.shape
@@ -32,7 +35,9 @@ def reorder(pattern: Pattern, site_order: Tensor, source_order: Tensor | None) -
 
 
 def reordered(
-    pattern: Pattern, site_order: Tensor | None = None, source_order: Tensor | None = None
+    pattern: Pattern,
+    site_order: Tensor | ArrayLike | None = None,
+    source_order: Tensor | ArrayLike | None = None,
 ) -> tuple[Pattern, Tensor]:
     """Number sites, or sources, or both anew, and tell where each edge went.
 
@@ -65,11 +70,11 @@ def reordered(
     >>> new.to_dense().int().tolist(), edges.tolist()
     ([[0, 0, 1], [1, 1, 0]], [2, 0, 1])
     """
-    site_order = _checked("site_order", site_order, pattern.num_sites, pattern.device)
-    source_order = _checked("source_order", source_order, pattern.num_sources, pattern.device)
+    site_at = _checked("site_order", site_order, pattern.num_sites, pattern.device)
+    source_at = _checked("source_order", source_order, pattern.num_sources, pattern.device)
     site, source = pattern.rows(), pattern.col.long()
-    site = site if site_order is None else site_order.argsort()[site]
-    source = source if source_order is None else source_order.argsort()[source]
+    site = site if site_at is None else site_at.argsort()[site]
+    source = source if source_at is None else source_at.argsort()[source]
     edges = edge_order(site, source, pattern.tap)
     new = replace(
         pattern,
@@ -78,18 +83,21 @@ def reordered(
         tap=None if pattern.tap is None else pattern.tap[edges],
         distance=None if pattern.distance is None else pattern.distance[edges],
         bearing=None if pattern.bearing is None else pattern.bearing[edges],
-        site_grid=_moved(pattern.site_grid, site_order),
-        source_grid=_moved(pattern.source_grid, source_order),
-        window=pattern.window if site_order is source_order is None else None,
+        site_grid=_moved(pattern.site_grid, site_at),
+        source_grid=_moved(pattern.source_grid, source_at),
+        window=pattern.window if site_at is source_at is None else None,
         tap_count=None if pattern.tap is None else pattern.num_taps,
     )
     return new, edges
 
 
-def _checked(name: str, order: Tensor | None, size: int, device: torch.device) -> Tensor | None:
+def _checked(
+    name: str, order: Tensor | ArrayLike | None, size: int, device: torch.device
+) -> Tensor | None:
     """Raise unless an order is a permutation; ``None`` for one that changes nothing."""
     if order is None:
         return None
+    order = as_tensor(name, order, f"int64 [{size}]")
     if order.dtype != torch.int64 or order.shape != (size,):
         raise PatternError(f"`{name}` ({order.dtype} {list(order.shape)}) must be int64 [{size}]")
     order, same = order.to(device), torch.arange(size, device=device)

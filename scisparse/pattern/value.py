@@ -271,7 +271,7 @@ class Pattern:
         return torch.stack([self.col.long(), self.rows()])
 
     @classmethod
-    def from_dense(cls, dense: Tensor) -> Pattern:
+    def from_dense(cls, dense: Tensor | ArrayLike) -> Pattern:
         """Build from booleans ``[M, N]``, true where site i reads source j."""
         return cls(*dense_edges(dense))
 
@@ -311,7 +311,7 @@ class Pattern:
         """
         return union(self, other)
 
-    def select(self, edges: Tensor) -> Pattern:
+    def select(self, edges: Tensor | ArrayLike) -> Pattern:
         """Keep chosen edges, given as booleans ``[E]`` or as rising int64 numbers of edges.
 
         Examples
@@ -325,8 +325,8 @@ class Pattern:
 
     def restrict(
         self,
-        site_mask: Tensor | None = None,
-        source_mask: Tensor | None = None,
+        site_mask: Tensor | ArrayLike | None = None,
+        source_mask: Tensor | ArrayLike | None = None,
         *,
         relabel: bool = False,
     ) -> Pattern:
@@ -342,7 +342,9 @@ class Pattern:
         """
         return restrict(self, site_mask, source_mask, relabel)
 
-    def reorder(self, site_order: Tensor, source_order: Tensor | None = None) -> Pattern:
+    def reorder(
+        self, site_order: Tensor | ArrayLike, source_order: Tensor | ArrayLike | None = None
+    ) -> Pattern:
         """Number sites and sources anew: new site ``i`` is the old site ``site_order[i]``.
 
         Taps, distances and bearings go with their edges, and the points of a grid on the sphere
