@@ -9,6 +9,7 @@ import pytest
 import torch
 from kernel_cases import generator
 from torch import nn
+from torch.nn.utils import prune
 
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.layers import SparseLinear
@@ -164,7 +165,7 @@ def test_built_on_the_meta_device() -> None:
 
 
 def test_from_dense_takes_pruned_layers_and_layers_without_inputs() -> None:
-    dense = torch.nn.utils.prune.l1_unstructured(nn.Linear(12, 5), "weight", 0.5)
+    dense = prune.l1_unstructured(nn.Linear(12, 5), "weight", 0.5)
     layer = SparseLinear.from_dense(dense)
     x = torch.randn(3, 12)
     torch.testing.assert_close(layer(x), dense(x))

@@ -20,6 +20,8 @@ from layer_cases import (
 )
 
 from scisparse.errors import PatternError
+from scisparse.layers import LocallyConnected
+from scisparse.patterns import window
 
 LATITUDE_BANDS = np.repeat([3, 1, 1, 0], 6).reshape(SHAPE)
 HALF_ROWS = np.arange(24).reshape(SHAPE) // 3
