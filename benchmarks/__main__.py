@@ -45,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure, compare and draw."
+    )
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run", help="measure, and write JSON and Markdown")
     run.add_argument("--suite", default="cpu", help=f"one of {', '.join(suites())}")
@@ -68,11 +70,22 @@ def _parser() -> argparse.ArgumentParser:
     add_training(commands)
     add_gpu(commands, run_cases)
     comparison = commands.add_parser("compare", help="compare two runs of a suite")
-    comparison.add_argument("base", type=Path)
-    comparison.add_argument("new", type=Path, nargs="?", help="results/SUITE.json if not given")
+    comparison.add_argument("base", type=Path, help="JSON file of the run before")
+    comparison.add_argument(
+        "new",
+        type=Path,
+        nargs="?",
+        help="JSON file of the run after; results/SUITE.json of the same suite if not given",
+    )
     comparison.set_defaults(command=_compare)
     figures = commands.add_parser("plot", help="draw the figures of a run")
-    figures.add_argument("results", type=Path, nargs="?", default=FOLDER / "cpu.json")
+    figures.add_argument(
+        "results",
+        type=Path,
+        nargs="?",
+        default=FOLDER / "cpu.json",
+        help="JSON file; results/cpu.json if not given",
+    )
     figures.set_defaults(command=_plot)
     return parser
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
+from scisparse.grids.integers import integer_from
 from scisparse.kernels import attention_weights, graph_attention
 from scisparse.kernels.graph_attention.checks import check_dropout
 from scisparse.layers.edge_index import (
@@ -61,7 +62,8 @@ class GraphTransformer(nn.Module):
     Raises
     ------
     OptionError
-        Channels or heads that are not positive, a `dropout` that is not below 1, another `flow`.
+        Channels or heads that are not positive, a negative `edge_dim`, a `dropout` that is not
+        below 1, another `flow`.
 
     Notes
     -----
@@ -106,6 +108,8 @@ class GraphTransformer(nn.Module):
                 f"`in_channels` (={in_channels}), `out_channels` (={out_channels}) and `heads` "
                 f"(={heads}) must be positive; `in_channels` also -1, for those of the first call"
             )
+        if edge_dim is not None:
+            edge_dim = integer_from("edge_dim", edge_dim, 0, OptionError)
         if flow not in _FLOWS:
             raise OptionError(f"`flow` (={flow!r}) must be one of {', '.join(map(repr, _FLOWS))}")
         check_dropout(dropout)

@@ -124,7 +124,10 @@ def evaluate(
         str | None, typer.Option(help="Name of the variable, if the files hold several.")
     ] = None,
     dims: Annotated[
-        str | None, typer.Option(help="Average over these dims, separated by commas, not all.")
+        str | None,
+        typer.Option(
+            help="Average over these dims only, separated by commas; over all by default."
+        ),
     ] = None,
     estimator: Annotated[
         str | None, typer.Option(help="Of the CRPS of members: fair or standard.")

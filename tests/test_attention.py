@@ -328,7 +328,7 @@ def test_what_does_not_fit_is_named() -> None:
             layer(x, source, source_mask=mask)
     for given, kind in ((np.ones(7, dtype=bool), "numpy.ndarray"), ([True] * 7, "list")):
         with pytest.raises(ShapeError, match=f"`source_mask` is a {kind}; give a tensor"):
-            layer(x, source, source_mask=given)  # type: ignore[arg-type]
+            layer(x, source, source_mask=given)
     with pytest.raises(OptionError, match=r"`scores` is a dict; give scisparse.layers.Scores"):
         SparseAttention(pattern, 8, 4, scores={"norm": True})  # type: ignore[arg-type]
     with pytest.raises(OptionError, match=r"`knots` \(=-1\)"):

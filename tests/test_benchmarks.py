@@ -357,6 +357,19 @@ def test_cases_for_a_gpu_are_made_without_scipy(
     assert all(work.makers for work in _bipartite(harness, place))
 
 
+@pytest.mark.parametrize("command", [(), ("compare",), ("plot",)])
+def test_help_is_plain_text_and_says_what_each_argument_is(
+    harness: Any, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = sys.modules[f"{harness.__name__}.__main__"].main
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--help"])
+    out = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert "``" not in out
+    assert not [line for line in out.splitlines() if line.strip() in ("base", "new", "results")]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("command", [["gpu"], ["run", "--suite", "gpu"]], ids=" ".join)
 def test_without_a_gpu_the_commands_for_one_say_so(

@@ -209,7 +209,7 @@ def test_other_safetensors_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"method": "magic"}, "`method` (='magic') must be one of"),
+        ({"method": "magic"}, "`method` is 'magic'; the choices are"),
         ({"method": "unet_local"}, "does not fit together"),
         ({"grid": None}, "does not fit together"),
         ({"grid": {"kind": "cube"}}, "does not fit together"),

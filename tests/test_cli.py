@@ -127,7 +127,7 @@ def test_every_error_of_the_input_is_one_line_and_code_2(
             [*train[:3], "--target", "t850", "-o", model],
             "the forecast has no variable 't850' among 't2m'",
         ),
-        ([*train, "--method", "magic"], "`method` (='magic') must be one of 'emos'"),
+        ([*train, "--method", "magic"], "`method` is 'magic'; the choices are 'emos'"),
         (["train", forecast, celsius, *train[3:]], "'degC'"),
         ([*train[:-1], files / "no" / "m.safetensors"], "does not exist; create it first"),
         (["predict", files / "none.safetensors", forecast], "none.safetensors: no such file"),

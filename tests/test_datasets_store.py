@@ -59,9 +59,10 @@ def test_checksums_are_those_of_the_data_folder(data_dir: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ersst5", "", None, ["ersst"]])
 def test_an_unknown_name_lists_the_known_ones(name: Any) -> None:
-    with pytest.raises(OptionError, match=", ".join(NAMES)) as caught:
+    with pytest.raises(OptionError, match=", ".join(map(repr, NAMES))) as caught:
         datasets.load(name)
-    assert repr(name) in str(caught.value)
+    near = "did you mean 'ersst'? The" if name and "ersst" in str(name) else "the"
+    assert str(caught.value).startswith(f"`name` is {name!r}; {near} choices are ")
 
 
 # Where files come from

@@ -273,6 +273,8 @@ def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(OptionError, match=r"`heads` \(=0\)"):
         GraphTransformer(3, 2, heads=0)
     layer, x, edge_index = GraphTransformer(3, 2, edge_dim=2), torch.randn(6, 3), graph(6, 6)
+    with pytest.raises(OptionError, match=r"`edge_dim` \(=-1\) must be at least 0"):
+        GraphTransformer(8, 4, edge_dim=-1)
     with pytest.raises(ShapeError, match=r"`edge_attr` \(not given\) must be \[43 edges, 2 feat"):
         layer(x, edge_index)
     with pytest.raises(

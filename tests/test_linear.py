@@ -88,6 +88,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"fan_in": 2, "pattern": random_pattern(4, 6, 0.5)}, OptionError, "give one of the two"),
     ({"fan_in": 7}, PatternError, r"`fan_in` \(=7\) must lie between 0 and `num_sources` \(=6\)"),
     ({"fan_in": -1}, PatternError, "must lie between"),
+    ({"fan_in": 0.5 * 6}, PatternError, r"`fan_in` \(=3.0\) must be an integer"),
     ({"pattern": random_pattern(6, 4, 0.5)}, PatternError, r"must have `out_features` sites"),
 ]
 

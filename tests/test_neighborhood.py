@@ -147,6 +147,9 @@ def test_each_offset_has_its_bias() -> None:
 
 
 def test_what_does_not_fit_is_named() -> None:
+    for shape in (5, (4, 2.5)):
+        with pytest.raises(OptionError, match=r"`shape` \(=.*5\)* must be integers, one for each"):
+            neighborhood(shape, 3)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match=r"a box of 4 cells .*, 2 apart .* an axis of 7"):
         neighborhood((7,), 4, dilation=2)
     with pytest.raises(OptionError, match="both `causal` and `periodic`"):

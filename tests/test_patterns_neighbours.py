@@ -202,6 +202,22 @@ GLOBE = LatLonGrid.regular(3, 4)
 ERRORS: dict[str, tuple[Any, type[ValueError], str]] = {
     "negative": (lambda: radius(GLOBE, -1), OptionError, "`metres` .=-1. must be finite and not"),
     "nan": (lambda: radius(GLOBE, float("nan")), OptionError, "`metres` .=nan."),
+    "metres in words": (
+        lambda: radius(GLOBE, "900 km"),  # type: ignore[arg-type]
+        OptionError,
+        "`metres` .='900 km'. must be finite and not negative, a number",
+    ),
+    "shape": (
+        lambda: radius((10, 20), 3e5),  # type: ignore[arg-type]
+        OptionError,
+        "`sources_grid` .tuple. must be a grid, such as",
+    ),
+    "no grid": (lambda: nearest(None, 2), OptionError, "`sources_grid` .NoneType. must be"),  # type: ignore[arg-type]
+    "shape of sites": (
+        lambda: nearest(GLOBE, 2, sites=(10, 20)),  # type: ignore[arg-type]
+        OptionError,
+        "`sites` .tuple. must be a grid",
+    ),
     "fan-in": (lambda: radius(GLOBE, 1, max_fan_in=0), OptionError, "`max_fan_in` .=0. must be"),
     "float fan-in": (
         lambda: radius(GLOBE, 1, max_fan_in=2.5),  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from scisparse.patterns import (
     axial,
     bigbird,
     blocks,
+    constant_fan_in,
     fixed,
     longformer,
     mesh,
@@ -151,6 +152,14 @@ def test_what_does_not_fit_is_named() -> None:
         fixed(9, 3, 4)
     with pytest.raises(OptionError, match=r"`global_tokens` \[0, 9\] must lie between 0 and 8"):
         longformer(9, 3, [0, 9])
+    for count in (10, -1):
+        with pytest.raises(OptionError, match=rf"`num_random` \(={count}\) must "):
+            bigbird(9, 3, count)
+    with pytest.raises(OptionError, match=r"`num_random` \(=2.5\) must be an integer"):
+        bigbird(9, 3, 2.5)  # type: ignore[arg-type]
+    for counts in ((2.0, 8, 3), (5, 8.0, 3), (5, 8, 2.5)):
+        with pytest.raises(PatternError, match=r"` \(=.*\) must be an integer"):
+            constant_fan_in(*counts)
     with pytest.raises(OptionError, match=r"`labels` \(torch.float32 \[3\]\) must be integers"):
         blocks(torch.zeros(3))
     with pytest.raises(OptionError, match=r"`source_labels` is a list; .* torch.as_tensor\(sour"):

@@ -321,7 +321,10 @@ def test_predict_and_save_before_fit(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"method": "emoss"}, "`method` (='emoss') must be one of 'emos', 'emos_local', 'local'"),
+        (
+            {"method": "emoss"},
+            "`method` is 'emoss'; did you mean 'emos'? The choices are 'emos', ",
+        ),
         ({"distribution": "gauss"}, "`distribution` is 'gauss'; choose one of normal, truncated"),
         ({"seed": -1}, "`seed` (=-1) must be a whole number from 0 to 2**63 - 1"),
         ({"seed": 1.5}, "`seed` (=1.5) must be"),

@@ -253,6 +253,6 @@ def source_named(name: str) -> DataSource:
     try:
         return SOURCES[name]
     except (KeyError, TypeError):
-        raise OptionError(
-            f"name (={name!r}) is not a data set; choose one of {', '.join(SOURCES)}"
-        ) from None
+        from scisparse.sparsity.names import choice  # torch is slow to import
+
+        raise OptionError(choice("name", name, SOURCES)) from None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import PatternError
+from scisparse.grids.integers import integer
 from scisparse.pattern import Pattern
 
 __all__ = ["constant_fan_in", "draw_without_repetition"]
@@ -30,7 +31,7 @@ def constant_fan_in(
     Raises
     ------
     PatternError
-        `fan_in` is negative or larger than `num_sources`.
+        A number is no integer or negative, or `fan_in` is larger than `num_sources`.
 
     References
     ----------
@@ -42,6 +43,9 @@ def constant_fan_in(
     >>> constant_fan_in(5, 8, 3)
     Pattern(5 sites x 8 sources, 15 edges, fan-in 3)
     """
+    num_sites = integer("num_sites", num_sites, PatternError)
+    num_sources = integer("num_sources", num_sources, PatternError)
+    fan_in = integer("fan_in", fan_in, PatternError)
     if not 0 <= fan_in <= num_sources or num_sites < 0:
         raise PatternError(
             f"`fan_in` (={fan_in}) must lie between 0 and `num_sources` (={num_sources}), and "

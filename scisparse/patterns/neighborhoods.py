@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
-from scisparse.grids.integers import integers_per_axis
+from scisparse.grids.integers import integers, integers_per_axis
 from scisparse.pattern import Pattern
 from scisparse.pattern.edges import row_ptr_of_fan_in
 
@@ -49,7 +49,8 @@ def neighborhood(
     Raises
     ------
     OptionError
-        If a box does not fit into its axis, or an axis is causal and periodic.
+        If `shape` is no sequence of integers, a box does not fit into its axis, or an axis is
+        causal and periodic.
 
     References
     ----------
@@ -65,7 +66,12 @@ def neighborhood(
     >>> neighborhood((8, 16), (3, 5), periodic=(False, True))
     Pattern(128 sites x 128 sources, 1920 edges, fan-in 15)
     """
-    axes = len(shape)
+    cells = integers(shape)
+    if cells is None:
+        raise OptionError(
+            f"`shape` (={shape!r}) must be integers, one for each axis, such as (4, 6)"
+        )
+    axes = len(cells)
     sizes = {
         name: integers_per_axis(value, axes)
         for name, value in (("kernel_size", kernel_size), ("dilation", dilation))
@@ -82,7 +88,7 @@ def neighborhood(
     inside = torch.ones(1, 1, dtype=torch.bool)
     taps = 1
     kernels, steps = sizes["kernel_size"] or (), sizes["dilation"] or ()
-    for size, kernel, step, *kind in zip(shape, kernels, steps, *flags, strict=True):
+    for size, kernel, step, *kind in zip(cells, kernels, steps, *flags, strict=True):
         reads, offset, valid = _axis(size, kernel, step, *kind)
         source = _outer(source * size, reads)
         tap = _outer(tap * (2 * kernel - 1), offset)

@@ -76,8 +76,8 @@ def radius(
     Raises
     ------
     OptionError
-        If ``metres`` is negative or not finite, ``max_fan_in`` is not positive, or
-        ``include_self=False`` comes with another grid.
+        If a grid is no ``Grid``, ``metres`` is no number, negative or not finite, ``max_fan_in`` is
+        not positive, or ``include_self=False`` comes with another grid.
     GridError
         If one grid is projected, without latitude and longitude, and the other is not.
 
@@ -87,8 +87,12 @@ def radius(
     >>> radius(LatLonGrid.regular(19, 36), 1_200_000)
     Pattern(684 sites x 684 sources, 12204 edges, fan-in 5 to 72)
     """
-    if not (np.isfinite(metres) and metres >= 0):
-        raise OptionError(f"`metres` (={metres}) must be finite and not negative")
+    try:
+        fits = bool(np.isfinite(metres) and metres >= 0)
+    except TypeError:
+        fits = False
+    if not fits:
+        raise OptionError(f"`metres` (={metres!r}) must be finite and not negative, a number")
     if max_fan_in is not None:
         max_fan_in = integer("max_fan_in", max_fan_in, OptionError)
         if max_fan_in < 1:
@@ -133,8 +137,8 @@ def nearest(
     Raises
     ------
     OptionError
-        If ``k`` is not positive or more than there are valid sources, or ``include_self=False``
-        comes with another grid.
+        If a grid is no ``Grid``, ``k`` is not positive or more than there are valid sources, or
+        ``include_self=False`` comes with another grid.
     GridError
         If one grid is projected, without latitude and longitude, and the other is not.
 
@@ -157,6 +161,12 @@ def nearest(
 
 
 def _sites(sources_grid: Grid, sites: Grid | None, include_self: bool) -> Grid:
+    for name, grid in (("sources_grid", sources_grid), ("sites", sites)):
+        if not isinstance(grid, Grid) and (name, grid) != ("sites", None):
+            raise OptionError(
+                f"`{name}` ({type(grid).__name__}) must be a grid, such as "
+                "scisparse.grids.LatLonGrid.regular(19, 36)"
+            )
     if sites is None or sites is sources_grid:
         return sources_grid
     if not include_self and sites != sources_grid:

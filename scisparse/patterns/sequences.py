@@ -216,7 +216,7 @@ def bigbird(
     window
         As in :func:`sliding_window`.
     num_random
-        Random tokens that each token reads, in the window or not.
+        Random tokens that each token reads, in the window or not; at most `length`.
     global_tokens
         Places of the tokens that read all and are read by all.
     generator
@@ -238,6 +238,12 @@ def bigbird(
     >>> bigbird(100, 8, 3, generator=generator).fan_in[0].item()
     100
     """
+    length = _positive("length", length)
+    num_random = _positive("num_random", num_random, 0)
+    if num_random > length:
+        raise OptionError(
+            f"`num_random` (={num_random}) must lie between 0 and `length` (={length})"
+        )
     drawn = constant_fan_in(length, length, num_random, generator=generator)
     return longformer(length, window, global_tokens).union(drawn)
 

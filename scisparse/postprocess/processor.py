@@ -34,6 +34,7 @@ from scisparse.postprocess.samples import (
 )
 from scisparse.postprocess.standard import Standard
 from scisparse.postprocess.times import align, calendar_of
+from scisparse.sparsity.names import choice
 
 __all__ = ["PostProcessor"]
 
@@ -102,9 +103,7 @@ class PostProcessor:
         progress: bool = False,
     ) -> None:
         if method not in METHODS:
-            raise OptionError(
-                f"`method` (={method!r}) must be one of {', '.join(map(repr, METHODS))}"
-            )
+            raise OptionError(choice("method", method, METHODS))
         if not _is_seed(seed):
             raise OptionError(f"`seed` (={seed!r}) must be a whole number from 0 to 2**63 - 1")
         if not isinstance(options, Options | None):
