@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from scisparse.errors import DataError
 
-__all__ = ["check_units", "spelled"]
+__all__ = ["check_units", "check_unpacked", "spelled"]
 
 # Other names of one unit, in small letters; never a conversion.
 _NAMES = {
@@ -73,3 +75,19 @@ def check_units(what: str, units: object, expected: object) -> None:
         f"{what} has units {units!r} but {expected!r} is needed; convert it and set attrs['units'] "
         "first"
     )
+
+
+def check_unpacked(what: str, attrs: Mapping[Any, Any]) -> None:
+    """Raise if attributes say that values are still packed: xarray drops these when it unpacks.
+
+    Raises
+    ------
+    DataError
+        There is a ``scale_factor`` or ``add_offset``.
+    """
+    for name in ("scale_factor", "add_offset"):
+        if name in attrs:
+            raise DataError(
+                f"{what} is packed, with attribute {name} {attrs[name]}: unpack it with "
+                "xr.decode_cf(data), or open the file without mask_and_scale=False"
+            )

@@ -13,7 +13,7 @@ from scisparse.arrays import Axes, Frame, check_object, find_axes
 from scisparse.errors import DataError
 from scisparse.grids import Grid
 from scisparse.losses import Distribution
-from scisparse.units import check_units
+from scisparse.units import check_units, check_unpacked
 
 __all__ = [
     "Forecast",
@@ -316,6 +316,7 @@ def _checked_type(field: xr.DataArray, name: str, what: str) -> xr.DataArray:
             f"variable {name!r} of {what} has dtype {field.dtype}; it must hold numbers: convert "
             "or drop it"
         )
+    check_unpacked(f"variable {name!r} of {what}", field.attrs)
     return field
 
 

@@ -9,7 +9,7 @@ import xarray as xr
 from scisparse.arrays import find_dim
 from scisparse.errors import DataError, OptionError
 from scisparse.losses import distribution
-from scisparse.units import spelled
+from scisparse.units import check_unpacked, spelled
 from scisparse.verification.predictions import Deterministic, Ensemble, Parametric, Prediction
 from scisparse.verification.tabulated import Probabilities, Quantiles
 
@@ -117,6 +117,9 @@ def read_prediction(obj: _Object, target: str, estimator: str | None, what: str)
     stated = str(field.name).endswith(f"_{_PROBABILITY}")
     if _THRESHOLD in field.coords and field[_THRESHOLD].ndim == 0 and (stated or member is None):
         field = field.expand_dims(_THRESHOLD)  # one was selected
+    if member is not None:  # labels of members mean nothing: two models may number theirs alike
+        labels = [name for name, coord in field.coords.items() if coord.dims == (member,)]
+        field = field.drop_vars(labels)
     data = checked(field.to_dataset(name=target), what)
     if _THRESHOLD in field.dims and spelled(str(field.attrs.get("units", ""))) == "%":
         data = data / 100.0
@@ -168,6 +171,7 @@ def checked(data: xr.Dataset, what: str) -> xr.Dataset:
     for name, array in data.items():
         if array.dtype.kind not in "fiub":
             raise DataError(f"{name!r} of {what} has dtype {array.dtype}; it must hold numbers")
+        check_unpacked(f"{name!r} of {what}", array.attrs)
         if array.size == 0:
             raise DataError(
                 f"{name!r} of {what} is empty: {dict(array.sizes)}; check the selection"
