@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,3 +56,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     count = sum(NO_DATA in str(report.longrepr) for report in skipped)
     if count:
         terminalreporter.write_line(f"{count} tests skipped: {NO_DATA}", yellow=True, bold=True)
+
+
+@pytest.fixture(scope="module")
+def harness() -> Any:
+    """The folder `benchmarks`, which is not installed, without its parent on the path."""
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+    spec = importlib.util.spec_from_file_location(
+        "benchmarks", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["benchmarks"] = module
+    spec.loader.exec_module(module)
+    for name in ("__main__", "compare", "measure", "memory", "registry", "report"):
+        importlib.import_module(f"benchmarks.{name}")
+    importlib.import_module("benchmarks.cases.gather_matmul")
+    importlib.import_module("benchmarks.cases.linear")
+    importlib.import_module("benchmarks.cases.attention_gpu")
+    importlib.import_module("benchmarks.cases.products")
+    return module

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.util
 import json
 import sys
 import time
@@ -21,27 +19,6 @@ from scisparse.grids.base import unit_vectors
 # Of torch itself, where it loads its compiler.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script")
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def harness() -> Any:
-    """The folder `benchmarks`, which is not installed, without its parent on the path."""
-    folder = ROOT / "benchmarks"
-    spec = importlib.util.spec_from_file_location(
-        "benchmarks", folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmarks"] = module
-    spec.loader.exec_module(module)
-    for name in ("__main__", "compare", "measure", "memory", "registry", "report"):
-        importlib.import_module(f"benchmarks.{name}")
-    importlib.import_module("benchmarks.cases.gather_matmul")
-    importlib.import_module("benchmarks.cases.linear")
-    importlib.import_module("benchmarks.cases.attention_gpu")
-    importlib.import_module("benchmarks.cases.products")
-    return module
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -222,18 +222,6 @@ def test_static_predictors_do_not_blow_up(method: str) -> None:
             np.testing.assert_allclose(model.predict(DATA)[name], values, rtol=1e-5)
 
 
-def test_predictors_are_used() -> None:
-    field, observed = ensemble(60)
-    helpful = observed.copy(data=np.random.default_rng(9).normal(size=observed.shape))
-    truth = observed + 2.0 * helpful
-    plain, data = fitted("emos", field, truth), field.to_dataset().assign(help=helpful)
-    model = fitted("emos", data, truth)
-    scores = [
-        crps_normal(*moments(p), truth.values) for p in (plain.predict(field), model.predict(data))
-    ]
-    assert scores[1] < 0.4 * scores[0]
-
-
 def test_groups_are_corrected_each_on_its_own() -> None:
     field, observed = ensemble(60, 6)
     model = np.array(list("aabbbb"))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from postprocess_cases import FIRST_DAY, METHODS, NOISE, ensemble, fitted
+from postprocess_cases import FIRST_DAY, METHODS, NOISE, crps_normal, ensemble, fitted, moments
 
 from scisparse.postprocess import PostProcessor
 
@@ -113,3 +113,15 @@ def test_a_predictor_that_is_missing_at_a_point_leaves_the_point(method: str) ->
     data = field.to_dataset().assign(height=height.assign_attrs(units="m"))
     predicted = fitted(method, data, observed).predict(data)
     assert predicted["t2m_mean"].notnull().all()
+
+
+def test_predictors_are_used() -> None:
+    field, observed = ensemble(60)
+    helpful = observed.copy(data=np.random.default_rng(9).normal(size=observed.shape))
+    truth = observed + 2.0 * helpful
+    plain, data = fitted("emos", field, truth), field.to_dataset().assign(help=helpful)
+    model = fitted("emos", data, truth)
+    scores = [
+        crps_normal(*moments(p), truth.values) for p in (plain.predict(field), model.predict(data))
+    ]
+    assert scores[1] < 0.4 * scores[0]

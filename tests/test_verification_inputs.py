@@ -394,18 +394,3 @@ def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scores", None)
     with pytest.raises(MissingDependencyError, match=r'scores.*pip install "scisparse\[verify\]"'):
         evaluate(ensemble, observed)
-
-
-def test_members_of_two_models_may_be_numbered_alike() -> None:
-    forecast, observed = data()
-    alike = forecast.assign_coords(member=np.arange(forecast.sizes["member"]) % 2)
-    xr.testing.assert_identical(evaluate(alike, observed), evaluate(forecast, observed))
-
-
-def test_packed_values_are_named() -> None:
-    forecast, observed = data()
-    for packed in (forecast.assign_attrs(add_offset=270.0), forecast.assign_attrs(scale_factor=2)):
-        with pytest.raises(DataError, match=r"is packed, with attribute .* xr.decode_cf"):
-            evaluate(packed, observed)
-    with pytest.raises(DataError, match=r"of the observation is packed"):
-        evaluate(forecast, observed.assign_attrs(scale_factor=0.1))
