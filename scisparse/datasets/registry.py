@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scisparse.errors import OptionError
+from scisparse.names import choice
 
 __all__ = ["SOURCES", "DataFile", "DataSource", "source_named"]
 
@@ -253,6 +254,4 @@ def source_named(name: str) -> DataSource:
     try:
         return SOURCES[name]
     except (KeyError, TypeError):
-        from scisparse.sparsity.names import choice  # torch is slow to import
-
         raise OptionError(choice("name", name, SOURCES)) from None

@@ -17,6 +17,7 @@ from scisparse.coordinates import numbers_of
 from scisparse.errors import CheckpointError, DataError, OptionError
 from scisparse.grids import grid_from_dict
 from scisparse.losses import distribution as distribution_of
+from scisparse.names import choice
 from scisparse.postprocess.checkpoint import check_spec, read_checkpoint, write_checkpoint
 from scisparse.postprocess.fitted import Fitted
 from scisparse.postprocess.methods import METHODS, Training
@@ -34,7 +35,6 @@ from scisparse.postprocess.samples import (
 )
 from scisparse.postprocess.standard import Standard
 from scisparse.postprocess.times import align, calendar_of
-from scisparse.sparsity.names import choice
 
 __all__ = ["PostProcessor"]
 

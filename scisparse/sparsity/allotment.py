@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from scisparse.errors import OptionError
+from scisparse.names import choice
 from scisparse.sparsity import budgets, methods
-from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
+from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions, check_fraction
 from scisparse.sparsity.masked import MaskedTarget
-from scisparse.sparsity.names import check_fraction, choice
 from scisparse.sparsity.ranks import agree
 from scisparse.sparsity.redistribution import redistribute
 from scisparse.sparsity.structures import NM, Structure

@@ -18,12 +18,12 @@ from torch import Tensor
 from scisparse.errors import OptionError
 from scisparse.grids.masks import is_data_array
 from scisparse.sparsity.labels import SiteLabels
-from scisparse.sparsity.names import check_fraction
 
 __all__ = [
     "AreaWeighted",
     "Budget",
     "Regions",
+    "check_fraction",
     "erdos_renyi",
     "global_magnitude",
     "proportional",
@@ -323,3 +323,14 @@ class AreaWeighted:
 
 
 Budget: TypeAlias = str | Mapping[str, float] | Regions | AreaWeighted
+
+
+def check_fraction(argument: str, value: Any) -> float:
+    """Return a sparsity, or raise unless it is a number in [0, 1)."""
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if not number or isinstance(value, bool) or not 0 <= float(value) < 1:
+        raise OptionError(
+            f"`{argument}` (={value!r}) must lie in [0, 1): it is the fraction of weights that are "
+            "pruned"
+        )
+    return float(value)

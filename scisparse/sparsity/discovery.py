@@ -12,9 +12,9 @@ from torch import nn
 
 from scisparse.errors import OptionError, PatternError
 from scisparse.layers.edges import PatternEdges
+from scisparse.names import choice
 from scisparse.pattern import Pattern
 from scisparse.sparsity.methods import Method
-from scisparse.sparsity.names import choice
 from scisparse.sparsity.target import Rules
 
 __all__ = [

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from scisparse.errors import BackendError, MemoryLimitError, OptionError
 from scisparse.layers.linear import SparseLinear
 from scisparse.memory import available_bytes, check_fits
+from scisparse.names import choice
 from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.ablation import remove_neurons
 from scisparse.sparsity.attended import AttentionTarget
@@ -27,7 +28,6 @@ from scisparse.sparsity.forms import (
     computed_dtype,
 )
 from scisparse.sparsity.masked import MaskedTarget
-from scisparse.sparsity.names import choice
 from scisparse.sparsity.ownership import has_hooks
 from scisparse.sparsity.ranks import agree, every
 from scisparse.sparsity.rewired import RewiredTarget

@@ -354,7 +354,7 @@ def named(growth: Rule) -> Growth:
     if callable(growth):
         return Growth(getattr(growth, "__name__", "function"), growth)
     if growth not in BY_NAME:
-        from scisparse.sparsity.names import choice
+        from scisparse.names import choice
 
         raise OptionError(choice("growth", growth, [*BY_NAME, "distance_prior(scale)"]))
     return BY_NAME[growth]()

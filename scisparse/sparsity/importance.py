@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
+from scisparse.names import choice
 from scisparse.sparsity import curvature, probes, scores
-from scisparse.sparsity.names import choice
 
 __all__ = [
     "Gating",

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from scisparse.errors import OptionError
+from scisparse.names import choice
 from scisparse.sparsity.budgets import Budget
-from scisparse.sparsity.names import choice
 from scisparse.sparsity.schedules import CosineDrop, Cubic, Iterative, OneShot, Schedule, Steady
 from scisparse.sparsity.structures import ConstantFanIn, Structure, Unstructured
 

@@ -10,14 +10,14 @@ import torch
 from torch.optim import Optimizer
 
 from scisparse.errors import CheckpointError, OptionError
+from scisparse.names import choice
 from scisparse.sparsity import growth, importance, methods
 from scisparse.sparsity.areas import area_of_edges
-from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
+from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions, check_fraction
 from scisparse.sparsity.edge_structures import SiteRows
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.importance import Score
 from scisparse.sparsity.masked import MaskedTarget
-from scisparse.sparsity.names import check_fraction, choice
 from scisparse.sparsity.schedules import Cubic, Iterative, OneShot, Schedule, Steady
 from scisparse.sparsity.structures import NM, Sites, Structure, Unstructured
 from scisparse.sparsity.target import Rules, Target

@@ -13,9 +13,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from scisparse.errors import OptionError
+from scisparse.names import choice
 from scisparse.sparsity import growth, importance, methods, options, schedules, structures
 from scisparse.sparsity.allotment import check_budget
-from scisparse.sparsity.names import choice
 from scisparse.sparsity.sparsifier import Sparsifier
 
 __all__ = ["Recipe"]

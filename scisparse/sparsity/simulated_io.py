@@ -14,8 +14,8 @@ from torch import Tensor
 
 from scisparse.errors import OptionError
 from scisparse.grids.integers import integer
+from scisparse.names import choice
 from scisparse.pattern import Pattern
-from scisparse.sparsity.names import choice
 
 __all__ = ["IO", "POLICIES", "check_memory", "lru_reads", "simulated_io"]
 

@@ -394,7 +394,7 @@ def named(structure: str | Structure) -> Structure:
     if colon and n.isdigit() and m.isdigit():
         return NM(int(n), int(m))
     if structure not in BY_NAME:
-        from scisparse.sparsity.names import choice
+        from scisparse.names import choice
 
         raise OptionError(choice("structure", structure, BY_NAME))
     return BY_NAME[structure]()

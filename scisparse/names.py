@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
 
-import numpy as np
-
-from scisparse.errors import OptionError
-
-__all__ = ["check_fraction", "choice"]
+__all__ = ["choice"]
 
 
 def choice(argument: str, given: object, known: Iterable[str]) -> str:
@@ -27,14 +22,3 @@ def choice(argument: str, given: object, known: Iterable[str]) -> str:
     start = f"`{argument}` is {given!r};{hint}"
     listed = ", ".join(map(repr, words)) if words else "none"
     return f"{start} {'The' if hint else 'the'} choices are {listed}"
-
-
-def check_fraction(argument: str, value: Any) -> float:
-    """Return a sparsity, or raise unless it is a number in [0, 1)."""
-    number = isinstance(value, int | float | np.integer | np.floating)
-    if not number or isinstance(value, bool) or not 0 <= float(value) < 1:
-        raise OptionError(
-            f"`{argument}` (={value!r}) must lie in [0, 1): it is the fraction of weights that are "
-            "pruned"
-        )
-    return float(value)
