@@ -48,7 +48,17 @@ FloatArray = NDArray[np.float64]
 _NAMES = {
     "time": ("time", "valid_time", "forecast_reference_time", "init_time", "date", "s", "t"),
     "member": ("member", "members", "realization", "realisation", "number", "ensemble", "ens", "m"),
-    "lead": ("lead", "lead_time", "step", "forecast_period", "leadtime", "l"),
+    "lead": (
+        "lead",
+        "lead_time",
+        "step",
+        "forecast_period",
+        "leadtime",
+        "l",
+        "prediction_timedelta",
+        "forecastmonth",
+        "leadtime_month",
+    ),
 }
 _STANDARD_NAMES = {
     "time": ("time", "forecast_reference_time"),

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from scisparse.arrays import find_dim
-from scisparse.coordinates import START, START_NAMES, check_near, compared_times, lead_of
+from scisparse.coordinates import (
+    START,
+    START_NAMES,
+    check_near,
+    compared_times,
+    is_ahead,
+    is_beside_starts,
+    lead_of,
+)
 from scisparse.errors import DataError
 
-__all__ = ["check_stamps", "check_starts"]
+__all__ = ["calendar_name", "check_stamps", "check_starts"]
 
 _Object = xr.DataArray | xr.Dataset
 _Names = tuple[str, str]
+_STANDARD = ("standard", "gregorian", "proleptic_gregorian")
 
 
 def check_stamps(first: _Object, second: _Object, names: _Names) -> None:
@@ -57,7 +65,40 @@ def check_stamps(first: _Object, second: _Object, names: _Names) -> None:
             f"times of {names[0]} are {kinds[0]} but of {names[1]} {kinds[1]}; "
             f"{_conversion(found, dims, names)}"
         )
+    _check_origins(first[dims[0]], second[dims[1]], names)
     check_near(found[0], found[1], dims, names)
+
+
+def _check_origins(first: xr.DataArray, second: xr.DataArray, names: _Names) -> None:
+    """Raise where times that are not decoded count from other dates, or in other steps."""
+    told = [each.attrs for each in (first, second) if " since " in str(each.attrs.get("units", ""))]
+    if len(told) < 2 or _first_dates(told[0]) == _first_dates(told[1]):
+        return
+    ours, theirs = (
+        " in calendar ".join(repr(attrs[name]) for name in ("units", "calendar") if name in attrs)
+        for attrs in told
+    )
+    raise DataError(
+        f"times of {names[0]} are numbers of {ours} but of {names[1]} of {theirs}; decode both to "
+        "dates, with xr.decode_cf"
+    )
+
+
+def _first_dates(attrs: Mapping[Hashable, Any]) -> list[Any]:
+    """Calendar, and the dates that 0 and 1 stand for, or units where xarray cannot tell."""
+    units = attrs["units"]
+    try:
+        decoded = xr.decode_cf(xr.Dataset({"time": ("time", [0, 1], {"units": units})}))
+    except ValueError:  # as of "months since", which have no one length
+        dates = [units]
+    else:
+        dates = list(decoded["time"].values)
+    return [calendar_name(attrs.get("calendar", "standard")), *dates]
+
+
+def calendar_name(calendar: str) -> str:
+    """Give calendars of one meaning one name."""
+    return "standard" if calendar in _STANDARD else calendar
 
 
 def _check_single_kinds(first: _Object, second: _Object, names: _Names) -> None:
@@ -101,7 +142,7 @@ def check_starts(forecast: _Object, observed: _Object, names: _Names) -> None:
     leads = [] if lead is None or shared or forecast.sizes[lead] == 1 else [lead]
     stated = _standard_name(forecast, first) == START
     valid = _valid_time(forecast, first)
-    starts = stated or first.lower() in START_NAMES
+    starts = stated or first.lower() in START_NAMES or _is_beside_lead(forecast, first)
     later = valid is not None or (starts and _has_lead(forecast))
     both = _of_starts(observed, second)
     told = stated and not _is_analysis(forecast, first)
@@ -188,10 +229,16 @@ def _valid_times(data: _Object, dim: str) -> Iterator[xr.DataArray]:
             yield coord
 
 
-def _has_lead(data: _Object) -> bool:
-    """Whether a coordinate of lead times is there and not 0."""
+def _is_beside_lead(data: _Object, dim: str) -> bool:
+    """Whether lead times tell that `dim`, which does not say that it is of valid times, is not."""
     lead = lead_of(data)
-    return lead is not None and bool((lead != np.zeros((), lead.dtype)).any())
+    return lead is not None and is_beside_starts(lead) and _standard_name(data, dim) != "time"
+
+
+def _has_lead(data: _Object) -> bool:
+    """Whether a coordinate of lead times is there and tells of later than the start."""
+    lead = lead_of(data)
+    return lead is not None and is_ahead(lead)
 
 
 def _conversion(

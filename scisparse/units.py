@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,12 +39,14 @@ def spelled(units: str) -> str:
     ('m s-1', 'm s-1', 'degC', '1')
     """
     powers: dict[str, int] = {}
-    text = re.sub(r"\s*/\s*", " /", re.sub(r"\*\*|\^", "", units.strip()))
+    # Powers above the line become digits, with the minus of typesetters.
+    text = unicodedata.normalize("NFKC", units.strip()).replace("\N{MINUS SIGN}", "-")
+    text = re.sub(r"\s*/\s*", " /", re.sub(r"\s*(\*\*|\^)\s*", "", text))
     text = _CELSIUS.sub("degC", text)
     # A dot between digits is that of a number.
     for part in re.split(r"(?:[\s*\N{MIDDLE DOT}]|(?<!\d)\.|\.(?!\d))+", text):
         divides = part.startswith("/")
-        if part.removeprefix("/") in ("", "1"):
+        if part.removeprefix("/") in ("", "1", "dimensionless"):
             continue
         factor = _FACTOR.fullmatch(part.removeprefix("/"))
         if factor is None:

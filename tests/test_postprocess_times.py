@@ -275,3 +275,51 @@ def test_starts_by_name_with_several_leads(name: str) -> None:
     both = unknown.rename(time=name).expand_dims(L=[1.5, 2.5])
     assert fitted("emos", start, both).predict(start).sizes["L"] == 2
     assert int(evaluate(start, both)["count"]) == both.size
+
+
+@pytest.mark.parametrize("lead", ["forecastMonth", "leadtime_month", "prediction_timedelta"])
+@pytest.mark.parametrize("dim", ["time", "forecast_reference_time"])
+def test_starts_that_archives_call_time(lead: str, dim: str) -> None:
+    """The mean of a seasonal forecast's month 1 has the stamp of the start, later ones have not."""
+    unit = np.timedelta64(24, "h") if lead == "prediction_timedelta" else 1
+    first = 0 * unit if lead == "prediction_timedelta" else unit
+    start, seen = FORECAST.rename(time=dim) if dim != "time" else FORECAST.copy(), OBSERVED.copy()
+    start[dim].attrs, seen["time"].attrs = {}, {}
+    one = start.assign_coords({lead: first + 2 * unit})
+    several = start.expand_dims({lead: [first, first + unit]})
+    texts = [fit_error(ahead, seen) for ahead in (one, several)]
+    texts += [error_of(lambda: evaluate(one, seen)), error_of(lambda: evaluate(several, seen))]
+    for text in texts:
+        assert f"dim {dim!r} of the " in text
+        assert "holds starts (a lead time tells of later times)" in text
+    same = start.assign_coords({lead: first})
+    assert float(evaluate(same, seen)["crps"]) == float(evaluate(FORECAST, OBSERVED)["crps"])
+    # and times that say that they are the valid ones are
+    told = FORECAST.assign_coords({lead: first + unit})
+    told["time"].attrs = {"standard_name": "time"}
+    assert fitted("emos", told, seen).predict(told).sizes["time"] == 6
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({"units": "days since 1950-01-01"}, {"units": "days since 2000-01-01"}),
+        ({"units": "days since 1950-01-01"}, {"units": "hours since 1950-01-01"}),
+        ({"units": "months since 1950-01-01"}, {"units": "months since 1960-01-01"}),
+        (
+            {"units": "days since 1950-01-01", "calendar": "noleap"},
+            {"units": "days since 1950-01-01", "calendar": "standard"},
+        ),
+    ],
+)
+def test_undecoded_times_of_other_origins(ours: dict[str, str], theirs: dict[str, str]) -> None:
+    first = FORECAST.assign_coords(time=("time", np.arange(6), ours))
+    second = OBSERVED.assign_coords(time=("time", np.arange(6), theirs))
+    for text in (fit_error(first, second), error_of(lambda: evaluate(first, second))):
+        assert f"are numbers of {ours['units']!r}" in text
+        assert f"of the observation of {theirs['units']!r}" in text
+        assert "decode both to dates, with xr.decode_cf" in text
+    written = {"units": ours["units"].replace("-01-01", "-1-1 00:00"), "calendar": "gregorian"}
+    if "calendar" not in ours and "months" not in ours["units"]:
+        again = OBSERVED.assign_coords(time=("time", np.arange(6), written))
+        assert int(evaluate(first, again)["count"]) == OBSERVED.size

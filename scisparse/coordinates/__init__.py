@@ -18,6 +18,8 @@ from scisparse.coordinates.scalars import numbers_of as numbers_of
 from scisparse.coordinates.valid import START as START
 from scisparse.coordinates.valid import START_NAMES as START_NAMES
 from scisparse.coordinates.valid import compared_times as compared_times
+from scisparse.coordinates.valid import is_ahead as is_ahead
+from scisparse.coordinates.valid import is_beside_starts as is_beside_starts
 from scisparse.coordinates.valid import lead_of as lead_of
 
 __all__ = [
@@ -33,6 +35,8 @@ __all__ = [
     "compared_times",
     "described",
     "grid_of",
+    "is_ahead",
+    "is_beside_starts",
     "lead_of",
     "numbers_of",
     "other_grid",

@@ -17,7 +17,7 @@ from scisparse.coordinates.numbers import (
     same_numbers,
     written_numbers,
 )
-from scisparse.coordinates.valid import compared_times, is_date
+from scisparse.coordinates.valid import compared_times, is_ahead, is_date
 from scisparse.errors import DataError
 from scisparse.grids.discovery import grid_dims, role_of
 
@@ -204,8 +204,7 @@ def _equal_axes(axis: Axis, other: Axis) -> bool:
 
 def _analysed(coordinate: xr.DataArray) -> bool:
     """Whether a coordinate is a lead time of 0, that of an analysis: truth at any lead time."""
-    zero = np.zeros((), coordinate.dtype)
-    return has_role(coordinate, "lead") and bool((coordinate == zero).all())
+    return has_role(coordinate, "lead") and not is_ahead(coordinate)
 
 
 def _equal(first: xr.DataArray, second: xr.DataArray) -> bool:

@@ -10,12 +10,22 @@ import xarray as xr
 from scisparse.arrays import find_dim, has_role
 from scisparse.coordinates.numbers import in_seconds, number_values
 
-__all__ = ["START", "START_NAMES", "compared_times", "is_date", "lead_of"]
+__all__ = [
+    "START",
+    "START_NAMES",
+    "compared_times",
+    "is_ahead",
+    "is_beside_starts",
+    "is_date",
+    "lead_of",
+]
 
 _Object = xr.Dataset | xr.DataArray
 START = "forecast_reference_time"
 # In small letters; S is that of the NMME archive.
 START_NAMES = (START, "init_time", "s")
+# Seasonal forecasts count months from 1, that of the start: its mean has the stamp of the start.
+_MONTHS = ("forecastmonth", "leadtime_month")
 
 
 def compared_times(first: _Object, second: _Object) -> tuple[xr.DataArray, xr.DataArray] | None:
@@ -52,6 +62,17 @@ def lead_of(data: _Object) -> xr.DataArray | None:
     return None
 
 
+def is_beside_starts(lead: xr.DataArray) -> bool:
+    """Whether files that have lead times of this name call the start ``time``."""
+    return str(lead.name).lower() in (*_MONTHS, "prediction_timedelta")
+
+
+def is_ahead(lead: xr.DataArray) -> bool:
+    """Whether any lead time is of later than the start."""
+    first = int(str(lead.name).lower() in _MONTHS)
+    return bool((lead != np.full((), first, lead.dtype)).any())
+
+
 def _is_start(coordinate: xr.DataArray) -> bool:
     told = coordinate.attrs.get("standard_name")
     return told == START or (told != "time" and str(coordinate.name).lower() in START_NAMES)
@@ -68,7 +89,7 @@ def _valid(data: _Object) -> xr.DataArray | None:
     time = data[dim] if dim is not None and dim in data.coords else _single(data)
     if time is None:
         return None
-    ahead = lead is not None and bool((lead != np.zeros((), lead.dtype)).any())
+    ahead = lead is not None and is_ahead(lead)
     # Unless it says that it is the start, a dim of times is taken for valid times elsewhere too.
     if not _is_start(time) and (time.ndim or not ahead):
         return time

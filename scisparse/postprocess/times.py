@@ -9,13 +9,12 @@ import xarray as xr
 from scisparse.arrays import Axes, find_axes, has_role
 from scisparse.coordinates import check_scalars, rounded
 from scisparse.errors import DataError
-from scisparse.times import check_stamps, check_starts
+from scisparse.times import calendar_name, check_stamps, check_starts
 
 __all__ = ["align", "calendar_of", "check_times"]
 
 _Object = xr.DataArray | xr.Dataset
 _NAMES = ("the forecast", "the observation")
-_STANDARD = ("standard", "gregorian", "proleptic_gregorian")
 
 
 def align(
@@ -72,7 +71,7 @@ def calendar_of(field: xr.DataArray) -> str | None:
         return None
     index = field.indexes[dim]
     name = str(getattr(index, "calendar", "standard" if index.dtype.kind == "M" else ""))
-    return "standard" if name in _STANDARD else name or None
+    return calendar_name(name) or None
 
 
 def check_times(field: xr.DataArray, expected: str | None) -> None:
