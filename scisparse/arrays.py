@@ -248,9 +248,12 @@ class Frame:
             return cls(grid, frame.space, frame.take)
         order = order_of(frame.grid, grid)
         if order is None:
+            remedy = "interpolate it to that grid first, for example with .interp_like"
+            if isinstance(grid, UnstructuredGrid):
+                remedy = "select the same points, or interpolate it to them first"
             raise DataError(
                 f"{what} is on {frame.grid!r} but {grid!r} is needed{_distance(frame.grid, grid)}; "
-                "interpolate it to that grid first, for example with .interp_like"
+                f"{remedy}"
             )
         return cls(grid, frame.space, (order,))
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["choice"]
+from scisparse.errors import OptionError
+
+__all__ = ["check_name", "choice"]
+
+
+def check_name(argument: str, given: object) -> None:
+    """Raise :class:`OptionError` unless `given` is a word, as names of variables are."""
+    if not isinstance(given, str):
+        raise OptionError(f"`{argument}` is {given!r}; it must be the name of one variable")
 
 
 def choice(argument: str, given: object, known: Iterable[str]) -> str:

@@ -248,6 +248,11 @@ def _conversion(
     single: Sequence[bool] = (False, False),
 ) -> str:
     """Remedy for times of two kinds; single ones have no dim, which xarray needs to convert."""
+    for index, dim, name in zip(found, dims, names, strict=True):
+        if dim is not None and getattr(index, "tz", None) is not None:
+            data = name.removeprefix("the ")
+            times = f"{data}.indexes[{dim!r}].tz_convert(None)"
+            return f"convert to UTC without a zone: {data}.assign_coords({dim}={times})"
     if None in dims:
         return "bring both to one calendar, with .convert_calendar"
     if not all(hasattr(index, "calendar") or index.dtype.kind == "M" for index in found):
@@ -270,5 +275,7 @@ def _kind(index: Any) -> str:
     """Say what times are; two indexes of one kind can be compared."""
     if hasattr(index, "calendar"):
         return f"cftime dates of calendar {index.calendar!r}"
+    if getattr(index, "tz", None) is not None:
+        return f"dates of time zone {index.tz}"
     kind = index.dtype.kind
     return "datetime64 dates" if kind == "M" else "numbers" if kind in "iuf" else str(index.dtype)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from scisparse.errors import DataError
 
@@ -80,17 +82,38 @@ def check_units(what: str, units: object, expected: object) -> None:
     )
 
 
-def check_unpacked(what: str, attrs: Mapping[Any, Any]) -> None:
+def check_unpacked(what: str, attrs: Mapping[Any, Any], values: Callable[[], Any]) -> None:
     """Raise if attributes say that values are still packed: xarray drops these when it unpacks.
+
+    Parameters
+    ----------
+    what
+        Name of what has them, for errors.
+    attrs
+        Attributes.
+    values
+        Gives the values, which are read only where attributes tell of one that means missing.
 
     Raises
     ------
     DataError
-        There is a ``scale_factor`` or ``add_offset``.
+        There is a ``scale_factor`` or ``add_offset``, or a value that means missing by
+        ``_FillValue`` or ``missing_value``.
     """
+    remedy = "unpack it with xr.decode_cf(data), or open the file without mask_and_scale=False"
     for name in ("scale_factor", "add_offset"):
         if name in attrs:
+            raise DataError(f"{what} is packed, with attribute {name} {attrs[name]}: {remedy}")
+    for name in ("_FillValue", "missing_value"):
+        fill = np.asarray(attrs.get(name, []))
+        if fill.dtype.kind not in "fiu" or not fill.size:
+            continue
+        held = np.asarray(values())
+        if held.dtype.kind == "f":  # as files round it; what overflows there is no value either
+            with np.errstate(over="ignore"):
+                fill = fill.astype(held.dtype)
+        if count := int(np.isin(held, fill[np.isfinite(fill)]).sum()):
             raise DataError(
-                f"{what} is packed, with attribute {name} {attrs[name]}: unpack it with "
-                "xr.decode_cf(data), or open the file without mask_and_scale=False"
+                f"{what} has {count} values of attribute {name}, {attrs[name]}, which mean "
+                f"missing: {remedy}"
             )

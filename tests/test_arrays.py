@@ -245,7 +245,8 @@ def test_a_frame_on_another_grid_names_both(kind: str) -> None:
     with pytest.raises(DataError, match=match):
         Frame.on(moved, grid, "the truth")
     smaller = data.isel({data.dims[-1]: slice(0, 3)})
-    with pytest.raises(DataError, match="is needed; interpolate it to that grid first"):
+    remedy = "select the same points, or" if kind == "points" else "interpolate it to that grid"
+    with pytest.raises(DataError, match=f"is needed; {remedy}"):
         Frame.on(smaller, grid, "the truth")
 
 

@@ -326,6 +326,8 @@ def test_predict_and_save_before_fit(tmp_path: Any) -> None:
             "`method` is 'emoss'; did you mean 'emos'? The choices are 'emos', ",
         ),
         ({"distribution": "gauss"}, "`distribution` is 'gauss'; choose one of normal, truncated"),
+        ({"method": ["emos"]}, "`method` is ['emos']; did you mean 'emos'?"),
+        ({"target": ["t2m"]}, "`target` is ['t2m']; it must be the name of one variable"),
         ({"seed": -1}, "`seed` (=-1) must be a whole number from 0 to 2**63 - 1"),
         ({"seed": 1.5}, "`seed` (=1.5) must be"),
         ({"seed": 2**63}, "`seed` (=9223372036854775808) must be"),

@@ -323,3 +323,15 @@ def test_undecoded_times_of_other_origins(ours: dict[str, str], theirs: dict[str
     if "calendar" not in ours and "months" not in ours["units"]:
         again = OBSERVED.assign_coords(time=("time", np.arange(6), written))
         assert int(evaluate(first, again)["count"]) == OBSERVED.size
+
+
+def test_times_with_a_zone_meet_none_without() -> None:
+    zone = FORECAST.indexes["time"].tz_localize("UTC")
+    first, second = FORECAST.assign_coords(time=zone), OBSERVED.assign_coords(time=zone)
+    text = fit_error(first, OBSERVED)
+    assert "are dates of time zone UTC but of the observation datetime64 dates" in text
+    assert "forecast.assign_coords(time=forecast.indexes['time'].tz_convert(None))" in text
+    text = error_of(lambda: evaluate(FORECAST, second))
+    assert "observation.assign_coords(time=observation.indexes['time'].tz_convert(None))" in text
+    plain = second.assign_coords(time=second.indexes["time"].tz_convert(None))
+    assert int(evaluate(FORECAST, plain)["count"]) == OBSERVED.size

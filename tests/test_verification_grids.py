@@ -168,3 +168,43 @@ def test_rows_of_a_mean_over_longitude_meet_their_like() -> None:
     assert int(evaluate(*bare)["count"]) == int(observed.notnull().sum())
     with pytest.raises(DataError, match=r"'lat' differs at 4 of 4, such as .* dims \['row'\]"):
         evaluate(bare[0], bare[1].isel(row=slice(None, None, -1)))
+
+
+@pytest.mark.parametrize("poles", [True, False])
+@pytest.mark.parametrize("sizes", [((5, 6), (9, 12)), ((4, 6), (8, 12)), ((5, 7), (9, 7))])
+def test_a_coarse_grid_is_not_scored_where_a_fine_one_happens_to_meet_it(
+    sizes: tuple[tuple[int, int], tuple[int, int]], poles: bool
+) -> None:
+    rng = np.random.default_rng(5)
+    fields = []
+    for rows, columns in sizes:
+        edge = 90.0 if poles else 90.0 - 90.0 / rows
+        axes = {"lat": np.linspace(-edge, edge, rows), "lon": np.arange(columns) * 360.0 / columns}
+        values = rng.normal(size=(3, rows, columns))
+        fields.append(xr.DataArray(values, {"time": [1, 2, 3], **axes}, name="t2m"))
+    for pair in (fields, fields[::-1]):
+        with pytest.raises(DataError, match=r"is on two grids: after|with no value in common"):
+            evaluate(*pair)
+
+
+def test_parts_of_a_grid_are_scored_on_what_they_share() -> None:
+    """A part has the steps of the whole, also across Greenwich, with a gap, or of one value."""
+    rng = np.random.default_rng(6)
+    lat = np.array([-89.0, -60.0, -25.0, 0.0, 31.0, 62.0, 88.0])  # as irregular as Gaussian ones
+    coords = {"time": [1, 2], "lat": lat, "lon": np.arange(12) * 30.0}
+    whole = xr.DataArray(rng.normal(size=(2, 7, 12)), coords, name="t2m")
+    parts: list[dict[str, Any]] = [
+        {"lat": slice(1, 4)},
+        {"lat": [3]},
+        {"lat": [0, 1, 4, 5]},
+        {"lon": [10, 11, 0, 1]},
+        {"lon": [7]},
+        {"lat": slice(None, None, -1), "lon": slice(3, 9)},
+    ]
+    for part in parts:
+        piece = whole.isel(part)
+        piece = piece.assign_coords(lon=(piece["lon"] + 180.0) % 360.0 - 180.0)
+        for pair in ((piece, whole), (whole, piece)):
+            scores = evaluate(*pair)
+            assert int(scores["count"]) == piece.size
+            assert float(scores["rmse"]) == 0.0

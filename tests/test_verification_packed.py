@@ -1,4 +1,4 @@
-"""Members that are numbered alike, and values that are still packed."""
+"""Members that are numbered alike or missing, and values that are still packed."""
 
 from __future__ import annotations
 
@@ -24,3 +24,39 @@ def test_packed_values_are_named() -> None:
             evaluate(packed, observed)
     with pytest.raises(DataError, match=r"of the observation is packed"):
         evaluate(forecast, observed.assign_attrs(scale_factor=0.1))
+
+
+@pytest.mark.parametrize("name", ["_FillValue", "missing_value"])
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_values_that_mean_missing_are_no_data(name: str, dtype: type[np.generic]) -> None:
+    """Attributes alone do no harm, as many files have them after their values are NaN."""
+    fill = 1e20 if dtype is np.float32 else -32767
+    forecast, observed = data()
+    edge = observed["lat"] == observed["lat"].min()
+    holes = observed.fillna(0.0).where(~edge, fill).astype(dtype)
+    holes.attrs = observed.attrs | {name: fill}
+    count = observed.isel(lat=0).size
+    for pair in ((forecast, holes), (holes, observed)):
+        with pytest.raises(
+            DataError, match=rf"has {count} values of attribute {name}, .*decode_cf"
+        ):
+            evaluate(*pair)
+    told = observed.assign_attrs({name: fill})
+    xr.testing.assert_identical(evaluate(forecast, told), evaluate(forecast, observed))
+    # an array, as netCDF holds it, and a word are no reason to stop
+    for other in (np.array([np.nan, fill]), "none", 1e300):
+        told = observed.assign_attrs({name: other})
+        xr.testing.assert_identical(evaluate(forecast, told), evaluate(forecast, observed))
+
+
+def test_a_member_that_is_missing_throughout_is_named() -> None:
+    forecast, observed = data()
+    number = xr.DataArray(np.arange(forecast.sizes["member"]), dims="member")
+    broken = forecast.where(number != 3)
+    text = r"1 of \d+ members of the prediction, such as index 3 along 'member', are NaN throughout"
+    with pytest.raises(DataError, match=text):
+        evaluate(broken, observed)
+    rest = evaluate(broken.dropna("member", how="all"), observed)
+    assert float(rest["crps"]) == float(
+        evaluate(forecast.isel(member=number != 3), observed)["crps"]
+    )

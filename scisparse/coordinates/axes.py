@@ -57,6 +57,18 @@ class Axis:
         half = 0.499 * min(self.step(), other.step())
         return np.broadcast_to(np.minimum(rounding, half), self.values.shape)
 
+    def steps(self) -> FloatArray:
+        """Distance from each value to the next larger one, NaN at the end.
+
+        On a circle the end is at the widest gap.
+        """
+        turn = np.inf if self.turn is None else self.turn
+        placed = self.values if self.turn is None else self.values % self.turn
+        order = np.argsort(placed)
+        gaps = np.diff(placed[order], append=placed[order[:1]] + turn)
+        gaps[gaps.argmax()] = np.nan
+        return np.asarray(gaps[np.argsort(order)])
+
     def step(self) -> float:
         """Return the smallest step."""
         return float(np.abs(np.diff(self.values)).min()) if self.values.size > 1 else np.inf
@@ -93,10 +105,36 @@ def snapped(
             f"{other.values[place]:.9g}; they must agree within {allowed:.3g} {base.unit}: bring "
             "both to one grid, for example with .interp_like"
         )
+    _check_steps(base, other, nearest, close, names)
     written = np.asarray(written, dtype=np.float64)
     largest = int(np.abs(base.values).argmax())
     unit = written[largest] / base.values[largest] if base.values[largest] != 0 else 1.0
     return np.where(close, written[nearest], other.values * unit)
+
+
+def _check_steps(
+    base: Axis,
+    other: Axis,
+    nearest: NDArray[np.int64],
+    close: NDArray[np.bool_],
+    names: tuple[str, str, str],
+) -> None:
+    """Raise where values in common are no neighbours in one of both: a finer grid has some of them.
+
+    Then the rest would be left out without a word. A part of a grid has its steps.
+    """
+    ours, theirs = base.steps()[nearest[close]], other.steps()[close]
+    differ = np.abs(ours - theirs) > 2.0 * base.tolerance(other)[nearest[close]]
+    known = np.isfinite(ours) & np.isfinite(theirs)
+    if not known.any() or not differ[known].all():
+        return
+    dim, base_name, name = names
+    place = int(np.argmax(known))
+    raise DataError(
+        f"{dim!r} is on two grids: after {other.values[close][place]:.6g} the next value is "
+        f"{ours[place]:.6g} {base.unit} away in {base_name} but {theirs[place]:.6g} in {name}; "
+        "bring both to one grid, for example with .interp_like, or select the same values of both"
+    )
 
 
 def rounded(base: xr.Dataset | xr.DataArray, data: _Object, dim: str) -> _Object:

@@ -17,7 +17,7 @@ from scisparse.coordinates import numbers_of
 from scisparse.errors import CheckpointError, DataError, OptionError
 from scisparse.grids import grid_from_dict
 from scisparse.losses import distribution as distribution_of
-from scisparse.names import choice
+from scisparse.names import check_name, choice
 from scisparse.postprocess.checkpoint import check_spec, read_checkpoint, write_checkpoint
 from scisparse.postprocess.fitted import Fitted
 from scisparse.postprocess.methods import METHODS, Training
@@ -72,7 +72,7 @@ class PostProcessor:
     Raises
     ------
     OptionError
-        `method` or `distribution` is unknown, or `seed` or `options` of another kind.
+        `method` or `distribution` is unknown, or another argument is of another kind.
 
     References
     ----------
@@ -102,8 +102,9 @@ class PostProcessor:
         seed: int = 0,
         progress: bool = False,
     ) -> None:
-        if method not in METHODS:
+        if method not in [*METHODS]:
             raise OptionError(choice("method", method, METHODS))
+        check_name("target", target)
         if not _is_seed(seed):
             raise OptionError(f"`seed` (={seed!r}) must be a whole number from 0 to 2**63 - 1")
         if not isinstance(options, Options | None):
@@ -123,12 +124,12 @@ class PostProcessor:
         ----------
         forecast
             Variable `target` with dims time and grid, and members if it is an ensemble, in any
-            order; other variables of a Dataset on the same grid are predictors (``"local"`` reads
-            none). The dim of the members has CF ``standard_name`` ``realization`` or ``axis`` E, or
-            is named ``member``, ``members``, ``realization``, ``realisation``, ``number``,
-            ``ensemble``, ``ens`` or ``m``; that of lead times has ``standard_name``
-            ``forecast_period``, or is named ``lead``, ``lead_time``, ``step``, ``forecast_period``,
-            ``leadtime`` or ``l``. Lead times, and further dims of the observation, are more cases.
+            order; other variables on the same grid are predictors (``"local"`` reads none). The
+            dim of members has CF ``standard_name`` ``realization`` or ``axis`` E, or is named
+            ``member``, ``members``, ``realization``, ``realisation``, ``number``, ``ensemble``,
+            ``ens`` or ``m``; that of lead times has ``standard_name`` ``forecast_period``, or is
+            named so or ``lead``, ``lead_time``, ``leadtime``, ``step``, ``l``, ``forecastMonth``,
+            ``leadtime_month``, ``prediction_timedelta``; these and further dims are more cases.
         observed
             The truth on the same grid, NaN where missing; without lead times, it holds for all.
 

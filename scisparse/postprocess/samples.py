@@ -316,7 +316,7 @@ def _checked_type(field: xr.DataArray, name: str, what: str) -> xr.DataArray:
             f"variable {name!r} of {what} has dtype {field.dtype}; it must hold numbers: convert "
             "or drop it"
         )
-    check_unpacked(f"variable {name!r} of {what}", field.attrs)
+    check_unpacked(f"variable {name!r} of {what}", field.attrs, lambda: field.values)
     return field
 
 

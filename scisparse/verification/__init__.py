@@ -58,6 +58,7 @@ from numpy.typing import NDArray
 from scisparse.arrays import check_object, with_coordinates
 from scisparse.errors import DataError, MissingDependencyError, OptionError
 from scisparse.losses.rising import exceedance_thresholds
+from scisparse.names import check_name
 from scisparse.times import check_starts
 from scisparse.units import check_units
 from scisparse.verification.matching import area_weights, check_meaning, match, place_weights
@@ -194,7 +195,9 @@ def evaluate(
         check_object(data, what)
     given = {what: with_coordinates(data) for what, data in given.items()}
     seen = given.pop("the observation")
-    target = find_target(given["the prediction"], seen) if target is None else target
+    if target is None:
+        target = find_target(given["the prediction"], seen)
+    check_name("target", target)
     scored = [read_prediction(data, target, estimator, what) for what, data in given.items()]
     truth = read_truth(seen, target)
     units = _common_units(truth, scored)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 import xarray as xr
@@ -133,7 +135,19 @@ def read_prediction(obj: _Object, target: str, estimator: str | None, what: str)
             return form(data, what, dim)
     if member is None:
         return Deterministic(data, what)
+    _check_members(data[target], member, what)
     return Ensemble(data, what, member, _estimator(field, estimator, what))
+
+
+def _check_members(field: xr.DataArray, member: str, what: str) -> None:
+    """Raise if some members are missing throughout: no case would be left."""
+    missing = field.isnull().all([dim for dim in field.dims if dim != member]).values
+    if missing.any() and not missing.all():
+        raise DataError(
+            f"{missing.sum()} of {missing.size} members of {what}, such as index "
+            f"{int(missing.argmax())} along {member!r}, are NaN throughout; drop them, with "
+            f".dropna({member!r}, how='all')"
+        )
 
 
 def _estimator(field: xr.DataArray, asked: str | None, what: str) -> str:
@@ -171,7 +185,7 @@ def checked(data: xr.Dataset, what: str) -> xr.Dataset:
     for name, array in data.items():
         if array.dtype.kind not in "fiub":
             raise DataError(f"{name!r} of {what} has dtype {array.dtype}; it must hold numbers")
-        check_unpacked(f"{name!r} of {what}", array.attrs)
+        check_unpacked(f"{name!r} of {what}", array.attrs, partial(getattr, array, "values"))
         if array.size == 0:
             raise DataError(
                 f"{name!r} of {what} is empty: {dict(array.sizes)}; check the selection"
