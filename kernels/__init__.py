@@ -11,6 +11,7 @@ from scisparse.kernels._backends import use_backend as use_backend
 from scisparse.kernels._debug import debug_mode as debug_mode
 from scisparse.kernels._edges import Edges as Edges
 from scisparse.kernels._edges import transpose_edges as transpose_edges
+from scisparse.kernels._kept import empty_cache as empty_cache
 from scisparse.kernels.gather_matmul import edge_outer as edge_outer
 from scisparse.kernels.gather_matmul import gather_matmul as gather_matmul
 from scisparse.kernels.graph_attention import attention_weights as attention_weights
@@ -25,6 +26,7 @@ __all__ = [
     "current_backend",
     "debug_mode",
     "edge_outer",
+    "empty_cache",
     "gather_matmul",
     "graph_attention",
     "sddmm",

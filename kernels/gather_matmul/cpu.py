@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scisparse.kernels import _kept
 from scisparse.kernels._native import DTYPES, can_run, library, raise_for
 
 __all__ = ["can_run", "edge_outer", "gather_matmul"]
@@ -58,7 +59,7 @@ def edge_outer(
     batch, sources, channels_in = x.shape
     sites, channels_out = grad.shape[1:]
     edges = _dense(row_ptr_M1), _dense(col_E), None if tie_E is None else _dense(tie_E)
-    out = x.new_empty(num_weights, channels_in, channels_out)
+    out = _kept.empty(col_E, (num_weights, channels_in, channels_out), x.dtype)
     status = _library().scisparse_edge_outer(
         DTYPES[x.dtype],
         _ISA_AUTO,

@@ -1,0 +1,96 @@
+"""Memory of large gradients on the CPU, kept from one training step for the next.
+
+A gradient of all edges is as large as the weights, and a training loop frees it in every step. The
+system then takes its pages back and hands out others, zeroed and one at a time, which takes longer
+than to write the gradient. PyTorch keeps freed memory on GPUs, but not on CPUs.
+
+Memory is kept for the index buffer of the edges: it goes when the layers over it do. What lies idle
+is no more than what was in use at once, as if gradients were set to zero in place of being freed.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+__all__ = ["empty", "empty_cache"]
+
+# Bytes. What is smaller is mostly kept by the system's allocator.
+_LEAST = 1 << 20
+# After so many requests, what none of them needed is let go.
+_WINDOW = 64
+
+
+class _Kept:
+    """Free blocks of memory by their size in bytes, the last one freed last."""
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[NDArray[Any]]] = {}
+        self._idle: dict[int, int] = {}  # the fewest that were free since the window began
+        self._requests = 0
+
+    def take(self, size: int) -> NDArray[Any]:
+        """Give a block of `size` bytes, a free one if there is one."""
+        if self._requests % _WINDOW == 0:
+            self._trim()
+        self._requests += 1
+        blocks = self._free.setdefault(size, [])
+        try:
+            block = blocks.pop()
+        except IndexError:  # asked first, another thread might take it in between
+            block = torch.empty(size, dtype=torch.uint8).numpy()
+        self._idle[size] = min(self._idle.get(size, 0), len(blocks))
+        return block
+
+    def put(self, block: NDArray[Any]) -> None:
+        """Take a block back."""
+        self._free[block.nbytes].append(block)
+
+    def _trim(self) -> None:
+        """Let go of what nothing needed since the last time: the oldest of each size."""
+        for size, idle in [*self._idle.items()]:
+            del self._free[size][:idle]
+        self._idle = {size: len(blocks) for size, blocks in [*self._free.items()]}
+
+
+_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def empty(col: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Make a tensor like ``torch.empty(shape, dtype=dtype)``, in memory kept for `col`.
+
+    The memory comes back here when the last tensor that shares it is gone.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size < _LEAST:
+        return torch.empty(shape, dtype=dtype)
+    kept = _kept.get(col)
+    if kept is None:
+        _kept[col] = kept = _Kept()
+    block = kept.take(size)
+    lent = block[:]  # lives as long as the storage of the tensor
+    weakref.finalize(lent, _put_back, weakref.ref(kept), block).atexit = False
+    storage = torch.from_numpy(lent).untyped_storage()
+    made = torch.empty(0, dtype=dtype).set_(storage, 0, shape)
+    # As torch.empty does, so that what a kernel leaves unwritten shows.
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    return made.fill_(math.nan) if filled and torch.are_deterministic_algorithms_enabled() else made
+
+
+def empty_cache() -> None:
+    """Let go of the memory that is kept for large gradients on the CPU and not in use.
+
+    Training takes it anew. ``torch.cuda.empty_cache`` is the same for GPUs.
+    """
+    _kept.clear()
+
+
+def _put_back(kept: weakref.ref[_Kept], block: NDArray[Any]) -> None:
+    if (alive := kept()) is not None:
+        alive.put(block)

@@ -1,0 +1,136 @@
+"""Memory of large gradients is kept for the next step, never lent twice, and let go."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import Tensor
+
+from scisparse import kernels, patterns
+from scisparse.grids import LatLonGrid
+from scisparse.kernels import _kept
+from scisparse.kernels.gather_matmul import cpu
+from scisparse.layers import LocallyConnected
+from scisparse.pattern import Pattern
+
+CHANNELS = 16
+SHAPE = (700, CHANNELS, CHANNELS)  # 0.7 MB, or 1.4 in double precision
+
+
+def pattern() -> Pattern:
+    # 9 * 24 * 15 edges, less those over the poles: gradients of 3 MB
+    lat, lon = [-84.0 + 12.0 * row for row in range(15)], [15.0 * column for column in range(24)]
+    return patterns.window(LatLonGrid.from_degrees(lat, lon), 3)
+
+
+def gradient(layer: LocallyConnected, x: Tensor) -> Tensor:
+    layer.zero_grad(set_to_none=True)
+    layer(x).square().sum().backward()
+    assert layer.weight.grad is not None
+    return layer.weight.grad
+
+
+@pytest.fixture
+def layer() -> LocallyConnected:
+    if cpu.can_run(torch.device("cpu"), torch.float32) is not None:
+        pytest.skip("there is no compiler, and the reference keeps no memory")
+    torch.manual_seed(3)
+    return LocallyConnected(pattern(), CHANNELS, CHANNELS)
+
+
+@pytest.fixture
+def x(layer: LocallyConnected) -> Tensor:
+    return torch.randn(2, layer.pattern.num_sources, CHANNELS)
+
+
+def test_a_step_writes_to_the_memory_of_the_one_before(layer: LocallyConnected, x: Tensor) -> None:
+    first = gradient(layer, x)
+    expected, place, size = first.clone(), first.data_ptr(), first.shape
+    del first
+    layer.zero_grad(set_to_none=True)
+    others = [torch.empty(size) for _ in range(4)]  # would have it, were it free for all
+    again = gradient(layer, x)
+    assert again.data_ptr() == place
+    assert place not in [other.data_ptr() for other in others]
+    torch.testing.assert_close(again, expected, rtol=0, atol=0)
+
+
+def test_memory_in_use_is_not_lent_again(layer: LocallyConnected, x: Tensor) -> None:
+    held = [gradient(layer, x) for _ in range(3)]
+    view, array = gradient(layer, x)[5:9].detach(), gradient(layer, x).numpy()
+    copies = [each.clone() for each in (*held, view)], array.copy()
+    layer.zero_grad(set_to_none=True)
+    for _ in range(4):
+        gradient(layer, -3.0 * x)
+    for each, expected in zip((*held, view), copies[0], strict=True):
+        torch.testing.assert_close(each, expected, rtol=0, atol=0)
+    assert (array == copies[1]).all()
+
+
+def test_layers_over_one_pattern_and_gradients_that_add_up(x: Tensor) -> None:
+    shared = pattern()
+    layers = [LocallyConnected(shared, CHANNELS, CHANNELS) for _ in range(3)]
+    double = [copy.deepcopy(layer).double() for layer in layers]
+    for _ in range(3):
+        for group, given in ((layers, x), (double, x.double())):
+            for layer in group:
+                layer.zero_grad(set_to_none=True)
+            for scale in (1.0, 0.5):  # the second pass adds to the gradients of the first
+                out = scale * given
+                for layer in group:
+                    out = layer(out).tanh()
+                out.sum().backward()
+    for layer, exact in zip(layers, double, strict=True):
+        assert layer.weight.grad is not None
+        torch.testing.assert_close(
+            layer.weight.grad.double(), exact.weight.grad, rtol=1e-3, atol=1e-3
+        )
+
+
+def test_memory_goes_with_the_edges_or_when_asked() -> None:
+    """Where the tensor lives on, its memory stays, but does not come back."""
+    for drop in (lambda col: col.clear(), lambda col: kernels.empty_cache()):
+        col = [torch.arange(3)]
+        lent = _kept.empty(col[0], SHAPE, torch.float64).fill_(7.0)
+        free = _kept.empty(col[0], SHAPE, torch.float64)
+        blocks = weakref.ref(_kept._kept[col[0]])
+        del free
+        drop(col)
+        gc.collect()
+        assert blocks() is None
+        assert bool((lent == 7.0).all())
+        del lent
+
+
+def test_what_no_step_needs_any_more_is_let_go() -> None:
+    col = torch.arange(3)
+    many = [_kept.empty(col, SHAPE, torch.float64) for _ in range(10)]
+    other = _kept.empty(col, (*SHAPE, 2), torch.float64)
+    many.clear()
+    del other
+    kept = _kept._kept[col]
+    assert sum(map(len, kept._free.values())) == 11
+    for _ in range(3 * _kept._WINDOW):
+        pair = [_kept.empty(col, SHAPE, torch.float64) for _ in range(2)]
+        del pair
+    assert sum(map(len, kept._free.values())) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_memory_is_as_that_of_empty(dtype: torch.dtype) -> None:
+    col = torch.arange(3)
+    for shape in (SHAPE, (4 * SHAPE[0], *SHAPE[1:]), (0, 2, 3)):
+        made, plain = _kept.empty(col, shape, dtype), torch.empty(shape, dtype=dtype)
+        assert made.shape == plain.shape
+        assert made.dtype == plain.dtype
+        assert made.stride() == plain.stride()
+        assert made.data_ptr() % 64 == 0
+        assert made.is_leaf
+        assert made._base is None
+        assert bool(made.isnan().all())  # as tests ask torch for
+        assert made.fill_(2.0).sum() == 2.0 * made.numel()
+        assert copy.deepcopy(made).data_ptr() != made.data_ptr() or not made.numel()
