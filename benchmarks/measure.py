@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from benchmarks.clock import clock_of
 from benchmarks.registry import Implementation, Samples, Work
 
 __all__ = ["STAGES", "WRONG", "Result", "bandwidth", "fault", "in_turns", "one_line", "step"]
@@ -49,26 +50,23 @@ def step(implementation: Implementation) -> tuple[tuple[float, float, float], li
     """
     x = implementation.x.detach().requires_grad_()
     weight = implementation.weight.detach().requires_grad_()
-    tick = _cuda_tick if x.is_cuda else time.perf_counter
-    start = tick()
+    clock = clock_of(x.device)
+    clock.hold()
+    start = clock.mark()
     with torch.no_grad():
         alone = implementation.run(x, weight)
-    forward = tick() - start
+    forward = clock.between(start, clock.mark())
     if not implementation.trains:
         return (forward, math.nan, math.nan), [alone, torch.zeros_like(x), torch.zeros_like(weight)]
     del alone
-    begin = tick()
+    clock.hold()
+    begin = clock.mark()
     output = implementation.run(x, weight)
-    middle = tick()
+    middle = clock.mark()
     gradients = torch.autograd.grad(output, (x, weight), implementation.grad)
-    end = tick()
-    return (forward, end - middle, end - begin), [output.detach(), *gradients]
-
-
-def _cuda_tick() -> float:
-    """Seconds once all that was launched is done."""
-    torch.cuda.synchronize()
-    return time.perf_counter()
+    end = clock.mark()
+    backward, full = clock.between(middle, end), clock.between(begin, end)
+    return (forward, backward, full), [output.detach(), *gradients]
 
 
 def fault(got: Samples, expected: Samples, trains: bool = True) -> str | None:
@@ -146,7 +144,7 @@ def _first_step(
     if took > LONG:
         result.add(timed)
         return int(budget / took)
-    return max(5, int(budget / took))
+    return max(5, int(budget / (took + 2 * clock_of(implementation.x.device).held)))
 
 
 def bandwidth(device: str) -> float:
@@ -158,11 +156,12 @@ def copy_bandwidth(repeats: int = 9) -> float:
     """Bytes read and written a second when 1 GB is copied on the GPU, at the median."""
     values = torch.empty(1 << 28, device="cuda")
     target = torch.empty_like(values)
-    seconds = []
+    clock, seconds = clock_of("cuda"), []
     for _ in range(repeats):
-        start = _cuda_tick()
+        clock.hold()
+        start = clock.mark()
         target.copy_(values)
-        seconds.append(_cuda_tick() - start)
+        seconds.append(clock.between(start, clock.mark()))
     return 2 * values.numel() * values.element_size() / statistics.median(seconds)
 
 

@@ -163,6 +163,7 @@ def read(path: Path) -> Json:
 def markdown(run: Json) -> str:
     """Return the tables of a run: ours beside the best peer, then every implementation."""
     machine = run["machine"]
+    on_gpu = machine["bandwidth"] == "copy"
     lines = [
         f"# Suite `{run['suite']}`",
         "",
@@ -170,13 +171,15 @@ def markdown(run: Json) -> str:
         f"({machine['instructions']}), {machine['date']}; made with `{run['command']}`.",
         *(["", "Kernel tests failed before this run."] if run.get("tests_failed") else []),
         "",
-        "Median milliseconds, of float32 where no type is named; backward makes both gradients. "
+        "Median milliseconds"
+        + (" of the GPU, with empty caches and launches ahead of it" if on_gpu else "")
+        + ", of float32 where no type is named; backward makes both gradients. "
         "Ratio: best peer / ours, in the same run, in turns. Bandwidth: bytes that must move once, "
         f"as a fraction of the {machine['bandwidth']} bandwidth measured beside each case. Memory: "
         "peak beyond inputs, outputs and gradients, as a fraction of these ("
         + (
             "what torch has allocated)."
-            if machine["bandwidth"] == "copy"
+            if on_gpu
             else "high-water mark of resident memory, in a process of its own)."
         ),
         "",

@@ -77,10 +77,11 @@ def empty(col: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     lent = block[:]  # lives as long as the storage of the tensor
     weakref.finalize(lent, _put_back, weakref.ref(kept), block).atexit = False
     storage = torch.from_numpy(lent).untyped_storage()
-    made = torch.empty(0, dtype=dtype).set_(storage, 0, shape)
-    # As torch.empty does, so that what a kernel leaves unwritten shows.
-    filled = torch.utils.deterministic.fill_uninitialized_memory
-    return made.fill_(math.nan) if filled and torch.are_deterministic_algorithms_enabled() else made
+    made: Tensor = torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
+    deterministic: Any = torch.utils.deterministic
+    if deterministic.fill_uninitialized_memory and torch.are_deterministic_algorithms_enabled():
+        made.fill_(math.nan)  # as torch.empty does, so that what a kernel leaves unwritten shows
+    return made
 
 
 def empty_cache() -> None:

@@ -58,7 +58,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{count} tests skipped: {NO_DATA}", yellow=True, bold=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def harness() -> Any:
     """The folder `benchmarks`, which is not installed, without its parent on the path."""
     folder = Path(__file__).resolve().parents[1] / "benchmarks"
