@@ -19,7 +19,13 @@ from scisparse.layers.heads import (
     draw_maps,
     split_heads,
 )
-from scisparse.layers.rewiring import checked_on_points_of, pack_edges, unpack_edges, unpack_number
+from scisparse.layers.rewiring import (
+    checked_on_points_of,
+    pack_edges,
+    unpack_edges,
+    unpack_number,
+    write_beside_parameters,
+)
 from scisparse.pattern import Pattern
 
 __all__ = ["Scores", "SparseAttention"]
@@ -164,6 +170,7 @@ class SparseAttention(nn.Module):
             taps=self.scores.taps,
         )
         self._built = self.pattern, self.bias.reach
+        self.register_load_state_dict_post_hook(write_beside_parameters)
         self.reset_parameters()
 
     @property
@@ -213,7 +220,7 @@ class SparseAttention(nn.Module):
     def get_extra_state(self) -> Tensor:
         """Edges, once they have moved, as bytes: a checkpoint holds them beside the weights."""
         if not self.edges.rewired:
-            return torch.empty(0, dtype=torch.uint8)
+            return torch.empty(0, dtype=torch.uint8, device="cpu")
         return pack_edges(self.pattern, {"reach": self.bias.reach})
 
     def set_extra_state(self, state: Any) -> None:

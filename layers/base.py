@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +23,7 @@ _BIAS_MODES = (True, False, "site", "shared")
 class PatternLayer(OwnBuffers):
     """Module over a pattern, with a bias for groups of sites.
 
-    The pattern stays on the CPU; what it says is copied into buffers beside the parameters. They
-    are not saved, and are made again whenever the module moves, so that ``to_empty`` cannot leave
-    them unwritten.
+    The pattern stays on the CPU; what it says is copied into buffers beside the parameters.
 
     Parameters
     ----------
@@ -83,12 +80,8 @@ class PatternLayer(OwnBuffers):
             return group
         return group.masked_fill(self.pattern.fan_in == 0, self.bias.shape[0])
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = self.site_group
-        super()._apply(fn, recurse)
-        if self.site_group is not before:
-            self._write_indices(tie_edges(self.pattern, self.tie), self.site_group.device)
-        return self
+    def _write_buffers(self, device: torch.device) -> None:
+        self._write_indices(tie_edges(self.pattern, self.tie), device)
 
     def _add_bias(self, y: Tensor) -> Tensor:
         """Add to the sites ``[..., M, O]``, fresh from an operator, their biases."""

@@ -95,8 +95,7 @@ class SparseLinear(Rewirable):
                 f"`fan_in` is {fan_in} and `pattern` is {pattern!r}; give one of the two"
             )
         if pattern is None:
-            with torch.device("cpu"):  # patterns lie there, and have numbers on the meta device too
-                pattern = constant_fan_in(out_features, in_features, fan_in or 0)
+            pattern = constant_fan_in(out_features, in_features, fan_in or 0)
         pattern = checked_pattern(pattern)
         if pattern.shape != (out_features, in_features):
             raise PatternError(
@@ -107,7 +106,7 @@ class SparseLinear(Rewirable):
         like = torch.empty(0, device=device, dtype=dtype)
         self.weight = nn.Parameter(like.new_empty(pattern.num_edges))
         self.bias = nn.Parameter(like.new_empty(out_features)) if bias else None
-        self._write_edges()
+        self._write_buffers(like.device)
         self.reset_parameters()
 
     @classmethod
@@ -194,16 +193,9 @@ class SparseLinear(Rewirable):
             y = add_to(y, bias.unsqueeze(1))
         return y.view(*x.shape[:-1], self.out_features)
 
-    def _write_edges(self) -> None:
+    def _write_buffers(self, device: torch.device) -> None:
         for name, index in edge_buffers(self.pattern).items():
-            self._put_buffer(name, index, self.weight.device)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        before = self.col
-        super()._apply(fn, recurse)
-        if self.col is not before:  # `to_empty` leaves buffers unwritten
-            self._write_edges()
-        return self
+            self._put_buffer(name, index, device)
 
     def get_extra_state(self) -> Tensor:
         """Edges, packed into bytes: weights without them are worth nothing."""

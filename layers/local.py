@@ -170,9 +170,6 @@ class LocallyConnected(Rewirable, PatternLayer):
                 "rewired; its edges need weights of their own: build it with tie=None and groups=1"
             )
 
-    def _write_edges(self) -> None:
-        self._write_indices(tie_edges(self.pattern, self.tie), self.weight.device)
-
     def reset_parameters(self) -> None:
         """Draw weights and biases uniformly within ``+-1 / sqrt(C * fan-in)``, as torch does.
 
@@ -283,7 +280,7 @@ class LocallyConnected(Rewirable, PatternLayer):
         if self.rewired:
             for name in ("rewired", "built_shapes", "_built_groups"):
                 setattr(layer, name, getattr(self, name))
-            layer._write_edges()
+            layer._write_buffers(layer.weight.device)
         return layer.train(self.training)
 
     def weight_of_edges(self) -> Tensor:
