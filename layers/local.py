@@ -25,7 +25,6 @@ from scisparse.tying import (
     parents,
     refine,
     site_shape,
-    source_shape,
     split_channels,
     tie_edges,
     tie_name,
@@ -126,6 +125,7 @@ class LocallyConnected(Rewirable, PatternLayer):
         pattern = checked_pattern(pattern)
         tying = tie_edges(pattern, tie)
         super().__init__(pattern, tying, bias)
+        self.built_on = pattern  # its window, which knows the shapes, is lost with the first edge
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         like = torch.empty(0, device=device, dtype=dtype)
         block = (in_channels // groups, out_channels // groups)
@@ -155,12 +155,6 @@ class LocallyConnected(Rewirable, PatternLayer):
         if not self.rewired:
             self._built_groups = super()._site_groups(tying)
         return self._built_groups
-
-    def rewire(self, pattern: Pattern, kept: Tensor | None = None, *, rows: int = 0) -> Tensor:
-        """Move the weights to the edges of another pattern; see :class:`Rewirable`."""
-        if not self.rewired:  # the window, which knows the shapes, is lost with the first edge
-            self.built_shapes = site_shape(self.pattern), source_shape(self.pattern)
-        return super().rewire(pattern, kept, rows=rows)
 
     def check_rewirable(self) -> None:
         """Raise unless every edge has a weight of its own."""
@@ -278,7 +272,7 @@ class LocallyConnected(Rewirable, PatternLayer):
             dtype=self.weight.dtype,
         )
         if self.rewired:
-            for name in ("rewired", "built_shapes", "_built_groups"):
+            for name in ("rewired", "built_on", "_built_groups"):
                 setattr(layer, name, getattr(self, name))
             layer._write_buffers(layer.weight.device)
         return layer.train(self.training)
@@ -319,7 +313,8 @@ class LocallyConnected(Rewirable, PatternLayer):
         """
         if self._pairs is None:
             tying = tie_edges(self.pattern, self.tie)
-            self._pairs = weight_pairs(self.pattern, tying, self.groups).to(self.weight.device)
+            pairs = weight_pairs(self.pattern, tying, self.groups, sites=self.built_on)
+            self._pairs = pairs.to(self.weight.device)
         return roughness(self.weight, self._pairs) / max(1, self.pattern.num_sites)
 
     def get_extra_state(self) -> Tensor:
@@ -353,7 +348,7 @@ class LocallyConnected(Rewirable, PatternLayer):
         groups = f", groups={self.groups}" if self.groups != 1 else ""
         return (
             f"{self.in_channels}, {self.out_channels}, {tie_name(self.tie)}, "
-            f"bias={self.bias_mode!r}{groups}, {self.pattern!r} in {site_shape(self.pattern)}"
+            f"bias={self.bias_mode!r}{groups}, {self.pattern!r} in {site_shape(self.built_on)}"
         )
 
 
