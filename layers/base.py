@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import copy
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from scisparse.layers.rewiring import OwnBuffers
 from scisparse.pattern import Pattern
 from scisparse.tying import Tying, tie_edges
 
-__all__ = ["PatternLayer", "add_to", "as_trainable", "draw_uniform", "group_mean"]
+__all__ = ["PatternLayer", "add_to", "as_trainable", "carry_over", "draw_uniform", "group_mean"]
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
 _BIAS_MODES = (True, False, "site", "shared")
@@ -113,6 +114,20 @@ def as_trainable(layer: _Layer, like: nn.Module) -> _Layer:
         # Not get_parameter: pruned and parametrized layers compute theirs.
         parameter.requires_grad_(getattr(like, name).requires_grad)
     return layer
+
+
+def carry_over(layer: nn.Module, to: nn.Module) -> None:
+    """Copy to a layer what another one has and it lacks: what a subclass has added."""
+    state: dict[str, Any] = layer.__getstate__()  # type: ignore[assignment]
+    memo: dict[int, Any] = {}
+    for kind in ("_parameters", "_buffers", "_modules"):
+        _add_missing(getattr(to, kind), state[kind], memo)
+    _add_missing(to.__dict__, state, memo)
+    to._non_persistent_buffers_set |= layer._non_persistent_buffers_set
+
+
+def _add_missing(to: dict[str, Any], values: dict[str, Any], memo: dict[int, Any]) -> None:
+    to |= {name: copy.deepcopy(value, memo) for name, value in values.items() if name not in to}
 
 
 def _broadcasts(group: Tensor, num_groups: int) -> bool:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from scisparse.errors import PatternError, ShapeError
 from scisparse.kernels.gather_matmul import Edges, gather_matmul
-from scisparse.layers.base import PatternLayer, as_trainable, draw_uniform, group_mean
+from scisparse.layers.base import (
+    PatternLayer,
+    as_trainable,
+    carry_over,
+    draw_uniform,
+    group_mean,
+)
 from scisparse.layers.convolution import convolve, is_convolution
-from scisparse.layers.rewiring import Rewirable, checked_pattern, pack_edges
+from scisparse.layers.rewiring import Rewirable, check_parameters, checked_pattern, pack_edges
 from scisparse.layers.smoothness import WeightPairs, roughness, weight_pairs
 from scisparse.memory import check_fits
 from scisparse.pattern import Pattern
@@ -233,7 +239,8 @@ class LocallyConnected(Rewirable, PatternLayer):
         Raises
         ------
         PatternError
-            `to` does not refine the tie of this layer.
+            `to` does not refine the tie of this layer, or torch computes weights or biases from
+            other tensors: parametrized, normed or pruned ones.
 
         Examples
         --------
@@ -243,6 +250,7 @@ class LocallyConnected(Rewirable, PatternLayer):
         >>> layer.weight.shape[0], zonal.weight.shape[0], untied.weight.shape[0]
         (9, 30, 160)
         """
+        check_parameters(self, "weight", "bias")
         refine(
             tie_edges(self.pattern, self.tie), tie_edges(self.pattern, to), self.pattern.num_edges
         )
@@ -258,10 +266,7 @@ class LocallyConnected(Rewirable, PatternLayer):
 
     def _with_tie(self, tie: Tie) -> Self:
         """Layer of the same class with another tie, its parameters not yet copied."""
-        layer = type(self).__new__(type(self))
-        # Classes for windows take other arguments, but keep nothing that the pattern does not say.
-        LocallyConnected.__init__(
-            layer,
+        layer: Any = LocallyConnected(
             self.pattern,
             self.in_channels,
             self.out_channels,
@@ -275,7 +280,10 @@ class LocallyConnected(Rewirable, PatternLayer):
             for name in ("rewired", "built_on", "_built_groups"):
                 setattr(layer, name, getattr(self, name))
             layer._write_buffers(layer.weight.device)
-        return layer.train(self.training)
+        # Subclasses take other arguments, and may keep more than the pattern says.
+        layer.__class__ = type(self)
+        carry_over(self, layer)
+        return cast(Self, layer.train(self.training))
 
     def weight_of_edges(self) -> Tensor:
         """Row of :attr:`weight` for each edge, int64 ``[E * groups]``, by site, group, source."""

@@ -18,6 +18,7 @@ from scisparse.pattern.taps import taps_as_in
 __all__ = [
     "OwnBuffers",
     "Rewirable",
+    "check_parameters",
     "checked_on_points_of",
     "checked_pattern",
     "match_edges",
@@ -137,7 +138,8 @@ class Rewirable(OwnBuffers):
         Raises
         ------
         PatternError
-            Another number of sites or sources, or weights that edges share.
+            Another number of sites or sources, weights that edges share, or that torch computes
+            from other tensors: parametrized, normed or pruned ones.
 
         Examples
         --------
@@ -149,6 +151,7 @@ class Rewirable(OwnBuffers):
         [1, -1]
         """
         self.check_rewirable()
+        check_parameters(self, "weight")
         pattern = checked_on_points_of(replace(pattern, window=None), self.pattern)
         if kept is None:
             kept = match_edges(self.pattern, pattern)
@@ -198,6 +201,24 @@ class Rewirable(OwnBuffers):
 
 def _alike(old: Tensor, new: Tensor, device: torch.device) -> bool:
     return old.shape == new.shape and old.dtype == new.dtype and old.device == device
+
+
+def check_parameters(layer: nn.Module, *names: str) -> None:
+    """Raise unless these tensors of a layer, where it has them, are its parameters.
+
+    Raises
+    ------
+    PatternError
+        One is computed from others, so that values written to it are lost.
+    """
+    for name in names:
+        if name not in layer._parameters and getattr(layer, name) is not None:
+            raise PatternError(
+                f"`{name}` of {type(layer).__name__} is not a parameter, but computed from others "
+                "(a parametrization, weight_norm, spectral_norm or torch.nn.utils.prune); make it "
+                f"one before its edges change: torch.nn.utils.parametrize.remove_parametrizations"
+                f"(layer, {name!r}), remove_weight_norm, remove_spectral_norm or prune.remove"
+            )
 
 
 def checked_pattern(pattern: object) -> Pattern:
