@@ -118,7 +118,7 @@ def as_trainable(layer: _Layer, like: nn.Module) -> _Layer:
 
 def carry_over(layer: nn.Module, to: nn.Module) -> None:
     """Copy to a layer what another one has and it lacks: what a subclass has added."""
-    state: dict[str, Any] = layer.__getstate__()  # type: ignore[assignment]
+    state: dict[str, Any] = layer.__getstate__()
     memo: dict[int, Any] = {}
     for kind in ("_parameters", "_buffers", "_modules"):
         _add_missing(getattr(to, kind), state[kind], memo)

@@ -61,6 +61,8 @@ def test_computed_weights_are_not_untied(kind: str) -> None:
 class Scaled(LocallyConnected):
     """Layer of a user, with arguments, parameters, buffers and parts of its own."""
 
+    shift: Tensor
+
     def __init__(self, channels: int, power: float) -> None:
         self.power = power
         super().__init__(window((4, 6), 3, padding=1), channels, channels, tie="all")
