@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError
+from scisparse.grids.integers import integer_from
 from scisparse.kernels import graph_attention
 from scisparse.kernels.graph_attention.checks import check_dropout
 from scisparse.layers.edges import EdgeBias, PatternEdges, check_edge_attr
@@ -100,7 +101,8 @@ class SparseAttention(nn.Module):
     Raises
     ------
     OptionError
-        Heads that do not divide the channels, or one another; `scores` that are no ``Scores``.
+        Sizes that are no positive integers, heads that do not divide the channels, or one another;
+        `scores` that are no ``Scores``.
     PatternError
         `pattern` is not a Pattern, or `scores` asks for areas or distances that it has not.
 
@@ -139,16 +141,14 @@ class SparseAttention(nn.Module):
         super().__init__()
         kv_heads = num_heads if kv_heads is None else kv_heads
         check_heads(embed_dim, num_heads, kv_heads)
-        if edge_dim < 0:
-            raise OptionError(
-                f"`edge_dim` (={edge_dim}) must not be negative; 0 for no edge features"
-            )
+        edge_dim = integer_from("edge_dim", edge_dim, 0, OptionError)
         check_dropout(dropout)
         if scores is not None and not isinstance(scores, Scores):
             raise OptionError(
                 f"`scores` is a {type(scores).__name__}; give scisparse.layers.Scores(...)"
             )
         source_dim = embed_dim if source_dim is None else source_dim
+        integer_from("source_dim", source_dim, 1, OptionError)
         self.embed_dim, self.source_dim, self.edge_dim = embed_dim, source_dim, edge_dim
         self.num_heads, self.kv_heads = num_heads, kv_heads
         self.head_dim, self.dropout = embed_dim // num_heads, dropout

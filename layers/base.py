@@ -9,13 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scisparse.errors import OptionError
+from scisparse.errors import OptionError, ShapeError
+from scisparse.grids.integers import integer_from
 from scisparse.kernels._modes import is_transformed
 from scisparse.layers.rewiring import OwnBuffers
 from scisparse.pattern import Pattern
 from scisparse.tying import Tying, tie_edges
 
-__all__ = ["PatternLayer", "add_to", "as_trainable", "carry_over", "draw_uniform", "group_mean"]
+__all__ = [
+    "PatternLayer",
+    "add_to",
+    "as_trainable",
+    "carry_over",
+    "check_channels",
+    "draw_uniform",
+    "group_mean",
+]
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
 _BIAS_MODES = (True, False, "site", "shared")
@@ -106,6 +115,16 @@ def add_to(y: Tensor, bias: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or is_transformed() or y._is_view():
         return y + bias
     return y.add_(bias)
+
+
+def check_channels(in_channels: int, out_channels: int, groups: int = 1) -> None:
+    """Raise unless these are positive integers, and `groups` divides the channels."""
+    channels = {"in_channels": in_channels, "out_channels": out_channels}
+    for name, value in (channels | {"groups": groups}).items():
+        integer_from(name, value, 1, ShapeError)
+    for name, value in channels.items():
+        if value % groups:
+            raise ShapeError(f"`{name}` (={value}) must be divisible by `groups` (={groups})")
 
 
 def as_trainable(layer: _Layer, like: nn.Module) -> _Layer:

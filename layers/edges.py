@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
+from scisparse.grids.integers import integer_from
 from scisparse.kernels import Edges
 from scisparse.layers.rewiring import OwnBuffers, checked_pattern
 from scisparse.pattern import Pattern
@@ -143,8 +144,7 @@ class EdgeBias(OwnBuffers):
         taps: bool = False,
     ) -> None:
         super().__init__()
-        if knots < 0:
-            raise OptionError(f"`knots` (={knots}) must not be negative; 0 for no such bias")
+        integer_from("knots", knots, 0, OptionError)
         if areas and pattern.source_grid is None:
             raise PatternError(
                 "`pattern` has no grid of sources, so that they have no areas; build it on a grid, "

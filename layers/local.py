@@ -16,6 +16,7 @@ from scisparse.layers.base import (
     PatternLayer,
     as_trainable,
     carry_over,
+    check_channels,
     draw_uniform,
     group_mean,
 )
@@ -82,7 +83,8 @@ class LocallyConnected(Rewirable, PatternLayer):
     Raises
     ------
     ShapeError
-        Channels do not fit, `groups` does not divide them, or there is not one label a site.
+        Channels or `groups` are no positive integers, `groups` does not divide them, or there is
+        not one label a site.
     OptionError
         `tie` or `bias` is not one of the above.
     PatternError
@@ -127,7 +129,7 @@ class LocallyConnected(Rewirable, PatternLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        _check_channels(in_channels, out_channels, groups)
+        check_channels(in_channels, out_channels, groups)
         pattern = checked_pattern(pattern)
         tying = tie_edges(pattern, tie)
         super().__init__(pattern, tying, bias)
@@ -358,17 +360,6 @@ class LocallyConnected(Rewirable, PatternLayer):
             f"{self.in_channels}, {self.out_channels}, {tie_name(self.tie)}, "
             f"bias={self.bias_mode!r}{groups}, {self.pattern!r} in {site_shape(self.built_on)}"
         )
-
-
-def _check_channels(in_channels: int, out_channels: int, groups: int) -> None:
-    if in_channels < 1 or out_channels < 1 or groups < 1:
-        raise ShapeError(
-            f"`in_channels` (={in_channels}), `out_channels` (={out_channels}) and `groups` "
-            f"(={groups}) must be at least 1"
-        )
-    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-        if channels % groups:
-            raise ShapeError(f"`{name}` (={channels}) must be divisible by `groups` (={groups})")
 
 
 def _check_memory(
