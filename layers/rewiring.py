@@ -101,6 +101,11 @@ class Rewirable(OwnBuffers):
 
     Subclasses hold ``pattern`` and ``weight [E, ...]`` in the order of its edges. ``weight`` may
     have spare rows, of zeros, past the last edge.
+
+    Moving averages are of weights on the same edges: have copies rewired with the layer
+    (``Sparsifier.follow``). Index buffers are not to be averaged, as
+    ``torch.optim.swa_utils.AveragedModel(model, use_buffers=True)`` does: torch rounds the mean of
+    equal integers down, to other edges. Its default copies them.
     """
 
     pattern: Pattern
