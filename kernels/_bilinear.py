@@ -7,6 +7,7 @@ edges, or a choice and these), and options after them. The derivative along tang
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from scisparse.errors import ShapeError
 from scisparse.kernels._edges import Edges
 
-__all__ = ["bilinear", "check_unmapped", "on_edges", "save", "tangent", "with_gradient"]
+__all__ = ["bilinear", "on_common_edges", "on_edges", "save", "tangent", "with_gradient"]
 
 _Run = Callable[..., Tensor]
 
@@ -104,7 +105,42 @@ def on_edges(run: _Run) -> _Run:
     return call
 
 
-def check_unmapped(dims: tuple[int | None, ...]) -> None:
-    """Raise if ``vmap`` maps over edges."""
-    if any(dim is not None for dim in dims):
-        raise ShapeError("vmap maps over `row_ptr`, `col` or `tie`; map over values alone")
+def on_common_edges(first: int, last: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Let a rule for ``vmap`` that maps values take edges that are mapped too, but all the same.
+
+    ``torch.func.stack_module_state`` stacks the index buffers of layers beside their weights.
+
+    Parameters
+    ----------
+    first, last
+        Of the inputs of the operator, edges are those from number `first` to ``last - 1``.
+
+    Raises
+    ------
+    ShapeError
+        When the rule is called: edges differ from sample to sample.
+    """
+
+    def decorate(rule: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(rule)
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
+            dims, values = list(in_dims), list(inputs)
+            for n in range(first, last):
+                if dims[n] is not None:
+                    values[n], dims[n] = _common(values[n].movedim(dims[n], 0)), None
+            if all(dim is None for dim in dims):  # a rule maps something
+                values[0], dims[0] = values[0].expand(info.batch_size, *values[0].shape), 0
+            return rule(info, tuple(dims), *values)
+
+        return vmap
+
+    return decorate
+
+
+def _common(stacked: Tensor) -> Tensor:
+    if not bool((stacked == stacked[:1]).all()):
+        raise ShapeError(
+            "vmap maps over edges (`row_ptr`, `col` or `tie`) that differ from sample to sample; "
+            "map over values alone, or loop over the samples"
+        )
+    return stacked[0]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError
+from scisparse.grids.integers import integer_from
 from scisparse.kernels import graph_attention
 from scisparse.kernels.graph_attention.checks import check_dropout
 from scisparse.layers.edges import EdgeBias, PatternEdges, check_edge_attr
@@ -19,7 +20,13 @@ from scisparse.layers.heads import (
     draw_maps,
     split_heads,
 )
-from scisparse.layers.rewiring import checked_on_points_of, pack_edges, unpack_edges, unpack_number
+from scisparse.layers.rewiring import (
+    checked_on_points_of,
+    pack_edges,
+    unpack_edges,
+    unpack_number,
+    write_beside_parameters,
+)
 from scisparse.pattern import Pattern
 
 __all__ = ["Scores", "SparseAttention"]
@@ -94,7 +101,8 @@ class SparseAttention(nn.Module):
     Raises
     ------
     OptionError
-        Heads that do not divide the channels, or one another; `scores` that are no ``Scores``.
+        Sizes that are no positive integers, heads that do not divide the channels, or one another;
+        `scores` that are no ``Scores``.
     PatternError
         `pattern` is not a Pattern, or `scores` asks for areas or distances that it has not.
 
@@ -133,16 +141,14 @@ class SparseAttention(nn.Module):
         super().__init__()
         kv_heads = num_heads if kv_heads is None else kv_heads
         check_heads(embed_dim, num_heads, kv_heads)
-        if edge_dim < 0:
-            raise OptionError(
-                f"`edge_dim` (={edge_dim}) must not be negative; 0 for no edge features"
-            )
+        edge_dim = integer_from("edge_dim", edge_dim, 0, OptionError)
         check_dropout(dropout)
         if scores is not None and not isinstance(scores, Scores):
             raise OptionError(
                 f"`scores` is a {type(scores).__name__}; give scisparse.layers.Scores(...)"
             )
         source_dim = embed_dim if source_dim is None else source_dim
+        integer_from("source_dim", source_dim, 1, OptionError)
         self.embed_dim, self.source_dim, self.edge_dim = embed_dim, source_dim, edge_dim
         self.num_heads, self.kv_heads = num_heads, kv_heads
         self.head_dim, self.dropout = embed_dim // num_heads, dropout
@@ -164,6 +170,7 @@ class SparseAttention(nn.Module):
             taps=self.scores.taps,
         )
         self._built = self.pattern, self.bias.reach
+        self.register_load_state_dict_post_hook(write_beside_parameters)
         self.reset_parameters()
 
     @property
@@ -213,7 +220,7 @@ class SparseAttention(nn.Module):
     def get_extra_state(self) -> Tensor:
         """Edges, once they have moved, as bytes: a checkpoint holds them beside the weights."""
         if not self.edges.rewired:
-            return torch.empty(0, dtype=torch.uint8)
+            return torch.empty(0, dtype=torch.uint8, device="cpu")
         return pack_edges(self.pattern, {"reach": self.bias.reach})
 
     def set_extra_state(self, state: Any) -> None:

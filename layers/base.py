@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Self, TypeVar
+import copy
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scisparse.errors import OptionError
+from scisparse.errors import OptionError, ShapeError
+from scisparse.grids.integers import integer_from
 from scisparse.kernels._modes import is_transformed
 from scisparse.layers.rewiring import OwnBuffers
 from scisparse.pattern import Pattern
 from scisparse.tying import Tying, tie_edges
 
-__all__ = ["PatternLayer", "add_to", "as_trainable", "draw_uniform", "group_mean"]
+__all__ = [
+    "PatternLayer",
+    "add_to",
+    "as_trainable",
+    "carry_over",
+    "check_channels",
+    "draw_uniform",
+    "group_mean",
+]
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
 _BIAS_MODES = (True, False, "site", "shared")
@@ -24,9 +33,7 @@ _BIAS_MODES = (True, False, "site", "shared")
 class PatternLayer(OwnBuffers):
     """Module over a pattern, with a bias for groups of sites.
 
-    The pattern stays on the CPU; what it says is copied into buffers beside the parameters. They
-    are not saved, and are made again whenever the module moves, so that ``to_empty`` cannot leave
-    them unwritten.
+    The pattern stays on the CPU; what it says is copied into buffers beside the parameters.
 
     Parameters
     ----------
@@ -83,12 +90,8 @@ class PatternLayer(OwnBuffers):
             return group
         return group.masked_fill(self.pattern.fan_in == 0, self.bias.shape[0])
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = self.site_group
-        super()._apply(fn, recurse)
-        if self.site_group is not before:
-            self._write_indices(tie_edges(self.pattern, self.tie), self.site_group.device)
-        return self
+    def _write_buffers(self, device: torch.device) -> None:
+        self._write_indices(tie_edges(self.pattern, self.tie), device)
 
     def _add_bias(self, y: Tensor) -> Tensor:
         """Add to the sites ``[..., M, O]``, fresh from an operator, their biases."""
@@ -114,12 +117,36 @@ def add_to(y: Tensor, bias: Tensor) -> Tensor:
     return y.add_(bias)
 
 
+def check_channels(in_channels: int, out_channels: int, groups: int = 1) -> None:
+    """Raise unless these are positive integers, and `groups` divides the channels."""
+    channels = {"in_channels": in_channels, "out_channels": out_channels}
+    for name, value in (channels | {"groups": groups}).items():
+        integer_from(name, value, 1, ShapeError)
+    for name, value in channels.items():
+        if value % groups:
+            raise ShapeError(f"`{name}` (={value}) must be divisible by `groups` (={groups})")
+
+
 def as_trainable(layer: _Layer, like: nn.Module) -> _Layer:
     """Return a layer whose parameters are frozen where those of another are."""
     for name, parameter in layer.named_parameters(recurse=False):
         # Not get_parameter: pruned and parametrized layers compute theirs.
         parameter.requires_grad_(getattr(like, name).requires_grad)
     return layer
+
+
+def carry_over(layer: nn.Module, to: nn.Module) -> None:
+    """Copy to a layer what another one has and it lacks: what a subclass has added."""
+    state: dict[str, Any] = layer.__getstate__()
+    memo: dict[int, Any] = {}
+    for kind in ("_parameters", "_buffers", "_modules"):
+        _add_missing(getattr(to, kind), state[kind], memo)
+    _add_missing(to.__dict__, state, memo)
+    to._non_persistent_buffers_set |= layer._non_persistent_buffers_set
+
+
+def _add_missing(to: dict[str, Any], values: dict[str, Any], memo: dict[int, Any]) -> None:
+    to |= {name: copy.deepcopy(value, memo) for name, value in values.items() if name not in to}
 
 
 def _broadcasts(group: Tensor, num_groups: int) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
+from scisparse.grids.integers import integer_from
 from scisparse.kernels import Edges
 from scisparse.layers.rewiring import OwnBuffers, checked_pattern
 from scisparse.pattern import Pattern
@@ -33,8 +33,7 @@ def edge_buffers(pattern: Pattern) -> dict[str, Tensor]:
 class PatternEdges(OwnBuffers):
     """Both directions of a pattern, where the layer that holds it lies.
 
-    Nothing is saved: all follows from the pattern, which stays on the CPU, and is written again
-    whenever the module moves, so that ``to_empty`` cannot leave it unwritten.
+    Nothing is saved: all follows from the pattern, which stays on the CPU.
 
     Parameters
     ----------
@@ -64,16 +63,16 @@ class PatternEdges(OwnBuffers):
     def __init__(self, pattern: Pattern) -> None:
         super().__init__()
         self.pattern = checked_pattern(pattern)
-        self._write(torch.empty(0).device)
+        self._write_buffers(torch.empty(0).device)
 
-    def _write(self, device: torch.device) -> None:
+    def _write_buffers(self, device: torch.device) -> None:
         for name, index in edge_buffers(self.pattern).items():
             self._put_buffer(name, index, device)
 
     def move_to(self, pattern: Pattern) -> None:
         """Take the edges of another pattern over the same sites and sources, checked already."""
         self.pattern, self.rewired = pattern, True
-        self._write(self.row_ptr.device)
+        self._write_buffers(self.row_ptr.device)
 
     @property
     def forward_edges(self) -> Edges:
@@ -84,13 +83,6 @@ class PatternEdges(OwnBuffers):
     def transposed(self) -> Edges:
         """Sites that read each source."""
         return Edges(self.row_ptr_t, self.col_t, self.order_t)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = self.row_ptr
-        super()._apply(fn, recurse)
-        if self.row_ptr is not before:
-            self._write(self.row_ptr.device)
-        return self
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(layer)``."""
@@ -152,8 +144,7 @@ class EdgeBias(OwnBuffers):
         taps: bool = False,
     ) -> None:
         super().__init__()
-        if knots < 0:
-            raise OptionError(f"`knots` (={knots}) must not be negative; 0 for no such bias")
+        integer_from("knots", knots, 0, OptionError)
         if areas and pattern.source_grid is None:
             raise PatternError(
                 "`pattern` has no grid of sources, so that they have no areas; build it on a grid, "
@@ -174,15 +165,18 @@ class EdgeBias(OwnBuffers):
         self.turns = bool(knots) and pattern.bearing is not None
         self.reach = longest(pattern) if knots else 0.0  #: metres
         self._pattern = pattern.to("cpu")  # not a layer over a pattern: none of its weights is
-        self._write(torch.empty(0))
+        self._write_buffers(torch.empty(0).device)
         size = None if self.features is None else self.features.shape[1]
         self.weight = None if size is None else nn.Parameter(torch.zeros(size, num_heads))
         self.tap_weight = nn.Parameter(torch.zeros(pattern.num_taps, num_heads)) if taps else None
 
-    def _write(self, like: Tensor) -> None:
-        """Write the buffers beside `like`: in float64 if it is, else in float32."""
-        for name, values in self._arrays(self._pattern, like)._asdict().items():
-            self._put_buffer(name, values, like.device)
+    def _write_buffers(self, device: torch.device) -> None:
+        """Write the buffers: in float64 where they have been moved to it, else in float32."""
+        before = [self._buffers.get(name) for name in ("log_area", "features")]
+        dtype = next((t.dtype for t in before if t is not None), torch.float32)
+        arrays = self._arrays(self._pattern, torch.empty(0, dtype=dtype, device=device))
+        for name, values in arrays._asdict().items():
+            self._put_buffer(name, values, device)
 
     def _arrays(self, pattern: Pattern, like: Tensor) -> _Arrays:
         """What the bias reads of a pattern, beside `like`."""
@@ -224,9 +218,8 @@ class EdgeBias(OwnBuffers):
     def move_to(self, pattern: Pattern) -> None:
         """Belong to the edges of another pattern, which :meth:`fit` has returned."""
         self._pattern, self.rewired = pattern, True
-        buffers = [t for t in (self.log_area, self.features, self.tap) if t is not None]
-        if buffers:
-            self._write(buffers[0])
+        if (buffer := next(self.buffers(), None)) is not None:
+            self._write_buffers(buffer.device)
 
     @property
     def learned(self) -> BiasWeights:
@@ -250,16 +243,6 @@ class EdgeBias(OwnBuffers):
         if like is None:
             return None
         return _bias(self._arrays(self.fit(pattern), like), learned)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = (self.log_area, self.features, self.tap)
-        super()._apply(fn, recurse)
-        for old, new in zip(before, (self.log_area, self.features, self.tap), strict=True):
-            if new is not None and new is not old:
-                floating = [t for t in (self.log_area, self.features) if t is not None]
-                self._write(floating[0] if floating else new)
-                break
-        return self
 
     def reset_parameters(self) -> None:
         """Set what is learned to 0."""

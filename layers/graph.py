@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
-from scisparse.grids.integers import integer_from
+from scisparse.grids.integers import integer, integer_from
 from scisparse.kernels import attention_weights, graph_attention
 from scisparse.kernels.graph_attention.checks import check_dropout
 from scisparse.layers.edge_index import (
@@ -102,12 +102,15 @@ class GraphTransformer(nn.Module):
         flow: str = "source_to_target",
     ) -> None:
         super().__init__()
-        pair = (in_channels, in_channels) if isinstance(in_channels, int) else in_channels
-        if heads < 1 or out_channels < 1 or any(n < 1 and n != -1 for n in pair):
+        given = in_channels if isinstance(in_channels, tuple | list) else (in_channels, in_channels)
+        pair = [integer("in_channels", n, OptionError) for n in given]
+        if len(pair) != 2 or any(n < 1 and n != -1 for n in pair):
             raise OptionError(
-                f"`in_channels` (={in_channels}), `out_channels` (={out_channels}) and `heads` "
-                f"(={heads}) must be positive; `in_channels` also -1, for those of the first call"
+                f"`in_channels` (={in_channels}) must be positive, or -1 for those of the first "
+                "call, or a pair of such"
             )
+        integer_from("out_channels", out_channels, 1, OptionError)
+        integer_from("heads", heads, 1, OptionError)
         if edge_dim is not None:
             edge_dim = integer_from("edge_dim", edge_dim, 0, OptionError)
         if flow not in _FLOWS:

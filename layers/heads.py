@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, ShapeError
+from scisparse.grids.integers import integer_from
 
 __all__ = [
     "check_cells",
@@ -36,12 +37,15 @@ def draw_maps(*maps: nn.Linear | None) -> None:
 
 
 def check_heads(embed_dim: int, num_heads: int, kv_heads: int) -> None:
-    """Raise unless heads divide the channels, and one another."""
-    if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
+    """Raise unless these are positive integers, and heads divide channels and one another."""
+    sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "kv_heads": kv_heads}
+    for name, value in sizes.items():
+        integer_from(name, value, 1, OptionError)
+    if embed_dim % num_heads:
         raise OptionError(
             f"`embed_dim` (={embed_dim}) must be a positive multiple of `num_heads` (={num_heads})"
         )
-    if kv_heads < 1 or num_heads % kv_heads:
+    if num_heads % kv_heads:
         raise OptionError(
             f"`num_heads` (={num_heads}) must be a multiple of `kv_heads` (={kv_heads})"
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
+from scisparse.grids.integers import integer, integer_from
 from scisparse.kernels.gather_matmul import Edges, gather_matmul
 from scisparse.layers.base import add_to, as_trainable, draw_uniform
 from scisparse.layers.edges import edge_buffers
@@ -54,9 +55,9 @@ class SparseLinear(Rewirable):
     Raises
     ------
     OptionError
-        Both or neither of `fan_in` and `pattern` are given.
+        Both or neither of `fan_in` and `pattern` are given, or a size is no integer, or negative.
     PatternError
-        The pattern has other sizes than the layer.
+        The pattern has other sizes than the layer, or `fan_in` is no integer from 0 to N.
 
     References
     ----------
@@ -94,9 +95,15 @@ class SparseLinear(Rewirable):
             raise OptionError(
                 f"`fan_in` is {fan_in} and `pattern` is {pattern!r}; give one of the two"
             )
-        if pattern is None:
-            with torch.device("cpu"):  # patterns lie there, and have numbers on the meta device too
-                pattern = constant_fan_in(out_features, in_features, fan_in or 0)
+        for name, value in (("in_features", in_features), ("out_features", out_features)):
+            integer_from(name, value, 0, OptionError)
+        if fan_in is not None:
+            fan_in = integer("fan_in", fan_in, PatternError)
+            if not 0 <= fan_in <= in_features:
+                raise PatternError(
+                    f"`fan_in` (={fan_in}) must lie between 0 and `in_features` (={in_features})"
+                )
+            pattern = constant_fan_in(out_features, in_features, fan_in)
         pattern = checked_pattern(pattern)
         if pattern.shape != (out_features, in_features):
             raise PatternError(
@@ -107,7 +114,7 @@ class SparseLinear(Rewirable):
         like = torch.empty(0, device=device, dtype=dtype)
         self.weight = nn.Parameter(like.new_empty(pattern.num_edges))
         self.bias = nn.Parameter(like.new_empty(out_features)) if bias else None
-        self._write_edges()
+        self._write_buffers(like.device)
         self.reset_parameters()
 
     @classmethod
@@ -194,16 +201,9 @@ class SparseLinear(Rewirable):
             y = add_to(y, bias.unsqueeze(1))
         return y.view(*x.shape[:-1], self.out_features)
 
-    def _write_edges(self) -> None:
+    def _write_buffers(self, device: torch.device) -> None:
         for name, index in edge_buffers(self.pattern).items():
-            self._put_buffer(name, index, self.weight.device)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        before = self.col
-        super()._apply(fn, recurse)
-        if self.col is not before:  # `to_empty` leaves buffers unwritten
-            self._write_edges()
-        return self
+            self._put_buffer(name, index, device)
 
     def get_extra_state(self) -> Tensor:
         """Edges, packed into bytes: weights without them are worth nothing."""

@@ -92,6 +92,7 @@ class LinformerAttention(nn.Module):
                 "sources themselves"
             )
         source_dim = embed_dim if source_dim is None else source_dim
+        integer_from("source_dim", source_dim, 1, OptionError)
         self.embed_dim, self.source_dim, self.num_heads = embed_dim, source_dim, num_heads
         self.share, self.dropout = share, dropout
         self.q_proj = nn.Linear(embed_dim, embed_dim)

@@ -5,16 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from scisparse.errors import PatternError, ShapeError
 from scisparse.kernels.gather_matmul import Edges, gather_matmul
-from scisparse.layers.base import PatternLayer, as_trainable, draw_uniform, group_mean
+from scisparse.layers.base import (
+    PatternLayer,
+    as_trainable,
+    carry_over,
+    check_channels,
+    draw_uniform,
+    group_mean,
+)
 from scisparse.layers.convolution import convolve, is_convolution
-from scisparse.layers.rewiring import Rewirable, checked_pattern, pack_edges
+from scisparse.layers.rewiring import Rewirable, check_parameters, checked_pattern, pack_edges
 from scisparse.layers.smoothness import WeightPairs, roughness, weight_pairs
 from scisparse.memory import check_fits
 from scisparse.pattern import Pattern
@@ -25,7 +32,6 @@ from scisparse.tying import (
     parents,
     refine,
     site_shape,
-    source_shape,
     split_channels,
     tie_edges,
     tie_name,
@@ -77,7 +83,8 @@ class LocallyConnected(Rewirable, PatternLayer):
     Raises
     ------
     ShapeError
-        Channels do not fit, `groups` does not divide them, or there is not one label a site.
+        Channels or `groups` are no positive integers, `groups` does not divide them, or there is
+        not one label a site.
     OptionError
         `tie` or `bias` is not one of the above.
     PatternError
@@ -122,10 +129,11 @@ class LocallyConnected(Rewirable, PatternLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        _check_channels(in_channels, out_channels, groups)
+        check_channels(in_channels, out_channels, groups)
         pattern = checked_pattern(pattern)
         tying = tie_edges(pattern, tie)
         super().__init__(pattern, tying, bias)
+        self.built_on = pattern  # its window, which knows the shapes, is lost with the first edge
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         like = torch.empty(0, device=device, dtype=dtype)
         block = (in_channels // groups, out_channels // groups)
@@ -156,12 +164,6 @@ class LocallyConnected(Rewirable, PatternLayer):
             self._built_groups = super()._site_groups(tying)
         return self._built_groups
 
-    def rewire(self, pattern: Pattern, kept: Tensor | None = None, *, rows: int = 0) -> Tensor:
-        """Move the weights to the edges of another pattern; see :class:`Rewirable`."""
-        if not self.rewired:  # the window, which knows the shapes, is lost with the first edge
-            self.built_shapes = site_shape(self.pattern), source_shape(self.pattern)
-        return super().rewire(pattern, kept, rows=rows)
-
     def check_rewirable(self) -> None:
         """Raise unless every edge has a weight of its own."""
         if self.tie is not None or self.groups != 1:
@@ -169,9 +171,6 @@ class LocallyConnected(Rewirable, PatternLayer):
                 f"a layer with tie={tie_name(self.tie)} and groups={self.groups} cannot be "
                 "rewired; its edges need weights of their own: build it with tie=None and groups=1"
             )
-
-    def _write_edges(self) -> None:
-        self._write_indices(tie_edges(self.pattern, self.tie), self.weight.device)
 
     def reset_parameters(self) -> None:
         """Draw weights and biases uniformly within ``+-1 / sqrt(C * fan-in)``, as torch does.
@@ -242,7 +241,8 @@ class LocallyConnected(Rewirable, PatternLayer):
         Raises
         ------
         PatternError
-            `to` does not refine the tie of this layer.
+            `to` does not refine the tie of this layer, or torch computes weights or biases from
+            other tensors: parametrized, normed or pruned ones.
 
         Examples
         --------
@@ -252,6 +252,7 @@ class LocallyConnected(Rewirable, PatternLayer):
         >>> layer.weight.shape[0], zonal.weight.shape[0], untied.weight.shape[0]
         (9, 30, 160)
         """
+        check_parameters(self, "weight", "bias")
         refine(
             tie_edges(self.pattern, self.tie), tie_edges(self.pattern, to), self.pattern.num_edges
         )
@@ -267,10 +268,7 @@ class LocallyConnected(Rewirable, PatternLayer):
 
     def _with_tie(self, tie: Tie) -> Self:
         """Layer of the same class with another tie, its parameters not yet copied."""
-        layer = type(self).__new__(type(self))
-        # Classes for windows take other arguments, but keep nothing that the pattern does not say.
-        LocallyConnected.__init__(
-            layer,
+        layer: Any = LocallyConnected(
             self.pattern,
             self.in_channels,
             self.out_channels,
@@ -281,10 +279,13 @@ class LocallyConnected(Rewirable, PatternLayer):
             dtype=self.weight.dtype,
         )
         if self.rewired:
-            for name in ("rewired", "built_shapes", "_built_groups"):
+            for name in ("rewired", "built_on", "_built_groups"):
                 setattr(layer, name, getattr(self, name))
-            layer._write_edges()
-        return layer.train(self.training)
+            layer._write_buffers(layer.weight.device)
+        # Subclasses take other arguments, and may keep more than the pattern says.
+        layer.__class__ = type(self)
+        carry_over(self, layer)
+        return cast(Self, layer.train(self.training))
 
     def weight_of_edges(self) -> Tensor:
         """Row of :attr:`weight` for each edge, int64 ``[E * groups]``, by site, group, source."""
@@ -322,7 +323,8 @@ class LocallyConnected(Rewirable, PatternLayer):
         """
         if self._pairs is None:
             tying = tie_edges(self.pattern, self.tie)
-            self._pairs = weight_pairs(self.pattern, tying, self.groups).to(self.weight.device)
+            pairs = weight_pairs(self.pattern, tying, self.groups, sites=self.built_on)
+            self._pairs = pairs.to(self.weight.device)
         return roughness(self.weight, self._pairs) / max(1, self.pattern.num_sites)
 
     def get_extra_state(self) -> Tensor:
@@ -356,19 +358,8 @@ class LocallyConnected(Rewirable, PatternLayer):
         groups = f", groups={self.groups}" if self.groups != 1 else ""
         return (
             f"{self.in_channels}, {self.out_channels}, {tie_name(self.tie)}, "
-            f"bias={self.bias_mode!r}{groups}, {self.pattern!r} in {site_shape(self.pattern)}"
+            f"bias={self.bias_mode!r}{groups}, {self.pattern!r} in {site_shape(self.built_on)}"
         )
-
-
-def _check_channels(in_channels: int, out_channels: int, groups: int) -> None:
-    if in_channels < 1 or out_channels < 1 or groups < 1:
-        raise ShapeError(
-            f"`in_channels` (={in_channels}), `out_channels` (={out_channels}) and `groups` "
-            f"(={groups}) must be at least 1"
-        )
-    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-        if channels % groups:
-            raise ShapeError(f"`{name}` (={channels}) must be divisible by `groups` (={groups})")
 
 
 def _check_memory(

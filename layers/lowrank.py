@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError
-from scisparse.grids.integers import integer
-from scisparse.layers.base import PatternLayer
+from scisparse.grids.integers import integer_from
+from scisparse.layers.base import PatternLayer, check_channels
 from scisparse.layers.local import LocallyConnected
 from scisparse.layers.rewiring import checked_pattern
 from scisparse.memory import check_fits
@@ -47,6 +47,8 @@ class LowRankLocallyConnected(PatternLayer):
     ------
     OptionError
         `rank` is no integer, or below 1.
+    ShapeError
+        Channels are no positive integers.
     PatternError
         The pattern has no taps.
     MemoryLimitError
@@ -78,9 +80,8 @@ class LowRankLocallyConnected(PatternLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        rank = integer("rank", rank, OptionError)
-        if rank < 1:
-            raise OptionError(f"`rank` (={rank}) must be at least 1")
+        rank = integer_from("rank", rank, 1, OptionError)
+        check_channels(in_channels, out_channels)
         pattern = checked_pattern(pattern)
         tying = tie_edges(pattern, None)
         super().__init__(pattern, tying, bias)

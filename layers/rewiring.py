@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from scisparse.pattern.taps import taps_as_in
 __all__ = [
     "OwnBuffers",
     "Rewirable",
+    "check_parameters",
     "checked_on_points_of",
     "checked_pattern",
     "match_edges",
@@ -27,6 +28,7 @@ __all__ = [
     "resize",
     "unpack_edges",
     "unpack_number",
+    "write_beside_parameters",
 ]
 
 
@@ -36,9 +38,29 @@ class OwnBuffers(nn.Module):
     Until then they may share the tensors of the pattern. From then on they are the module's own and
     are written in place where sizes have not changed: so compiled graphs and distributed training
     go on with the same tensors.
+
+    They are not saved: subclasses write them in ``_write_buffers``, which is called again whenever
+    the module moves or its parameters are loaded off the meta device, so that neither ``to_empty``
+    nor ``load_state_dict(..., assign=True)`` leaves them unwritten.
     """
 
     rewired = False  #: whether the pattern is another than the one the layer was built on
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_post_hook(write_beside_parameters)
+
+    def _write_buffers(self, device: torch.device) -> None:
+        """Write the buffers that follow from the pattern."""
+        raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        after = self._buffers
+        if any(after[name] is not tensor for name, tensor in before.items()):
+            self._write_buffers(next(t.device for t in after.values() if t is not None))
+        return self
 
     def _put_buffer(self, name: str, values: Tensor | None, device: torch.device) -> None:
         """Write a buffer: in place if the module has one of this size that is its own."""
@@ -61,13 +83,29 @@ class OwnBuffers(nn.Module):
         return own
 
 
+def write_beside_parameters(module: nn.Module, _: object = None) -> None:
+    """Write buffers of a module and its parts that are on meta where its parameters are not.
+
+    ``load_state_dict(..., assign=True)`` puts real parameters in the place of those on meta.
+    """
+    device = next((parameter.device for parameter in module.parameters()), None)
+    if device is None or device.type == "meta":
+        return
+    for part in module.modules():
+        if isinstance(part, OwnBuffers) and any(t.is_meta for t in part.buffers(recurse=False)):
+            part._write_buffers(device)
+
+
 class Rewirable(OwnBuffers):
     """Module with own weights on every edge of a pattern, which may be given another pattern.
 
-    Subclasses hold ``pattern`` and ``weight [E, ...]`` in the order of its edges, and write their
-    index buffers in ``_write_edges``, in place where sizes have not changed: so optimizers,
-    compiled graphs and distributed training go on with the same tensors. ``weight`` may have spare
-    rows, of zeros, past the last edge.
+    Subclasses hold ``pattern`` and ``weight [E, ...]`` in the order of its edges. ``weight`` may
+    have spare rows, of zeros, past the last edge.
+
+    Moving averages are of weights on the same edges: have copies rewired with the layer
+    (``Sparsifier.follow``). Index buffers are not to be averaged, as
+    ``torch.optim.swa_utils.AveragedModel(model, use_buffers=True)`` does: torch rounds the mean of
+    equal integers down, to other edges. Its default copies them.
     """
 
     pattern: Pattern
@@ -105,7 +143,8 @@ class Rewirable(OwnBuffers):
         Raises
         ------
         PatternError
-            Another number of sites or sources, or weights that edges share.
+            Another number of sites or sources, weights that edges share, or that torch computes
+            from other tensors: parametrized, normed or pruned ones.
 
         Examples
         --------
@@ -117,6 +156,7 @@ class Rewirable(OwnBuffers):
         [1, -1]
         """
         self.check_rewirable()
+        check_parameters(self, "weight")
         pattern = checked_on_points_of(replace(pattern, window=None), self.pattern)
         if kept is None:
             kept = match_edges(self.pattern, pattern)
@@ -135,15 +175,11 @@ class Rewirable(OwnBuffers):
                 resize(self.weight, moved)
             self.weight.grad = None if grad is None else move_rows(grad, kept)
         self.pattern, self.rewired = pattern, True
-        self._write_edges()
+        self._write_buffers(self.weight.device)
         return kept
 
     def check_rewirable(self) -> None:
         """Raise unless every edge has a weight of its own."""
-
-    def _write_edges(self) -> None:
-        """Write the index buffers that follow from the pattern."""
-        raise NotImplementedError
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any
@@ -170,6 +206,24 @@ class Rewirable(OwnBuffers):
 
 def _alike(old: Tensor, new: Tensor, device: torch.device) -> bool:
     return old.shape == new.shape and old.dtype == new.dtype and old.device == device
+
+
+def check_parameters(layer: nn.Module, *names: str) -> None:
+    """Raise unless these tensors of a layer, where it has them, are its parameters.
+
+    Raises
+    ------
+    PatternError
+        One is computed from others, so that values written to it are lost.
+    """
+    for name in names:
+        if name not in layer._parameters and getattr(layer, name) is not None:
+            raise PatternError(
+                f"`{name}` of {type(layer).__name__} is not a parameter, but computed from others "
+                "(a parametrization, weight_norm, spectral_norm or torch.nn.utils.prune); make it "
+                f"one before its edges change: torch.nn.utils.parametrize.remove_parametrizations"
+                f"(layer, {name!r}), remove_weight_norm, remove_spectral_norm or prune.remove"
+            )
 
 
 def checked_pattern(pattern: object) -> Pattern:

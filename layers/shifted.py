@@ -181,7 +181,7 @@ class ShiftedWindowAttention(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Nothing: its edges do not move, and this is how ``SparseAttention`` says so."""
-        return torch.empty(0, dtype=torch.uint8)
+        return torch.empty(0, dtype=torch.uint8, device="cpu")
 
     def set_extra_state(self, state: Any) -> None:
         """Raise where saved edges come along: they have moved."""

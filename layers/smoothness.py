@@ -38,7 +38,9 @@ class WeightPairs(NamedTuple):
         return WeightPairs(*(tensor.to(device) for tensor in self))
 
 
-def weight_pairs(pattern: Pattern, tying: Tying, groups: int = 1) -> WeightPairs:
+def weight_pairs(
+    pattern: Pattern, tying: Tying, groups: int = 1, *, sites: Pattern | None = None
+) -> WeightPairs:
     """Pair the weights of neighbouring sites.
 
     Parameters
@@ -49,6 +51,8 @@ def weight_pairs(pattern: Pattern, tying: Tying, groups: int = 1) -> WeightPairs
         Its edges that share a weight.
     groups
         Groups of channels.
+    sites
+        Pattern whose sites these are, as in :func:`scisparse.adjacency.tied_pairs`.
 
     Raises
     ------
@@ -63,7 +67,7 @@ def weight_pairs(pattern: Pattern, tying: Tying, groups: int = 1) -> WeightPairs
     >>> weight_pairs(pattern, tie_edges(pattern, [4, 4, 8]))
     WeightPairs(first=tensor([0]), second=tensor([1]), strength=tensor([1.], dtype=torch.float64))
     """
-    first, second, strength = tied_pairs(pattern)
+    first, second, strength = tied_pairs(pattern, sites)
     index = _weights_by_edge(pattern, tying, groups)
     first, second = index[first].flatten(), index[second].flatten()
     strength = strength.repeat_interleave(groups)

@@ -37,12 +37,12 @@ class _Windowed(LocallyConnected):
     @property
     def input_size(self) -> tuple[int, ...]:
         """Size of the fields."""
-        return self.built_shapes[1] if self.rewired else source_shape(self.pattern)
+        return source_shape(self.built_on)
 
     @property
     def output_size(self) -> tuple[int, ...]:
         """Size of the output."""
-        return self.built_shapes[0] if self.rewired else site_shape(self.pattern)
+        return site_shape(self.built_on)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[B, O, *output_size]`` for ``[B, C, *input_size]``; B may be left out."""

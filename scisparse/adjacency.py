@@ -19,11 +19,19 @@ __all__ = ["neighbouring_sites", "tied_pairs"]
 _Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 
-def tied_pairs(pattern: Pattern) -> tuple[Tensor, Tensor, Tensor]:
+def tied_pairs(pattern: Pattern, sites: Pattern | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs of edges with the same tap at neighbouring sites.
 
     Those of a transposed window, whose sites may be closer than its steps, are at neighbouring
     sources: no tap of it belongs to two sites side by side.
+
+    Parameters
+    ----------
+    pattern
+        Its edges have taps.
+    sites
+        Pattern over the same points whose grid or window says which are neighbours, where `pattern`
+        has lost its own with other edges.
 
     Returns
     -------
@@ -45,17 +53,17 @@ def tied_pairs(pattern: Pattern) -> tuple[Tensor, Tensor, Tensor]:
     >>> first.tolist(), second.tolist(), strength.tolist()
     ([0, 1], [1, 2], [1.0, 1.0])
     """
-    pattern = pattern.to("cpu")
-    if pattern.window is not None and pattern.window.transposed:
+    pattern, placed = pattern.to("cpu"), pattern if sites is None else sites
+    if placed.window is not None and placed.window.transposed:
         sources, edge = pattern.transpose()
-        *pair, coupling = tied_pairs(sources)
+        *pair, coupling = tied_pairs(sources, placed.transpose()[0])
         return edge[pair[0]], edge[pair[1]], coupling
     if pattern.tap is None:
         raise PatternError(
             f"smoothness needs the taps of the edges and {pattern!r} has none; use "
             "patterns.window, or give Pattern.from_edge_index its tap="
         )
-    sites, others, strength = neighbouring_sites(pattern)
+    first_sites, others, strength = neighbouring_sites(placed)
     edge_MK = np.full((pattern.num_sites, max(1, pattern.num_taps)), -1)
     edge_MK[pattern.rows().numpy(), pattern.tap.numpy()] = np.arange(pattern.num_edges)
     if np.count_nonzero(edge_MK >= 0) < pattern.num_edges:
@@ -63,7 +71,7 @@ def tied_pairs(pattern: Pattern) -> tuple[Tensor, Tensor, Tensor]:
             f"smoothness needs a tap at most once a site, and {pattern!r} has sites that read "
             "several sources by one tap; number their edges apart"
         )
-    first, second = edge_MK[sites], edge_MK[others]
+    first, second = edge_MK[first_sites], edge_MK[others]
     both = (first >= 0) & (second >= 0)
     strength_PK = np.broadcast_to(strength[:, None], both.shape)
     return (

@@ -118,10 +118,8 @@ def test_taps_that_mean_other_offsets_are_refused() -> None:
 
 
 def test_edges_left_on_meta_are_named() -> None:
-    pattern = sliding_window(9, 5)
-    with torch.device("meta"):
-        layer = SparseAttention(pattern, 4, 1)
-    layer.load_state_dict(SparseAttention(pattern, 4, 1).state_dict(), assign=True)
+    layer = SparseAttention(sliding_window(9, 5), 4, 1)
+    layer.edges.to("meta")
     with pytest.raises(ShapeError, match=r"`row_ptr` on meta.* `q` on cpu.* to_empty\(\)"):
         layer(torch.randn(2, 9, 4))
 

@@ -269,7 +269,13 @@ def test_what_cannot_be_mapped_or_differentiated_so_is_an_error() -> None:
     tensors, edges, _ = Attention(2, 5, 4, 2, 3).tensors()
     k = tensors["k"]
     value = torch.ones(1, edges.col.numel(), 2, dtype=torch.float64)
-    columns = torch.stack([edges.col, edges.col])
+    columns, starts = torch.stack([edges.col, edges.col]), torch.stack([edges.row_ptr] * 2)
+    y = torch.func.vmap(lambda col: spmm(value, k, edges.row_ptr, col))(columns)
+    assert torch.equal(y, spmm(value, k, *edges[:2]).expand_as(y))
+    for function in (segment_softmax, torch.func.jacrev(segment_softmax)):
+        y = torch.func.vmap(function, (None, 0))(value.sin(), starts)
+        torch.testing.assert_close(y, function(value.sin(), edges.row_ptr).expand_as(y))
+    columns[1, 0] = (columns[1, 0] + 1) % 4
     with pytest.raises(ShapeError, match="map over values alone"):
         torch.func.vmap(lambda col: spmm(value, k, edges.row_ptr, col))(columns)
 

@@ -109,9 +109,12 @@ def test_gradients_of_each_sample() -> None:
     torch.testing.assert_close(actual, expected)
 
 
-def test_mapping_over_edges_is_refused() -> None:
+def test_mapping_over_edges_takes_those_that_are_all_the_same() -> None:
     x, weight, _, edges = Case(2, 5, 7, 3, 4).tensors()
     columns = torch.stack([edges.col, edges.col])
+    y = torch.func.vmap(lambda col: gather_matmul(x, weight, edges.row_ptr, col))(columns)
+    assert torch.equal(y, gather_matmul(x, weight, edges.row_ptr, edges.col).expand_as(y))
+    columns[1, 0] = (columns[1, 0] + 1) % 7
     with pytest.raises(ShapeError, match="map over values alone"):
         torch.func.vmap(lambda col: gather_matmul(x, weight, edges.row_ptr, col))(columns)
 

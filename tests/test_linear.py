@@ -86,7 +86,7 @@ def test_moves_and_types() -> None:
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({}, OptionError, "give one of the two"),
     ({"fan_in": 2, "pattern": random_pattern(4, 6, 0.5)}, OptionError, "give one of the two"),
-    ({"fan_in": 7}, PatternError, r"`fan_in` \(=7\) must lie between 0 and `num_sources` \(=6\)"),
+    ({"fan_in": 7}, PatternError, r"`fan_in` \(=7\) must lie between 0 and `in_features` \(=6\)"),
     ({"fan_in": -1}, PatternError, "must lie between"),
     ({"fan_in": 0.5 * 6}, PatternError, r"`fan_in` \(=3.0\) must be an integer"),
     ({"pattern": random_pattern(6, 4, 0.5)}, PatternError, r"must have `out_features` sites"),

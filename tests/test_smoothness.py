@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from scisparse.adjacency import neighbouring_sites
 from scisparse.errors import PatternError
 from scisparse.grids import LatLonGrid
-from scisparse.layers import LocallyConnected
+from scisparse.layers import LocallyConnected, LocallyConnectedTranspose2d
 from scisparse.patterns import window
 
 
@@ -72,6 +72,30 @@ def test_smoothness_of_masked_cells_on_the_sphere(tie: Any, groups: int) -> None
     layer = build(masked_pattern(), tie, groups=groups)
     pairs = (array.tolist() for array in neighbouring_sites(layer.pattern))
     assert_equal(layer.smoothness(), smoothness_by_hand(layer, list(zip(*pairs, strict=True))))
+
+
+@pytest.mark.parametrize("reload", [False, True])
+def test_rewired_weights_have_the_neighbours_of_the_window_they_were_built_on(reload: bool) -> None:
+    layer = build(index_pattern(), None)
+    keep = torch.rand(layer.pattern.num_edges) < 0.6
+    layer.rewire(layer.pattern.select(keep))
+    assert_equal(layer.smoothness(), smoothness_by_hand(layer, index_pairs()))
+    layer.rewire(index_pattern())  # those that come back are 0
+    if reload:
+        layer, old = build(index_pattern(), None), layer
+        layer.load_state_dict(old.state_dict())
+    assert 0 < (layer.weight.flatten(1) == 0).all(1).sum() == (~keep).sum()
+    assert_equal(layer.smoothness(), smoothness_by_hand(layer, index_pairs()))
+    assert f"in {SHAPE}" in repr(layer)
+
+
+def test_rewired_transposed_weights_have_the_neighbours_they_had() -> None:
+    layer = LocallyConnectedTranspose2d(2, 3, 3, stride=2, input_size=(3, 4), padding=1)
+    before = layer.smoothness()
+    assert before > 0
+    layer.rewire(layer.pattern)
+    assert layer.rewired
+    assert torch.equal(layer.smoothness(), before)
 
 
 class Penalty(nn.Module):

@@ -32,6 +32,8 @@ from scisparse.layers import (
     LocallyConnected2d,
     LocallyConnectedTranspose2d,
     LowRankLocallyConnected,
+    Scores,
+    SparseAttention,
 )
 from scisparse.patterns import window
 
@@ -249,3 +251,41 @@ def test_description_is_short_and_telling(make: Any, shape: tuple[int, ...]) -> 
     assert "2, 4" in text
     assert "Pattern(" in text
     assert len(text) < 400
+
+
+# -- ensembles -------------------------------------------------------------------------------------
+
+
+def attention() -> SparseAttention:
+    layer = SparseAttention(masked_pattern(), 2, 1, scores=Scores(taps=True)).double()
+    randomize(layer)
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize(
+    ("make", "shape"), [*LAYERS, pytest.param(attention, (3, 24, 2), id="attention")]
+)
+def test_stacked_layers_run_as_an_ensemble(make: Any, shape: tuple[int, ...]) -> None:
+    """``stack_module_state`` stacks index buffers beside the parameters."""
+    layers, x = [make(), make()], randn(*shape)
+    for parameter in layers[1].parameters():
+        parameter.data.neg_().add_(0.3)
+    parameters, buffers = torch.func.stack_module_state(layers)
+    base = copy.deepcopy(layers[0]).to("meta")
+
+    def call(parameters: Any, buffers: Any, x: Tensor) -> Tensor:
+        y: Tensor = torch.func.functional_call(base, (parameters, buffers), (x,))
+        return y
+
+    y = torch.func.vmap(call, in_dims=(0, 0, None))(parameters, buffers, x)
+    assert_equal(y, torch.stack([layer(x) for layer in layers]))
+
+    def loss(parameters: Any, buffers: Any) -> Tensor:
+        return call(parameters, buffers, x).square().sum()
+
+    slopes = torch.func.vmap(torch.func.grad(loss))(parameters, buffers)
+    for n, layer in enumerate(layers):
+        expected = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
+        for (name, _), slope in zip(layer.named_parameters(), expected, strict=True):
+            assert_equal(slopes[name][n], slope)

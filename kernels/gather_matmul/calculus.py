@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scisparse.kernels._bilinear import bilinear, check_unmapped, on_edges, with_gradient
+from scisparse.kernels._bilinear import bilinear, on_common_edges, on_edges, with_gradient
 from scisparse.kernels._edges import Edges, side_by_side, transpose_edges
 from scisparse.kernels._modes import is_plain, is_transformed, wants_gradient
 from scisparse.kernels.gather_matmul import direct
@@ -118,11 +118,12 @@ def edge_outer_backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]
     return grad_x, grad_grad, *(None,) * 8
 
 
+@on_common_edges(2, 8)
 def _map_gather_matmul(
     info: Any, in_dims: tuple[int | None, ...], *inputs: Any
 ) -> tuple[Tensor, int]:
     x, weight, *rest = inputs
-    edges, edges_t, transpose_weight, backend = _split(in_dims, rest)
+    edges, edges_t, transpose_weight, backend = _split(rest)
     copies, x_dim, weight_dim = info.batch_size, *in_dims[:2]
     if weight_dim is None:
         x = x.movedim(x_dim, 0)
@@ -135,9 +136,10 @@ def _map_gather_matmul(
     return y.unflatten(1, (copies, sites)), 1
 
 
+@on_common_edges(2, 8)
 def _map_edge_outer(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
     x, grad, *rest = inputs
-    edges, edges_t, num_weights, backend = _split(in_dims, rest)
+    edges, edges_t, num_weights, backend = _split(rest)
     copies, x_dim, grad_dim = info.batch_size, *in_dims[:2]
     grad = grad[None].expand(copies, *grad.shape) if grad_dim is None else grad.movedim(grad_dim, 0)
     x, edges, edges_t = _copied(x, x_dim, edges, edges_t, copies, num_weights)
@@ -146,11 +148,8 @@ def _map_edge_outer(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) ->
     return out.unflatten(0, (copies, num_weights)), 0
 
 
-def _split(
-    in_dims: tuple[int | None, ...], rest: list[Any]
-) -> tuple[Edges, Edges | None, Any, str]:
-    """Edges, transposed edges and options of a call whose edges must not be mapped."""
-    check_unmapped(in_dims[2:8])
+def _split(rest: list[Any]) -> tuple[Edges, Edges | None, Any, str]:
+    """Edges, transposed edges and options of a call."""
     edges_t = None if rest[3] is None else Edges(*rest[3:6])
     return Edges(*rest[:3]), edges_t, *rest[6:]
 

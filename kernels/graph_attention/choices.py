@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import ShapeError
-from scisparse.kernels._bilinear import bilinear, check_unmapped, save, tangent
+from scisparse.kernels._bilinear import bilinear, on_common_edges, save, tangent
 from scisparse.kernels._edges import Edges, check_transpose, transpose_edges
 from scisparse.kernels._modes import is_transformed
 from scisparse.kernels._segments import accumulator
@@ -212,9 +212,9 @@ class _Extreme(torch.autograd.Function):
         return tangent(_run_sites, (*ctx.saved_tensors, *ctx.options), dvalue, dx), None
 
     @staticmethod
+    @on_common_edges(2, 7)
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
         (value, x), batch = _joined(info.batch_size, in_dims[:2], inputs[:2], 1)
-        check_unmapped(in_dims[2:7])
         best = _Extreme.apply(value, x, *inputs[2:])
         return tuple(t.unflatten(0, (info.batch_size, batch)) for t in best), (0, 0)
 
@@ -222,7 +222,6 @@ class _Extreme(torch.autograd.Function):
 def _mapped(
     run: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, ...], *inputs: Any
 ) -> tuple[Tensor, int]:
-    check_unmapped(in_dims[3:8])
     three, batch = _joined(info.batch_size, in_dims[:3], inputs[:3], 2)
     return run(*three, *inputs[3:]).unflatten(0, (info.batch_size, batch)), 0
 
@@ -238,7 +237,7 @@ def _joined(
 
 
 _RULES = {
-    name: bilinear(name, run, backward, partial(_mapped, run))
+    name: bilinear(name, run, backward, on_common_edges(3, 8)(partial(_mapped, run)))
     for name, run, backward in (
         ("choice_sites", _run_sites, _sites_backward),
         ("choice_sources", _run_sources, _sources_backward),

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scisparse.kernels._bilinear import bilinear, check_unmapped, on_edges
+from scisparse.kernels._bilinear import bilinear, on_common_edges, on_edges
 from scisparse.kernels._edges import Edges, transpose_edges
 from scisparse.kernels._modes import is_transformed
 from scisparse.kernels._segments import site_of_edge
@@ -186,7 +186,6 @@ def _mapped(
     """A product of tensors with a mapped dimension, which comes first in the result."""
     first, second, *rest = inputs
     copies = info.batch_size
-    check_unmapped(in_dims[2:8])
     # Of the second: the first may be shared by the batch.
     batch = second.shape[0] if in_dims[1] is None else second.movedim(in_dims[1], 0).shape[1]
     first, second = (
@@ -203,7 +202,7 @@ def join_copies(x: Tensor, dim: int | None, copies: int, batch: int) -> Tensor:
 
 
 _SPMM, _SDDMM = (
-    bilinear(name, on_edges(run), backward, partial(_mapped, run))
+    bilinear(name, on_edges(run), backward, on_common_edges(2, 8)(partial(_mapped, run)))
     for name, run, backward in (
         ("spmm", run_spmm, spmm_backward),
         ("sddmm", run_sddmm, sddmm_backward),
@@ -232,10 +231,10 @@ class _Softmax(torch.autograd.Function):
         return run_softmax_slope(weight, dscore, row_ptr, ctx.backend)
 
     @staticmethod
+    @on_common_edges(1, 2)
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], score: Tensor, row_ptr: Tensor, backend: str
     ) -> tuple[Tensor, int]:
-        check_unmapped(in_dims[1:2])
         score = score.movedim(in_dims[0] or 0, 0)
         weight = run_segment_softmax(score.flatten(0, 1), row_ptr, backend)
         return weight.unflatten(0, score.shape[:2]), 0
@@ -272,6 +271,7 @@ class _SoftmaxSlope(torch.autograd.Function):
         return tangent
 
     @staticmethod
+    @on_common_edges(2, 3)
     def vmap(
         info: Any,
         in_dims: tuple[int | None, ...],
@@ -280,7 +280,6 @@ class _SoftmaxSlope(torch.autograd.Function):
         row_ptr: Tensor,
         backend: str,
     ) -> tuple[Tensor, int]:
-        check_unmapped(in_dims[2:3])
         mapped = next(
             t.movedim(dim, 0)
             for t, dim in zip((weight, given), in_dims, strict=False)

@@ -1,4 +1,7 @@
-"""Whole numbers as callers write them: Python's, numpy's, one or several."""
+"""Whole numbers as callers write them: Python's, numpy's, one or several.
+
+``True`` and ``False`` are none: who writes them means another argument.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,16 @@ from scisparse.errors import ScisparseError
 __all__ = ["integer", "integer_from", "integers", "integers_per_axis"]
 
 
+def _index(value: object) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)  # type: ignore[arg-type]
+
+
 def integer(name: str, value: SupportsIndex, error: type[ScisparseError]) -> int:
     """Give `value` as an ``int``, or raise `error`: a float is not rounded, even a whole one."""
     try:
-        return operator.index(value)
+        return _index(value)
     except TypeError:
         raise error(f"`{name}` (={value!r}) must be an integer") from None
 
@@ -30,7 +39,7 @@ def integer_from(name: str, value: SupportsIndex, least: int, error: type[Scispa
 def integers(values: Sequence[SupportsIndex]) -> tuple[int, ...] | None:
     """Give several integers; ``None`` when these are not several, or not integers."""
     try:
-        return tuple(operator.index(value) for value in values)
+        return tuple(_index(value) for value in values)
     except TypeError:
         return None
 
@@ -40,7 +49,7 @@ def integers_per_axis(
 ) -> tuple[int, ...] | None:
     """Give an integer for each axis, from one for all or one each; ``None`` when it is neither."""
     try:
-        return (operator.index(value),) * axes  # type: ignore[arg-type]
+        return (_index(value),) * axes
     except TypeError:
         values = integers(value)  # type: ignore[arg-type]
     return values if values is not None and len(values) == axes else None

@@ -107,7 +107,7 @@ def _along(points: Grid | ArrayLike, curve: Callable[[_Ints, int], _Ints]) -> Te
             "leave missing points out"
         )
     if not len(positions):
-        return torch.empty(0, dtype=torch.int64)
+        return torch.empty(0, dtype=torch.int64, device="cpu")
     bits = 62 // positions.shape[1]
     place = curve(_cells(positions, bits), bits)
     return torch.from_numpy(np.argsort(place, kind="stable"))

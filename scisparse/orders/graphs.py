@@ -58,7 +58,7 @@ def cuthill_mckee(pattern: Pattern) -> Tensor:
             f"`pattern` must have sites that are its sources too; it has {sites} and {sources}"
         )
     if not sites:
-        return torch.empty(0, dtype=torch.int64)
+        return torch.empty(0, dtype=torch.int64, device="cpu")
     pattern = pattern.to("cpu")
     edges = np.ones(pattern.num_edges, dtype=np.bool_), pattern.col.numpy(), pattern.row_ptr.numpy()
     one_way = csr_array(edges, shape=pattern.shape)

@@ -32,17 +32,18 @@ def coverage(pattern: Pattern, hops: int, samples: int, seed: int) -> float:
     if hops == 1:
         pairs = pattern.num_edges - pattern.statistics()["duplicates"]
         return pairs / (sites * sources)
-    chosen = torch.arange(sites)
-    if samples < sites:
-        chosen = torch.randperm(sites, generator=torch.Generator().manual_seed(seed))[:samples]
     row, col = pattern.rows().cpu(), pattern.col.long().cpu()
+    chosen = torch.arange(sites, device="cpu")
+    if samples < sites:
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(sites, generator=generator, device="cpu")[:samples]
     count = 0
     for part in chosen.split(max(1, _NUMBERS_AT_ONCE // max(1, pattern.num_edges))):
-        reached = torch.zeros(len(part), sites, dtype=torch.bool)
-        reached[torch.arange(len(part)), part] = True
+        reached = row.new_zeros(len(part), sites, dtype=torch.bool)
+        reached.scatter_(1, part[:, None], True)
         read = torch.zeros_like(reached)
         for _ in range(hops):
-            follows = torch.zeros(len(part), sites, dtype=torch.int32)
+            follows = row.new_zeros(len(part), sites, dtype=torch.int32)
             follows.index_add_(1, col, reached[:, row].int())
             read |= follows.bool()
             reached = read

@@ -52,12 +52,13 @@ def constant_fan_in(
             f"`num_sites` (={num_sites}) must not be negative"
         )
     rows = max(1, _NUMBERS_AT_ONCE // max(1, num_sources))
+    nothing = torch.empty(0, dtype=torch.int32, device="cpu")
     drawn = [
         draw_without_repetition(min(rows, num_sites - first), num_sources, fan_in, generator)
         for first in range(0, num_sites, rows)
     ]
-    col = torch.cat([torch.empty(0, dtype=torch.int32), *[part.flatten() for part in drawn]])
-    row_ptr = torch.arange(num_sites + 1) * fan_in
+    col = torch.cat([nothing, *[part.flatten() for part in drawn]])
+    row_ptr = torch.arange(num_sites + 1, device="cpu") * fan_in
     return Pattern(row_ptr, col.to(torch.int32), num_sources).validate()
 
 
@@ -66,5 +67,6 @@ def draw_without_repetition(
 ) -> Tensor:
     """Sets of `count` rising numbers below `size`, int32 ``[rows, count]``."""
     # Places of the smallest of random numbers are such a set; single precision would tie too often.
-    keys = torch.rand(rows, size, dtype=torch.float64, generator=generator)
+    # On the CPU, where patterns lie, whatever the default device is.
+    keys = torch.rand(rows, size, dtype=torch.float64, generator=generator, device="cpu")
     return keys.topk(count, dim=1, largest=False).indices.sort(dim=1).values.to(torch.int32)

@@ -84,8 +84,9 @@ def neighborhood(
                 "axes of `shape`, which has one at least"
             )
     flags = [flags_per_axis("causal", causal, axes), flags_per_axis("periodic", periodic, axes)]
-    source, tap = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64)
-    inside = torch.ones(1, 1, dtype=torch.bool)
+    # On the CPU, where patterns lie, whatever the default device is.
+    source = tap = torch.zeros(1, 1, dtype=torch.int64, device="cpu")
+    inside = torch.ones(1, 1, dtype=torch.bool, device="cpu")
     taps = 1
     kernels, steps = sizes["kernel_size"] or (), sizes["dilation"] or ()
     for size, kernel, step, *kind in zip(cells, kernels, steps, *flags, strict=True):
@@ -125,7 +126,7 @@ def _axis(
             f"a box of {kernel} cells (`kernel_size`), {step} apart (`dilation`), does not fit "
             f"into an axis of {size}"
         )
-    cell, place = torch.arange(size)[:, None], torch.arange(kernel)
+    cell, place = torch.arange(size, device="cpu")[:, None], torch.arange(kernel, device="cpu")
     if causal:
         offset = place.expand(size, -1) - kernel + 1
     elif periodic:

@@ -69,15 +69,15 @@ def sliding_window(
     length = _positive("length", length, least=0)
     window, dilation = _positive("window", window), _positive("dilation", dilation)
     side = window // 2
-    offsets = torch.arange(1 - window, 1) if causal else torch.arange(-side, side + 1)
-    offsets = offsets * dilation
+    first, last = (1 - window, 0) if causal else (-side, side)
+    offsets = _numbers(first, last + 1) * dilation
     if periodic and int(offsets[-1] - offsets[0]) >= max(length, 1):
         raise OptionError(
             f"a periodic window of {len(offsets)} tokens, {dilation} apart, meets itself on "
             f"{length} tokens; make `window` (={window}) smaller"
         )
-    source = torch.arange(length)[:, None] + offsets
-    tap = torch.arange(len(offsets)).expand_as(source)
+    source = _numbers(length)[:, None] + offsets
+    tap = _numbers(len(offsets)).expand_as(source)
     if periodic:
         source, order = (source % max(length, 1)).sort(1)
         tap = tap.gather(1, order)
@@ -122,10 +122,10 @@ def strided(length: int, stride: int, *, causal: bool = True) -> Pattern:
     [0, 1, 0, 0, 1, 1, 1, 1, 0]
     """
     length, stride = _positive("length", length, least=0), _positive("stride", stride)
-    far = torch.arange(-(length // stride), length // stride + 1) * stride
-    near = torch.arange(1 - stride, stride)
+    far = _numbers(-(length // stride), length // stride + 1) * stride
+    near = _numbers(1 - stride, stride)
     offsets = torch.cat([near, far]).unique()
-    return _from_rows(torch.arange(length)[:, None] + offsets, length, causal)
+    return _from_rows(_numbers(length)[:, None] + offsets, length, causal)
 
 
 def fixed(length: int, stride: int, summary: int = 1, *, causal: bool = True) -> Pattern:
@@ -160,8 +160,8 @@ def fixed(length: int, stride: int, summary: int = 1, *, causal: bool = True) ->
     length, stride = _positive("length", length, least=0), _positive("stride", stride)
     if not 1 <= summary <= stride:
         raise OptionError(f"`summary` (={summary}) must lie between 1 and `stride` (={stride})")
-    token = torch.arange(length)
-    block = token[:, None] // stride * stride + torch.arange(stride)
+    token = _numbers(length)
+    block = token[:, None] // stride * stride + _numbers(stride)
     ends = token[token % stride >= stride - summary]
     return _from_rows(torch.cat([block, ends.expand(length, -1)], 1), length, causal)
 
@@ -277,7 +277,7 @@ def axial(shape: Sequence[int]) -> Pattern:
             f"`shape` (={shape!r}) must be integers, one for each axis, such as (4, 6)"
         )
     sizes = [_positive("shape", size) for size in given]
-    cells = torch.arange(torch.Size(sizes).numel()).view(sizes)
+    cells = _numbers(torch.Size(sizes).numel()).view(sizes)
     rows = []
     for axis, size in enumerate(sizes):
         along = cells.movedim(axis, -1)
@@ -301,7 +301,7 @@ def blocks(labels: Tensor, source_labels: Tensor | None = None) -> Pattern:
     Raises
     ------
     OptionError
-        If labels are no tensor of integers in one dimension.
+        If labels are no tensor of integers in one dimension, or are on the meta device.
 
     Examples
     --------
@@ -317,6 +317,8 @@ def blocks(labels: Tensor, source_labels: Tensor | None = None) -> Pattern:
                 f"`{name}` is a {type(each).__name__}; give a tensor of integers [M]: "
                 f"torch.as_tensor({name})"
             )
+        if each.is_meta:
+            raise OptionError(f"`{name}` is on the meta device, without values; give device='cpu'")
         if each.dim() != 1 or each.is_floating_point() or each.is_complex():
             raise OptionError(f"`{name}` ({each.dtype} {list(each.shape)}) must be integers [M]")
     kinds, label = torch.cat([labels, source_labels]).unique(return_inverse=True)
@@ -325,7 +327,8 @@ def blocks(labels: Tensor, source_labels: Tensor | None = None) -> Pattern:
     count = torch.bincount(source, minlength=len(kinds))
     first = row_ptr_of_fan_in(count)
     row_ptr = row_ptr_of_fan_in(count[site])
-    edge = torch.arange(int(row_ptr[-1])) - row_ptr[:-1].repeat_interleave(count[site])
+    edge = torch.arange(int(row_ptr[-1]), device=row_ptr.device)
+    edge -= row_ptr[:-1].repeat_interleave(count[site])
     col = order[first[site].repeat_interleave(count[site]) + edge]
     return Pattern(row_ptr, col.to(torch.int32), len(source))
 
@@ -334,11 +337,16 @@ def _positive(name: str, value: int, least: int = 1) -> int:
     return integer_from(name, value, least, OptionError)
 
 
+def _numbers(*bounds: int) -> Tensor:
+    # On the CPU, where patterns lie, whatever the default device is.
+    return torch.arange(*bounds, device="cpu")
+
+
 def _from_rows(source: Tensor, length: int, causal: bool) -> Pattern:
     """Pattern of candidate sources ``[length, n]``, in any order, repeated or out of range."""
     source, keep = sorted_rows(source, length)
     if causal:
-        keep &= source <= torch.arange(length)[:, None]
+        keep &= source <= _numbers(length)[:, None]
     return Pattern(row_ptr_of_fan_in(keep.sum(1)), source[keep].to(torch.int32), length)
 
 
@@ -356,13 +364,14 @@ def _without_taps(pattern: Pattern) -> Pattern:
 
 def _global(length: int, tokens: Sequence[int]) -> Pattern:
     """Tokens that read all and are read by all."""
-    places = torch.tensor(sorted({integer("global_tokens", t, OptionError) for t in tokens}))
+    numbers = sorted({integer("global_tokens", t, OptionError) for t in tokens})
+    places = torch.tensor(numbers, dtype=torch.int64, device="cpu")
     if len(places) and not 0 <= int(places[0]) <= int(places[-1]) < length:
         raise OptionError(f"`global_tokens` {places.tolist()} must lie between 0 and {length - 1}")
-    reads = torch.zeros(length, dtype=torch.bool)
-    reads[places.long()] = True
+    reads = torch.zeros(length, dtype=torch.bool, device="cpu")
+    reads[places] = True
     fan_in = torch.where(reads, length, len(places))
-    everything, some = torch.arange(length), places.long()
-    rows = [everything if r else some for r in reads.tolist()]
+    everything = _numbers(length)
+    rows = [everything if r else places for r in reads.tolist()]
     col = torch.cat([everything.new_empty(0), *rows])
     return Pattern(row_ptr_of_fan_in(fan_in), col.to(torch.int32), length)

@@ -71,7 +71,7 @@ class ShiftedAxis:
             return self.windows * self.window**2
         return 2 * self.window - 1
 
-    def parts(self, device: torch.device | None = None) -> Tensor:
+    def parts(self, device: torch.device | str = "cpu") -> Tensor:
         """Give the part of its window that each place is in, int64 ``[places]``.
 
         Parts do not read each other: 0, or 1 past the end of an axis that is not periodic, where
@@ -193,10 +193,12 @@ def shifted_window(
         shape, window, shift=shift, periodic=periodic, earth_specific=earth_specific
     )
     sizes = [axis.size for axis in axes]
-    cells, label = torch.ones(sizes, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    # On the CPU, where patterns lie, whatever the default device is.
+    cells = torch.ones(sizes, dtype=torch.int64, device="cpu")
+    label = torch.zeros(1, dtype=torch.int64, device="cpu")
     placed = []
     for n, axis in enumerate(axes):
-        place = (torch.arange(axis.size) - axis.shift) % axis.places
+        place = (torch.arange(axis.size, device="cpu") - axis.shift) % axis.places
         along = [-1] + [1] * (len(axes) - n - 1)
         mine = place // axis.window * 2 + axis.parts()[place]  # part 2 has no cells
         label = label * (2 * axis.windows) + mine.view(along)

@@ -304,7 +304,8 @@ class Sparsifier:
         Parameters
         ----------
         copy
-            Module with the same names; of ``AveragedModel`` give ``.module``.
+            Module with the same names; of ``AveragedModel`` give ``.module``, and leave its
+            `use_buffers` at ``False``: integers that name edges have no average.
         """
         for target in self.targets:
             target.follow(copy)
