@@ -123,6 +123,11 @@ class MaskedTarget(Target):
         self.mask = self.mask.to(device)
 
     @property
+    def final_mask(self) -> Tensor:
+        """What will be active once it is released."""
+        return self.mask
+
+    @property
     def learning(self) -> Tensor:
         """Weights that get a gradient."""
         return self.mask
