@@ -202,10 +202,10 @@ def for_pattern(structure: Structure, name: str, layer: nn.Module, edges: bool) 
 
 def _channel_groups(layer: Any) -> Tensor:
     """Group of channels that each row of the weight is of: sites take their groups in turns."""
-    rows = torch.arange(layer.weight.shape[0])
-    if layer.tie_index is not None:
-        return rows % layer.groups
-    return (torch.searchsorted(layer.row_ptr.cpu(), rows, right=True) - 1) % layer.groups
+    rows, groups = torch.arange(layer.weight.shape[0]), int(layer.groups)
+    if layer.tie_index is None:
+        rows = torch.searchsorted(layer.row_ptr.cpu(), rows, right=True) - 1
+    return rows % groups
 
 
 def _of_weights(labels: Tensor, structure: Structure, name: str, layer: Any) -> Tensor:
