@@ -21,6 +21,7 @@ __all__ = [
     "check_parameters",
     "checked_on_points_of",
     "checked_pattern",
+    "is_trained_together",
     "match_edges",
     "move_rows",
     "pack_edges",
@@ -280,11 +281,7 @@ def resize(parameter: nn.Parameter, values: Tensor) -> None:
     PatternError
         Ranks train it together: what averages its gradients knows the old size.
     """
-    if (
-        _is_held(parameter)
-        and torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-    ):
+    if is_trained_together(parameter):
         raise PatternError(
             f"a weight {list(parameter.shape)} that DistributedDataParallel holds cannot get "
             f"another size, {list(values.shape)}; prune or load before wrapping the model, and "
@@ -295,6 +292,12 @@ def resize(parameter: nn.Parameter, values: Tensor) -> None:
     parameter.grad = None
     parameter.data = values.new_empty(0, dtype=other)
     parameter.data = values
+
+
+def is_trained_together(parameter: nn.Parameter) -> bool:
+    """Whether ranks average its gradients by hooks, which cannot do with another size."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return distributed and _is_held(parameter)
 
 
 def _is_held(parameter: nn.Parameter) -> bool:

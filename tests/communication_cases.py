@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scisparse.errors import CheckpointError
-from scisparse.sparsity import exchange
+from scisparse.layers import SparseLinear
+from scisparse.sparsity import Sparsifier, exchange, schedules
 from scisparse.sparsity.communication import TopKCompression
 
 WORLDS = (2, 3)
@@ -328,6 +329,37 @@ def unused(group: dist.ProcessGroup, rank: int) -> dict[str, Any]:
     return {"rests": rests, "sent": sent}
 
 
+def sparsified(group: dist.ProcessGroup, rank: int) -> dict[str, Any]:
+    """Residuals and which weights learn, before and after each change, as dense matrices."""
+    often, rounds = schedules.CosineDrop(9, 2), schedules.Iterative(2, 2)
+    result: dict[str, Any] = {}
+    for method, schedule in (("rigl", often), ("lottery", rounds)):
+        for sparse in (False, True):
+            model, hook = net(12, 20, 6), TopKCompression(0.05)
+            model[0] = SparseLinear(12, 20, fan_in=7) if sparse else model[0]
+            optimizer = momentum(model)
+            options: dict[str, Any] = {"sparsity": 0.6, "params": ["0"], "schedule": schedule}
+            sparsifier = Sparsifier(model, optimizer, method, **options)
+            ddp, seen = parallel(model, group, hook), list[Any]()
+            for step in range(5):
+                optimizer.zero_grad()
+                ddp(draw(9, 12, seed=100 * step + rank)).exp().mean().backward()
+                optimizer.step()
+                seen.append(_as_matrices(hook, sparsifier.targets[0]))
+                sparsifier.step()
+                seen[-1] += _as_matrices(hook, sparsifier.targets[0])
+            result[f"{method} {sparse}"] = seen
+    return result
+
+
+def _as_matrices(hook: TopKCompression, target: Any) -> tuple[Tensor, Tensor]:
+    residual = hook.state_dict()["residual"]["0.weight"]
+    if hasattr(target, "learning"):
+        return residual, target.learning
+    dense = torch.zeros(20 * 12).index_put_((target.active,), residual.flatten())
+    return dense, torch.zeros(20 * 12).index_fill_(0, target.active, 1).bool()
+
+
 def convergence(group: dist.ProcessGroup, rank: int) -> dict[str, Any]:
     """Learn another network from 256 cases on each rank; final losses, and bytes."""
     x = draw(256, 30, seed=rank) * torch.logspace(0, -0.5, 30)
@@ -361,7 +393,7 @@ def worker(rank: int, folder: Path) -> None:
     for world in WORLDS:
         group = dist.new_group(list(range(world)))
         if rank < world:
-            for scenario in SCENARIOS + ((convergence,) if world == 2 else ()):
+            for scenario in (*SCENARIOS, convergence if world == 2 else sparsified):
                 result[f"{scenario.__name__} {world}"] = scenario(group, rank)
     torch.save(result, folder / f"{rank}.pt")
     dist.barrier()

@@ -207,6 +207,20 @@ def test_residual_of_unused_parameters_waits(seen: Results, world: int) -> None:
         assert rests[0].any()
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("method", ["rigl", "lottery"])
+def test_residuals_move_with_weights(seen: Results, method: str, sparse: bool) -> None:
+    for result in seen("sparsified", max(WORLDS)):
+        changes = 0
+        for rest, learns, rest_after, learns_after in result[f"{method} {sparse}"]:
+            changed = not torch.equal(learns, learns_after)
+            stays = learns & learns_after & (not changed or method != "lottery")
+            assert rest[learns].any()
+            assert torch.equal(rest_after, rest * stays)
+            changes += changed
+        assert changes > 1
+
+
 @pytest.mark.usefixtures("alone")
 def test_one_rank_is_dense_and_sends_nothing() -> None:
     hook = TopKCompression(0.01)

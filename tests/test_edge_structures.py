@@ -54,6 +54,24 @@ def test_output_channels_go_at_all_sites() -> None:
     assert not bool(mask[:, :, 1].any())
 
 
+@pytest.mark.parametrize("tie", [None, "all", "longitude"])
+def test_channels_of_groups_go_by_themselves(tie: Any) -> None:
+    seed()
+    pattern = window(SHAPE, 3, padding=1, padding_mode=("zeros", "circular"))
+    layer = LocallyConnected(pattern, 4, 6, groups=2, tie=tie, bias=False)
+    x = torch.rand(3, pattern.num_sources, 4)
+    layer(x)[..., :3].sum().backward()
+    assert layer.weight.grad is not None
+    first = (layer.weight.grad != 0).any(2).any(1)  # rows of the first group
+    with torch.no_grad():
+        layer.weight.abs_()  # so that an output is 0 only where its channel is pruned
+        layer.weight[first] *= torch.tensor([1, 0.1, 0.9])
+        layer.weight[~first] *= torch.tensor([0.01, 1, 0.02])
+    Sparsifier(layer, None, "magnitude", sparsity=0.5, structure="channels")
+    kept = layer(x).abs().sum((0, 1)) > 0
+    assert kept.tolist() == [True, False, True, False, True, False]
+
+
 @pytest.mark.parametrize("tie", ["all", "longitude"])
 def test_taps_of_tied_weights(tie: Any) -> None:
     layer = windowed(tie=tie)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from sparsity_cases import OFTEN, adam, batches, fields, locally, network, seed, train
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from scisparse.errors import PatternError
+from scisparse.errors import OptionError, PatternError
 from scisparse.layers import LocallyConnected2d, SparseLinear
 from scisparse.layers.rewiring import resize
 from scisparse.sparsity import Sparsifier, schedules
@@ -58,6 +61,36 @@ def test_a_size_that_ranks_know_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     (weight.sum() * 2).backward()
     assert weight.grad is not None
     assert weight.grad.tolist() == [[2, 2], [2, 2]]
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process only."""
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/meet", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("method", ["magnitude", "sparse_momentum", "l0"])
+def test_finalize_changes_nothing_while_ranks_hold_a_weight_that_shrinks(method: str) -> None:
+    seed()
+    model = nn.Sequential(SparseLinear(12, 20, fan_in=5), nn.Tanh(), nn.Linear(20, 6))
+    optimizer, data = adam(model), batches(12)
+    sparsifier = Sparsifier(model, optimizer, method, sparsity=0.6, total_steps=12)
+    together = DistributedDataParallel(model)
+    train(together, optimizer, sparsifier, data)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(OptionError, match=r"weight .* is to lose .*; delete the wrapper"):
+        sparsifier.finalize()
+    assert all(map(torch.equal, model.parameters(), before))
+    train(together, optimizer, sparsifier, data)  # nothing has ended
+    del together
+    expected = model.eval()(data[0][0]).detach()  # its graph would hold the weights as well
+    final = sparsifier.finalize("condensed")
+    torch.testing.assert_close(final(data[0][0]), expected)
+    with pytest.raises(OptionError, match="called already"):
+        sparsifier.finalize()
 
 
 @pytest.mark.parametrize("structure", ["taps", "sites"])

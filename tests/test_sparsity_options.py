@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from kernel_cases import generator
 from sparsity_cases import adam, batches, locally, network, seed, train
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from scisparse.errors import CheckpointError, OptionError
 from scisparse.layers import LocallyConnected, SparseAttention, SparseLinear
@@ -127,10 +129,21 @@ IDLE: list[tuple[str, dict[str, Any], str]] = [
     (
         "rigl",
         {"sparsity": 0.5, "schedule": schedules.Steady(2)},
-        r"method 'rigl' .* drops none; choose CosineDrop\(end=...\), or leave `schedule` out",
+        r"method 'rigl' .* drops none; choose .*CosineDrop\(end=...\), or leave `schedule` out",
     ),
-    ("gmp", {"sparsity": 0.5, "growth": "gradient"}, "drops none; choose CosineDrop"),
-    ("static", {"sparsity": 0.5, "growth": "random"}, "leave `growth` or `schedule`"),
+    ("gmp", {"sparsity": 0.5, "growth": "gradient"}, "drops none; .*, or leave `growth` out"),
+    ("static", {"sparsity": 0.5, "growth": "random"}, "drops none; .*, or leave `growth` out"),
+    (
+        "rigl",
+        {"sparsity": 0.5, "growth": "random", "schedule": schedules.Steady(2)},
+        "leave `growth` and `schedule` out",
+    ),
+    ("magnitude", {"sparsity": 0.5, "growth": "superset"}, "chooses once; .* leave `growth` out"),
+    (
+        "top_kast",
+        {"sparsity": 0.5, "schedule": schedules.OneShot(3)},
+        r"'top_kast' .* OneShot\(step=3\) chooses once; .*Steady.*, or leave `schedule` out",
+    ),
     ("top_kast", {"sparsity": 0.5, "growth": "gradient"}, "drops none"),
     ("l0", {"sparsity": 0.5, "score": "magnitude"}, "learns gates, and `score` 'magnitude' has"),
     ("static", {"sparsity": 0.5, "candidates": WIDE}, "'static' never moves edges"),
@@ -166,6 +179,49 @@ def by_gradient(weight: Tensor, gradient: Tensor) -> Tensor:
 
 def by_weight(weight: Tensor, gradient: Tensor | None) -> Tensor:
     return weight.square()
+
+
+def test_a_score_that_prunes_at_once_reads_the_gradients_there_are() -> None:
+    model = nn.Sequential(first := nn.Linear(9, 7), nn.Linear(7, 4))
+    for score in ("taylor", lambda w, g: (w * g).abs()):
+        with pytest.raises(OptionError, match=r"loss.backward\(\) .* before building a sparsifier"):
+            Sparsifier(model, None, "magnitude", sparsity=0.5, score=score)
+    with pytest.raises(OptionError, match=r"there is none \(it raised: .* no attribute 'sizes'\)"):
+        Sparsifier(model, None, "magnitude", sparsity=0.5, score=lambda w, g: w.sizes)
+    with pytest.raises(OptionError, match=r"none has given 0.weight a gradient; .* OneShot\(step"):
+        Sparsifier(model, adam(model), "magnitude", sparsity=0.5, score="movement")
+    model(torch.randn(5, 9)).square().mean().backward()
+    assert first.weight.grad is not None
+    size = (first.weight.detach() * first.weight.grad).abs()
+    Sparsifier(model, None, "magnitude", sparsity=0.5, score="taylor")
+    assert size[first.weight == 0].max() <= size[first.weight != 0].min()
+
+
+NOT_USUAL: list[tuple[str, nn.Module, list[str] | None]] = [
+    ("embedding", nn.Embedding(9, 4), None),
+    ("frozen", nn.Sequential(nn.Linear(5, 6)).requires_grad_(False), ["0"]),
+    ("transposed", nn.Sequential(nn.ConvTranspose2d(2, 4, 3)), None),
+    ("recurrent", nn.LSTM(4, 5), ["weight_*"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "params"), [case[1:] for case in NOT_USUAL], ids=[case[0] for case in NOT_USUAL]
+)
+def test_weights_that_count_by_full_name_are_named(
+    model: nn.Module, params: list[str] | None
+) -> None:
+    with pytest.raises(OptionError, match=r"made sparse by default, .* name others in") as caught:
+        Sparsifier(model, None, "magnitude", sparsity=0.5, params=params)
+    (name,) = re.findall(r"params=\['(.*)'\]", str(caught.value))
+    Sparsifier(model, None, "magnitude", sparsity=0.5, params=[name])
+    assert 0.4 < float((model.get_parameter(name) == 0).float().mean()) < 0.6
+
+
+@pytest.mark.parametrize("model", [nn.LayerNorm(4), weight_norm(nn.Linear(5, 6))])
+def test_a_model_without_a_weight_to_name(model: nn.Module) -> None:
+    with pytest.raises(OptionError, match="remove parametrizations, or give a model"):
+        Sparsifier(model, None, "magnitude", sparsity=0.5)
 
 
 @pytest.mark.parametrize("score", [by_gradient, lambda w, g: (w * g).abs(), "mest"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_cases import generator
 from sparsity_cases import adam, fields, locally, train
-from torch import Tensor
+from torch import Tensor, nn
 
 from scisparse import patterns
 from scisparse.errors import OptionError
@@ -108,6 +109,42 @@ def test_vnm_shares_four_inputs() -> None:
     assert keep.reshape(8, 2, 8).sum(2).unique().tolist() == [2]
     used = keep.reshape(2, 4, 2, 8).any(1).sum(-1)
     assert bool((used <= 4).all())
+
+
+WRONG_RUNS: list[tuple[type, dict[str, Any], str]] = [
+    (structures.NM, {"n": 1.5}, r"`n` \(=1.5\) must be an integer"),
+    (structures.NM, {"n": 0}, r"`n` \(=0\) must be at least 1"),
+    (structures.NM, {"n": 7, "m": 5}, r"`n` \(=7\) must be at most `m` \(=5\)"),
+    (structures.VNM, {"v": 0}, r"`v` \(=0\) must be at least 1"),
+    (structures.VNM, {"v": 2.0}, r"`v` \(=2.0\) must be an integer"),
+    (structures.VNM, {"n": 2, "m": 3}, r"`m` \(=3\) must be at least 4"),
+    (structures.VNM, {"n": 5}, r"`n` \(=5\) must be at most 4, the inputs"),
+]
+
+
+@pytest.mark.parametrize(("kind", "numbers", "message"), WRONG_RUNS)
+def test_numbers_of_runs_that_make_no_sense(
+    kind: type, numbers: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        kind(**numbers)
+
+
+def test_remedies_of_runs_work() -> None:
+    model = nn.Linear(16, 24)
+    for structure, sparsity in ((structures.NM(1, 4), 0.375), (structures.VNM(2, 8, 9), 0.75)):
+        options: dict[str, Any] = {"structure": structure, "sparsity": sparsity}
+        with pytest.raises(OptionError) as caught:
+            Sparsifier(model, None, "magnitude", **options)
+        if isinstance(structure, structures.VNM):
+            v = int(re.findall(r"choose v=(\d+)", str(caught.value))[0])
+            options["structure"] = structures.VNM(2, 8, v)
+        else:
+            assert "prunes 0.375 of one of shape [24, 16]" in str(caught.value)
+            options["sparsity"] = float(re.findall(r"give sparsity=(\S+)", str(caught.value))[0])
+        sparsifier = Sparsifier(model, None, "magnitude", **options)
+        assert sparsifier.report().sparsity == options["sparsity"]
+        sparsifier.release()
 
 
 def test_ablation_moves_weights_to_neurons_that_have_salient_ones() -> None:

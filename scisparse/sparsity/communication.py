@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from scisparse.errors import CheckpointError, OptionError
-from scisparse.sparsity import exchange
+from scisparse.sparsity import exchange, optimizer_state
 from scisparse.sparsity.exchange import Share, Traffic
 
 __all__ = ["TopKCompression", "Traffic"]
@@ -70,6 +71,10 @@ class TopKCompression:
     optimizer will skip it. Residuals are in units of the scaled loss: when a
     ``GradScaler`` doubles its scale, what is left over counts half, once.
 
+    *Moving edges.* Where a :class:`~scisparse.Sparsifier` moves, drops or grows connections, their
+    residuals go with them as the state of the optimizer does: new ones start at 0, and what is
+    pruned has none.
+
     *Unused parameters.* Where a parameter's gradient is 0 on a rank, that rank sends 0 and its
     residual waits: DistributedDataParallel drops what arrives for a parameter that no rank used.
 
@@ -113,9 +118,9 @@ class TopKCompression:
         self._residual: dict[str, Tensor] = {}
         self._counts = {"steps": 0, "dense_steps": 0, "sent": 0, "dense": 0}
         self._place: tuple[int, int] | None = None  # rank and world size that the residual is of
-        # Of the model that it is registered with; numbers and names, which keep no model alive.
+        # Of the model that it is registered with, which it does not keep alive.
         self._group: dist.ProcessGroup | None = None
-        self._names: dict[int, str] = {}
+        self._names = WeakTensorKeyDictionary()
         self._shapes: dict[str, torch.Size] = {}
         # Of the step under way.
         self._pending: dict[str, Tensor] = {}
@@ -157,7 +162,8 @@ class TopKCompression:
         _check_fit(self._residual, self._place, shapes, place)
         model.register_comm_hook(self, _hook)
         self._group, self._place, self._shapes = group, place, shapes
-        self._names = {id(parameter): name for name, parameter in named}
+        self._names = WeakTensorKeyDictionary({parameter: name for name, parameter in named})
+        optimizer_state.join(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Residuals of this rank and counters; each rank saves its own, between steps.
@@ -167,7 +173,7 @@ class TopKCompression:
         dict
             Tensors, numbers and names only: ``torch.load`` reads it with ``weights_only=True``.
         """
-        residual = dict(self._residual)
+        residual = {name: rest.clone() for name, rest in self._residual.items()}
         return {"place": self._place, "counts": dict(self._counts), "residual": residual}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -187,7 +193,7 @@ class TopKCompression:
         try:
             place, counts, residual = (state[key] for key in ("place", "counts", "residual"))
             counts = {key: int(counts[key]) for key in self._counts}
-            residual = {str(name): torch.as_tensor(rest) for name, rest in residual.items()}
+            residual = {str(name): torch.as_tensor(rest).clone() for name, rest in residual.items()}
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise CheckpointError(
                 f"`state` (a {type(state).__name__}) must hold 'place', 'counts' and 'residual': "
@@ -209,6 +215,21 @@ class TopKCompression:
             Bytes sent and received so far, what dense would have cost, and steps sent dense.
         """
         return Traffic(received=self._counts["sent"], **self._counts)
+
+    def kept_of(self, parameter: nn.Parameter) -> tuple[dict[str, Tensor], str]:
+        """Where the residual of a parameter is held, and its name; for who moves weights.
+
+        Parameters
+        ----------
+        parameter
+            Of any model.
+
+        Returns
+        -------
+        tuple
+            All residuals by name, and the name of this one.
+        """
+        return self._residual, self._names.get(parameter, "")
 
     def _reduce(self, names: Sequence[str], gradients: Sequence[Tensor], world: int) -> None:
         """Replace the gradients of a bucket by their means over the ranks."""
@@ -299,7 +320,7 @@ def _hook(
         raise OptionError("a gradient is a sparse tensor; build its embedding with `sparse=False`")
     if bucket.index() == 0:
         state._begin()
-    names = [state._names[id(parameter)] for parameter in bucket.parameters()]
+    names = [state._names[parameter] for parameter in bucket.parameters()]
     state._reduce(names, bucket.gradients(), dist.get_world_size(state._group))
     if bucket.is_last():
         state._commit()

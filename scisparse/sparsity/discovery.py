@@ -27,6 +27,7 @@ __all__ = [
 
 _ATTRIBUTES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _EDGES = "edges"
+_USUAL = "of a linear, convolution, attention or pattern layer, trained and not parametrized"
 _DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -89,8 +90,8 @@ def find(
     if params is None:
         if not known:
             raise OptionError(
-                "the model has no weight that can be sparse: no linear, convolution, attention or "
-                "pattern layer; name others in `params`"
+                f"`model` has no weight that is made sparse by default, {_USUAL}; "
+                + _named_alone([*_others(model, everything), *(f.name for f in everything)])
             )
         return known
     if isinstance(params, str):
@@ -108,13 +109,26 @@ def find(
         }
         # A module's name stands for its weights, not for its biases, norms and edges.
         own = word.rpartition(".")[2] == _EDGES
-        matched = {
+        usual = {
             n: f for n, f in matched.items() if n in wanted or n == word or (f.attends and own)
         }
+        if matched and not usual:
+            raise OptionError(
+                f"`params` has {word!r}, which stands for no weight that is made sparse by "
+                f"default, {_USUAL}; {_named_alone(list(matched))}"
+            )
         if not matched:
             raise OptionError(choice("params", word, every))
-        chosen |= matched
+        chosen |= usual
     return [found for name, found in every.items() if name in chosen]
+
+
+def _named_alone(names: Sequence[str]) -> str:
+    """How weights are made sparse all the same."""
+    names = [name for name in names if "parametrizations." not in name]
+    if not names:
+        return "thaw its weights, remove parametrizations, or give a model with such layers"
+    return f"name others in full: params=[{names[0]!r}]"
 
 
 def _parents(name: str) -> list[str]:

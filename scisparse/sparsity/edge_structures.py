@@ -73,9 +73,17 @@ class EdgeGroups(Structure):
         return self.expand(keep, score.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OutputChannels(Structure):
     """Whole output channels of a weight ``[W, C, O]``, at all sites together.
+
+    Parameters
+    ----------
+    group
+        Group of channels that each row is of, int64 ``[W]``, as many of each; ``None``: all are of
+        one. Groups have O channels each, of their own.
+    groups_of_channels
+        Number of groups.
 
     Examples
     --------
@@ -84,17 +92,28 @@ class OutputChannels(Structure):
     [[False, True], [False, True]]
     """
 
+    group: Tensor | None = field(default=None, repr=False)
+    groups_of_channels: int = 1
+
+    def _group(self, rows: int, device: torch.device) -> Tensor:
+        one = torch.zeros(rows, dtype=torch.int64) if self.group is None else self.group
+        return one.to(device)
+
     def pool(self, score: Tensor) -> Tensor:
         """Sum over edges and input channels."""
-        return score.sum((0, 1))
+        sums = score.new_zeros(self.groups_of_channels, score.shape[2])
+        group = self._group(len(score), score.device)
+        return sums.index_add_(0, group, score.sum(1)).flatten()
 
     def expand(self, units: Tensor, shape: Sequence[int]) -> Tensor:
         """Repeat the value of a channel."""
-        return units.expand(tuple(shape))
+        of_row = units.reshape(-1, 1, shape[2])[self._group(shape[0], units.device)]
+        return of_row.expand(tuple(shape))
 
     def quota(self, shape: Sequence[int], count: int) -> Tensor:
         """Whole channels."""
-        return torch.tensor([max(min(1, count), round(count / max(1, math.prod(shape[:2]))))])
+        size = math.prod(shape[:2]) / self.groups_of_channels
+        return torch.tensor([max(min(1, count), round(count / max(1, size)))])
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +179,8 @@ def for_pattern(structure: Structure, name: str, layer: nn.Module, edges: bool) 
     if edges and isinstance(structure, Unstructured):
         return Rows()
     if isinstance(structure, Channels) and dimensions == 3:
-        return OutputChannels()
+        groups = getattr(layer, "groups", 1)
+        return OutputChannels(None if groups == 1 else _channel_groups(layer), groups)
     if isinstance(structure, Taps):
         if pattern.tap is None:
             raise OptionError(f"the pattern of {name} has no taps; windows have some")
@@ -178,6 +198,14 @@ def for_pattern(structure: Structure, name: str, layer: nn.Module, edges: bool) 
             "splits channels; build it with tie=None and groups=1, or leave it out of `params`"
         )
     return structure
+
+
+def _channel_groups(layer: Any) -> Tensor:
+    """Group of channels that each row of the weight is of: sites take their groups in turns."""
+    rows, groups = torch.arange(layer.weight.shape[0]), int(layer.groups)
+    if layer.tie_index is None:
+        rows = torch.searchsorted(layer.row_ptr.cpu(), rows, right=True) - 1
+    return rows % groups
 
 
 def _of_weights(labels: Tensor, structure: Structure, name: str, layer: Any) -> Tensor:

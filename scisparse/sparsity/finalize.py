@@ -15,11 +15,13 @@ from torch.optim import Optimizer
 
 from scisparse.errors import BackendError, MemoryLimitError, OptionError
 from scisparse.layers.linear import SparseLinear
+from scisparse.layers.rewiring import is_trained_together
 from scisparse.memory import available_bytes, check_fits
 from scisparse.names import choice
 from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.ablation import remove_neurons
 from scisparse.sparsity.attended import AttentionTarget
+from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.forms import (
     CompressedLinear,
     SemiStructuredLinear,
@@ -33,7 +35,7 @@ from scisparse.sparsity.ranks import agree, every
 from scisparse.sparsity.rewired import RewiredTarget
 from scisparse.sparsity.target import Target
 
-__all__ = ["FORMS", "Form", "check_form", "finalize_layers"]
+__all__ = ["FORMS", "Form", "check_form", "check_free", "finalize_layers"]
 
 logger = logging.getLogger("scisparse.sparsity")
 
@@ -87,6 +89,23 @@ def check_form(to: str, model: nn.Module, targets: Sequence[Target]) -> None:
             check_packs(target.name, size, computed_dtype(layer.weight, "cuda"))
 
 
+def check_free(targets: Sequence[Target]) -> None:
+    """Raise on all ranks where one of them still trains a weight that will lose edges."""
+    for target in targets:
+        kept, weight = _kept_edges(target), target.parameter
+        if kept is None or weight is None:
+            continue
+        may_lose = kept.numel() < len(weight) or (
+            isinstance(target, EdgeTarget) and target.in_audit
+        )
+        if may_lose and not every(not is_trained_together(weight), weight):
+            raise OptionError(
+                f"{target.name} {list(weight.shape)} is to lose its rows without an edge, and "
+                "DistributedDataParallel holds it; delete the wrapper and the last loss on all "
+                "ranks, call finalize(), and wrap what it returns to train on"
+            )
+
+
 def _check_room(name: str, layer: SparseLinear) -> None:
     """Raise on all ranks where one of them has no room for a layer as a dense matrix."""
     what, otherwise = f"{name} as a dense matrix", "take to='condensed'"
@@ -137,13 +156,12 @@ def finalize_layers(
     forms = []
     for target in targets:
         form = Form(target.name, "dense", {})
-        if isinstance(target, RewiredTarget):
-            optimizer_state.rewire(optimizer, target.layer, target.layer.pattern)
+        layer: Any = target.module
+        kept = _kept_edges(target)
+        if kept is not None:
+            optimizer_state.rewire(optimizer, layer, layer.pattern.select(kept), kept)
+        if kept is not None or isinstance(target, AttentionTarget):  # has edges and nothing else
             form = Form(target.name, "condensed", {})
-        elif isinstance(target, AttentionTarget):  # holds its edges and nothing else
-            form = Form(target.name, "condensed", {})
-        elif isinstance(target, MaskedTarget) and hasattr(target.module, "rewire"):
-            form = _drop_edges(target, optimizer)
         if _may_replace(model, target):
             module, form = _linear(target, to, batch)
             model = _replace(model, target.name.rpartition(".")[0], module)
@@ -171,15 +189,17 @@ def _may_replace(model: nn.Module, target: Target) -> bool:
     return linear and len(holders) == 1 and not reads_children and not has_hooks(target.module)
 
 
-def _drop_edges(target: MaskedTarget, optimizer: Optimizer | None) -> Form:
-    """Remove the edges of a pattern layer whose weights are all pruned."""
+def _kept_edges(target: Target) -> Tensor | None:
+    """Edges of a pattern layer with weights that are not pruned; ``None``: it keeps zeros."""
     layer: Any = target.module
-    keep = target.mask.reshape(target.mask.shape[0], -1).any(1).cpu()
+    if isinstance(target, RewiredTarget):
+        return torch.arange(layer.pattern.num_edges)  # spare rows go
+    if not isinstance(target, MaskedTarget) or not hasattr(layer, "rewire"):
+        return None
+    keep = target.final_mask.reshape(target.mask.shape[0], -1).any(1).cpu()
     if getattr(layer, "tie", None) is not None or keep.numel() != layer.pattern.num_edges:
-        return Form(target.name, "dense", {})
-    kept = keep.nonzero().squeeze(1)
-    optimizer_state.rewire(optimizer, layer, layer.pattern.select(keep), kept)
-    return Form(target.name, "condensed", {})
+        return None
+    return keep.nonzero().squeeze(1)
 
 
 def _linear(target: Target, to: str, batch: int) -> tuple[nn.Module, Form]:

@@ -161,13 +161,19 @@ class GatedTarget(MaskedTarget):
         self._copies.append(lists[self._attribute].original)
         self._modules.append(module)
 
+    @property
+    def final_mask(self) -> Tensor:
+        """What will be active once it is released: a gate may have closed by itself."""
+        if not parametrize.is_parametrized(self.module, self._attribute):  # it is released
+            return self.mask
+        return self.mask & (self._settled().to(self.mask.device) > 0)
+
     @torch.no_grad()
     def release(self) -> None:
         """Multiply the weights by their settled gates, and take gates and hook off."""
         super().release()
-        settled = self._settled().to(self.mask.device)
-        self.mask = self.mask & (settled > 0)  # a gate may have closed by itself
-        settled = settled.masked_fill(~self.mask, 0)
+        self.mask = self.final_mask
+        settled = self._settled().to(self.mask.device).masked_fill(~self.mask, 0)
         for module in self._modules:
             if parametrize.is_parametrized(module, self._attribute):
                 _fold(module, self._attribute, settled, self._order)

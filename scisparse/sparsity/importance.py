@@ -120,11 +120,12 @@ class Importance:
         except (NoGradientError, AttributeError, TypeError) as error:
             if gradient is not None or not self.needs_gradient:
                 raise
+            own = "" if isinstance(error, NoGradientError) else f" (it raised: {error})"
             raise NoGradientError(
-                f"the score {self.name!r} reads the gradient of {of}, and there is none: it took "
-                "no part in the loss of this step, or optimizer.zero_grad() came before "
-                "sparsifier.step(); call that first, or choose a score of weights alone, such as "
-                "'magnitude'"
+                f"the score {self.name!r} reads the gradient of {of}, and there is none{own}: call "
+                "loss.backward() before sparsifier.step(), or before building a sparsifier that "
+                "prunes at once, and optimizer.zero_grad() after it; leave weights that take no "
+                "part in the loss out of `params`, or choose score='magnitude'"
             ) from error
         if not isinstance(score, Tensor) or score.shape != weight.shape:
             got = list(score.shape) if isinstance(score, Tensor) else type(score).__name__

@@ -123,6 +123,11 @@ class MaskedTarget(Target):
         self.mask = self.mask.to(device)
 
     @property
+    def final_mask(self) -> Tensor:
+        """What will be active once it is released."""
+        return self.mask
+
+    @property
     def learning(self) -> Tensor:
         """Weights that get a gradient."""
         return self.mask
@@ -204,8 +209,10 @@ class MaskedTarget(Target):
         if rules.importance.sums:
             if self._sum is None:
                 raise OptionError(
-                    f"the score {rules.importance.name!r} is summed over steps and there are none; "
-                    "give `optimizer` and train before the first change"
+                    f"the score {rules.importance.name!r} is summed over steps, and none has given "
+                    f"{self.name} a gradient; choose a schedule that changes nothing before, such "
+                    "as OneShot(step), and leave weights that take no part in the loss out of "
+                    "`params`"
                 )
             return rules.importance.of_sum(self.parameter, average(self._sum))
         return average(self._evaluate(rules, self.parameter.detach(), self.parameter.grad).float())

@@ -2,13 +2,15 @@
 
 Every tensor that an optimizer keeps for a parameter in its shape has one number for each weight:
 momenta, squared gradients, their maxima, copies in higher precision. A weight that is new must not
-inherit any from the weight that had its place.
+inherit any from the weight that had its place. The same holds for what others keep, such as parts
+of gradients that have not been sent yet: they :func:`join`.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,22 @@ from torch.optim import Optimizer
 from scisparse.layers.rewiring import move_rows
 from scisparse.pattern import Pattern
 
-__all__ = ["clear", "clear_rows", "move", "rewire"]
+__all__ = ["Keeper", "clear", "clear_rows", "forget", "join", "move", "rewire"]
+
+
+class Keeper(Protocol):
+    """Who keeps a number for each weight, besides optimizers; a new weight has 0."""
+
+    def kept_of(self, parameter: nn.Parameter) -> tuple[dict[str, Tensor], str]:
+        """Where what belongs to a parameter is held, and its key, which may be missing there."""
+
+
+_keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
+
+
+def join(keeper: Keeper) -> None:
+    """Let what `keeper` has move with the weights, as long as it lives."""
+    _keepers.add(keeper)
 
 
 # Options of an optimizer from which its state starts, where that is not 0: Rprop's, Adagrad's.
@@ -28,6 +45,10 @@ def _entries(
     optimizer: Optimizer | None, parameter: nn.Parameter
 ) -> Iterator[tuple[dict[str, Any], str, Tensor, float]]:
     """State of a parameter: where it is held, its key, its values, and what new ones are."""
+    for keeper in list(_keepers):
+        kept, name = keeper.kept_of(parameter)
+        if name in kept:
+            yield kept, name, kept[name], 0.0
     if optimizer is None or isinstance(optimizer, torch.optim.LBFGS):
         return
     state = optimizer.state.get(parameter, {})
@@ -71,6 +92,13 @@ def clear_rows(optimizer: Optimizer | None, parameter: nn.Parameter, rows: Tenso
     for _, _, value, start in _entries(optimizer, parameter):
         if value.shape == parameter.shape:
             value[rows.to(value.device)] = start
+
+
+def forget(optimizer: Optimizer | None, parameter: nn.Parameter) -> None:
+    """Let all state of a parameter start anew, its count of steps included."""
+    clear(None, parameter, torch.ones_like(parameter, dtype=torch.bool))
+    if optimizer is not None:
+        optimizer.state.pop(parameter, None)
 
 
 @torch.no_grad()

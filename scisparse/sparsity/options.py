@@ -344,18 +344,34 @@ def choose_rules(
             f"method {method.name!r} learns gates, and `score` {goes.name!r} has none; leave "
             "`score` out or give importance.hard_concrete(...), or choose method='gmp'"
         )
-    # Methods that regrow may also be pruned step by step, but a rule that is asked for must act.
-    idle = (Steady,) if given is None else (Steady, OneShot, Cubic, Iterative)
-    if rules.growth is not None and not rules.reserve and isinstance(schedule, idle):
-        own = given is None
-        who = f"method {method.name!r}" if own else f"growth {rules.growth.name!r}"
-        raise OptionError(
-            f"{who} replaces connections that are dropped, and {schedule!r} drops none; choose "
-            f"CosineDrop(end=...), or leave {'' if own else '`growth` or '}`schedule` out"
-        )
+    _check_acts(method, given is None, rules, schedule)
     if rules.reserve and (goes.sums or (goes.name in importance.BY_NAME and goes.needs_gradient)):
         raise OptionError(
             f"growth 'superset' also ranks weights that have no gradient, which `score` "
             f"{goes.name!r} needs; choose 'magnitude'"
         )
     return rules
+
+
+def _check_acts(method: methods.Method, own: bool, rules: Rules, schedule: Schedule) -> None:
+    """Raise if the schedule never lets growth act, the method's own or one that is asked for."""
+    grows = rules.growth
+    if grows is None or not isinstance(schedule, _idle(grows, own)):
+        return
+    who, out = f"method {method.name!r}", "`schedule`"
+    if not own:
+        usual = None if method.growth is None else growth.named(method.growth)
+        acts = usual is None or not isinstance(schedule, _idle(usual, True))
+        who, out = f"growth {grows.name!r}", "`growth`" if acts else "`growth` and `schedule`"
+    does, other = "replaces connections that are dropped, and {} drops none", "CosineDrop(end=...)"
+    if rules.reserve:
+        does, other = "chooses again as weights change, and {} chooses once", "Steady(every=...)"
+    raise OptionError(f"{who} {does.format(schedule)}; choose schedule={other}, or leave {out} out")
+
+
+def _idle(grows: growth.Growth, own: bool) -> tuple[type, ...]:
+    """Schedules with which growth does nothing, or, for a method's own, makes no sense."""
+    if grows.extra > 0:  # in reserve
+        return (OneShot,)
+    # Methods that regrow may also be pruned step by step, but a rule that is asked for must act.
+    return (Steady,) if own else (Steady, OneShot, Cubic, Iterative)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from scisparse.sparsity import optimizer_state
+
 __all__ = ["Rewinding"]
 
 
@@ -39,5 +41,4 @@ class Rewinding:
         """Set all weights back; what is pruned must be set to 0 again."""
         for name, parameter in self.model.named_parameters():
             parameter.copy_(self.weights[name])
-            if self.optimizer is not None:
-                self.optimizer.state.pop(parameter, None)
+            optimizer_state.forget(self.optimizer, parameter)

@@ -24,7 +24,7 @@ from scisparse.sparsity.build import masked_target, rewired_target
 from scisparse.sparsity.discovery import Found, check_candidates, check_own, edges_alone, find
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.far import AUDIT_STEPS
-from scisparse.sparsity.finalize import Form, check_form, finalize_layers
+from scisparse.sparsity.finalize import Form, check_form, check_free, finalize_layers
 from scisparse.sparsity.growth import Rule
 from scisparse.sparsity.importance import Score
 from scisparse.sparsity.measure import measure
@@ -318,7 +318,8 @@ class Sparsifier:
         Linear layers with hooks, which a new one would not call, stay of their class.
         :attr:`forms` says what became of each. Layers of other sizes or forms are new ones: build
         the optimizer anew to train on. Where several ranks train, all of them must call it: they
-        agree on the forms.
+        agree on the forms. Delete ``DistributedDataParallel`` and the last loss before, as weights
+        that they hold cannot get smaller, and wrap what is returned anew to train on.
 
         Parameters
         ----------
@@ -327,6 +328,14 @@ class Sparsifier:
             or ``"2:4"``, which keeps idle neurons; the last three cannot be trained further.
         batch
             Rows of the input that is timed.
+
+        Raises
+        ------
+        OptionError
+            `to` does not suit the weights, or a wrapper holds some that get smaller (nothing has
+            been changed then); or this has been called before.
+        BackendError, MemoryLimitError
+            `to` runs on other devices alone, or a layer does not fit as a dense matrix.
 
         Examples
         --------
@@ -345,9 +354,10 @@ class Sparsifier:
         if self._finalized:
             raise OptionError("finalize() has been called already; the model is final")
         check_form(to, self.model, self.targets)
+        check_free(self.targets)
         self.release()
-        self._finalized = True
         model, self.forms = finalize_layers(self.model, self.targets, to, batch, self.optimizer)
+        self._finalized = True
         return model
 
     def release(self) -> None:

@@ -7,14 +7,15 @@ A structure reads a weight ``[O, C, K...]`` as *units* (a number, a block, a tap
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
-from scisparse.sparsity.select import best_of_groups
+from scisparse.sparsity.n_of_m import NM, VNM
+from scisparse.sparsity.structure import Shape, Structure
 
 __all__ = [
     "NM",
@@ -29,48 +30,6 @@ __all__ = [
     "Unstructured",
     "named",
 ]
-
-Shape = Sequence[int]
-
-
-class Structure:
-    """Base: every number is a unit, all are one group.
-
-    Examples
-    --------
-    >>> import torch
-    >>> score = torch.tensor([[1.0, 4.0], [3.0, 2.0]])
-    >>> Unstructured().choose(score, 2).tolist()
-    [[False, True], [True, False]]
-    """
-
-    def pool(self, score: Tensor) -> Tensor:
-        """Sum the scores of each unit, ``[units]``."""
-        return score.reshape(-1)
-
-    def expand(self, units: Tensor, shape: Shape) -> Tensor:
-        """Give every weight of `shape` the value of its unit."""
-        return units.reshape(tuple(shape))
-
-    def groups(self, shape: Shape) -> Tensor | None:
-        """Group of each unit, int64 ``[units]``; ``None``: one group."""
-        return None
-
-    def quota(self, shape: Shape, count: int) -> Tensor:
-        """Units that each group keeps when `count` weights are kept, int64 ``[G]``."""
-        return torch.tensor([count])
-
-    def choose(self, score: Tensor, count: int) -> Tensor:
-        """Keep `count` weights with the highest scores that the structure allows, as booleans."""
-        shape = score.shape
-        quota = self.quota(shape, count).to(score.device)
-        chosen = best_of_groups(self.pool(score), self.groups_on(score), quota)
-        return self.expand(chosen, shape)
-
-    def groups_on(self, values: Tensor) -> Tensor | None:
-        """Return :meth:`groups` for values of a weight, on their device."""
-        groups = self.groups(values.shape)
-        return None if groups is None else groups.to(values.device)
 
 
 @dataclass(frozen=True)
@@ -155,105 +114,6 @@ class ConstantFanIn(Structure):
             stays = torch.zeros_like(stays)
             stays[salient.argsort(descending=True, stable=True)[:least]] = True
         return torch.where(stays, min(inputs, count // int(stays.sum())), 0)
-
-
-@dataclass(frozen=True)
-class NM(Structure):
-    """`n` of every `m` consecutive inputs, as sparse tensor cores read them (2:4).
-
-    Parameters
-    ----------
-    n, m
-        Weights kept, and inputs in a group; the number of inputs must be divisible by `m`.
-
-    References
-    ----------
-    Zhou, A., et al. (2021). Learning N:M fine-grained structured sparse neural networks from
-    scratch. https://doi.org/10.48550/arXiv.2102.04010
-
-    Examples
-    --------
-    >>> import torch
-    >>> NM(2, 4).choose(torch.tensor([[4.0, 1.0, 2.0, 3.0]]), 2).tolist()
-    [[True, False, False, True]]
-    """
-
-    n: int = 2
-    m: int = 4
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.n <= self.m:
-            raise OptionError(f"`n` (={self.n}) must lie between 1 and `m` (={self.m})")
-
-    def pool(self, score: Tensor) -> Tensor:
-        """Scores with the inputs last."""
-        return score.movedim(1, -1).reshape(-1)
-
-    def expand(self, units: Tensor, shape: Shape) -> Tensor:
-        """Move the inputs back."""
-        return units.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
-
-    def groups(self, shape: Shape) -> Tensor:
-        """Run of `m` inputs of each weight."""
-        if len(shape) < 2 or shape[1] % self.m:
-            raise OptionError(
-                f"a weight of shape {list(shape)} cannot be {self.n}:{self.m} sparse: its inputs, "
-                f"the second dimension, must be divisible by {self.m}"
-            )
-        return torch.arange(math.prod(shape)) // self.m
-
-    def quota(self, shape: Shape, count: int) -> Tensor:
-        """`n` in each group; `count` must agree with it, or be all."""
-        self.groups(shape)
-        size = math.prod(shape)
-        if count == size:
-            return torch.full((size // self.m,), self.m)
-        if abs(count - size * self.n / self.m) > 1:
-            raise OptionError(
-                f"{self.n}:{self.m} sparsity keeps {self.n / self.m:.4g} of the weights; "
-                f"`sparsity` asks for {count / size:.4g}: give sparsity={1 - self.n / self.m:.4g}"
-            )
-        return torch.full((size // self.m,), self.n)
-
-
-@dataclass(frozen=True)
-class VNM(NM):
-    """V:N:M: blocks of `v` outputs share 4 of every `m` inputs, of which each output keeps `n`.
-
-    Reaches any sparsity ``1 - n / m`` on tensor cores that know 2:4.
-
-    Parameters
-    ----------
-    n, m
-        Weights kept of each output, and inputs in a group.
-    v
-        Outputs that share their choice of inputs.
-
-    References
-    ----------
-    Castro, R. L., et al. (2023). VENOM: a vectorized N:M format for unleashing the power of sparse
-    tensor cores. https://doi.org/10.1145/3581784.3607087
-    """
-
-    n: int = 2
-    m: int = 8
-    v: int = 16
-
-    def choose(self, score: Tensor, count: int) -> Tensor:
-        """Choose 4 inputs for each block of outputs, then `n` of them for each output."""
-        matrix = score.movedim(1, -1)
-        rows, inputs = math.prod(matrix.shape[:-1]), matrix.shape[-1]
-        self.groups(score.shape)
-        if rows % self.v or self.m < 4:
-            raise OptionError(
-                f"`v` (={self.v}) must divide the {rows} outputs, `m` (={self.m}) be at least 4"
-            )
-        blocks = matrix.reshape(rows // self.v, self.v, inputs // self.m, self.m)
-        # What is pruned scores minus infinity and must not decide for the others of its block.
-        top = blocks.clamp(min=0).sum(1).topk(4, dim=-1).indices
-        shared = torch.zeros_like(blocks[:, 0], dtype=torch.bool).scatter_(-1, top, True)
-        allowed = shared[:, None].expand_as(blocks).reshape(matrix.shape).movedim(-1, 1)
-        return super().choose(torch.where(allowed, score, -torch.inf), count)
 
 
 @dataclass(frozen=True)
