@@ -194,9 +194,15 @@ class MaskedTarget(Target):
     def importance(self, rules: Rules) -> Tensor:
         """Scores of all weights, of the shape of the weight."""
         score = self._score(rules)
+        rules.importance.check(score[self.ranked], of=self.name)
         if not rules.importance.by_area or self.pattern is None:
             return score
         return by_area(score, self.pattern, self.name)
+
+    @property
+    def ranked(self) -> Tensor:
+        """Weights whose scores decide, booleans."""
+        return self.mask
 
     def _score(self, rules: Rules) -> Tensor:
         if rules.importance.by_name is not None:

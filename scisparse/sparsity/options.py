@@ -180,6 +180,7 @@ def check_rules(targets: Sequence[Target], rules: Rules, schedule: Schedule) -> 
                 f"`score` of {target.name} has shape {list(by_name[target.name].shape)}, the "
                 f"weight {list(target.parameter.shape)}"
             )
+        rules.importance.check(by_name[target.name], of=target.name)
 
 
 def _check_without_gradient(targets: Sequence[Target], rules: Rules) -> None:
