@@ -299,7 +299,8 @@ def check_state(
     if state["schedule"] != described(schedule):
         warnings.warn(
             f"the saved state is of schedule {state['schedule']}, and training goes on by "
-            f"{described(schedule)}; give the same `schedule` or `total_steps` to go on as before",
+            f"{described(schedule)}, at the next step with what it had pruned by now; give the "
+            "same `schedule` or `total_steps` to go on as before",
             stacklevel=3,
         )
 

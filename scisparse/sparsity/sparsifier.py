@@ -32,7 +32,7 @@ from scisparse.sparsity.ownership import hold, let_go
 from scisparse.sparsity.progress import Progress
 from scisparse.sparsity.report import Report
 from scisparse.sparsity.rewinding import Rewinding
-from scisparse.sparsity.schedules import Change, Schedule
+from scisparse.sparsity.schedules import Change, Schedule, overdue
 from scisparse.sparsity.structures import Structure
 from scisparse.sparsity.target import Target, all_finite, gather_before_steps, without_passes
 from scisparse.sparsity.waiting import warn_of_waiting
@@ -375,6 +375,9 @@ class Sparsifier:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state; the model and the optimizer load theirs, before or after.
 
+        A schedule of another length gets a warning, and prunes at the next step what it would have
+        pruned by now: it ends on target.
+
         Raises
         ------
         CheckpointError
@@ -387,4 +390,7 @@ class Sparsifier:
         self._rewinding.weights = dict(state["rewind"])
         for target in self.targets:
             target.load_state_dict(state["targets"][target.name])
+        if self.sparsity is not None:
+            wanted = overdue(self.schedule, self.progress.steps, self.sparsity, self._allotment.now)
+            self.progress.pending = wanted or self.progress.pending
         self._record()
