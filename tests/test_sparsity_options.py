@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -223,6 +224,36 @@ def test_a_state_of_another_sparsity_or_schedule() -> None:
     with pytest.warns(UserWarning, match=r"CosineDrop\(end=30.*goes on by CosineDrop\(end=60"):
         longer.load_state_dict(state)
     assert longer.progress.steps == 3
+
+
+BUDGETS: list[tuple[Any, str]] = [
+    ("uniform", "'uniform'"),
+    (None, "'erdos_renyi'"),
+    ({"0.weight": 0.5, "2.weight": 0.8}, r"\{'0.weight': 0.5, '2.weight': 0.8\}"),
+    ({"0.weight": 0.5, "2.weight": 0.7}, r"\{'0.weight': 0.5, '2.weight': 0.7\}"),
+    (budgets.Regions(torch.arange(40) % 2, {1: 0.5}), r"Regions\(\{'1': 0.5\}\)"),
+    (budgets.AreaWeighted(torch.arange(1, 41)), "AreaWeighted"),
+]
+
+
+@pytest.mark.parametrize(("given", "written"), BUDGETS)
+def test_a_state_of_another_budget(given: Any, written: str) -> None:
+    by_sites = budgets.Regions | budgets.AreaWeighted
+
+    def build(budget: Any) -> Sparsifier:
+        model = locally() if isinstance(given, by_sites) else network()
+        return Sparsifier(model, None, "rigl", sparsity=0.4, total_steps=40, budget=budget)
+
+    state = build(given).state_dict()
+    build(copy.deepcopy(given)).load_state_dict(state)
+    for other, other_written in BUDGETS:
+        if other is given or (isinstance(other, by_sites) and not isinstance(given, by_sites)):
+            continue
+        if isinstance(other, dict) and isinstance(given, by_sites):
+            continue
+        message = rf"of budget={written}, this sparsifier of budget={other_written}: build it with"
+        with pytest.raises(CheckpointError, match=message):
+            build(other).load_state_dict(state)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -381,11 +381,11 @@ class Sparsifier:
         Raises
         ------
         CheckpointError
-            The state belongs to another method, sparsity or other weights.
+            The state belongs to another method, sparsity or budget, or other weights.
         """
         options.check_state(state, self.method, self.targets, self.sparsity, self.schedule)
-        self.progress.load_state_dict(state["progress"])
         self._allotment.load_state_dict(state["allotment"])
+        self.progress.load_state_dict(state["progress"])
         self.rules.generator.set_state(state["generator"])
         self._rewinding.weights = dict(state["rewind"])
         for target in self.targets:
