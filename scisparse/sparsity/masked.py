@@ -82,9 +82,9 @@ class MaskedTarget(Target):
             return []
         known = weakref.ref(self)  # a sparsifier that is dropped masks nothing more
 
-        def on_gradient(grad: Tensor) -> Tensor:
-            target = known()
-            return grad if target is None else target._on_gradient(grad)
+        def on_gradient(grad: Tensor | None) -> Tensor | None:
+            target = known()  # a compiled graph has no gradient of what it reads detached
+            return grad if target is None or grad is None else target._on_gradient(grad)
 
         def on_sum(parameter: Tensor) -> None:
             if (target := known()) is not None:

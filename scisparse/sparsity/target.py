@@ -254,6 +254,8 @@ def gather_before_steps(targets: Sequence[Target], rules: Rules) -> RemovableHan
         raise OptionError("this method gathers gradients at each step; give `optimizer`")
     known = [weakref.ref(target) for target in targets]  # a dropped sparsifier gathers no more
 
+    # A compiled step of training leaves its graph here: gates have a backward pass of their own.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def gather() -> None:
         for reference in known:
             if (target := reference()) is not None:
