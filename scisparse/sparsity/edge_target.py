@@ -142,7 +142,7 @@ class EdgeTarget(Target):
 
     @property
     def explored(self) -> int:
-        """Weights of edges that have been active at some time."""
+        """Weights of edges that have been active at some time of the training."""
         return self._ever.numel() * self.block
 
     @property
@@ -248,7 +248,11 @@ class EdgeTarget(Target):
         else:
             active = self._refill(drawn, *self._row_groups(edges), random(), rules)
         self._set(agree(active), rules)
-        self._ever, self._started = self.active, True
+        self._started = True
+
+    def begin(self) -> None:
+        """Count what has been active from now on."""
+        self._ever = self.active
 
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Drop a fraction of the edges that may move, then grow until there are `count` weights."""

@@ -72,7 +72,7 @@ class MaskedTarget(Target):
 
     @property
     def explored(self) -> int:
-        """Weights that have been active at some time since the model became sparse."""
+        """Weights that have been active at some time of the training."""
         return int(self._ever.sum())
 
     # -- gradients -----------------------------------------------------------------------------
@@ -170,6 +170,9 @@ class MaskedTarget(Target):
         drawn = torch.rand(self.mask.shape, generator=rules.generator).to(self.mask.device)
         chosen = self.structure.choose(drawn, count)
         self._set(agree(chosen.to(torch.uint8)).bool(), rules)
+
+    def begin(self) -> None:
+        """Count what has been active from now on."""
         self._ever = self.mask.clone()
 
     def change(self, count: int, drop: float, rules: Rules) -> Move:

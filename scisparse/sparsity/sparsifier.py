@@ -211,6 +211,8 @@ class Sparsifier:
                     target.sparsify(count, self.rules)
                 else:
                     target.change(count, 0.0, self.rules)
+        for target in self.targets:
+            target.begin()
         self._allotment.aim()
         self._rewinding.remember(self.progress.steps)
         self._record()

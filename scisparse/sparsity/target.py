@@ -127,7 +127,7 @@ class Target(ABC):
     @property
     @abstractmethod
     def explored(self) -> int:
-        """Weights that have been active at some time."""
+        """Weights that have been active at some time of the training."""
 
     @property
     @abstractmethod
@@ -141,6 +141,10 @@ class Target(ABC):
     @abstractmethod
     def sparsify(self, count: int, rules: Rules) -> None:
         """Keep `count` weights, chosen at random: a sparse start."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Count what has been active from now on: training begins."""
 
     @abstractmethod
     def change(self, count: int, drop: float, rules: Rules) -> Move:
