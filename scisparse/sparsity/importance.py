@@ -123,8 +123,8 @@ class Importance:
             raise NoGradientError(
                 f"the score {self.name!r} reads the gradient of {of}, and there is none: it took "
                 "no part in the loss of this step, or optimizer.zero_grad() came before "
-                "sparsifier.step(); call that first, or choose a score of weights alone, such as "
-                "'magnitude'"
+                "sparsifier.step(); call that first, leave the weight out of `params`, or choose a "
+                "score of weights alone, such as 'magnitude'"
             ) from error
         if not isinstance(score, Tensor) or score.shape != weight.shape:
             got = list(score.shape) if isinstance(score, Tensor) else type(score).__name__

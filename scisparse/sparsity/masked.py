@@ -43,7 +43,6 @@ class MaskedTarget(Target):
         self.size = self.goal = weight.numel()
         self.mask = torch.ones_like(weight, dtype=torch.bool)
         self._ever = self.mask.clone()
-        self._sum: Tensor | None = None
         self._momentum: Tensor | None = None
         self._gradient: Tensor | None = None
         self._made: Tensor | None = None  # by a backward pass that has not added it yet
@@ -213,8 +212,9 @@ class MaskedTarget(Target):
         if rules.importance.sums:
             if self._sum is None:
                 raise OptionError(
-                    f"the score {rules.importance.name!r} is summed over steps and there are none; "
-                    "give `optimizer` and train before the first change"
+                    f"the score {rules.importance.name!r} sums gradients of {self.name} over "
+                    "steps, and there were none; train the layer before the first change, as with "
+                    "schedule=OneShot(step), or leave it out of `params`"
                 )
             return rules.importance.of_sum(self.parameter, average(self._sum))
         return average(self._evaluate(rules, self.parameter.detach(), self.parameter.grad).float())

@@ -91,6 +91,7 @@ class Target(ABC):
     size: int
     goal: int
     _momentum: Tensor | None
+    _sum: Tensor | None = None  # of scores over steps
 
     @property
     @abstractmethod
@@ -178,7 +179,9 @@ class Target(ABC):
             return True
         if grows is not None and grows.needs_momentum and self._momentum is None:
             return True
-        reads = rules.importance.needs_gradient and not rules.importance.sums
+        if rules.importance.sums:
+            return self._sum is None
+        reads = rules.importance.needs_gradient
         return reads and leaf is not None and leaf.grad is None
 
     @abstractmethod
