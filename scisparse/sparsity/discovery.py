@@ -18,6 +18,7 @@ from scisparse.sparsity.methods import Method
 from scisparse.sparsity.target import Rules
 
 __all__ = [
+    "TRANSPOSED",
     "Found",
     "check_candidates",
     "check_own",
@@ -28,6 +29,8 @@ __all__ = [
 _ATTRIBUTES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _EDGES = "edges"
 _DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+#: Their weights are ``[C, O, K...]``: what reads rows of weights as outputs does not fit.
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,9 @@ def find(
         Any module.
     params
         Names of parameters or modules, with ``*`` and ``?``; ``None``: all weights of linear,
-        convolution, attention and pattern layers. One that modules share is found once. Edges of
-        attention carry no weights and join only under their own name, ``"attend.edges"`` or
+        convolution, attention and pattern layers. One that modules share is found once. Weights of
+        other layers join under their own name, those of transposed convolutions among them. Edges
+        of attention carry no weights and join only under their own name, ``"attend.edges"`` or
         ``"*.edges"``, or with `candidates`.
     candidates
         Edges that may be grown, a Pattern for all layers of its size or one for each layer name.

@@ -14,6 +14,7 @@ from scisparse.names import choice
 from scisparse.sparsity import growth, importance, methods
 from scisparse.sparsity.areas import area_of_edges
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions, check_fraction
+from scisparse.sparsity.discovery import TRANSPOSED
 from scisparse.sparsity.edge_structures import SiteRows
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.importance import Score
@@ -233,6 +234,12 @@ def _check_growth(target: Target, rules: Rules, prunes_only: bool) -> None:
         raise OptionError(
             f"{target.structure!r} of {target.name} cannot grow; use a method that only prunes, "
             "or leave it out of `params`"
+        )
+    if (grows.needs_links or grows.needs_degrees) and isinstance(target.module, TRANSPOSED):
+        raise OptionError(
+            f"growth {grows.name!r} reads the rows of a weight as outputs, and those of "
+            f"{target.name} are inputs, as its convolution is transposed; choose 'gradient' or "
+            "'random', or leave it out of `params`"
         )
     if grows.needs_links and target.pattern is not None:
         raise OptionError(

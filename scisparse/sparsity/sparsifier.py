@@ -85,9 +85,10 @@ class Sparsifier:
         Where they come: a name, one of :mod:`scisparse.sparsity.growth`, or a function of
         ``growth.Candidates``; one that reads gradients or degrees says so in a ``growth.Growth``.
     params
-        Names of weights or modules, with ``*``; default: all weights that can be sparse. Edges of
-        an attention layer ``attend`` are ``"attend.edges"``: they move where that, or
-        ``"*.edges"``, is named, or where `candidates` are given for the layer.
+        Names of weights or modules, with ``*``; default: all weights that can be sparse. Others,
+        as of transposed convolutions, join by full name (``"up.weight"``). Edges of an attention
+        layer ``attend`` are ``"attend.edges"``: they move where that, or ``"*.edges"``, is named,
+        or where `candidates` are given for the layer.
     candidates
         Edges that pattern layers may grow, such as a wider window: a Pattern, for all layers,
         attention of its size among them, or one for each layer name; the edges of the layers join
