@@ -313,3 +313,18 @@ def test_random_pruning_goes_by_the_seed_of_the_sparsifier(build: Any) -> None:
         chosen.append(torch.cat([mask.flatten() for mask in masks(sparsifier)]))
     assert torch.equal(chosen[0], chosen[1])
     assert not torch.equal(chosen[0], chosen[2])
+
+
+@pytest.mark.parametrize("number", [0, 1, 7])
+@pytest.mark.parametrize("build", [lambda: nn.Linear(64, 64), lambda: SparseLinear(64, 64, 64)])
+def test_a_random_start_does_not_see_the_weights(build: Any, number: int) -> None:
+    """Initial weights and connections are drawn with the same seed, but not of the same numbers."""
+    torch.manual_seed(number)
+    layer = build()
+    before = layer.weight.detach().flatten().clone()
+    sparsifier = Sparsifier(layer, None, "static", sparsity=0.5, seed=number)
+    (target,) = sparsifier.targets
+    kept = layer.weight[layer.weight != 0].detach()
+    assert len(kept) == 2048 == target.count
+    # Means of half of the weights, drawn at random, differ from that of all by chance.
+    assert abs(float(kept.mean() - before.mean())) < 5 * float(before.std()) / 2048**0.5
