@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError
 from scisparse.grids import LatLonGrid, ProjectedGrid
-from scisparse.layers import LocallyConnected
+from scisparse.layers import LocallyConnected, SparseLinear
 from scisparse.pattern import Pattern
 from scisparse.patterns import nearest, window
 from scisparse.sparsity import Sparsifier, growth
@@ -29,12 +29,15 @@ def latest_first(candidates: Candidates) -> Tensor:
     return torch.arange(candidates.count).float()
 
 
-def trained(build: Callable[[], nn.Module], steps: int = 4, **options: Any) -> Sparsifier:
+def trained(
+    build: Callable[[], nn.Module], steps: int = 4, method: str = "set", **options: Any
+) -> Sparsifier:
     seed()
     model = build()
     data = batches(steps) if isinstance(model, nn.Sequential) else fields(steps)
     optimizer = adam(model)
-    sparsifier = Sparsifier(model, optimizer, "set", sparsity=0.5, schedule=OFTEN, **options)
+    rule = options if "total_steps" in options else {"schedule": OFTEN} | options
+    sparsifier = Sparsifier(model, optimizer, method, sparsity=0.5, **rule)
     train(model, optimizer, sparsifier, data)
     return sparsifier
 
@@ -83,6 +86,55 @@ def test_what_a_score_returns_is_checked(
 
     with pytest.raises(OptionError, match=rf"`score` 'own' returned {got} for weights \[\d+, .*"):
         trained(build, score=own)
+
+
+@pytest.mark.parametrize("build", [network, SparseLinear])
+@pytest.mark.parametrize("method", ["set", "magnitude", "top_kast"])
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_scores_that_cannot_be_ranked_are_counted(
+    build: Callable[..., nn.Module], method: str, value: float
+) -> None:
+    def own(weight: Tensor, gradient: Tensor | None) -> Tensor:
+        least = weight.abs().masked_fill(weight == 0, torch.inf).flatten().kthvalue(7).values
+        return torch.where(weight.abs() > least, weight.abs(), value)
+
+    model = build() if build is network else build(12, 6, fan_in=12)
+    optimizer = adam(model)
+    rule: dict[str, Any] = {"sparsity": 0.5, "total_steps": 40, "score": own}
+    message = r"7 of \d+ scores 'own' of (0\.)?weight are NaN or -infinity and cannot be ranked"
+    with pytest.raises(OptionError, match=message):
+        train(model, optimizer, Sparsifier(model, optimizer, method, **rule), batches(2))
+    given = {n: own(p, None).detach() for n, p in model.named_parameters() if "weight" in n}
+    with pytest.raises(OptionError, match=r"\d+ of \d+ scores 'by name' of (0\.)?weight are NaN"):
+        Sparsifier(model, None, "gmp", **(rule | {"score": given}))
+
+
+@pytest.mark.parametrize("build", [network, locally])
+def test_scores_of_what_is_pruned_may_be_anything(build: Callable[[], nn.Module]) -> None:
+    def own(weight: Tensor, gradient: Tensor | None) -> Tensor:
+        return torch.where(weight == 0, torch.nan, weight.abs())
+
+    runs = [trained(build, 9, "gmp", score=score, total_steps=12) for score in (own, "magnitude")]
+    for one, other in zip(*(run.model.parameters() for run in runs), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("build", [network, locally])
+def test_growth_takes_nothing_whose_score_is_not_a_number(
+    build: Callable[[], nn.Module],
+) -> None:
+    def rule(bad: float) -> Growth:
+        def score(candidates: Candidates) -> Tensor:
+            drawn = torch.rand(candidates.count, generator=candidates.generator)
+            return torch.where(drawn < 0.3, bad, drawn)
+
+        return Growth("own", score)
+
+    runs = [trained(build, growth=rule(bad)) for bad in (torch.nan, -torch.inf)]
+    for one, other in zip(*(run.model.parameters() for run in runs), strict=True):
+        assert torch.equal(one, other)
+    assert runs[0].report().sparsity == pytest.approx(0.5, abs=0.01)
+    assert runs[0].report().layers[0].churn > 0
 
 
 def haversine(site: Tensor, source: Tensor) -> np.ndarray[Any, Any]:

@@ -18,7 +18,6 @@ from scisparse.patterns import window
 from scisparse.sparsity import Recipe, Sparsifier, curvature, probes, schedules, scores
 from scisparse.sparsity.importance import area_weighted, named
 from scisparse.sparsity.probes import synflow
-from scisparse.sparsity.schedules import Cubic
 
 
 def test_scores_by_name_decide_what_stays() -> None:
@@ -316,85 +315,16 @@ def test_random_pruning_goes_by_the_seed_of_the_sparsifier(build: Any) -> None:
     assert not torch.equal(chosen[0], chosen[2])
 
 
-class Partly(nn.Module):
-    """Two layers, of which a call may leave the second out."""
-
-    def __init__(self, build: Any) -> None:
-        super().__init__()
-        seed()
-        self.first, self.second = build(), build()
-
-    def forward(self, x: torch.Tensor, both: bool) -> torch.Tensor:
-        y: torch.Tensor = self.first(x)
-        return self.second(torch.tanh(y)) if both else y
-
-
-def dense() -> nn.Linear:
-    return nn.Linear(9, 9)
-
-
-def condensed() -> SparseLinear:
-    return SparseLinear(9, 9, fan_in=7)
-
-
-def run(model: Partly, sparsifier: Sparsifier, steps: int, *, late: bool = False) -> None:
-    """Leave the second layer out of each step with an even number; `late`: zero_grad is early."""
-    optimizer = sparsifier.optimizer
-    assert optimizer is not None
-    for step in range(1, 1 + steps):
-        optimizer.zero_grad()
-        model(torch.randn(6, 9), step % 2 == 1).square().mean().backward()
-        optimizer.step()
-        if late:
-            optimizer.zero_grad()
-        sparsifier.step()
-
-
-@pytest.mark.parametrize("build", [dense, condensed])
-@pytest.mark.parametrize(
-    ("method", "score"), [("rigl", "taylor"), ("set", "snip"), ("mest", None), ("set", scores.snip)]
-)
-def test_a_layer_that_a_step_leaves_out_stays_as_it_is(build: Any, method: str, score: Any) -> None:
-    model = Partly(build)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    sparsifier = Sparsifier(
-        model, optimizer, method, sparsity=0.5, score=score, schedule=OFTEN, budget="uniform"
-    )
-    run(model, sparsifier, 2)
-    first, second = sparsifier.report().layers
-    assert first.churn > 0
-    assert second.churn == 0
-
-
-@pytest.mark.parametrize("build", [dense, condensed])
-@pytest.mark.parametrize("method", ["mest", "rigl"])
-def test_gradients_that_are_emptied_before_a_change_are_missed(build: Any, method: str) -> None:
-    model = Partly(build)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    rule: dict[str, Any] = {"sparsity": 0.5, "schedule": OFTEN, "score": "mest"}
-    with pytest.raises(OptionError, match=r"no weight had a .*\.zero_grad\(\) not in between"):
-        run(model, Sparsifier(model, optimizer, method, **rule), 2, late=True)
-
-
-def test_pruning_by_a_gradient_that_is_not_there_names_the_layer() -> None:
-    model = Partly(dense)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    sparsifier = Sparsifier(
-        model, optimizer, "gmp", sparsity=0.5, score="taylor", schedule=Cubic(0, 8, 2)
-    )
-    with pytest.raises(OptionError, match=r"'taylor' reads the gradient of second\.weight, and"):
-        run(model, sparsifier, 2)
-
-
-def test_a_layer_that_was_never_used_has_no_running_mean_to_grow_by() -> None:
-    model = Partly(dense)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    sparsifier = Sparsifier(model, optimizer, "sparse_momentum", sparsity=0.5, schedule=OFTEN)
-    for _ in range(2):
-        optimizer.zero_grad()
-        model(torch.randn(6, 9), False).square().mean().backward()
-        optimizer.step()
-        sparsifier.step()
-    first, second = sparsifier.report().layers
-    assert first.churn > 0
-    assert second.churn == 0
+@pytest.mark.parametrize("number", [0, 1, 7])
+@pytest.mark.parametrize("build", [lambda: nn.Linear(64, 64), lambda: SparseLinear(64, 64, 64)])
+def test_a_random_start_does_not_see_the_weights(build: Any, number: int) -> None:
+    """Initial weights and connections are drawn with the same seed, but not of the same numbers."""
+    torch.manual_seed(number)
+    layer = build()
+    before = layer.weight.detach().flatten().clone()
+    sparsifier = Sparsifier(layer, None, "static", sparsity=0.5, seed=number)
+    (target,) = sparsifier.targets
+    kept = layer.weight[layer.weight != 0].detach()
+    assert len(kept) == 2048 == target.count
+    # Means of half of the weights, drawn at random, differ from that of all by chance.
+    assert abs(float(kept.mean() - before.mean())) < 5 * float(before.std()) / 2048**0.5

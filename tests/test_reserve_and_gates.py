@@ -255,6 +255,50 @@ def test_compiled_models_see_every_draw() -> None:
     assert run(True) == pytest.approx(run(False), rel=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # of torch's own, both
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_compiled_step_of_training_trains_gates() -> None:
+    def run(compiled: bool) -> tuple[list[float], float]:
+        seed()
+        model, losses = nn.Linear(12, 6), []
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        sparsifier = Sparsifier(model, optimizer, "l0", sparsity=0.7, total_steps=8)
+
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            optimizer.zero_grad()
+            loss: Tensor = (model(x) - y).square().mean()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        fast: Any = torch.compile(step, backend="aot_eager") if compiled else step
+        for batch in batches(6):
+            losses.append(fast(*batch).item())
+            sparsifier.step()
+        return losses, sparsifier.report().sparsity
+
+    torch.compiler.reset()
+    losses, sparsity = run(True)
+    expected = run(False)
+    assert losses == pytest.approx(expected[0], rel=1e-5)
+    assert sparsity == expected[1] > 0
+
+
+@pytest.mark.parametrize("method", ["rigl", "gmp", "l0"])
+def test_a_compiled_graph_may_read_weights_without_their_gradient(method: str) -> None:
+    seed()
+    model, other = nn.Linear(12, 6), nn.Linear(12, 6)
+    sparsifier = Sparsifier(model, adam(model), method, sparsity=0.7, total_steps=8)
+    torch.compiler.reset()
+    distance = torch.compile(
+        lambda: (other.weight - model.weight.detach()).square().sum(), backend="aot_eager"
+    )
+    distance().backward()
+    torch.testing.assert_close(other.weight.grad, 2 * (other.weight - model.weight).detach())
+    assert not sparsifier.report().steps
+    assert model.bias.grad is None
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"method": "set", "score": "hard_concrete"}, "do not open again; choose method='l0'"),
     ({"method": "static", "score": "hard_concrete"}, "do not open again"),

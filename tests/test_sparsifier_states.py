@@ -145,6 +145,32 @@ def test_from_dense_to_sparse_ends_on_target(build: Any, method: str, schedule: 
     assert seen[-1] == pytest.approx(0.75, abs=0.01)
 
 
+@pytest.mark.parametrize("method", ["gmp", "movement", "lottery", "magnitude"])
+@pytest.mark.parametrize(("before", "now", "stop"), [(100, 40, 50), (100, 60, 50), (60, 100, 30)])
+def test_a_resumed_run_of_another_length_ends_on_target(
+    method: str, before: int, now: int, stop: int
+) -> None:
+    def build(steps: int) -> Sparsifier:
+        seed()
+        model = network()
+        schedule = schedules.OneShot(steps * 3 // 4) if method == "magnitude" else None
+        rule: dict[str, Any] = {"sparsity": 0.7, "total_steps": steps, "schedule": schedule}
+        return Sparsifier(model, adam(model), method, **rule)
+
+    saved, data = build(before), batches(110)
+    assert saved.optimizer is not None
+    train(saved.model, saved.optimizer, saved, data[:stop])
+    assert saved.report().sparsity < 0.69
+    resumed = build(now)
+    assert resumed.optimizer is not None
+    resumed.model.load_state_dict(saved.model.state_dict())
+    resumed.optimizer.load_state_dict(saved.optimizer.state_dict())
+    with pytest.warns(UserWarning, match="at the next step with what it had pruned by now"):
+        resumed.load_state_dict(saved.state_dict())
+    train(resumed.model, resumed.optimizer, resumed, data[stop : max(now, stop + 1)])
+    assert resumed.report().sparsity == pytest.approx(0.7, abs=0.002)
+
+
 @pytest.mark.parametrize(
     "method", ["rigl", "srigl", "set", "sparse_momentum", "top_kast", "movement", "l0", "gmp"]
 )

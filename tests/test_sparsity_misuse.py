@@ -160,6 +160,43 @@ def test_frozen_and_unused_weights() -> None:
     assert torch.equal(masks(sparsifier)[1], unused)
 
 
+class Tied(nn.Module):
+    """Words that go in and come out by the same vectors, and a layer in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(30, 8), nn.Linear(8, 30, bias=False)
+        self.out.weight = self.embed.weight
+        self.mix = self.again = nn.Linear(8, 8)
+
+    def forward(self, words: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.again(self.mix(self.embed(words))))
+        return scores
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        None,
+        ["embed.weight", "out.weight", "mix"],
+        ["embed", "again"],
+        ["out", "mix", "again.weight"],
+        ["*.weight"],
+    ],
+)
+def test_a_weight_of_several_modules_is_one(params: list[str] | None) -> None:
+    seed()
+    model = Tied()
+    optimizer = adam(model)
+    rule: dict[str, Any] = {"sparsity": 0.5, "schedule": schedules.Cubic(0, 6, 2)}
+    sparsifier = Sparsifier(model, optimizer, "gmp", params=params, **rule)
+    assert [target.name for target in sparsifier.targets] == ["out.weight", "mix.weight"]
+    words = torch.randint(30, (8, 16), generator=generator(1))
+    train(model, optimizer, sparsifier, [(x, nn.functional.one_hot(x, 30)) for x in words])
+    assert int(torch.count_nonzero(model.embed.weight)) == 120
+    assert int(torch.count_nonzero(model.mix.weight)) == 32
+
+
 def test_options_that_no_layer_can_honour() -> None:
     layer, dense = locally(), network()
     groups = LocallyConnected(window((5, 8), 3, padding=1), 2, 2, groups=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from scisparse.errors import CheckpointError, OptionError
 from scisparse.layers import LocallyConnected, SparseAttention, SparseLinear
 from scisparse.patterns import window
-from scisparse.sparsity import Sparsifier, budgets, growth, schedules
+from scisparse.sparsity import Sparsifier, budgets, growth, schedules, structures
 from scisparse.sparsity.growth import Candidates, Growth
 from scisparse.sparsity.importance import area_weighted, named
 
@@ -281,6 +282,36 @@ def test_a_state_of_another_sparsity_or_schedule() -> None:
     assert longer.progress.steps == 3
 
 
+BUDGETS: list[tuple[Any, str]] = [
+    ("uniform", "'uniform'"),
+    (None, "'erdos_renyi'"),
+    ({"0.weight": 0.5, "2.weight": 0.8}, r"\{'0.weight': 0.5, '2.weight': 0.8\}"),
+    ({"0.weight": 0.5, "2.weight": 0.7}, r"\{'0.weight': 0.5, '2.weight': 0.7\}"),
+    (budgets.Regions(torch.arange(40) % 2, {1: 0.5}), r"Regions\(\{'1': 0.5\}\)"),
+    (budgets.AreaWeighted(torch.arange(1, 41)), "AreaWeighted"),
+]
+
+
+@pytest.mark.parametrize(("given", "written"), BUDGETS)
+def test_a_state_of_another_budget(given: Any, written: str) -> None:
+    by_sites = budgets.Regions | budgets.AreaWeighted
+
+    def build(budget: Any) -> Sparsifier:
+        model = locally() if isinstance(given, by_sites) else network()
+        return Sparsifier(model, None, "rigl", sparsity=0.4, total_steps=40, budget=budget)
+
+    state = build(given).state_dict()
+    build(copy.deepcopy(given)).load_state_dict(state)
+    for other, other_written in BUDGETS:
+        if other is given or (isinstance(other, by_sites) and not isinstance(given, by_sites)):
+            continue
+        if isinstance(other, dict) and isinstance(given, by_sites):
+            continue
+        message = rf"of budget={written}, this sparsifier of budget={other_written}: build it with"
+        with pytest.raises(CheckpointError, match=message):
+            build(other).load_state_dict(state)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_never_active_first_keeps_the_order_of_small_gradients(dtype: torch.dtype) -> None:
     size = torch.rand(200, generator=generator(4)).mul(1e-4).to(dtype)
@@ -313,3 +344,53 @@ def test_what_does_not_fit_together_is_refused_at_once(
         model = LocallyConnected(pattern, 2, 3, tie="all" if kind == "tied" else None)
     with pytest.raises(OptionError, match=message):
         Sparsifier(model, adam(model), "rigl", **({"sparsity": 0.5, "total_steps": 99} | options))
+
+
+def up_and_down(dimensions: int) -> nn.Sequential:
+    down = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+    up = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[dimensions - 1]
+    return nn.Sequential(down(4, 8, 3), nn.Tanh(), up(8, 12, 3, groups=2))
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("method", "structure"), [("rigl", "unstructured"), ("gmp", "taps"), ("l0", "unstructured")]
+)
+def test_transposed_convolutions_take_masks_of_weights_and_taps(
+    dimensions: int, method: str, structure: str
+) -> None:
+    seed()
+    model = up_and_down(dimensions)
+    rule: dict[str, Any] = {"sparsity": 1 / 3, "schedule": schedules.Cubic(0, 6, 2)}
+    rule |= {"budget": "uniform", "structure": structure, "params": ["0", "2.weight"]}
+    if method == "rigl":
+        rule["schedule"] = schedules.CosineDrop(end=99, every=2, fraction=0.5)
+    optimizer = adam(model)
+    sparsifier = Sparsifier(model, optimizer, method, **rule)
+    x = torch.randn(2, 4, *[5] * dimensions, generator=generator(1))
+    y = torch.randn(2, 12, *[5] * dimensions, generator=generator(2))
+    train(model, optimizer, sparsifier, [(x, y)] * 7)
+    row = sparsifier.report().layers[1]
+    assert row.sparsity == pytest.approx(1 / 3, abs=0.02)
+    assert row.churn > 0 or method != "rigl"
+    expected = model(x) if method != "l0" else model.eval()(x)
+    final: Any = sparsifier.finalize()
+    torch.testing.assert_close(final(x), expected)
+    if structure == "taps":
+        used = final[2].weight.flatten(2).ne(0)
+        assert torch.equal(used.any(0).any(0), used.all(0).all(0))
+
+
+@pytest.mark.parametrize(
+    "structure", ["constant_fan_in", "channels", "2:4", "v:n:m", structures.Block(2, 2)]
+)
+def test_rows_of_transposed_convolutions_are_no_outputs(structure: Any) -> None:
+    model = up_and_down(2)
+    default = Sparsifier(model, None, "magnitude", sparsity=0.5)
+    assert [target.name for target in default.targets] == ["0.weight"]
+    rule: dict[str, Any] = {"sparsity": 0.5, "total_steps": 40, "params": ["2.weight"]}
+    with pytest.raises(OptionError, match=r"of 2\.weight are inputs, as its convolution is transp"):
+        Sparsifier(model, None, "magnitude", structure=structure, **rule)
+    for own in ("preferential_attachment", "cannistraci_hebb"):
+        with pytest.raises(OptionError, match=rf"'{own}' .* of 2\.weight are inputs, as its conv"):
+            Sparsifier(model, adam(model), "set", growth=own, **rule)

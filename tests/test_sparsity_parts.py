@@ -12,7 +12,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_cases import generator
-from sparsity_cases import adam, fields, locally, train
+from sparsity_cases import adam, batches, fields, locally, network, seed, train
 from torch import Tensor, nn
 
 from scisparse import patterns
@@ -21,6 +21,7 @@ from scisparse.grids import LatLonGrid
 from scisparse.layers import LocallyConnected
 from scisparse.patterns import window
 from scisparse.sparsity import Sparsifier, budgets, growth, schedules, structures
+from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.growth import Candidates
 from scisparse.sparsity.select import best, best_of_groups, next_active
 
@@ -299,6 +300,32 @@ def test_growth_on_edges(rule: str) -> None:
     after = sparsifier.report().layers[0]
     assert after.exploration > before + 0.05
     assert after.sparsity == pytest.approx(0.6, abs=0.01)
+
+
+@pytest.mark.parametrize("build", [network, locally])
+@pytest.mark.parametrize(
+    "method", ["static", "set", "rigl", "top_kast", "magnitude", "gmp", "lottery"]
+)
+def test_exploration_counts_what_was_active_in_training(build: Any, method: str) -> None:
+    def active(target: Any) -> set[int]:
+        moves = isinstance(target, EdgeTarget)
+        numbers = target.active if moves else target.mask.flatten().nonzero()[:, 0]
+        return set(numbers.tolist())
+
+    seed()
+    model = build()
+    data = fields(12) if build is locally else batches(12)
+    optimizer = adam(model)
+    sparsifier = Sparsifier(model, optimizer, method, sparsity=0.6, total_steps=16)
+    ever = [active(target) for target in sparsifier.targets]
+    for batch in data:
+        train(model, optimizer, sparsifier, [batch])
+        ever = [seen | active(t) for seen, t in zip(ever, sparsifier.targets, strict=True)]
+    blocks = [getattr(target, "block", 1) for target in sparsifier.targets]
+    for row, seen, block in zip(sparsifier.report().layers, ever, blocks, strict=True):
+        assert row.explored == len(seen) * block
+        dense = method in ("gmp", "lottery")
+        assert row.exploration == 1 if dense else row.exploration < 1
 
 
 def test_report_counts_edges_by_distance() -> None:

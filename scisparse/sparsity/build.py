@@ -15,7 +15,7 @@ from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.attended import AttentionTarget
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
 from scisparse.sparsity.candidates import AllPairs, CandidateEdges, Listed
-from scisparse.sparsity.discovery import Found
+from scisparse.sparsity.discovery import TRANSPOSED, Found
 from scisparse.sparsity.edge_structures import SiteRows, for_pattern
 from scisparse.sparsity.edge_units import units_of
 from scisparse.sparsity.far import FarSlots
@@ -48,6 +48,12 @@ def masked_target(
         raise OptionError(
             f"{found.name} are edges without weights that could be pruned under a mask; choose a "
             "method that moves edges, such as 'rigl', or leave them out of `params`"
+        )
+    if isinstance(found.module, TRANSPOSED) and not isinstance(structure, Unstructured | Taps):
+        raise OptionError(
+            f"{structure!r} reads the rows of a weight as outputs, and those of {found.name} are "
+            "inputs, as its convolution is transposed; choose 'unstructured' or 'taps', or leave "
+            "it out of `params`"
         )
     if found.edges and isinstance(structure, ConstantFanIn):
         raise OptionError(

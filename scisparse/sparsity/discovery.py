@@ -18,6 +18,7 @@ from scisparse.sparsity.methods import Method
 from scisparse.sparsity.target import Rules
 
 __all__ = [
+    "TRANSPOSED",
     "Found",
     "check_candidates",
     "check_own",
@@ -29,6 +30,8 @@ _ATTRIBUTES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_
 _EDGES = "edges"
 _USUAL = "of a linear, convolution, attention or pattern layer, trained and not parametrized"
 _DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+#: Their weights are ``[C, O, K...]``: what reads rows of weights as outputs does not fit.
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,10 @@ def find(
         Any module.
     params
         Names of parameters or modules, with ``*`` and ``?``; ``None``: all weights of linear,
-        convolution, attention and pattern layers. Edges of attention carry no weights and join only
-        under their own name, ``"attend.edges"`` or ``"*.edges"``, or with `candidates`.
+        convolution, attention and pattern layers. One that modules share is found once. Weights of
+        other layers join under their own name, those of transposed convolutions among them. Edges
+        of attention carry no weights and join only under their own name, ``"attend.edges"`` or
+        ``"*.edges"``, or with `candidates`.
     candidates
         Edges that may be grown, a Pattern for all layers of its size or one for each layer name.
 
@@ -91,14 +96,14 @@ def find(
         if not known:
             raise OptionError(
                 f"`model` has no weight that is made sparse by default, {_USUAL}; "
-                + _named_alone([*_others(model, everything), *(f.name for f in everything)])
+                + _named_alone([*_by_every_name(model, []), *(f.name for f in everything)])
             )
         return known
     if isinstance(params, str):
         params = [params]
     if not params:
         raise OptionError("`params` is empty; name weights or modules, or leave it out for all")
-    every = {found.name: found for found in everything} | _others(model, everything)
+    every = _by_every_name(model, everything)
     chosen: dict[str, Found] = {}
     for word in params:
         matched = {
@@ -110,7 +115,7 @@ def find(
         # A module's name stands for its weights, not for its biases, norms and edges.
         own = word.rpartition(".")[2] == _EDGES
         usual = {
-            n: f for n, f in matched.items() if n in wanted or n == word or (f.attends and own)
+            n: f for n, f in matched.items() if f.name in wanted or n == word or (f.attends and own)
         }
         if matched and not usual:
             raise OptionError(
@@ -119,7 +124,7 @@ def find(
             )
         if not matched:
             raise OptionError(choice("params", word, every))
-        chosen |= usual
+        chosen |= {found.name: found for found in usual.values()}
     return [found for name, found in every.items() if name in chosen]
 
 
@@ -159,15 +164,20 @@ def _weights(model: nn.Module) -> Iterator[Found]:
                 yield Found(f"{path}.{attribute}" if path else attribute, module, attribute, edges)
 
 
-def _others(model: nn.Module, known: list[Found]) -> dict[str, Found]:
-    """Every other parameter with at least 2 dimensions, for users who name it."""
-    names = {found.name for found in known}
-    found = {}
-    for name, parameter in model.named_parameters():
-        if name not in names and parameter.dim() >= 2:
+def _by_every_name(model: nn.Module, known: list[Found]) -> dict[str, Found]:
+    """What is `known`, then all other parameters with at least 2 dimensions.
+
+    A parameter that several modules share is found by each of its names, as one.
+    """
+    every = {found.name: found for found in known}
+    of_weight = {id(getattr(found.module, found.attribute)): found for found in known}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) not in of_weight and parameter.dim() >= 2:
             path, _, attribute = name.rpartition(".")
-            found[name] = Found(name, model.get_submodule(path), attribute, False)
-    return found
+            of_weight[id(parameter)] = Found(name, model.get_submodule(path), attribute, False)
+        if id(parameter) in of_weight:
+            every.setdefault(name, of_weight[id(parameter)])
+    return every
 
 
 def _has_candidates(found: Found, candidates: Pattern | Mapping[str, Pattern] | None) -> bool:

@@ -142,7 +142,7 @@ class EdgeTarget(Target):
 
     @property
     def explored(self) -> int:
-        """Weights of edges that have been active at some time."""
+        """Weights of edges that have been active at some time of the training."""
         return self._ever.numel() * self.block
 
     @property
@@ -248,13 +248,17 @@ class EdgeTarget(Target):
         else:
             active = self._refill(drawn, *self._row_groups(edges), random(), rules)
         self._set(agree(active), rules)
-        self._ever, self._started = self.active, True
+        self._started = True
+
+    def begin(self) -> None:
+        """Count what has been active from now on."""
+        self._ever = self.active
 
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Drop a fraction of the edges that may move, then grow until there are `count` weights."""
         self._started = True
         edges = round(count / self.block)
-        score = average(self._importance(rules))
+        score = self._importance(rules)
         if self._units is not None:
             active = self._whole_units(score, edges, drop, rules.growth, rules)
             return self._set(agree(active), rules)
@@ -303,13 +307,9 @@ class EdgeTarget(Target):
         return torch.rand(self.active.numel(), generator=rules.generator)
 
     def _importance(self, rules: Rules) -> Tensor:
-        if rules.importance.sums:
-            raise OptionError(
-                f"the score {rules.importance.name!r} is summed over steps, for which edges must "
-                "stay where they are; choose a score of the step, or a method that only prunes"
-            )
         score = self._draw(rules) if rules.importance.draws else self._score(rules)
-        score = score.float().cpu()
+        score = average(score.float().cpu())
+        rules.importance.check(score, of=self.name)
         return by_area(score, self.layer.pattern, self.name) if rules.importance.by_area else score
 
     def _grow(

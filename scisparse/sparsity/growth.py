@@ -99,7 +99,7 @@ class Growth:
         For messages.
     score
         Takes :class:`Candidates` and returns a score of each, ``[n]``, larger = sooner, -infinity
-        for never. A call sees whole rows of a layer, not all of them.
+        or NaN for never. A call sees whole rows of a layer, not all of them.
     needs_gradient
         Whether it reads ``gradient``: backward passes before a change are kept.
     needs_momentum
@@ -164,7 +164,7 @@ class Growth:
     draws: bool = False
 
     def evaluate(self, candidates: Candidates) -> Tensor:
-        """Scores of candidates, checked.
+        """Scores of candidates, checked; -infinity where a rule says NaN.
 
         Raises
         ------
@@ -179,7 +179,7 @@ class Growth:
                 f"candidates; return a tensor [{candidates.count}] of scores, and declare what it "
                 "reads, such as Growth(name, rule, needs_gradient=True): all else is None"
             )
-        return score
+        return score.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
 #: What may be given as a growth: a name, or a function of :class:`Candidates` that reads nothing

@@ -135,6 +135,21 @@ class Importance:
             )
         return score
 
+    def check(self, score: Tensor, *, of: str) -> None:
+        """Raise unless these scores can be ranked; `of` is what the weights are called.
+
+        Raises
+        ------
+        OptionError
+            Some are NaN or minus infinity.
+        """
+        bad = int((~(score > -torch.inf)).sum())
+        if bad:
+            raise OptionError(
+                f"{bad} of {score.numel()} scores {self.name!r} of {of} are NaN or -infinity and "
+                "cannot be ranked; return finite numbers, larger = kept"
+            )
+
 
 #: What `score` of a sparsifier may be: a name, a rule, a function of weights and gradients, or
 #: scores of weights by their names.

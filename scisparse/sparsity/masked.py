@@ -43,7 +43,6 @@ class MaskedTarget(Target):
         self.size = self.goal = weight.numel()
         self.mask = torch.ones_like(weight, dtype=torch.bool)
         self._ever = self.mask.clone()
-        self._sum: Tensor | None = None
         self._momentum: Tensor | None = None
         self._gradient: Tensor | None = None
         self._made: Tensor | None = None  # by a backward pass that has not added it yet
@@ -72,7 +71,7 @@ class MaskedTarget(Target):
 
     @property
     def explored(self) -> int:
-        """Weights that have been active at some time since the model became sparse."""
+        """Weights that have been active at some time of the training."""
         return int(self._ever.sum())
 
     # -- gradients -----------------------------------------------------------------------------
@@ -82,9 +81,9 @@ class MaskedTarget(Target):
             return []
         known = weakref.ref(self)  # a sparsifier that is dropped masks nothing more
 
-        def on_gradient(grad: Tensor) -> Tensor:
-            target = known()
-            return grad if target is None else target._on_gradient(grad)
+        def on_gradient(grad: Tensor | None) -> Tensor | None:
+            target = known()  # a compiled graph has no gradient of what it reads detached
+            return grad if target is None or grad is None else target._on_gradient(grad)
 
         def on_sum(parameter: Tensor) -> None:
             if (target := known()) is not None:
@@ -175,6 +174,9 @@ class MaskedTarget(Target):
         drawn = torch.rand(self.mask.shape, generator=rules.generator).to(self.mask.device)
         chosen = self.structure.choose(drawn, count)
         self._set(agree(chosen.to(torch.uint8)).bool(), rules)
+
+    def begin(self) -> None:
+        """Count what has been active from now on."""
         self._ever = self.mask.clone()
 
     def change(self, count: int, drop: float, rules: Rules) -> Move:
@@ -199,9 +201,15 @@ class MaskedTarget(Target):
     def importance(self, rules: Rules) -> Tensor:
         """Scores of all weights, of the shape of the weight."""
         score = self._score(rules)
+        rules.importance.check(score[self.ranked], of=self.name)
         if not rules.importance.by_area or self.pattern is None:
             return score
         return by_area(score, self.pattern, self.name)
+
+    @property
+    def ranked(self) -> Tensor:
+        """Weights whose scores decide, booleans."""
+        return self.mask
 
     def _score(self, rules: Rules) -> Tensor:
         if rules.importance.by_name is not None:
@@ -209,10 +217,9 @@ class MaskedTarget(Target):
         if rules.importance.sums:
             if self._sum is None:
                 raise OptionError(
-                    f"the score {rules.importance.name!r} is summed over steps, and none has given "
-                    f"{self.name} a gradient; choose a schedule that changes nothing before, such "
-                    "as OneShot(step), and leave weights that take no part in the loss out of "
-                    "`params`"
+                    f"the score {rules.importance.name!r} sums gradients of {self.name} over "
+                    "steps, and there were none; train the layer before the first change, as with "
+                    "schedule=OneShot(step), or leave it out of `params`"
                 )
             return rules.importance.of_sum(self.parameter, average(self._sum))
         return average(self._evaluate(rules, self.parameter.detach(), self.parameter.grad).float())

@@ -14,6 +14,7 @@ from scisparse.names import choice
 from scisparse.sparsity import growth, importance, methods
 from scisparse.sparsity.areas import area_of_edges
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions, check_fraction
+from scisparse.sparsity.discovery import TRANSPOSED
 from scisparse.sparsity.edge_structures import SiteRows
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.importance import Score
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 _SCHEDULES = ("OneShot", "Cubic", "CosineDrop", "Steady", "Iterative")
+# After torch.manual_seed(seed), a start with the same numbers would keep the largest first weights.
+_OWN = 0x5CA1AB1E
 _MOST_NUMBERS = 1 << 26  # of running means of candidates
 
 
@@ -180,6 +183,7 @@ def check_rules(targets: Sequence[Target], rules: Rules, schedule: Schedule) -> 
                 f"`score` of {target.name} has shape {list(by_name[target.name].shape)}, the "
                 f"weight {list(target.parameter.shape)}"
             )
+        rules.importance.check(by_name[target.name], of=target.name)
 
 
 def _check_without_gradient(targets: Sequence[Target], rules: Rules) -> None:
@@ -232,6 +236,12 @@ def _check_growth(target: Target, rules: Rules, prunes_only: bool) -> None:
         raise OptionError(
             f"{target.structure!r} of {target.name} cannot grow; use a method that only prunes, "
             "or leave it out of `params`"
+        )
+    if (grows.needs_links or grows.needs_degrees) and isinstance(target.module, TRANSPOSED):
+        raise OptionError(
+            f"growth {grows.name!r} reads the rows of a weight as outputs, and those of "
+            f"{target.name} are inputs, as its convolution is transposed; choose 'gradient' or "
+            "'random', or leave it out of `params`"
         )
     if grows.needs_links and target.pattern is not None:
         raise OptionError(
@@ -298,7 +308,8 @@ def check_state(
     if state["schedule"] != described(schedule):
         warnings.warn(
             f"the saved state is of schedule {state['schedule']}, and training goes on by "
-            f"{described(schedule)}; give the same `schedule` or `total_steps` to go on as before",
+            f"{described(schedule)}, at the next step with what it had pruned by now; give the "
+            "same `schedule` or `total_steps` to go on as before",
             stacklevel=3,
         )
 
@@ -336,7 +347,7 @@ def choose_rules(
     rules = Rules(
         goes,
         None if grows is None else growth.named(grows),
-        torch.Generator().manual_seed(seed),
+        torch.Generator().manual_seed(seed ^ _OWN),
         optimizer,
     )
     if method.score == "hard_concrete" and goes.gating is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scisparse.sparsity.schedules import Change
-from scisparse.sparsity.target import Move
+from scisparse.sparsity.schedules import Change, Schedule, overdue
+from scisparse.sparsity.target import Move, Target, all_finite
+from scisparse.sparsity.waiting import warn_of_waiting
 
 __all__ = ["Progress"]
 
@@ -22,6 +23,8 @@ class Progress:
         Steps of the optimizer so far.
     pending
         A change that waits for finite gradients.
+    waited
+        Steps for which it has.
     audited
         Whether the test of far slots has begun.
     moved
@@ -30,8 +33,23 @@ class Progress:
 
     steps: int = 0
     pending: Change | None = None
+    waited: int = 0
     audited: bool = False
     moved: dict[str, Move] = field(default_factory=dict)
+
+    def ready(self, change: Change | None, targets: Sequence[Target]) -> Change | None:
+        """Return `change`, or the pending one; where gradients are not finite, it waits."""
+        change = change or self.pending
+        waits = change is not None and not all_finite(targets)
+        self.pending = change if waits else None
+        self.waited = self.waited + 1 if waits else 0
+        warn_of_waiting(self.waited, targets)
+        return None if waits else change
+
+    def catch_up(self, schedule: Schedule, sparsity: float | None, now: float) -> None:
+        """Let what a schedule has asked for by this step, beyond the sparsity of `now`, be next."""
+        if sparsity is not None:
+            self.pending = overdue(schedule, self.steps, sparsity, now) or self.pending
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything in plain types, which load with ``weights_only=True``."""
@@ -42,6 +60,6 @@ class Progress:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        self.steps, self.audited = state["steps"], state["audited"]
+        self.steps, self.waited, self.audited = (state[k] for k in ("steps", "waited", "audited"))
         self.pending = None if state["pending"] is None else Change(**state["pending"])
         self.moved = {name: Move(*pair) for name, pair in state["moved"].items()}

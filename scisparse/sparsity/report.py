@@ -64,7 +64,8 @@ class LayerReport:
     active
         Weights that are not pruned.
     explored
-        Weights that have been active at some time since the model became sparse.
+        Weights that have been active at some time of the training: all of them where it begins
+        with a dense model.
     churn
         Fraction of the active weights that the last change brought.
     bytes
@@ -111,8 +112,9 @@ class LayerReport:
     def exploration(self) -> float:
         """In-time over-parameterisation rate: fraction of weights that were active at some time.
 
-        More than 1 where edges have moved among more candidates than the layer's size counts: far
-        slots, and `candidates` beyond its own edges.
+        1 from the start for methods that begin with a dense model, such as ``"gmp"``, as all
+        weights were trained. More than 1 where edges have moved among more candidates than the
+        layer's size counts: far slots, and `candidates` beyond its own edges.
 
         References
         ----------

@@ -49,6 +49,11 @@ class ReserveTarget(MaskedTarget):
         """Weights that get a gradient: B."""
         return self._trained
 
+    @property
+    def ranked(self) -> Tensor:
+        """Weights whose scores decide: all of them, whether in use or not."""
+        return torch.ones_like(self.mask)
+
     def _move(self, device: torch.device) -> None:
         super()._move(device)
         self._rest, self._trained = self._rest.to(device), self._trained.to(device)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from scisparse.errors import OptionError
 
-__all__ = ["Change", "CosineDrop", "Cubic", "Iterative", "OneShot", "Schedule", "Steady"]
+__all__ = ["Change", "CosineDrop", "Cubic", "Iterative", "OneShot", "Schedule", "Steady", "overdue"]
 
 
 @dataclass(frozen=True)
@@ -242,6 +242,30 @@ class Iterative:
     def start(self, sparsity: float) -> float:
         """Sparsity before the first step."""
         return 0.0
+
+
+def overdue(schedule: Schedule, step: int, sparsity: float, now: float) -> Change | None:
+    """Return what a schedule has asked for until `step`, if that is sparser than it is `now`.
+
+    Parameters
+    ----------
+    schedule
+        By which training goes on after `step`; before, it may have been another one.
+    sparsity
+        On the way to this one.
+    now
+        Sparsity that was asked for last.
+
+    Examples
+    --------
+    >>> overdue(Cubic(begin=0, end=30), step=50, sparsity=0.8, now=0.75)
+    Change(sparsity=0.8, drop=0.0, rewind=False)
+    """
+    if now >= sparsity:
+        return None
+    changes = (schedule.at(before, sparsity) for before in range(step, -1, -1))
+    last = next((change for change in changes if change is not None), None)
+    return last if last is not None and last.sparsity > now else None
 
 
 def _check(holds: bool, schedule: object, rule: str) -> None:

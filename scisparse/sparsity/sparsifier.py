@@ -34,8 +34,7 @@ from scisparse.sparsity.report import Report
 from scisparse.sparsity.rewinding import Rewinding
 from scisparse.sparsity.schedules import Change, Schedule
 from scisparse.sparsity.structures import Structure
-from scisparse.sparsity.target import Target, all_finite, gather_before_steps, without_passes
-from scisparse.sparsity.waiting import warn_of_waiting
+from scisparse.sparsity.target import Target, gather_before_steps, without_passes
 
 __all__ = ["Sparsifier"]
 
@@ -85,9 +84,10 @@ class Sparsifier:
         Where they come: a name, one of :mod:`scisparse.sparsity.growth`, or a function of
         ``growth.Candidates``; one that reads gradients or degrees says so in a ``growth.Growth``.
     params
-        Names of weights or modules, with ``*``; default: all weights that can be sparse. Edges of
-        an attention layer ``attend`` are ``"attend.edges"``: they move where that, or
-        ``"*.edges"``, is named, or where `candidates` are given for the layer.
+        Names of weights or modules, with ``*``; default: all weights that can be sparse. Others,
+        as of transposed convolutions, join by full name (``"up.weight"``). Edges of an attention
+        layer ``attend`` are ``"attend.edges"``: they move where that, or ``"*.edges"``, is named,
+        or where `candidates` are given for the layer.
     candidates
         Edges that pattern layers may grow, such as a wider window: a Pattern, for all layers,
         attention of its size among them, or one for each layer name; the edges of the layers join
@@ -160,7 +160,6 @@ class Sparsifier:
         self.targets: list[Target] = []
         self.forms: list[Form] = []  #: what became of each layer, after :meth:`finalize`
         self._finalized = self._released = False
-        self._waited = 0  # steps for which a change has been due
         self._rewinding = Rewinding(model, optimizer, getattr(self.schedule, "rewind_to", None))
         self._gather: Any = None
         try:
@@ -211,6 +210,8 @@ class Sparsifier:
                     target.sparsify(count, self.rules)
                 else:
                     target.change(count, 0.0, self.rules)
+        for target in self.targets:
+            target.begin()
         self._allotment.aim()
         self._rewinding.remember(self.progress.steps)
         self._record()
@@ -240,12 +241,8 @@ class Sparsifier:
         if self._finalized:
             raise OptionError("the sparsifier has ended with finalize(); build a new one")
         self.progress.steps += 1
-        change = self._due(self.progress.steps) or self.progress.pending
-        waits = change is not None and not all_finite(self.targets)
-        self.progress.pending = change if waits else None
-        self._waited = self._waited + 1 if waits else 0
-        warn_of_waiting(self._waited, self.targets)
-        if change is not None and not waits:
+        change = self.progress.ready(self._due(self.progress.steps), self.targets)
+        if change is not None:
             self._change(change)
         if self.far:
             audit(self.targets, self.schedule, self.progress, self.rules)
@@ -386,16 +383,20 @@ class Sparsifier:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state; the model and the optimizer load theirs, before or after.
 
+        A schedule of another length gets a warning, and prunes at the next step what it would have
+        pruned by now: it ends on target.
+
         Raises
         ------
         CheckpointError
-            The state belongs to another method, sparsity or other weights.
+            The state belongs to another method, sparsity or budget, or other weights.
         """
         options.check_state(state, self.method, self.targets, self.sparsity, self.schedule)
-        self.progress.load_state_dict(state["progress"])
         self._allotment.load_state_dict(state["allotment"])
+        self.progress.load_state_dict(state["progress"])
         self.rules.generator.set_state(state["generator"])
         self._rewinding.weights = dict(state["rewind"])
         for target in self.targets:
             target.load_state_dict(state["targets"][target.name])
+        self.progress.catch_up(self.schedule, self.sparsity, self._allotment.now)
         self._record()

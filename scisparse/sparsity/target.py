@@ -91,6 +91,7 @@ class Target(ABC):
     size: int
     goal: int
     _momentum: Tensor | None
+    _sum: Tensor | None = None  # of scores over steps
 
     @property
     @abstractmethod
@@ -127,7 +128,7 @@ class Target(ABC):
     @property
     @abstractmethod
     def explored(self) -> int:
-        """Weights that have been active at some time."""
+        """Weights that have been active at some time of the training."""
 
     @property
     @abstractmethod
@@ -141,6 +142,10 @@ class Target(ABC):
     @abstractmethod
     def sparsify(self, count: int, rules: Rules) -> None:
         """Keep `count` weights, chosen at random: a sparse start."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Count what has been active from now on: training begins."""
 
     @abstractmethod
     def change(self, count: int, drop: float, rules: Rules) -> Move:
@@ -174,7 +179,9 @@ class Target(ABC):
             return True
         if grows is not None and grows.needs_momentum and self._momentum is None:
             return True
-        reads = rules.importance.needs_gradient and not rules.importance.sums
+        if rules.importance.sums:
+            return self._sum is None
+        reads = rules.importance.needs_gradient
         return reads and leaf is not None and leaf.grad is None
 
     @abstractmethod
@@ -254,6 +261,8 @@ def gather_before_steps(targets: Sequence[Target], rules: Rules) -> RemovableHan
         raise OptionError("this method gathers gradients at each step; give `optimizer`")
     known = [weakref.ref(target) for target in targets]  # a dropped sparsifier gathers no more
 
+    # A compiled step of training leaves its graph here: gates have a backward pass of their own.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def gather() -> None:
         for reference in known:
             if (target := reference()) is not None:

@@ -30,5 +30,5 @@ def warn_of_waiting(steps: int, targets: Sequence[Target]) -> None:
         f"no connection has changed for {steps} steps, as gradients of "
         f"{', '.join(names) or 'another rank'} are not finite; look for NaN or infinity in the "
         "loss and in what these layers read",
-        stacklevel=3,
+        stacklevel=4,
     )
