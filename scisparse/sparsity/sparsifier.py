@@ -84,10 +84,9 @@ class Sparsifier:
         Where they come: a name, one of :mod:`scisparse.sparsity.growth`, or a function of
         ``growth.Candidates``; one that reads gradients or degrees says so in a ``growth.Growth``.
     params
-        Names of weights or modules, with ``*``; default: all weights that can be sparse. Others,
-        as of transposed convolutions, join by full name (``"up.weight"``). Edges of an attention
-        layer ``attend`` are ``"attend.edges"``: they move where that, or ``"*.edges"``, is named,
-        or where `candidates` are given for the layer.
+        Names of weights or modules, with ``*``; default: all weights that can be sparse. Others, as
+        of transposed convolutions, join by full name. Edges of an attention layer ``attend`` are
+        ``"attend.edges"``: they move where that, or ``"*.edges"``, or `candidates` are given.
     candidates
         Edges that pattern layers may grow, such as a wider window: a Pattern, for all layers,
         attention of its size among them, or one for each layer name; the edges of the layers join
@@ -383,8 +382,7 @@ class Sparsifier:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state; the model and the optimizer load theirs, before or after.
 
-        A schedule of another length gets a warning, and prunes at the next step what it would have
-        pruned by now: it ends on target.
+        A schedule of another length catches up at the next step, with a warning.
 
         Raises
         ------
