@@ -17,7 +17,8 @@ __all__ = ["STAGES", "WRONG", "Result", "bandwidth", "fault", "in_turns", "one_l
 
 WRONG = "wrong: "  # begins the reason why what failed the check is not timed
 STAGES = ("forward", "backward", "full")
-LONG = 2.0  # seconds; a step that takes longer counts although it was the one to warm up
+# Seconds. Peers whose step takes longer are timed once, and if very much longer while they warm up.
+LONG, VERY_LONG = 2.0, 20.0
 # Of the largest value.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
@@ -141,10 +142,11 @@ def _first_step(
     if result.not_run is not None:
         return 0
     took = timed[0] + (timed[2] if implementation.trains else 0)
-    if took > LONG:
+    if took > VERY_LONG:
         result.add(timed)
         return int(budget / took)
-    return max(5, int(budget / (took + 2 * clock_of(implementation.x.device).held)))
+    fewest = 5 if implementation.ours or took <= LONG else 1
+    return max(fewest, int(budget / (took + 2 * clock_of(implementation.x.device).held)))
 
 
 def bandwidth(device: str) -> float:

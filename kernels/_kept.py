@@ -35,18 +35,18 @@ class _Kept:
         self._idle: dict[int, int] = {}  # the fewest that were free since the window began
         self._requests = 0
 
-    def take(self, size: int) -> NDArray[Any]:
-        """Give a block of `size` bytes, a free one if there is one."""
+    def take(self, size: int) -> tuple[NDArray[Any], bool]:
+        """Give a block of `size` bytes, a free one if there is one, and whether it is new."""
         if self._requests % _WINDOW == 0:
             self._trim()
         self._requests += 1
         blocks = self._free.setdefault(size, [])
         try:
-            block = blocks.pop()
+            block, new = blocks.pop(), False
         except IndexError:  # asked first, another thread might take it in between
-            block = torch.empty(size, dtype=torch.uint8).numpy()
+            block, new = torch.empty(size, dtype=torch.uint8).numpy(), True
         self._idle[size] = min(self._idle.get(size, 0), len(blocks))
-        return block
+        return block, new
 
     def put(self, block: NDArray[Any]) -> None:
         """Take a block back."""
@@ -62,18 +62,23 @@ class _Kept:
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def empty(col: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def empty(col: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, bool]:
     """Make a tensor like ``torch.empty(shape, dtype=dtype)``, in memory kept for `col`.
 
     The memory comes back here when the last tensor that shares it is gone.
+
+    Returns
+    -------
+    tuple
+        The tensor, and whether its memory is new.
     """
     size = math.prod(shape) * dtype.itemsize
     if size < _LEAST:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype), True
     kept = _kept.get(col)
     if kept is None:
         _kept[col] = kept = _Kept()
-    block = kept.take(size)
+    block, new = kept.take(size)
     lent = block[:]  # lives as long as the storage of the tensor
     weakref.finalize(lent, _put_back, weakref.ref(kept), block).atexit = False
     storage = torch.from_numpy(lent).untyped_storage()
@@ -81,7 +86,7 @@ def empty(col: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     deterministic: Any = torch.utils.deterministic
     if deterministic.fill_uninitialized_memory and torch.are_deterministic_algorithms_enabled():
         made.fill_(math.nan)  # as torch.empty does, so that what a kernel leaves unwritten shows
-    return made
+    return made, new
 
 
 def empty_cache() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from scisparse import kernels, patterns
 from scisparse.grids import LatLonGrid
 from scisparse.kernels import _kept
-from scisparse.kernels.gather_matmul import cpu
+from scisparse.kernels.gather_matmul import cpu, reference
 from scisparse.layers import LocallyConnected
 from scisparse.pattern import Pattern
 
@@ -95,8 +95,8 @@ def test_memory_goes_with_the_edges_or_when_asked() -> None:
     """Where the tensor lives on, its memory stays, but does not come back."""
     for drop in (lambda col: col.clear(), lambda col: kernels.empty_cache()):
         col = [torch.arange(3)]
-        lent = _kept.empty(col[0], SHAPE, torch.float64).fill_(7.0)
-        free = _kept.empty(col[0], SHAPE, torch.float64)
+        lent = _kept.empty(col[0], SHAPE, torch.float64)[0].fill_(7.0)
+        free = _kept.empty(col[0], SHAPE, torch.float64)[0]
         blocks = weakref.ref(_kept._kept[col[0]])
         del free
         drop(col)
@@ -108,14 +108,14 @@ def test_memory_goes_with_the_edges_or_when_asked() -> None:
 
 def test_what_no_step_needs_any_more_is_let_go() -> None:
     col = torch.arange(3)
-    many = [_kept.empty(col, SHAPE, torch.float64) for _ in range(10)]
-    other = _kept.empty(col, (*SHAPE, 2), torch.float64)
+    many = [_kept.empty(col, SHAPE, torch.float64)[0] for _ in range(10)]
+    other = _kept.empty(col, (*SHAPE, 2), torch.float64)[0]
     many.clear()
     del other
     kept = _kept._kept[col]
     assert sum(map(len, kept._free.values())) == 11
     for _ in range(3 * _kept._WINDOW):
-        pair = [_kept.empty(col, SHAPE, torch.float64) for _ in range(2)]
+        pair = [_kept.empty(col, SHAPE, torch.float64)[0] for _ in range(2)]
         del pair
     assert sum(map(len, kept._free.values())) == 2
 
@@ -124,7 +124,7 @@ def test_what_no_step_needs_any_more_is_let_go() -> None:
 def test_memory_is_as_that_of_empty(dtype: torch.dtype) -> None:
     col = torch.arange(3)
     for shape in (SHAPE, (4 * SHAPE[0], *SHAPE[1:]), (0, 2, 3)):
-        made, plain = _kept.empty(col, shape, dtype), torch.empty(shape, dtype=dtype)
+        made, plain = _kept.empty(col, shape, dtype)[0], torch.empty(shape, dtype=dtype)
         assert made.shape == plain.shape
         assert made.dtype == plain.dtype
         assert made.stride() == plain.stride()
@@ -134,3 +134,22 @@ def test_memory_is_as_that_of_empty(dtype: torch.dtype) -> None:
         assert bool(made.isnan().all())  # as tests ask torch for
         assert made.fill_(2.0).sum() == 2.0 * made.numel()
         assert copy.deepcopy(made).data_ptr() != made.data_ptr() or not made.numel()
+
+
+@pytest.mark.parametrize("channels", [(40, 40), (72, 24), (37, 41), (160, 9), (512, 3)])
+def test_writes_past_the_caches_are_those_of_new_memory(channels: tuple[int, int]) -> None:
+    """Gradients of more than 16 MiB go past the caches where their memory is not new."""
+    if cpu.can_run(torch.device("cpu"), torch.float32) is not None:
+        pytest.skip("there is no compiler")
+    shape, (c, o) = pattern(), channels
+    x, grad = torch.randn(3, shape.num_sources, c), torch.randn(3, shape.num_sites, o)
+    call = (x, grad, shape.row_ptr, shape.col, None, shape.num_edges)
+    first = cpu.edge_outer(*call)
+    assert first.nbytes > 16 << 20
+    expected, place = first.clone(), first.data_ptr()
+    del first
+    again = cpu.edge_outer(*call)
+    assert again.data_ptr() == place
+    assert torch.equal(again, expected)
+    exact = reference.edge_outer(*(t.double() for t in call[:2]), *call[2:])
+    torch.testing.assert_close(again.double(), exact, rtol=1e-5, atol=1e-5)

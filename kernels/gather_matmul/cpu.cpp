@@ -77,11 +77,11 @@ Status edge_outer_by_ties(const EdgeOuter& p, const Kernels& kernels, int64_t th
   return status;
 }
 
-Status edge_outer(const EdgeOuter& p, const Kernels& kernels, int threads) {
+Status edge_outer(const EdgeOuter& p, const Kernels& kernels, bool fresh, int threads) {
   const int64_t block = p.channels_in * p.channels_out, numbers = p.num_weights * block;
   if (numbers == 0) return ok;
   const int64_t edges = edges_of(p.pattern);
-  HugePages pages(p.out, numbers * size_of(p.dtype));
+  HugePages pages(p.out, fresh ? numbers * size_of(p.dtype) : 0);
   if (edges == 0 || p.batch == 0) {
     std::memset(p.out, 0, size_t(numbers * size_of(p.dtype)));
     return ok;
@@ -142,7 +142,7 @@ extern "C" int scisparse_gather_matmul(int dtype, int isa, int64_t batch, int64_
 extern "C" int scisparse_edge_outer(int dtype, int isa, int64_t batch, int64_t sites, int64_t sources, int64_t channels_in,
                                     int64_t channels_out, int64_t num_weights, const void* x, const void* grad,
                                     const int64_t* row_ptr, const void* col, int64_t edges, int col_bits, const void* tie,
-                                    int tie_bits, void* out, int threads) {
+                                    int tie_bits, void* out, int fresh, int threads) {
   const Kernels* kernels = kernels_of(isa);
   if (dtype < 0 || dtype > 3) return bad_dtype;
   if (!kernels) return bad_isa;
@@ -157,5 +157,7 @@ extern "C" int scisparse_edge_outer(int dtype, int isa, int64_t batch, int64_t s
   p.x = x;
   p.grad = grad;
   p.out = out;
-  return edge_outer(p, *kernels, threads);
+  // Pages that are new are in the caches when the system has zeroed them.
+  p.streaming = !fresh && !tie && larger_than_caches(num_weights * channels_in * channels_out * size_of(p.dtype));
+  return edge_outer(p, *kernels, fresh != 0, threads);
 }

@@ -9,6 +9,7 @@
 //
 // dtype    0 float64, 1 float32, 2 bfloat16, 3 float16; 16-bit types accumulate in float32 and round to nearest even.
 // isa      0 the best of this machine, 1 baseline, 2 AVX2 + FMA + F16C, 3 AVX-512 (F, BW, VL, DQ).
+// fresh    whether memory of the output is new, so that its pages may have to be made.
 // threads  largest number of threads; small problems use one. Results are the same bits for every number of threads.
 //
 // Both functions return 0, or 1 for an unsupported dtype, 2 for an isa that this machine has not, 3 when out of memory, 4 where `row_ptr`
@@ -38,5 +39,5 @@ int scisparse_gather_matmul(int dtype, int isa, int64_t batch, int64_t sites, in
 int scisparse_edge_outer(int dtype, int isa, int64_t batch, int64_t sites, int64_t sources, int64_t channels_in,
                          int64_t channels_out, int64_t num_weights, const void* x, const void* grad,
                          const int64_t* row_ptr, const void* col, int64_t edges, int col_bits, const void* tie,
-                         int tie_bits, void* out, int threads);
+                         int tie_bits, void* out, int fresh, int threads);
 }

@@ -59,15 +59,14 @@ def edge_outer(
     batch, sources, channels_in = x.shape
     sites, channels_out = grad.shape[1:]
     edges = _dense(row_ptr_M1), _dense(col_E), None if tie_E is None else _dense(tie_E)
-    out = _kept.empty(col_E, (num_weights, channels_in, channels_out), x.dtype)
+    out, fresh = _kept.empty(col_E, (num_weights, channels_in, channels_out), x.dtype)
     status = _library().scisparse_edge_outer(
         DTYPES[x.dtype],
         _ISA_AUTO,
         *(batch, sites, sources, channels_in, channels_out, num_weights),
         *(x.data_ptr(), grad.data_ptr()),
         *_edges(*edges),
-        out.data_ptr(),
-        torch.get_num_threads(),
+        *(out.data_ptr(), fresh, torch.get_num_threads()),
     )
     if status:
         raise_for(status, [(row_ptr_M1, col_E.shape[0])])
@@ -88,7 +87,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
         [kind, kind] + 5 * [size] + tensors + edges + [kind, pointer, kind]
     )
     library.scisparse_edge_outer.argtypes = (
-        [kind, kind] + 6 * [size] + tensors + edges + [pointer, kind]
+        [kind, kind] + 6 * [size] + tensors + edges + [pointer, kind, kind]
     )
     return library
 

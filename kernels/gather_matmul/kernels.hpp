@@ -25,6 +25,7 @@ struct EdgeOuter {
   int64_t batch, channels_in, channels_out, num_weights;
   const void *x, *grad;
   void* out;
+  bool streaming;  // out is larger than the caches, and its pages are there
 };
 
 // Numbers [rows, columns]: sources or sites of a batch, where edges carry single numbers.

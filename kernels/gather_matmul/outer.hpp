@@ -28,6 +28,7 @@ class OuterRows {
       for (int64_t e = row_ptr[i]; e < row_ptr[i + 1]; e += edges_at_once_)
         edges(e, min_of(edges_at_once_, row_ptr[i + 1] - e));
     }
+    if (p_.streaming) finish_streams();
   }
 
  private:
@@ -62,11 +63,34 @@ class OuterRows {
   SCISPARSE_INLINE void edge(int64_t e, R* to) {
     if (slot_ == x_.slots()) flush();
     const R* x = x_.read(at(p_.pattern.col, e) * p_.in, slot_++);
-    for (int64_t c = 0; c < p_.in; c += P) {
+    int64_t c = 0;
+    for (; c + most_units * P <= p_.in; c += most_units * P) whole(x + c, to + c * p_.out);
+    for (; c < p_.in; c += P) {
       const int64_t c0 = overlap_ ? min_of(c, p_.in - P) : c;  // the last unit may repeat inputs of the one before
       unit_[units_++] = {x + c0, to + c0 * p_.out, int(min_of(P, p_.in - c0) * O)};
       if (units_ == most_units) run<most_units>();
     }
+  }
+
+  // The most units of one edge, one after the other, which need not wait.
+  SCISPARSE_INLINE void whole(const R* x, R* to) {
+    const int64_t pitch = x_.pitch(), apart = P * p_.out;
+    for (int64_t v = 0; v < vectors_; v++) {
+      const R *g = grad_.get() + v * p_.batch * L, *from = x;
+      V sum[most_units] = {};
+      for (int64_t b = 0; b < p_.batch; b++, from += pitch) {
+        const V value = load<L>(g + b * L);
+        unrolled<most_units>([&](auto u) SCISPARSE_INLINE_LAMBDA { sum[u] += value * repeat<P, V>(from + u * P); });
+      }
+      const int count = P > 1 ? L : int(min_of(L, p_.out - v * L));
+      unrolled<most_units>([&](auto u) SCISPARSE_INLINE_LAMBDA { put(to + u * apart + v * L, sum[u], count); });
+    }
+  }
+
+  // Results of one unit.
+  SCISPARSE_INLINE void put(R* to, V sum, int count) {
+    const V result = P > 1 ? pick<Transposed<L, O>>(sum, sum) : sum;
+    store_in_line(to, result, count, p_.streaming);
   }
 
   // Does the units that wait, and so frees the slots of their sources.
@@ -91,8 +115,7 @@ class OuterRows {
         unrolled<N>([&](auto u) SCISPARSE_INLINE_LAMBDA { sum[u] += value * repeat<P, V>(unit[u].x + b * pitch); });
       }
       unrolled<N>([&](auto u) SCISPARSE_INLINE_LAMBDA {
-        const V result = P > 1 ? pick<Transposed<L, O>>(sum[u], sum[u]) : sum[u];
-        store(unit[u].to + v * L, result, P > 1 ? unit[u].lanes : int(min_of(L, p_.out - v * L)));
+        put(unit[u].to + v * L, sum[u], P > 1 ? unit[u].lanes : int(min_of(L, p_.out - v * L)));
       });
     }
   }

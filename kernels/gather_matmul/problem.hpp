@@ -123,11 +123,13 @@ struct Forward {
 template <class R>
 struct Outer {
   explicit Outer(const scisparse::EdgeOuter& p)
-      : pattern(p.pattern), batch(p.batch), in(p.channels_in), out(p.channels_out), x{p.x, p.dtype}, grad{p.grad, p.dtype} {}
+      : pattern(p.pattern), batch(p.batch), in(p.channels_in), out(p.channels_out), x{p.x, p.dtype}, grad{p.grad, p.dtype},
+        streaming(p.streaming && x.are_reals()) {}
 
   Pattern pattern;
   int64_t batch, in, out;
   Numbers<R, const void> x, grad;
+  bool streaming;  // results of one edge after the other go past the caches
 };
 
 // Every edge carries one number.

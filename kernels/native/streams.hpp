@@ -11,8 +11,10 @@ template <class V>
 SCISPARSE_INLINE void stream(void* p, V v) {
 #if SCISPARSE_ISA == 3
   if constexpr (sizeof(V) == 64) return _mm512_stream_si512(static_cast<__m512i*>(p), bit_cast<__m512i>(v));
-#elif SCISPARSE_ISA == 2
+#endif
+#if SCISPARSE_ISA >= 2
   if constexpr (sizeof(V) == 32) return _mm256_stream_si256(static_cast<__m256i*>(p), bit_cast<__m256i>(v));
+  if constexpr (sizeof(V) == 16) return _mm_stream_si128(static_cast<__m128i*>(p), bit_cast<__m128i>(v));
 #endif
   std::memcpy(p, &v, sizeof v);
 }
@@ -37,6 +39,14 @@ SCISPARSE_INLINE void store_in_turn(T* p, V v, int n, bool streaming) {
   if constexpr (is_real<T> && sizeof(V) == simd_bytes)
     if (streaming && n == lanes<V> && reinterpret_cast<uintptr_t>(p) % simd_bytes == 0) return stream(p, v);
   ask_to_write(p + lanes<V>);
+  store(p, v, n);
+}
+
+// Stores one vector after the other, past the caches where that is wanted and possible.
+template <class T, class V>
+SCISPARSE_INLINE void store_in_line(T* p, V v, int n, bool streaming) {
+  if constexpr (is_real<T>)
+    if (streaming && n == lanes<V> && reinterpret_cast<uintptr_t>(p) % sizeof(V) == 0) return stream(p, v);
   store(p, v, n);
 }
 
