@@ -143,13 +143,13 @@ def test_writes_past_the_caches_are_those_of_new_memory(channels: tuple[int, int
         pytest.skip("there is no compiler")
     shape, (c, o) = pattern(), channels
     x, grad = torch.randn(3, shape.num_sources, c), torch.randn(3, shape.num_sites, o)
-    call = (x, grad, shape.row_ptr, shape.col, None, shape.num_edges)
-    first = cpu.edge_outer(*call)
+    edges = (shape.row_ptr, shape.col, None, shape.num_edges)
+    first = cpu.edge_outer(x, grad, *edges)
     assert first.nbytes > 16 << 20
     expected, place = first.clone(), first.data_ptr()
     del first
-    again = cpu.edge_outer(*call)
+    again = cpu.edge_outer(x, grad, *edges)
     assert again.data_ptr() == place
     assert torch.equal(again, expected)
-    exact = reference.edge_outer(*(t.double() for t in call[:2]), *call[2:])
+    exact = reference.edge_outer(x.double(), grad.double(), *edges)
     torch.testing.assert_close(again.double(), exact, rtol=1e-5, atol=1e-5)
