@@ -191,7 +191,7 @@ def test_a_score_that_prunes_at_once_reads_the_gradients_there_are() -> None:
         Sparsifier(model, None, "magnitude", sparsity=0.5, score=lambda w, g: w.sizes)
     with pytest.raises(
         OptionError,
-        match=r"sums gradients of 0.weight over steps, and there were none; .* OneShot\(step",
+        match=r"sums gradients of 0.weight over steps, and there were none; .*OneShot\(step",
     ):
         Sparsifier(model, adam(model), "magnitude", sparsity=0.5, score="movement")
     model(torch.randn(5, 9)).square().mean().backward()
