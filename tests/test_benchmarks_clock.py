@@ -74,11 +74,3 @@ def test_a_step_on_a_gpu_is_timed_in_its_queue(
     ]
     assert (forward, backward, full) == pytest.approx((3e-3, 0.0, 3e-3))
     assert [float(each.sum()) for each in outputs] == [8.0, 8.0, 4.0]
-
-
-def test_the_clock_of_the_machine_holds_nothing(harness: Any) -> None:
-    plain = importlib.import_module("benchmarks.clock").clock_of("cpu")
-    first = plain.mark()
-    plain.hold()
-    assert plain.held == 0.0
-    assert plain.between(first, plain.mark()) >= 0.0

@@ -102,7 +102,7 @@ class PostProcessor:
         seed: int = 0,
         progress: bool = False,
     ) -> None:
-        if method not in [*METHODS]:
+        if method not in [*METHODS]:  # what has no hash, such as a list, is no name either
             raise OptionError(choice("method", method, METHODS))
         check_name("target", target)
         if not _is_seed(seed):
