@@ -12,7 +12,7 @@ import torch
 from sparsity_cases import OFTEN, SIZES, adam, batches, masks, network, seed, train
 from torch import nn
 
-from scisparse.errors import CheckpointError, OptionError
+from scisparse.errors import OptionError
 from scisparse.layers import SparseLinear
 from scisparse.pattern import Pattern
 from scisparse.sparsity import Sparsifier, schedules
@@ -202,10 +202,3 @@ def test_optimizer_that_does_not_hold_the_weights() -> None:
     model = network()
     with pytest.raises(OptionError, match=r"`optimizer` does not hold 0\.weight"):
         Sparsifier(model, adam(network()), sparsity=0.5, total_steps=10)
-
-
-def test_state_of_another_method() -> None:
-    model = network()
-    state = Sparsifier(model, None, "set", sparsity=0.5, total_steps=9).state_dict()
-    with pytest.raises(CheckpointError, match="of method 'set'"):
-        Sparsifier(model, None, "rigl", sparsity=0.5, total_steps=9).load_state_dict(state)

@@ -120,6 +120,8 @@ WRONG_RUNS: list[tuple[type, dict[str, Any], str]] = [
     (structures.VNM, {"v": 2.0}, r"`v` \(=2.0\) must be an integer"),
     (structures.VNM, {"n": 2, "m": 3}, r"`m` \(=3\) must be at least 4"),
     (structures.VNM, {"n": 5}, r"`n` \(=5\) must be at most 4, the inputs"),
+    (structures.Block, {"height": (2, 2)}, r"`height` \(=\(2, 2\)\) must be an integer"),
+    (structures.Block, {"width": 0}, r"`width` \(=0\) must be at least 1"),
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from scisparse.errors import CheckpointError, OptionError
+from scisparse.errors import OptionError
 from scisparse.names import choice
 from scisparse.sparsity import budgets, methods
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions, check_fraction
@@ -116,26 +116,11 @@ class Allotment:
             target.goal = count
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the budget, the sparsity of now and the aim of each target."""
-        return {
-            "budget": _described(self.budget),
-            "now": self.now,
-            "goals": {t.name: t.goal for t in self.targets},
-        }
+        """Return the sparsity of now and the aim of each target."""
+        return {"now": self.now, "goals": {t.name: t.goal for t in self.targets}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave.
-
-        Raises
-        ------
-        CheckpointError
-            It is of another budget, which layers would not follow: they keep what they were given.
-        """
-        if state["budget"] != _described(self.budget):
-            raise CheckpointError(
-                f"the saved state is of budget={state['budget']}, this sparsifier of "
-                f"budget={_described(self.budget)}: build it with the same arguments"
-            )
+        """Take over what :meth:`state_dict` gave."""
         self.now = state["now"]
         self._aim_at([state["goals"][target.name] for target in self.targets])
 
@@ -270,14 +255,3 @@ def check_budget_names(budget: Budget, targets: list[Target]) -> None:
     for word in budget:
         if not fnmatch.filter(names, word):
             raise OptionError(choice("budget", word, [t.name for t in targets]))
-
-
-def _described(budget: Budget) -> str:
-    """Write a budget down, to compare it with that of a saved state; without labels and areas."""
-    if isinstance(budget, str):
-        return repr(budget)
-    if isinstance(budget, AreaWeighted):
-        return "AreaWeighted"
-    shares = budget.sparsity if isinstance(budget, Regions) else budget
-    written = ", ".join(sorted(f"{str(name)!r}: {float(value)}" for name, value in shares.items()))
-    return f"Regions({{{written}}})" if isinstance(budget, Regions) else f"{{{written}}}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,11 @@ def find(
     if not params:
         raise OptionError("`params` is empty; name weights or modules, or leave it out for all")
     every = _by_every_name(model, everything)
+    if not isinstance(params, Collection) or not all(isinstance(word, str) for word in params):
+        raise OptionError(
+            "`params` takes the names of weights or modules, or patterns of such as '*.weight', "
+            f"not what they name; the model has {', '.join(map(repr, every)) or 'none'}"
+        )
     chosen: dict[str, Found] = {}
     for word in params:
         matched = {

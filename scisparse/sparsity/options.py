@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
-from scisparse.errors import CheckpointError, OptionError
+from scisparse.errors import OptionError
 from scisparse.names import choice
 from scisparse.sparsity import growth, importance, methods
 from scisparse.sparsity.areas import area_of_edges
@@ -29,12 +29,10 @@ __all__ = [
     "check_parts",
     "check_rules",
     "check_sparsity",
-    "check_state",
     "check_steady_number",
     "check_teleconnections",
     "choose_rules",
     "choose_schedule",
-    "described",
 ]
 
 _SCHEDULES = ("OneShot", "Cubic", "CosineDrop", "Steady", "Iterative")
@@ -274,44 +272,6 @@ def choose_schedule(
     if total_steps < 1:
         raise OptionError(f"`total_steps` (={total_steps}) must be at least 1")
     return method.schedule(total_steps)
-
-
-def described(schedule: Schedule) -> str:
-    """Write a schedule down, to compare it with that of a saved state."""
-    own = hasattr(schedule, "__dataclass_fields__")  # others may write where in memory they are
-    return repr(schedule) if own else type(schedule).__name__
-
-
-def check_state(
-    state: Mapping[str, Any],
-    method: methods.Method,
-    targets: Sequence[Target],
-    sparsity: float | None,
-    schedule: Schedule,
-) -> None:
-    """Raise unless a saved state is of this method and sparsity and these weights.
-
-    Another schedule, as of a longer training, gets a warning.
-    """
-    names = [target.name for target in targets]
-    if state["method"] != method.name or sorted(state["targets"]) != sorted(names):
-        raise CheckpointError(
-            f"the saved state is of method {state['method']!r} on "
-            f"{', '.join(state['targets'])}; this sparsifier is of {method.name!r} on "
-            f"{', '.join(names)}: build it with the same arguments"
-        )
-    if state["sparsity"] != sparsity:
-        raise CheckpointError(
-            f"the saved state is of sparsity={state['sparsity']}, this sparsifier of "
-            f"sparsity={sparsity}: build it with the same arguments"
-        )
-    if state["schedule"] != described(schedule):
-        warnings.warn(
-            f"the saved state is of schedule {state['schedule']}, and training goes on by "
-            f"{described(schedule)}, at the next step with what it had pruned by now; give the "
-            "same `schedule` or `total_steps` to go on as before",
-            stacklevel=3,
-        )
 
 
 def check_optimizer(optimizer: Optimizer | None, targets: list[Target]) -> None:

@@ -31,6 +31,7 @@ from scisparse.sparsity.measure import measure
 from scisparse.sparsity.ownership import hold, let_go
 from scisparse.sparsity.progress import Progress
 from scisparse.sparsity.report import Report
+from scisparse.sparsity.resuming import check_state, settings
 from scisparse.sparsity.rewinding import Rewinding
 from scisparse.sparsity.schedules import Change, Schedule
 from scisparse.sparsity.structures import Structure
@@ -369,9 +370,7 @@ class Sparsifier:
     def state_dict(self) -> dict[str, Any]:
         """Return topology, progress and random state: all that a later step depends on."""
         return {
-            "method": self.method.name,
-            "sparsity": self.sparsity,
-            "schedule": options.described(self.schedule),
+            "settings": settings(self),
             "progress": self.progress.state_dict(),
             "allotment": self._allotment.state_dict(),
             "generator": self.rules.generator.get_state(),
@@ -387,9 +386,9 @@ class Sparsifier:
         Raises
         ------
         CheckpointError
-            The state belongs to another method, sparsity or budget, or other weights.
+            The state is of a sparsifier with other arguments, or of other weights.
         """
-        options.check_state(state, self.method, self.targets, self.sparsity, self.schedule)
+        check_state(state, self)
         self._allotment.load_state_dict(state["allotment"])
         self.progress.load_state_dict(state["progress"])
         self.rules.generator.set_state(state["generator"])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
+from scisparse.grids.integers import integer_from
 from scisparse.sparsity.n_of_m import NM, VNM
 from scisparse.sparsity.structure import Shape, Structure
 
@@ -131,6 +132,10 @@ class Block(Structure):
     height: int = 4
     width: int = 4
 
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            integer_from(name, getattr(self, name), 1, OptionError)
+
     def pool(self, score: Tensor) -> Tensor:
         """Sum over each block."""
         rows, columns = self._grid(score.shape)
@@ -148,7 +153,7 @@ class Block(Structure):
 
     def _grid(self, shape: Shape) -> tuple[int, int]:
         inputs = math.prod(shape[1:])
-        if self.height < 1 or self.width < 1 or shape[0] % self.height or inputs % self.width:
+        if shape[0] % self.height or inputs % self.width:
             raise OptionError(
                 f"blocks of {self.height} x {self.width} do not divide a weight of {shape[0]} "
                 f"outputs x {inputs} inputs"

@@ -1,0 +1,78 @@
+"""What a saved sparsifier was built with, compared with the one that goes on from its state."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from scisparse.errors import CheckpointError
+from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
+
+if TYPE_CHECKING:
+    from scisparse.sparsity.sparsifier import Sparsifier
+
+__all__ = ["check_state", "settings"]
+
+
+def settings(of: Sparsifier) -> dict[str, Any]:
+    """Return the arguments of a sparsifier, written down."""
+    growth = of.rules.growth
+    return {
+        "method": of.method.name,
+        "sparsity": of.sparsity,
+        "structure": _written(of.structure),
+        "budget": _written_budget(of.budget),
+        "score": of.rules.importance.name,
+        "growth": None if growth is None else growth.name,
+        "teleconnections": of.far,
+        "schedule": _written(of.schedule),
+    }
+
+
+def check_state(state: Mapping[str, Any], of: Sparsifier) -> None:
+    """Raise unless a saved state is of the same arguments and weights.
+
+    Another schedule, as of a longer training, gets a warning.
+
+    Raises
+    ------
+    CheckpointError
+        Layers would go on by other rules than those that made them what they are.
+    """
+    saved, ours = state["settings"], settings(of)
+    for name in ours:  # in their order: the method first
+        if name != "schedule" and saved[name] != ours[name]:
+            raise CheckpointError(
+                f"the saved state is of {name}={saved[name]}, this sparsifier of "
+                f"{name}={ours[name]}: build it with the same arguments"
+            )
+    weights = [target.name for target in of.targets]
+    if sorted(state["targets"]) != sorted(weights):
+        raise CheckpointError(
+            f"the saved state is of the weights {', '.join(state['targets'])}, this sparsifier of "
+            f"{', '.join(weights)}: build it with the same model and `params`"
+        )
+    if saved["schedule"] != ours["schedule"]:
+        warnings.warn(
+            f"the saved state is of schedule {saved['schedule']}, and training goes on by "
+            f"{ours['schedule']}, at the next step with what it had pruned by now; give the same "
+            "`schedule` or `total_steps` to go on as before",
+            stacklevel=3,
+        )
+
+
+def _written(part: object) -> str:
+    """Write a part down; those that are no dataclasses may write where in memory they are."""
+    return repr(part) if hasattr(part, "__dataclass_fields__") else type(part).__name__
+
+
+def _written_budget(budget: Budget) -> str:
+    """Write a budget down, without labels and areas, which are as long as the sites are many."""
+    if isinstance(budget, str):
+        return budget
+    if isinstance(budget, AreaWeighted):
+        return "AreaWeighted"
+    shares = budget.sparsity if isinstance(budget, Regions) else budget
+    written = ", ".join(sorted(f"{str(name)!r}: {float(value)}" for name, value in shares.items()))
+    return f"Regions({{{written}}})" if isinstance(budget, Regions) else f"{{{written}}}"

@@ -1,0 +1,85 @@
+"""A sparsifier goes on from a state of the same arguments and weights, or says what differs."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from sparsity_cases import adam, batches, locally, network, seed, train
+
+from scisparse.errors import CheckpointError
+from scisparse.sparsity import Sparsifier, budgets, structures
+
+OTHERS: list[tuple[dict[str, Any], str]] = [
+    ({"method": "set"}, "of method=rigl, this sparsifier of method=set"),
+    (
+        {"structure": structures.Block(2, 2)},
+        r"of structure=Unstructured\(\), this sparsifier of structure=Block\(height=2, width=2\)",
+    ),
+    ({"score": "taylor"}, "of score=magnitude, this sparsifier of score=taylor"),
+    ({"growth": "random"}, "of growth=gradient, this sparsifier of growth=random"),
+    ({"params": ["0.weight"]}, "of the weights 0.weight, 2.weight, this sparsifier of 0.weight:"),
+]
+
+
+@pytest.mark.parametrize(("other", "message"), OTHERS)
+def test_a_state_of_other_arguments(other: dict[str, Any], message: str) -> None:
+    def build(**given: Any) -> Sparsifier:
+        model = network()
+        return Sparsifier(model, adam(model), sparsity=0.5, total_steps=40, **given)
+
+    state = build().state_dict()
+    build().load_state_dict(state)
+    with pytest.raises(CheckpointError, match=message):
+        build(**other).load_state_dict(state)
+
+
+def test_a_state_of_another_sparsity_or_schedule() -> None:
+    def build(**options: Any) -> Sparsifier:
+        seed()
+        model = network()
+        return Sparsifier(model, adam(model), "rigl", **options)
+
+    saved = build(sparsity=0.75, total_steps=40)
+    assert saved.optimizer is not None
+    train(saved.model, saved.optimizer, saved, batches(3))
+    state = saved.state_dict()
+    build(sparsity=0.75, total_steps=40).load_state_dict(state)
+    with pytest.raises(CheckpointError, match=r"sparsity=0.75, this sparsifier of sparsity=0.5"):
+        build(sparsity=0.5, total_steps=40).load_state_dict(state)
+    longer = build(sparsity=0.75, total_steps=80)
+    with pytest.warns(UserWarning, match=r"CosineDrop\(end=30.*goes on by CosineDrop\(end=60"):
+        longer.load_state_dict(state)
+    assert longer.progress.steps == 3
+
+
+BUDGETS: list[tuple[Any, str]] = [
+    ("uniform", "uniform"),
+    (None, "erdos_renyi"),
+    ({"0.weight": 0.5, "2.weight": 0.8}, r"\{'0.weight': 0.5, '2.weight': 0.8\}"),
+    ({"0.weight": 0.5, "2.weight": 0.7}, r"\{'0.weight': 0.5, '2.weight': 0.7\}"),
+    (budgets.Regions(torch.arange(40) % 2, {1: 0.5}), r"Regions\(\{'1': 0.5\}\)"),
+    (budgets.AreaWeighted(torch.arange(1, 41)), "AreaWeighted"),
+]
+
+
+@pytest.mark.parametrize(("given", "written"), BUDGETS)
+def test_a_state_of_another_budget(given: Any, written: str) -> None:
+    by_sites = budgets.Regions | budgets.AreaWeighted
+
+    def build(budget: Any) -> Sparsifier:
+        model = locally() if isinstance(given, by_sites) else network()
+        return Sparsifier(model, None, "rigl", sparsity=0.4, total_steps=40, budget=budget)
+
+    state = build(given).state_dict()
+    build(copy.deepcopy(given)).load_state_dict(state)
+    for other, other_written in BUDGETS:
+        if other is given or (isinstance(other, by_sites) and not isinstance(given, by_sites)):
+            continue
+        if isinstance(other, dict) and isinstance(given, by_sites):
+            continue
+        message = rf"of budget={written}, this sparsifier of budget={other_written}: build it with"
+        with pytest.raises(CheckpointError, match=message):
+            build(other).load_state_dict(state)
