@@ -100,6 +100,8 @@ _has_autocast._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def autocast_dtype(*tensors: Tensor) -> torch.dtype | None:
     """Type that autocast computes in, as in torch's own products; float64 is left alone."""
+    if not (torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled()):
+        return None
     device = tensors[0].device.type
     if not _has_autocast(device) or not torch.is_autocast_enabled(device):
         return None
