@@ -104,7 +104,7 @@ def find(
     if not params:
         raise OptionError("`params` is empty; name weights or modules, or leave it out for all")
     every = _by_every_name(model, everything)
-    if not isinstance(params, Collection) or not all(isinstance(word, str) for word in params):
+    if not _are_names(params):
         raise OptionError(
             "`params` takes the names of weights or modules, or patterns of such as '*.weight', "
             f"not what they name; the model has {', '.join(map(repr, every)) or 'none'}"
@@ -131,6 +131,10 @@ def find(
             raise OptionError(choice("params", word, every))
         chosen |= {found.name: found for found in usual.values()}
     return [found for name, found in every.items() if name in chosen]
+
+
+def _are_names(params: object) -> bool:
+    return isinstance(params, Collection) and all(isinstance(word, str) for word in params)
 
 
 def _named_alone(names: Sequence[str]) -> str:
