@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -105,7 +106,8 @@ def test_bad_input() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sites", "sources", "fan_in"), [(50, 9, 4), (3, 3, 3), (4, 5, 0), (0, 5, 2)]
+    ("sites", "sources", "fan_in"),
+    [(50, 9, 4), (3, 3, 3), (4, 5, 0), (0, 5, 2), (0, 50, 2), (400, 64, 7), (300_000, 300_000, 3)],
 )
 def test_constant_fan_in(sites: int, sources: int, fan_in: int) -> None:
     pattern = constant_fan_in(sites, sources, fan_in, generator=generator(5))
@@ -113,10 +115,17 @@ def test_constant_fan_in(sites: int, sources: int, fan_in: int) -> None:
     assert pattern == constant_fan_in(sites, sources, fan_in, generator=generator(5))
 
 
-def test_constant_fan_in_draws_evenly() -> None:
-    pattern = constant_fan_in(6000, 10, 3, generator=generator(6))
-    counts = torch.bincount(pattern.col.long(), minlength=10) / 6000
-    assert float((counts - 0.3).abs().max()) < 0.03
+@pytest.mark.parametrize(("sources", "fan_in"), [(10, 3), (18, 2)])
+def test_constant_fan_in_draws_every_set_evenly(sources: int, fan_in: int) -> None:
+    rows = 40_000
+    pattern = constant_fan_in(rows, sources, fan_in, generator=generator(6))
+    number = (1 << pattern.col.long()).view(rows, fan_in).sum(1)
+    counts = number.unique(return_counts=True)[1].double()
+    sets = math.comb(sources, fan_in)
+    assert len(counts) == sets
+    expected = rows / sets
+    chi_squared = float(((counts - expected) ** 2 / expected).sum())
+    assert abs(chi_squared - (sets - 1)) < 5 * math.sqrt(2 * (sets - 1))
 
 
 def test_match_edges_by_tap() -> None:

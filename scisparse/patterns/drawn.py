@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,9 +11,10 @@ from scisparse.errors import PatternError
 from scisparse.grids.integers import integer
 from scisparse.pattern import Pattern
 
-__all__ = ["constant_fan_in", "draw_without_repetition"]
+__all__ = ["constant_fan_in"]
 
 _NUMBERS_AT_ONCE = 1 << 24
+_FEW = 8  # times as many sources as are drawn, at least
 
 
 def constant_fan_in(
@@ -51,22 +54,40 @@ def constant_fan_in(
             f"`fan_in` (={fan_in}) must lie between 0 and `num_sources` (={num_sources}), and "
             f"`num_sites` (={num_sites}) must not be negative"
         )
-    rows = max(1, _NUMBERS_AT_ONCE // max(1, num_sources))
+    dense = _FEW * fan_in >= num_sources
+    draw, numbers = (_first_of_all, num_sources) if dense else (_until_distinct, fan_in)
+    rows = max(1, _NUMBERS_AT_ONCE // max(1, numbers))
     nothing = torch.empty(0, dtype=torch.int32, device="cpu")
     drawn = [
-        draw_without_repetition(min(rows, num_sites - first), num_sources, fan_in, generator)
+        draw(min(rows, num_sites - first), num_sources, fan_in, generator)
         for first in range(0, num_sites, rows)
     ]
     col = torch.cat([nothing, *[part.flatten() for part in drawn]])
     row_ptr = torch.arange(num_sites + 1, device="cpu") * fan_in
-    return Pattern(row_ptr, col.to(torch.int32), num_sources).validate()
+    return Pattern(row_ptr, col, num_sources).validate()
 
 
-def draw_without_repetition(
-    rows: int, size: int, count: int, generator: torch.Generator | None
-) -> Tensor:
-    """Sets of `count` rising numbers below `size`, int32 ``[rows, count]``."""
-    # Places of the smallest of random numbers are such a set; single precision would tie too often.
-    # On the CPU, where patterns lie, whatever the default device is.
+# Sets of `count` rising numbers below `size`, each equally likely, int32 [rows, count]; on the CPU,
+# where patterns lie, whatever the default device is.
+
+
+def _first_of_all(rows: int, size: int, count: int, generator: torch.Generator | None) -> Tensor:
+    """Places of the smallest of `size` random numbers; single precision would tie too often."""
     keys = torch.rand(rows, size, dtype=torch.float64, generator=generator, device="cpu")
     return keys.topk(count, dim=1, largest=False).indices.sort(dim=1).values.to(torch.int32)
+
+
+def _until_distinct(rows: int, size: int, count: int, generator: torch.Generator | None) -> Tensor:
+    """Numbers that a row has already are drawn again: few are, where `count` is small."""
+    options: Any = {"generator": generator, "dtype": torch.int32, "device": "cpu"}
+    drawn = torch.randint(size, (rows, count), **options).sort(dim=1).values
+    left = torch.arange(rows, device="cpu")
+    while True:
+        part = drawn[left]
+        again = part[:, 1:] == part[:, :-1]
+        repeats = again.any(dim=1)
+        if not bool(repeats.any()):
+            return drawn
+        left, part, again = left[repeats], part[repeats], again[repeats]
+        part[:, 1:][again] = torch.randint(size, (int(again.sum()),), **options)
+        drawn[left] = part.sort(dim=1).values
