@@ -27,25 +27,28 @@ class _Taps:
     def __init__(self, pattern: Pattern, tap: Tensor) -> None:
         self.site, self.source, self.tap = pattern.rows(), pattern.col.long(), tap.long()
         self.count = pattern.num_taps
-        key = self.site * self.count + self.tap
-        self._order = stable_argsort(key)
-        self._key = key[self._order]
+        self._by_tap = stable_argsort(self.tap)
+        sizes = torch.bincount(self.tap, minlength=self.count)
+        self._ends = [0, *sizes.cumsum(0).tolist()]
+        self._map = self.site.new_full((pattern.num_sites,), -1)  # sources of one tap, for a while
+        #: taps that have edges
+        self.used = set(sizes.nonzero().flatten().tolist())
         #: whether no tap has two sources at a site
-        self.are_maps = not bool((self._key.diff() == 0).any())
+        self.are_maps = not any(
+            bool((self.site[edges].diff() == 0).any()) for edges in map(self.edges, self.used)
+        )
 
-    def source_of(self, site: Tensor, tap: Tensor) -> Tensor:
-        """Source of taps at sites, int64 ``[n]``; -1 where there is none."""
-        if not self._key.numel():
-            return torch.full_like(site, -1)
-        key = torch.where(tap < self.count, site * self.count + tap, -1)
-        place = torch.searchsorted(self._key, key).clamp(max=self._key.numel() - 1)
-        source = self.source[self._order[place]]
-        return torch.where(self._key[place] == key, source, -1)
+    def edges(self, tap: int) -> Tensor:
+        """Edges of a tap, by site."""
+        return self._by_tap[self._ends[tap] : self._ends[tap + 1]]
 
-    def differs(self, other: _Taps, edges: Tensor, tap: int) -> bool:
-        """Whether a tap reads another source than `other` does on some of these edges."""
-        here = self.source_of(other.site[edges], torch.full_like(edges, tap))
-        return bool(((here >= 0) & (here != other.source[edges])).any())
+    def compare(self, tap: int, other: _Taps, other_tap: int) -> tuple[bool, bool]:
+        """Whether a tap of each read the same source at some site, and different ones at some."""
+        own, edges = self.edges(tap), other.edges(other_tap)
+        self._map[self.site[own]] = self.source[own]
+        here, there = self._map[other.site[edges]], other.source[edges]
+        self._map[self.site[own]] = -1
+        return bool((here == there).any()), bool(((here >= 0) & (here != there)).any())
 
 
 def taps_as_in(pattern: Pattern, like: Pattern) -> Tensor | None:
@@ -74,12 +77,10 @@ def taps_as_in(pattern: Pattern, like: Pattern) -> Tensor | None:
     own, known = _Taps(pattern, pattern.tap), _Taps(like, like.tap.to(pattern.device))
     if not own.are_maps or not known.are_maps:
         return pattern.tap
-    here = known.source_of(own.site, own.tap)
-    agrees, clash = here == own.source, here >= 0
-    clash &= ~agrees
-    used, agree, clashing = (_among(own.tap[t], own.count) for t in (slice(None), agrees, clash))
-    stays = agree - clashing
-    found = _same_taps(own, known, used - stays, stays)
+    both = {tap: known.compare(tap, own, tap) for tap in own.used & known.used}
+    stays = {tap for tap, (agree, clash) in both.items() if agree and not clash}
+    clashing = {tap for tap, (_, clash) in both.items() if clash}
+    found = _same_taps(own, known, own.used - stays, stays)
     if not found:  # other labels than places of a stencil, or another stencil
         return pattern.tap
     number, new = torch.arange(own.count, device=pattern.device), max(known.count, own.count)
@@ -89,18 +90,13 @@ def taps_as_in(pattern: Pattern, like: Pattern) -> Tensor | None:
     return number[own.tap].to(torch.int32)
 
 
-def _among(taps: Tensor, count: int) -> set[int]:
-    """Which of `count` taps there are."""
-    return set(torch.bincount(taps, minlength=count).nonzero().squeeze(1).tolist())
-
-
 def _same_taps(own: _Taps, known: _Taps, taps: set[int], taken: set[int]) -> dict[int, int]:
     """Numbers in `known`, but for those taken, of some taps of `own`, where it has them."""
     sources = 1 + max(int(t.source.max()) if t.source.numel() else 0 for t in (own, known))
     pairs = known.site * sources + known.source  # rising, as edges are sorted
     found: dict[int, int] = {}
     for tap in sorted(taps):
-        edges = (own.tap == tap).nonzero().squeeze(1)
+        edges = own.edges(tap)
         wanted = own.site[edges] * sources + own.source[edges]
         place = torch.searchsorted(pairs, wanted)
         others: set[int] = set()
@@ -108,10 +104,10 @@ def _same_taps(own: _Taps, known: _Taps, taps: set[int], taken: set[int]) -> dic
             place, wanted = place[place < pairs.numel()], wanted[place < pairs.numel()]
             same = pairs[place] == wanted
             place, wanted = place[same], wanted[same]
-            others |= _among(known.tap[place], known.count)
+            others |= set(torch.bincount(known.tap[place]).nonzero().flatten().tolist())
             place = place + 1
         for other in sorted(others - taken):
-            if not known.differs(own, edges, other):
+            if not known.compare(other, own, tap)[1]:
                 found[tap] = other
                 taken = taken | {other}
                 break
