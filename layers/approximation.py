@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scisparse.errors import ShapeError
 from scisparse.kernels import graph_attention
+from scisparse.kernels._segments import accumulator
 from scisparse.pattern import Pattern
 
 __all__ = ["Approximation", "approximation_error"]
@@ -48,7 +49,8 @@ def approximation_error(
     Returns
     -------
     Approximation
-        ``error`` and ``weight``; computed in bands of sites, in time ``M N``.
+        ``error`` and ``weight``; computed in bands of sites, in time ``M N``, and in float32 where
+        tensors have 16 bits.
 
     Raises
     ------
@@ -70,7 +72,9 @@ def approximation_error(
             f"with the pattern's {pattern.shape} sites and sources"
         )
     pattern = pattern.to(q.device)
-    with torch.no_grad():
+    # Of 16 bits, scores overflow and squares of small differences are 0.
+    q, k, v = (t.to(accumulator(t.dtype)) for t in (q, k, v))
+    with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
         sparse = graph_attention(q, k, v, pattern.row_ptr, pattern.col, scale=scale)
         k, v = (t.repeat_interleave(q.shape[2] // t.shape[2], dim=2) for t in (k, v))
         scale = 1 / math.sqrt(max(q.shape[3], 1)) if scale is None else scale
@@ -86,9 +90,13 @@ def approximation_error(
             on_edges = weight.new_zeros(weight.shape[-2:], dtype=torch.bool)
             on_edges[row[edges] - first, col[edges]] = True
             caught += float((weight * on_edges).sum(dtype=torch.float64))
-            difference += float((sparse[:, first:last] - dense).square().sum(dtype=torch.float64))
-            size += float(dense.square().sum(dtype=torch.float64))
+            difference += _sum_of_squares(sparse[:, first:last] - dense)
+            size += _sum_of_squares(dense)
     rows = q.shape[0] * q.shape[1] * q.shape[2]
     # Not 1 or 0: where attention to everything is 0, any difference is infinitely large beside it.
     error = math.sqrt(difference / size) if size else math.inf if difference else 0.0
     return Approximation(error, caught / max(rows, 1))
+
+
+def _sum_of_squares(x: Tensor) -> float:
+    return float(x.double().square().sum())

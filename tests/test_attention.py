@@ -359,6 +359,17 @@ def test_what_is_not_0_where_attention_to_everything_is_misses_it_by_infinity() 
     assert approximation_error(nothing, nothing, 0 * v, pattern) == (0.0, 0.5)
 
 
+@pytest.mark.parametrize(("keys", "values"), [(1.0, 1e-4), (100.0, 1.0)])
+def test_approximation_in_16_bits_is_that_of_the_same_numbers(keys: float, values: float) -> None:
+    # Squares below 6e-8 are 0 in float16, and scores above 65504 infinite.
+    q, k, v = torch.randn(3, 1, 40, 2, 4, generator=torch.Generator().manual_seed(0))
+    half = (100 * q).half(), (keys * k).half(), (values * v).half()
+    pattern = sliding_window(40, 9)
+    exact = approximation_error(*(t.double() for t in half), pattern)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert approximation_error(*half, pattern) == pytest.approx(exact, rel=1e-4)
+
+
 def test_approximation_takes_grouped_keys_and_empty_batches() -> None:
     gen = torch.Generator().manual_seed(0)
     pattern = random_pattern(9, 7)
