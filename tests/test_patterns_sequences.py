@@ -152,6 +152,9 @@ def test_what_does_not_fit_is_named() -> None:
         fixed(9, 3, 4)
     with pytest.raises(OptionError, match=r"`global_tokens` \[0, 9\] must lie between 0 and 8"):
         longformer(9, 3, [0, 9])
+    for tokens in (torch.arange(9) < 1, (torch.arange(9) < 1).int(), 5):
+        with pytest.raises(OptionError, match=r"`global_tokens` .* are mask\.nonzero\(\)"):
+            longformer(9, 3, tokens)  # type: ignore[arg-type]
     for count in (10, -1):
         with pytest.raises(OptionError, match=rf"`num_random` \(={count}\) must "):
             bigbird(9, 3, count)

@@ -1,4 +1,4 @@
-"""Whole numbers as callers write them: Python's, numpy's, one or several.
+"""Whole numbers as callers write them: Python's, numpy's, torch's, one or several.
 
 ``True`` and ``False`` are none: who writes them means another argument.
 """
@@ -15,9 +15,11 @@ __all__ = ["integer", "integer_from", "integers", "integers_per_axis"]
 
 
 def _index(value: object) -> int:
-    if isinstance(value, bool):
+    whole = operator.index(value)  # type: ignore[arg-type]
+    # Tensors take their booleans for numbers.
+    if isinstance(value.item() if hasattr(value, "item") else value, bool):
         raise TypeError
-    return operator.index(value)  # type: ignore[arg-type]
+    return whole
 
 
 def integer(name: str, value: SupportsIndex, error: type[ScisparseError]) -> int:

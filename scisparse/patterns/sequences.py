@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
-from scisparse.grids.integers import integer, integer_from, integers
+from scisparse.grids.integers import integer_from, integers
 from scisparse.pattern import Pattern
 from scisparse.pattern.edges import row_ptr_of_fan_in, sort_rows
 from scisparse.patterns.drawn import constant_fan_in
@@ -183,7 +183,7 @@ def longformer(
     Raises
     ------
     OptionError
-        If a size is not positive, or a token does not exist.
+        If a size is not positive, or a token does not exist or is named twice.
 
     References
     ----------
@@ -225,7 +225,7 @@ def bigbird(
     Raises
     ------
     OptionError
-        If a size is not positive, or a token does not exist.
+        If a size is not positive, or a token does not exist or is named twice.
 
     References
     ----------
@@ -364,8 +364,13 @@ def _without_taps(pattern: Pattern) -> Pattern:
 
 def _global(length: int, tokens: Sequence[int]) -> Pattern:
     """Tokens that read all and are read by all."""
-    numbers = sorted({integer("global_tokens", t, OptionError) for t in tokens})
-    places = torch.tensor(numbers, dtype=torch.int64, device="cpu")
+    numbers = integers(tokens)
+    if numbers is None or len(set(numbers)) < len(numbers):
+        raise OptionError(
+            f"`global_tokens` (={tokens!r}) must be places of tokens, integers, each once; those "
+            "of a mask are mask.nonzero().flatten()"
+        )
+    places = torch.tensor(sorted(numbers), dtype=torch.int64, device="cpu")
     if len(places) and not 0 <= int(places[0]) <= int(places[-1]) < length:
         raise OptionError(f"`global_tokens` {places.tolist()} must lie between 0 and {length - 1}")
     reads = torch.zeros(length, dtype=torch.bool, device="cpu")
