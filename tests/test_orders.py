@@ -257,6 +257,9 @@ PLANE = ProjectedGrid([0.0, 1e3], [0.0, 1e3])
     ("call", "error", "message"),
     [
         (lambda: orders.hilbert(np.zeros((4, 5))), OptionError, r"`points` \(shape \(4, 5\)\)"),
+        (lambda: orders.hilbert(SQUARE), OptionError, "`points` is a Pattern; give a grid"),
+        (lambda: orders.healpix_nested(SQUARE), GridError, "`grid` is a Pattern; give a grid"),
+        (lambda: orders.cuthill_mckee(PLANE), PatternError, "is a ProjectedGrid; give a pattern"),
         (lambda: orders.morton([[0, np.nan]]), OptionError, "must be finite, but point 0"),
         (lambda: orders.healpix_nested(PLANE), GridError, "must have latitudes and longitudes"),
         (lambda: orders.cuthill_mckee(OBLONG), PatternError, "it has 2 and 3"),

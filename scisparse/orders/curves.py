@@ -44,7 +44,7 @@ def hilbert(points: Grid | ArrayLike) -> Tensor:
     Raises
     ------
     OptionError
-        Positions have another shape, or are not finite.
+        `points` are no numbers, have another shape, or are not finite.
 
     References
     ----------
@@ -80,7 +80,7 @@ def morton(points: Grid | ArrayLike) -> Tensor:
     Raises
     ------
     OptionError
-        Positions have another shape, or are not finite.
+        `points` are no numbers, have another shape, or are not finite.
 
     References
     ----------
@@ -97,7 +97,15 @@ def morton(points: Grid | ArrayLike) -> Tensor:
 
 def _along(points: Grid | ArrayLike, curve: Callable[[_Ints, int], _Ints]) -> Tensor:
     """Sort points by their place on a curve through cells ``[n, D]`` of so many bits an axis."""
-    positions = np.asarray(points.positions() if isinstance(points, Grid) else points, np.float64)
+    try:
+        positions = np.asarray(
+            points.positions() if isinstance(points, Grid) else points, np.float64
+        )
+    except (TypeError, ValueError):
+        raise OptionError(
+            f"`points` is a {type(points).__name__}; give a grid (of a pattern, its site_grid), or "
+            "positions [n, 2] or [n, 3]"
+        ) from None
     if positions.ndim != 2 or positions.shape[1] not in (2, 3):
         raise OptionError(f"`points` (shape {positions.shape}) must be a grid, [n, 2] or [n, 3]")
     if not np.isfinite(positions).all():

@@ -33,7 +33,7 @@ def cuthill_mckee(pattern: Pattern) -> Tensor:
     Raises
     ------
     PatternError
-        There are other numbers of sites than of sources.
+        `pattern` is no ``Pattern``, or has other numbers of sites than of sources.
 
     References
     ----------
@@ -52,6 +52,11 @@ def cuthill_mckee(pattern: Pattern) -> Tensor:
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
+    if not isinstance(pattern, Pattern):
+        raise PatternError(
+            f"`pattern` is a {type(pattern).__name__}; give a pattern, such as "
+            "patterns.nearest(grid, 8)"
+        )
     sites, sources = pattern.shape
     if sites != sources:
         raise PatternError(

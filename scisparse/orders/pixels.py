@@ -38,7 +38,7 @@ def healpix_nested(grid: Grid) -> Tensor:
     Raises
     ------
     GridError
-        Latitude and longitude of the points are not known.
+        `grid` is no ``Grid``, or latitude and longitude of its points are not known.
 
     References
     ----------
@@ -51,6 +51,10 @@ def healpix_nested(grid: Grid) -> Tensor:
     >>> healpix_nested(healpix(2, "ring"))[:8].tolist()
     [13, 5, 4, 0, 15, 7, 6, 1]
     """
+    if not isinstance(grid, Grid):
+        raise GridError(
+            f"`grid` is a {type(grid).__name__}; give a grid, of a pattern its site_grid"
+        )
     if not grid.has_lat_lon:
         raise GridError(
             f"`grid` ({grid!r}) must have latitudes and longitudes; give it lat= and lon="
