@@ -45,8 +45,9 @@ class Scores:
         Whether sources count by the area of their cell: the softmax is then an integral over the
         sphere, and cells crowded at the poles do not outvote others.
     knots
-        Numbers of distances between which a learned bias by distance and bearing is linear; 0 for
-        none.
+        Numbers of distances, from 0 to the longest of the pattern that the layer is built on, between
+        which a learned bias by distance and bearing is linear; 0 for none. Weights of a layer built
+        on a pattern of another reach are stretched to it.
     taps
         Whether each tap of the pattern, which is an offset on a regular grid, has a learned bias.
 
@@ -92,7 +93,8 @@ class SparseAttention(nn.Module):
     scores
         Query-key norm, cell areas, bias by distance and bearing.
     dropout
-        Part of the weights ``p`` that training sets to 0.
+        Part of the weights ``p`` that training sets to 0, which are then in memory: several times
+        ``B E H`` numbers.
 
     Shapes
     ------

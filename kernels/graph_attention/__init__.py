@@ -13,7 +13,8 @@ G: grouped queries), D width of queries and keys, V width of values, A numbers t
   edges (scores, weights, bias) is float32 with them.
 - Deterministic, forward and backward: nothing scatters, every sum runs in the order of its row.
 - Memory: the forward pass saves one number a site and head; the backward pass needs two numbers an
-  edge and head of some batch entries.
+  edge and head of some batch entries. With dropout, in forward mode and under derivatives of
+  ``torch.func`` the scores and weights are formed instead, ``[B, E, H]`` each.
 - Indices are trusted; :meth:`scisparse.Pattern.validate` checks them.
 """
 
@@ -96,7 +97,8 @@ def graph_attention(
         Added to the scores: ``[E]``, ``[E, H]`` or ``[B, E, H]``, B and H also 1. The logarithm of
         cell areas makes the sum an integral; -infinity hides an edge, unless its source is NaN.
     dropout
-        Part of the weights ``p`` that are set to 0, the others raised to make up for it.
+        Part of the weights ``p`` that are set to 0, the others raised to make up for it: random
+        numbers of torch. Scores, weights and what is kept of them are then in memory.
     transpose
         :func:`transpose_edges` of the same edges; computed in each backward pass when not given.
     backend
