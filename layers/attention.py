@@ -45,9 +45,9 @@ class Scores:
         Whether sources count by the area of their cell: the softmax is then an integral over the
         sphere, and cells crowded at the poles do not outvote others.
     knots
-        Numbers of distances, from 0 to the longest of the pattern that the layer is built on, between
-        which a learned bias by distance and bearing is linear; 0 for none. Weights of a layer built
-        on a pattern of another reach are stretched to it.
+        Numbers of distances, from 0 to the longest of the pattern that the layer is built on,
+        between which a learned bias by distance and bearing is linear; 0 for none. Weights that
+        come from a layer on edges of another reach are stretched to it.
     taps
         Whether each tap of the pattern, which is an offset on a regular grid, has a learned bias.
 

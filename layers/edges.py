@@ -105,9 +105,9 @@ class EdgeBias(OwnBuffers):
     The first term, where `areas` is true, makes a softmax over edges an integral over the sphere.
     The features of the second are piecewise linear in distance ``d``,
     ``max(0, 1 - |max(K - 1, 1) d / reach - n|)`` for ``n < K``, by themselves and times the cosine
-    and sine of the bearing, where the pattern has one. Its weights start at 0. The reach is the longest
-    distance of the pattern that the layer is built on; edges that it gets later, and are longer,
-    count as that long.
+    and sine of the bearing, where the pattern has one. Its weights start at 0. The reach is the
+    longest distance of the pattern that the layer is built on; edges that it gets later, and are
+    longer, count as that long.
 
     Parameters
     ----------
