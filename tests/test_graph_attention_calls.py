@@ -72,16 +72,32 @@ def test_a_transpose_of_other_edges_is_refused() -> None:
         graph_attention(**inputs, **where, transpose=swapped).sum().backward()
 
 
-def test_vmap_equals_a_loop() -> None:
-    tensors, edges, _ = Attention(2, 9, 8, 2, 4).tensors()
-    q, k, v = tensors.values()
+MAPPED = ("v", "q k v", "q bias", "edge_weight", "edge_attr", "k edge_attr bias", "k v row_ptr col")
 
-    def run(v: Tensor) -> Tensor:
-        return graph_attention(q, k, v, edges.row_ptr, edges.col)
 
-    many = torch.randn(3, *v.shape).double()
-    mapped = torch.func.vmap(run)(many)
-    torch.testing.assert_close(mapped, torch.stack([run(each) for each in many]))
+@pytest.mark.parametrize("mapped", MAPPED)
+def test_vmap_equals_a_loop(mapped: str, capfd: pytest.CaptureFixture[str]) -> None:
+    tensors, edges, _ = Attention(2, 9, 8, 2, 4, edge_width=3, bias="eh").tensors()
+    given = tensors | {"row_ptr": edges.row_ptr, "col": edges.col}
+    names = mapped.split()
+    gen = torch.Generator().manual_seed(0)
+    stacked = [
+        torch.stack([t * 1.0 * torch.rand((), generator=gen).double() for _ in range(3)], 1)
+        if t.is_floating_point()
+        else torch.stack([t] * 3, 1)
+        for t in (given[name] for name in names)
+    ]
+    leaf = stacked[0].requires_grad_()
+
+    def run(*values: Tensor) -> Tensor:
+        return graph_attention(**given | dict(zip(names, values, strict=True)))
+
+    y = torch.func.vmap(run, in_dims=1)(*stacked)
+    expected = torch.stack([run(*(t.select(1, n) for t in stacked)) for n in range(3)])
+    torch.testing.assert_close(y, expected)
+    grads = [torch.autograd.grad(t.square().sum(), leaf)[0] for t in (y, expected)]
+    torch.testing.assert_close(*grads)
+    assert "batching rule" not in capfd.readouterr().err
 
 
 GIVEN = list(itertools.product((CASES[0], CASES[8]), (False, True)))  # is the transpose?

@@ -16,6 +16,7 @@ from scisparse.kernels._modes import lacks_rules
 from scisparse.kernels.graph_attention.inputs import Inputs, spread_heads
 from scisparse.kernels.graph_attention.primitives import (
     incidence,
+    join_copies,
     run_sddmm,
     run_segment_softmax,
     run_softmax_slope,
@@ -25,6 +26,7 @@ from scisparse.kernels.graph_attention.primitives import (
 __all__ = [
     "attention_backward",
     "attention_backward_backward",
+    "attention_vmap",
     "run_attention",
     "run_weights",
     "save_attention",
@@ -47,6 +49,35 @@ def run_attention(
         *inputs, *edges[:2], *edges_t_or_none, scale, backend
     )
     return out, edge_out
+
+
+def attention_vmap(
+    info: Any, in_dims: tuple[int | None, ...], *inputs: Any
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    """Let the mapped dimension join the batch; what has no batch, if mapped, is a call each."""
+    call, copies = torch.ops.scisparse.graph_attention, info.batch_size
+    if any(dim is not None for dim in (in_dims[4], *in_dims[6:])):
+        each = [
+            call(
+                *(t if d is None else t.select(d, n) for t, d in zip(inputs, in_dims, strict=True))
+            )
+            for n in range(copies)
+        ]
+        return tuple(torch.stack(results) for results in zip(*each, strict=True)), (0, 0, 0)
+    attr, bias = inputs[4:6]
+    q, dim = inputs[0], in_dims[0]
+    batch = q.shape[0] if dim is None else q.movedim(dim, 0).shape[1]
+    heads = (
+        None if t is None else join_copies(t, d, copies, batch)
+        for t, d in zip(inputs[:4], in_dims[:4], strict=True)
+    )
+    if bias is not None and (in_dims[5] is not None or bias.shape[0] > 1):
+        bias = join_copies(bias, in_dims[5], copies, batch)
+    out, edge_out, lse = call(*heads, attr, bias, *inputs[6:])
+    out, lse = (t.unflatten(0, (copies, batch)) for t in (out, lse))
+    if inputs[3] is None:
+        return (out, edge_out, lse), (0, None, 0)
+    return (out, edge_out.unflatten(0, (copies, batch)), lse), (0, 0, 0)
 
 
 def sum_values(

@@ -195,6 +195,7 @@ register(
     calculus.attention_backward,
     calculus.save_attention,
 )
+torch.library.register_vmap("scisparse::graph_attention", calculus.attention_vmap)
 register(
     "graph_attention_backward",
     f"(Tensor grad, Tensor? grad_edge, Tensor lse, {_INPUTS}, {_EDGES}, "
