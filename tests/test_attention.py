@@ -363,11 +363,11 @@ def test_what_is_not_0_where_attention_to_everything_is_misses_it_by_infinity() 
 def test_approximation_in_16_bits_is_that_of_the_same_numbers(keys: float, values: float) -> None:
     # Squares below 6e-8 are 0 in float16, and scores above 65504 infinite.
     q, k, v = torch.randn(3, 1, 40, 2, 4, generator=torch.Generator().manual_seed(0))
-    half = (100 * q).half(), (keys * k).half(), (values * v).half()
+    q, k, v = (100 * q).half(), (keys * k).half(), (values * v).half()
     pattern = sliding_window(40, 9)
-    exact = approximation_error(*(t.double() for t in half), pattern)
+    exact = approximation_error(q.double(), k.double(), v.double(), pattern)
     with torch.autocast("cpu", torch.bfloat16):
-        assert approximation_error(*half, pattern) == pytest.approx(exact, rel=1e-4)
+        assert approximation_error(q, k, v, pattern) == pytest.approx(exact, rel=1e-4)
 
 
 def test_approximation_takes_grouped_keys_and_empty_batches() -> None:

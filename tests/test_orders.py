@@ -249,17 +249,23 @@ def test_grids_in_the_plane_are_dropped() -> None:
 
 
 SQUARE = Pattern.from_dense(torch.tensor([[1, 1], [0, 1]]).bool())
+NO_GRID: Any = SQUARE
 OBLONG = Pattern.from_dense(torch.ones(2, 3).bool())
 PLANE = ProjectedGrid([0.0, 1e3], [0.0, 1e3])
+NO_PATTERN: Any = PLANE
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: orders.hilbert(np.zeros((4, 5))), OptionError, r"`points` \(shape \(4, 5\)\)"),
-        (lambda: orders.hilbert(SQUARE), OptionError, "`points` is a Pattern; give a grid"),
-        (lambda: orders.healpix_nested(SQUARE), GridError, "`grid` is a Pattern; give a grid"),
-        (lambda: orders.cuthill_mckee(PLANE), PatternError, "is a ProjectedGrid; give a pattern"),
+        (lambda: orders.hilbert(NO_GRID), OptionError, "`points` is a Pattern; give a grid"),
+        (lambda: orders.healpix_nested(NO_GRID), GridError, "`grid` is a Pattern; give a grid"),
+        (
+            lambda: orders.cuthill_mckee(NO_PATTERN),
+            PatternError,
+            "is a ProjectedGrid; give a pattern",
+        ),
         (lambda: orders.morton([[0, np.nan]]), OptionError, "must be finite, but point 0"),
         (lambda: orders.healpix_nested(PLANE), GridError, "must have latitudes and longitudes"),
         (lambda: orders.cuthill_mckee(OBLONG), PatternError, "it has 2 and 3"),
