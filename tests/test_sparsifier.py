@@ -202,3 +202,41 @@ def test_optimizer_that_does_not_hold_the_weights() -> None:
     model = network()
     with pytest.raises(OptionError, match=r"`optimizer` does not hold 0\.weight"):
         Sparsifier(model, adam(network()), sparsity=0.5, total_steps=10)
+
+
+@pytest.mark.parametrize("method", ["set", "rigl", "mest"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_frozen_layers_keep_their_connections(method: str, sparse: bool) -> None:
+    seed()
+    model = network()
+    if sparse:
+        model[0] = SparseLinear(SIZES[0], SIZES[1], fan_in=8)
+    optimizer = adam(model)
+    sparsifier = Sparsifier(model, optimizer, method, sparsity=0.5, schedule=OFTEN)
+    train(model, optimizer, sparsifier, batches(6))
+    model[0].requires_grad_(False)
+    before = {name: value.clone() for name, value in model[0].state_dict().items()}
+    others = masks(sparsifier)[-1].clone()
+    train(model, optimizer, sparsifier, batches(6))
+    after = model[0].state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert not torch.equal(masks(sparsifier)[-1], others)
+    model.requires_grad_(False)
+    sparsifier.step()
+    sparsifier.step()  # a change is due, and nothing is left to change nor to complain of
+
+
+def test_a_frozen_layer_that_is_thawed() -> None:
+    seed()
+    model = network()
+    model[0].requires_grad_(False)
+    optimizer = adam(model)
+    options: dict[str, Any] = {"sparsity": 0.5, "schedule": OFTEN, "params": ["0.weight"]}
+    sparsifier, weight = Sparsifier(model, optimizer, "rigl", **options), weight_of(model, "0")
+    train(model, optimizer, sparsifier, batches(4))
+    start = masks(sparsifier)[0].clone()
+    weight.requires_grad_(True)
+    train(model, optimizer, sparsifier, batches(4))
+    assert not torch.equal(masks(sparsifier)[0], start)
+    assert weight.grad is not None
+    assert not bool(weight.grad[~masks(sparsifier)[0]].any())

@@ -77,8 +77,6 @@ class MaskedTarget(Target):
     # -- gradients -----------------------------------------------------------------------------
 
     def _mask_gradients(self) -> list[Any]:
-        if not self.parameter.requires_grad:
-            return []
         known = weakref.ref(self)  # a sparsifier that is dropped masks nothing more
 
         def on_gradient(grad: Tensor | None) -> Tensor | None:
@@ -89,11 +87,14 @@ class MaskedTarget(Target):
             if (target := known()) is not None:
                 target._on_sum(parameter)
 
-        parameter = self.parameter
-        return [
+        parameter, trained = self.parameter, self.parameter.requires_grad
+        parameter.requires_grad_(True)  # a frozen weight takes no hooks, and may be thawed later
+        hooks = [
             parameter.register_hook(on_gradient),
             parameter.register_post_accumulate_grad_hook(on_sum),
         ]
+        parameter.requires_grad_(trained)
+        return hooks
 
     @property
     def has_gradients(self) -> bool:

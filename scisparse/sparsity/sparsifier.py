@@ -264,7 +264,7 @@ class Sparsifier:
         unknown = without_passes(self.targets, self.rules) if change.drop else []
         counts = self._allotment.after(change.sparsity, change.drop, unknown)
         for target, count in zip(self.targets, counts, strict=True):
-            if target not in unknown:  # a layer without gradients stays as it is
+            if target not in unknown:  # one that is frozen or has no gradients stays as it is
                 self.progress.moved[target.name] = target.change(count, change.drop, self.rules)
         if change.rewind:
             self._rewinding.go_back()

@@ -110,6 +110,11 @@ class Target(ABC):
         return self.parameter
 
     @property
+    def is_frozen(self) -> bool:
+        """Whether its weights are not trained: what grows at 0 would stay there."""
+        return self.parameter is not None and not self.parameter.requires_grad
+
+    @property
     def bytes(self) -> int:
         """Bytes of what is stored: of the weights, without indices."""
         weight = self.parameter
@@ -227,26 +232,28 @@ def all_finite(targets: Sequence[Target]) -> bool:
 
 
 def without_passes(targets: Sequence[Target], rules: Rules) -> list[Target]:
-    """Return those that no gradient is known of, on some rank, and a change goes by it.
+    """Return those that are frozen, or that a change needs gradients of which some rank lacks.
 
     Raises
     ------
     OptionError
-        These are all: the loop calls things in another order.
+        All that are trained lack them: the loop calls things in another order.
     """
+    frozen = [target for target in targets if target.is_frozen]
+    trained = [target for target in targets if not target.is_frozen]
     # All ranks skip a layer without gradients on one: they compute scores together.
     without = [
         target
-        for target in targets
+        for target in trained
         if not every(not target.lacks_gradients(rules), next(target.module.parameters()))
     ]
-    if without and len(without) == len(targets):
+    if without and len(without) == len(trained):
         raise OptionError(
             "no weight had a gradient before a change; call loss.backward() before, and "
             "sparsifier.step() once after, each step of the optimizer, and optimizer.zero_grad() "
             "not in between"
         )
-    return without
+    return frozen + without
 
 
 def gather_before_steps(targets: Sequence[Target], rules: Rules) -> RemovableHandle:
