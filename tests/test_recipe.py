@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sparsity_cases import adam, batches, network, seed, train
 
@@ -91,6 +92,12 @@ def test_n_of_m_is_a_word(word: str) -> None:
     assert recipe.structure == word.strip("'")
     assert recipe.seed == 12
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+
+
+def test_numbers_of_numpy_are_written_as_numbers() -> None:
+    recipe = Recipe(sparsity=np.linspace(0.5, 0.9, 3)[1], budget={"0": np.float64(0.25)})
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    assert "sparsity: 0.7\n" in recipe.to_yaml()
 
 
 def test_schema_names_every_key() -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
@@ -148,7 +149,7 @@ class Recipe:
         import yaml
 
         default = Recipe()
-        given = {k: v for k, v in asdict(self).items() if v != getattr(default, k)}
+        given = {k: _plain(v) for k, v in asdict(self).items() if v != getattr(default, k)}
         text: str = yaml.safe_dump({"method": self.method} | given, sort_keys=False)
         return text
 
@@ -192,6 +193,13 @@ class Recipe:
             "additionalProperties": False,
             "properties": properties,
         }
+
+
+def _plain(value: Any) -> Any:
+    """Return what YAML knows: not NumPy's numbers, nor mappings that are no dictionaries."""
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _load(text: str) -> Any:
