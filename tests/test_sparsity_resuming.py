@@ -36,6 +36,14 @@ def test_a_state_of_other_arguments(other: dict[str, Any], message: str) -> None
         build(**other).load_state_dict(state)
 
 
+def test_a_state_of_something_else() -> None:
+    sparsifier = Sparsifier(network(), None, "magnitude", sparsity=0.5)
+    with pytest.raises(
+        CheckpointError, match=r"not of a sparsifier: it holds '0.weight', '0.bias'"
+    ):
+        sparsifier.load_state_dict(sparsifier.model.state_dict())
+
+
 def test_a_state_of_another_sparsity_or_schedule() -> None:
     def build(**options: Any) -> Sparsifier:
         seed()

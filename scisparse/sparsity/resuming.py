@@ -40,6 +40,12 @@ def check_state(state: Mapping[str, Any], of: Sparsifier) -> None:
     CheckpointError
         Layers would go on by other rules than those that made them what they are.
     """
+    if "settings" not in state:
+        held = ", ".join(map(repr, list(state)[:5])) or "nothing"
+        raise CheckpointError(
+            f"`state` is not of a sparsifier: it holds {held}; give what the `state_dict()` of a "
+            "sparsifier returned"
+        )
     saved, ours = state["settings"], settings(of)
     for name in ours:  # in their order: the method first
         if name != "schedule" and saved[name] != ours[name]:
