@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 from collections.abc import Iterable
 
 from scisparse.errors import OptionError
 
-__all__ = ["check_name", "choice"]
+__all__ = ["check_name", "choice", "stands_for"]
 
 
 def check_name(argument: str, given: object) -> None:
@@ -30,3 +31,14 @@ def choice(argument: str, given: object, known: Iterable[str]) -> str:
     start = f"`{argument}` is {given!r};{hint}"
     listed = ", ".join(map(repr, words)) if words else "none"
     return f"{start} {'The' if hint else 'the'} choices are {listed}"
+
+
+def stands_for(word: str, name: str) -> bool:
+    """Whether a word with ``*``, ``?`` and ``[...]`` stands for a name; the name itself does.
+
+    Examples
+    --------
+    >>> stands_for("*.weight", "first.weight"), stands_for("t2m [K]", "t2m [K]")
+    (True, True)
+    """
+    return word == name or fnmatch.fnmatchcase(name, word)

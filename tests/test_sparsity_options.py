@@ -349,3 +349,25 @@ def test_rows_of_transposed_convolutions_are_no_outputs(structure: Any) -> None:
     for own in ("preferential_attachment", "cannistraci_hebb"):
         with pytest.raises(OptionError, match=rf"'{own}' .* of 2\.weight are inputs, as its conv"):
             Sparsifier(model, adam(model), "set", growth=own, **rule)
+
+
+def test_names_with_brackets_stand_for_themselves() -> None:
+    model = nn.ModuleDict({name: nn.Linear(4, 8) for name in ("t2m [K]", "sst [K]", "msl [Pa]")})
+    sparsifier = Sparsifier(
+        model,
+        None,
+        "magnitude",
+        sparsity=0.5,
+        params=["t2m [K]", "msl*"],
+        budget={"t2m [K]": 0.25},
+    )
+    kept = {target.name: target.count for target in sparsifier.targets}
+    assert kept == {"t2m [K].weight": 24, "msl [Pa].weight": 16}
+
+
+def test_lazy_layers_have_no_shape_yet() -> None:
+    model = nn.Sequential(nn.LazyLinear(6), nn.ReLU(), nn.Linear(6, 4))
+    with pytest.raises(OptionError, match=r"0.weight of a lazy layer .* call the model on one"):
+        Sparsifier(model, None, "magnitude", sparsity=0.5)
+    model(torch.zeros(2, 5))
+    assert Sparsifier(model, None, "magnitude", sparsity=0.5).report().size == 54

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from scisparse.errors import OptionError
-from scisparse.names import choice
+from scisparse.names import choice, stands_for
 from scisparse.sparsity import budgets, methods
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions, check_fraction
 from scisparse.sparsity.masked import MaskedTarget
@@ -205,7 +204,7 @@ def check_counts(targets: Sequence[Target], counts: Sequence[int], budget: Budge
 
 def _named(target: Target, budget: Mapping[str, float], sparsity: float, progress: float) -> int:
     names = names_of(target)
-    words = [word for word in budget if any(fnmatch.fnmatchcase(name, word) for name in names)]
+    words = [word for word in budget if any(stands_for(word, name) for name in names)]
     if not words:
         return round((1 - sparsity) * target.size)
     nearest = max(words, key=lambda word: (word in names, len(word)))
@@ -253,5 +252,5 @@ def check_budget_names(budget: Budget, targets: list[Target]) -> None:
         return
     names = [name for t in targets for name in names_of(t)]
     for word in budget:
-        if not fnmatch.filter(names, word):
+        if not any(stands_for(word, name) for name in names):
             raise OptionError(choice("budget", word, [t.name for t in targets]))

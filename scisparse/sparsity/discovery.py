@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from scisparse.errors import OptionError, PatternError
 from scisparse.layers.edges import PatternEdges
-from scisparse.names import choice
+from scisparse.names import choice, stands_for
 from scisparse.pattern import Pattern
 from scisparse.sparsity.methods import Method
 from scisparse.sparsity.target import Rules
@@ -114,8 +114,7 @@ def find(
         matched = {
             name: found
             for name, found in every.items()
-            if fnmatch.fnmatchcase(name, word)
-            or any(fnmatch.fnmatchcase(part, word) for part in _parents(name))
+            if any(stands_for(word, part) for part in (name, *_parents(name)))
         }
         # A module's name stands for its weights, not for its biases, norms and edges.
         own = word.rpartition(".")[2] == _EDGES
@@ -167,10 +166,16 @@ def _weights(model: nn.Module) -> Iterator[Found]:
                         "cannot move in one of them alone: give each layer weights of its own"
                     )
                 continue
+            name = f"{path}.{attribute}" if path else attribute
+            if is_lazy(weight):
+                raise OptionError(
+                    f"{name} of a lazy layer has no shape yet; call the model on one batch before "
+                    "building the sparsifier"
+                )
             dense = isinstance(module, (*_DENSE, nn.MultiheadAttention))
             if edges or dense or hasattr(module, "pattern"):
                 seen.add(id(weight))
-                yield Found(f"{path}.{attribute}" if path else attribute, module, attribute, edges)
+                yield Found(name, module, attribute, edges)
 
 
 def _by_every_name(model: nn.Module, known: list[Found]) -> dict[str, Found]:
