@@ -101,6 +101,17 @@ def test_the_report_is_of_the_layers_that_are_left(method: str, sparsity: float)
         )
 
 
+@pytest.mark.parametrize("to", ["condensed", "csr", "dense"])
+@pytest.mark.parametrize("method", ["magnitude", "rigl"])
+def test_the_report_counts_the_bytes_that_are_left(to: str, method: str) -> None:
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), SparseLinear(32, 24, fan_in=8))
+    sparsifier = Sparsifier(model, adam(model), method, sparsity=0.8, total_steps=40)
+    state = sparsifier.finalize(to).state_dict()
+    stored = ["values" if to == "csr" else "weight"] * 2
+    left = [state[f"{layer}.{name}"].nbytes for layer, name in zip("02", stored, strict=True)]
+    assert [layer.bytes for layer in sparsifier.report().layers] == left
+
+
 def test_a_linear_model_itself() -> None:
     seed()
     model = nn.Linear(12, 6)

@@ -25,6 +25,7 @@ from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.forms import (
     CompressedLinear,
     SemiStructuredLinear,
+    StoredLinear,
     check_2_of_4,
     check_packs,
     computed_dtype,
@@ -157,14 +158,16 @@ def finalize_layers(
     for target in targets:
         form = Form(target.name, "dense", {})
         layer: Any = target.module
+        new: Any
         kept = _kept_edges(target)
         if kept is not None:
             optimizer_state.rewire(optimizer, layer, layer.pattern.select(kept), kept)
         if kept is not None or isinstance(target, AttentionTarget):  # has edges and nothing else
             form = Form(target.name, "condensed", {})
         if _may_replace(model, target):
-            module, form = _linear(target, to, batch)
-            model = _replace(model, target.name.rpartition(".")[0], module)
+            new, form = _linear(target, to, batch)
+            target.stored = new.values if isinstance(new, StoredLinear) else new.weight
+            model = _replace(model, target.name.rpartition(".")[0], new)
         forms.append(form)
     for form in forms:
         logger.info("%s", form)

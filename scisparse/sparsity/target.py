@@ -84,12 +84,15 @@ class Target(ABC):
         Weights of the layer with nothing pruned: what sparsity is a fraction of.
     goal
         Weights that are active while connections move.
+    stored
+        Values of the layer that the end of training put in place of this one, if it did.
     """
 
     name: str
     module: nn.Module
     size: int
     goal: int
+    stored: Tensor | None = None
     _momentum: Tensor | None
     _sum: Tensor | None = None  # of scores over steps
 
@@ -117,8 +120,8 @@ class Target(ABC):
     @property
     def bytes(self) -> int:
         """Bytes of what is stored: of the weights, without indices."""
-        weight = self.parameter
-        return 0 if weight is None else weight.numel() * weight.element_size()
+        values = self.parameter if self.stored is None else self.stored
+        return 0 if values is None else values.numel() * values.element_size()
 
     @property
     def operations(self) -> int:
