@@ -10,7 +10,7 @@ import torch
 from sparsity_cases import adam, batches, locally, network, seed, train
 
 from scisparse.errors import CheckpointError
-from scisparse.sparsity import Sparsifier, budgets, structures
+from scisparse.sparsity import Sparsifier, budgets, schedules, structures
 
 OTHERS: list[tuple[dict[str, Any], str]] = [
     ({"method": "set"}, "of method=rigl, this sparsifier of method=set"),
@@ -91,3 +91,22 @@ def test_a_state_of_another_budget(given: Any, written: str) -> None:
         message = rf"of budget={written}, this sparsifier of budget={other_written}: build it with"
         with pytest.raises(CheckpointError, match=message):
             build(other).load_state_dict(state)
+
+
+def test_weights_to_rewind_to_that_were_not_kept() -> None:
+    def build(rewind_to: int) -> Sparsifier:
+        seed()
+        model = network()
+        schedule = schedules.Iterative(rounds=2, every=10, rewind_to=rewind_to)
+        return Sparsifier(model, adam(model), "lottery", sparsity=0.5, schedule=schedule)
+
+    saved = build(8)
+    assert saved.optimizer is not None
+    train(saved.model, saved.optimizer, saved, batches(4))
+    with (
+        pytest.warns(UserWarning, match="goes on by"),
+        pytest.raises(CheckpointError, match=r"weights of step 3, and the saved state, of step 4,"),
+    ):
+        build(3).load_state_dict(saved.state_dict())
+    with pytest.warns(UserWarning, match="goes on by"):
+        build(5).load_state_dict(saved.state_dict())

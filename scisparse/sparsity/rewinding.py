@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from scisparse.errors import CheckpointError
 from scisparse.sparsity import optimizer_state
 
 __all__ = ["Rewinding"]
@@ -35,6 +38,21 @@ class Rewinding:
         """Keep all weights, if this is the step."""
         if step == self.step:
             self.weights = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+
+    def take_over(self, weights: Mapping[str, Tensor], steps: int) -> None:
+        """Take over what was remembered in the training of so many steps.
+
+        Raises
+        ------
+        CheckpointError
+            The step to go back to has passed, and was not remembered.
+        """
+        if self.step is not None and self.step <= steps and not weights:
+            raise CheckpointError(
+                f"`schedule` goes back to the weights of step {self.step}, and the saved state, of "
+                f"step {steps}, does not have them: give the `rewind_to` that it was made with"
+            )
+        self.weights = dict(weights)
 
     @torch.no_grad()
     def go_back(self) -> None:

@@ -389,10 +389,10 @@ class Sparsifier:
             The state is of a sparsifier with other arguments, or of other weights.
         """
         check_state(state, self)
+        self._rewinding.take_over(state["rewind"], state["progress"]["steps"])
         self._allotment.load_state_dict(state["allotment"])
         self.progress.load_state_dict(state["progress"])
         self.rules.generator.set_state(state["generator"])
-        self._rewinding.weights = dict(state["rewind"])
         for target in self.targets:
             target.load_state_dict(state["targets"][target.name])
         self.progress.catch_up(self.schedule, self.sparsity, self._allotment.now)
