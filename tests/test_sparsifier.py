@@ -240,3 +240,12 @@ def test_a_frozen_layer_that_is_thawed() -> None:
     assert not torch.equal(masks(sparsifier)[0], start)
     assert weight.grad is not None
     assert not bool(weight.grad[~masks(sparsifier)[0]].any())
+
+
+@pytest.mark.parametrize("end", ["release", "finalize"])
+def test_no_steps_follow_the_end(end: str) -> None:
+    model = network()
+    sparsifier = Sparsifier(model, adam(model), "gmp", sparsity=0.5, total_steps=40)
+    getattr(sparsifier, end)()
+    with pytest.raises(OptionError, match="has ended the sparsifier; build a new one"):
+        sparsifier.step()

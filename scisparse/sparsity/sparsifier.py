@@ -238,8 +238,8 @@ class Sparsifier:
         A change on a step whose gradients are not finite waits for the next that is; a warning
         says so where that takes long.
         """
-        if self._finalized:
-            raise OptionError("the sparsifier has ended with finalize(); build a new one")
+        if self._released:
+            raise OptionError("finalize() or release() has ended the sparsifier; build a new one")
         self.progress.steps += 1
         change = self.progress.ready(self._due(self.progress.steps), self.targets)
         if change is not None:
