@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from sparsity_cases import adam, batches, locally, network, seed, train
+from kernel_cases import generator
+from sparsity_cases import OFTEN, SIZES, adam, batches, locally, network, seed, train
 
 from scisparse.errors import CheckpointError
+from scisparse.layers import LocallyConnected, SparseLinear
+from scisparse.pattern import Pattern
 from scisparse.sparsity import Sparsifier, budgets, schedules, structures
 
 OTHERS: list[tuple[dict[str, Any], str]] = [
@@ -110,3 +113,40 @@ def test_weights_to_rewind_to_that_were_not_kept() -> None:
         build(3).load_state_dict(saved.state_dict())
     with pytest.warns(UserWarning, match="goes on by"):
         build(5).load_state_dict(saved.state_dict())
+
+
+def test_edges_among_other_candidates() -> None:
+    def build(number: int | None) -> Sparsifier:
+        seed()
+        layer = SparseLinear(SIZES[0], SIZES[-1], fan_in=3)
+        present = torch.rand(layer.pattern.shape, generator=generator(number or 0)) < 0.5
+        wider = None if number is None else layer.pattern.union(Pattern.from_dense(present))
+        return Sparsifier(layer, adam(layer), "rigl", candidates=wider, schedule=OFTEN)
+
+    saved = build(1)
+    assert saved.optimizer is not None
+    train(saved.model, saved.optimizer, saved, batches(6))
+    state, x = saved.state_dict(), batches(1)[0][0]
+    for number in (2, None):
+        with pytest.raises(
+            CheckpointError, match=r"saved edges of weight are some of \d+ edges"
+        ):
+            build(number).load_state_dict(state)
+    resumed = build(1)
+    resumed.load_state_dict(state)
+    resumed.model.load_state_dict(saved.model.state_dict())
+    assert torch.equal(resumed.model(x), saved.model(x))
+
+
+def test_a_pattern_layer_that_was_loaded_before_its_sparsifier_was_built() -> None:
+    def build(layer: LocallyConnected) -> Sparsifier:
+        wider = locally().pattern
+        return Sparsifier(
+            layer, None, "set", sparsity=0.5, candidates=wider, total_steps=40, params=["weight"]
+        )
+
+    saved = build(locally())
+    loaded = locally()
+    loaded.rewire(saved.model.get_submodule("").pattern)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="before either loads its state"):
+        build(loaded).load_state_dict(saved.state_dict())

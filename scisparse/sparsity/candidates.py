@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from scisparse.errors import PatternError
+from scisparse.errors import CheckpointError, PatternError
 from scisparse.kernels.gather_matmul import edge_outer
 from scisparse.layers.rewiring import match_edges
 from scisparse.pattern import Pattern
@@ -22,6 +24,7 @@ __all__ = [
     "Chunk",
     "Listed",
     "Pass",
+    "check_saved",
     "is_finite_at",
     "missing_as_nan",
 ]
@@ -104,6 +107,14 @@ class Listed:
 
     pattern: Pattern
 
+    @cached_property
+    def description(self) -> str:
+        """What they are: numbers mean the same edges where this is the same."""
+        sha = hashlib.sha256()
+        for values in (self.pattern.row_ptr, self.pattern.col):
+            sha.update(values.to("cpu", torch.int64).numpy().tobytes())
+        return f"{self.size} edges ({sha.hexdigest()[:16]})"
+
     @property
     def size(self) -> int:
         """Number of candidates."""
@@ -176,6 +187,11 @@ class AllPairs:
     like: Pattern
 
     @property
+    def description(self) -> str:
+        """What they are: numbers mean the same edges where this is the same."""
+        return f"all pairs of {self.like.num_sites} sites and {self.like.num_sources} sources"
+
+    @property
     def size(self) -> int:
         """Number of candidates."""
         return self.like.num_sites * self.like.num_sources
@@ -246,3 +262,27 @@ class AllPairs:
 
 
 CandidateEdges = Listed | AllPairs
+
+
+def check_saved(state: Mapping[str, Any], candidates: CandidateEdges, size: int, name: str) -> None:
+    """Raise unless saved numbers are of edges among these candidates.
+
+    Parameters
+    ----------
+    state
+        Of the layer that was saved: its candidates, described, and its size among others.
+    candidates, size, name
+        Of the layer that is to go on from it.
+
+    Raises
+    ------
+    CheckpointError
+        They are of others: the layer would read other sources than it was trained with.
+    """
+    saved = f"{state['candidates']} for {state['size']} weights"
+    ours = f"{candidates.description} for {size} weights"
+    if saved != ours:
+        raise CheckpointError(
+            f"the saved edges of {name} are some of {saved}, its candidates here are {ours}: build "
+            "model and sparsifier with the same `candidates`, before either loads its state"
+        )

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
 from scisparse.sparsity.areas import by_area
-from scisparse.sparsity.candidates import CandidateEdges, Chunk, Listed
+from scisparse.sparsity.candidates import CandidateEdges, Chunk, Listed, check_saved
 from scisparse.sparsity.edge_units import EdgeUnits
 from scisparse.sparsity.far import AuditState, FarSlots
 from scisparse.sparsity.growth import Growth, random
@@ -378,6 +377,8 @@ class EdgeTarget(Target):
     def state_dict(self) -> dict[str, Any]:
         """Numbers of active and of once active candidates, running means."""
         return {
+            "candidates": self.candidates.description,
+            "size": self.size,
             "active": self.active,
             "ever": self._ever,
             "momentum": self._momentum,
@@ -386,12 +387,8 @@ class EdgeTarget(Target):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave; weights stay with their edges."""
+        check_saved(state, self.candidates, self.size, self.name)
         active = state["active"]
-        if active.numel() and int(active[-1]) >= self.candidates.size:
-            raise OptionError(
-                f"the saved edges of {self.name} go beyond its {self.candidates.size} candidates; "
-                "give the sparsifier the same `candidates` as before"
-            )
         pattern = self.candidates.select(active)
         if pattern.fingerprint != self.layer.pattern.fingerprint:
             self.layer.rewire(pattern)
