@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import generator
-from sparsity_cases import OFTEN, SIZES, adam, batches, locally, network, seed, train
+from sparsity_cases import OFTEN, SIZES, adam, batches, locally, masks, network, seed, train
+from torch import nn
 
 from scisparse.errors import CheckpointError
 from scisparse.layers import LocallyConnected, SparseLinear
@@ -128,14 +129,29 @@ def test_edges_among_other_candidates() -> None:
     train(saved.model, saved.optimizer, saved, batches(6))
     state, x = saved.state_dict(), batches(1)[0][0]
     for number in (2, None):
-        with pytest.raises(
-            CheckpointError, match=r"saved edges of weight are some of \d+ edges"
-        ):
+        with pytest.raises(CheckpointError, match=r"saved edges of weight are some of \d+ edges"):
             build(number).load_state_dict(state)
     resumed = build(1)
     resumed.load_state_dict(state)
     resumed.model.load_state_dict(saved.model.state_dict())
     assert torch.equal(resumed.model(x), saved.model(x))
+
+
+@pytest.mark.parametrize("method", ["rigl", "set", "srigl"])
+def test_a_model_that_was_loaded_before_its_sparsifier_was_built(method: str) -> None:
+    def build(model: nn.Module) -> Sparsifier:
+        return Sparsifier(model, adam(model), method, sparsity=0.7, schedule=OFTEN)
+
+    seed()
+    saved = build(network())
+    assert saved.optimizer is not None
+    train(saved.model, saved.optimizer, saved, batches(20))
+    resumed = build(copy.deepcopy(saved.model))
+    with pytest.raises(CheckpointError, match="of them to 0 by its sparse start; build the spars"):
+        resumed.load_state_dict(saved.state_dict())
+    resumed.model.load_state_dict(saved.model.state_dict())
+    resumed.load_state_dict(saved.state_dict())
+    assert masks(resumed)[0].equal(masks(saved)[0])
 
 
 def test_a_pattern_layer_that_was_loaded_before_its_sparsifier_was_built() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scisparse.errors import OptionError
+from scisparse.errors import CheckpointError, OptionError
 from scisparse.pattern import Pattern
 from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.areas import by_area
@@ -43,6 +43,8 @@ class MaskedTarget(Target):
         self.size = self.goal = weight.numel()
         self.mask = torch.ones_like(weight, dtype=torch.bool)
         self._ever = self.mask.clone()
+        found = weight.detach() != 0
+        self._found = None if bool(found.all()) else found  # of weights that were sparse before
         self._momentum: Tensor | None = None
         self._gradient: Tensor | None = None
         self._made: Tensor | None = None  # by a backward pass that has not added it yet
@@ -337,13 +339,27 @@ class MaskedTarget(Target):
         """Take over what :meth:`state_dict` gave."""
         device = self.parameter.device
         if state["mask"].shape != self.mask.shape:
-            raise OptionError(
+            raise CheckpointError(
                 f"the saved mask of {self.name} has shape {list(state['mask'].shape)}, the weight "
                 f"{list(self.mask.shape)}; build the same model before loading"
             )
+        self._check_start(state["mask"].to(device))
         self.mask, self._ever = state["mask"].to(device), state["ever"].to(device)
         self._sum, self._momentum = (
             None if state[key] is None else state[key].to(device) for key in ("sum", "momentum")
         )
         self._fan_in = None if state["fan_in"] is None else state["fan_in"].to(device)
         self.enforce()
+
+    def _check_start(self, mask: Tensor) -> None:
+        """Raise if the sparse start has set weights to 0 that were those of a saved mask."""
+        if self._found is None:
+            return
+        found = self._found.to(mask.device)
+        lost = int((found & (self.parameter == 0)).sum())
+        if lost and not bool((found & ~mask).any()):
+            raise CheckpointError(
+                f"{self.name} had its saved weights when the sparsifier was built, which set "
+                f"{lost} of them to 0 by its sparse start; build the sparsifier first, and load "
+                "the states of model and optimizer after it"
+            )

@@ -379,14 +379,14 @@ class Sparsifier:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state; the model and the optimizer load theirs, before or after.
+        """Go on from a saved state; once this is built, model and optimizer load theirs as well.
 
         A schedule of another length catches up at the next step, with a warning.
 
         Raises
         ------
         CheckpointError
-            The state is of a sparsifier with other arguments, or of other weights.
+            It is of other arguments or weights, or the model had loaded its state too early.
         """
         check_state(state, self)
         self._rewinding.take_over(state["rewind"], state["progress"]["steps"])
