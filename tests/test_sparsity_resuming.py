@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from kernel_cases import generator
@@ -38,6 +39,16 @@ def test_a_state_of_other_arguments(other: dict[str, Any], message: str) -> None
     build().load_state_dict(state)
     with pytest.raises(CheckpointError, match=message):
         build(**other).load_state_dict(state)
+
+
+def test_numbers_of_numpy_are_the_same_arguments() -> None:
+    def build(number: Any) -> Sparsifier:
+        given: dict[str, Any] = {"structure": structures.Block(number(2), 2)}
+        return Sparsifier(
+            network(), None, "gmp", sparsity=0.5, schedule=schedules.Cubic(0, number(9)), **given
+        )
+
+    build(int).load_state_dict(build(np.int64).state_dict())
 
 
 def test_a_state_of_something_else() -> None:

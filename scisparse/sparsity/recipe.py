@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
@@ -17,6 +16,7 @@ from scisparse.errors import OptionError
 from scisparse.names import choice
 from scisparse.sparsity import growth, importance, methods, options, schedules, structures
 from scisparse.sparsity.allotment import check_budget
+from scisparse.sparsity.resuming import plain
 from scisparse.sparsity.sparsifier import Sparsifier
 
 __all__ = ["Recipe"]
@@ -199,7 +199,7 @@ def _plain(value: Any) -> Any:
     """Return what YAML knows: not NumPy's numbers, nor mappings that are no dictionaries."""
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
-    return value.item() if isinstance(value, np.generic) else value
+    return plain(value)
 
 
 def _load(text: str) -> Any:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from scisparse.errors import CheckpointError
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
@@ -12,7 +15,7 @@ from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
 if TYPE_CHECKING:
     from scisparse.sparsity.sparsifier import Sparsifier
 
-__all__ = ["check_state", "settings"]
+__all__ = ["check_state", "plain", "settings"]
 
 
 def settings(of: Sparsifier) -> dict[str, Any]:
@@ -70,7 +73,10 @@ def check_state(state: Mapping[str, Any], of: Sparsifier) -> None:
 
 def _written(part: object) -> str:
     """Write a part down; those that are no dataclasses may write where in memory they are."""
-    return repr(part) if hasattr(part, "__dataclass_fields__") else type(part).__name__
+    if not is_dataclass(part):
+        return type(part).__name__
+    values = [f"{one.name}={plain(getattr(part, one.name))!r}" for one in fields(part)]
+    return f"{type(part).__name__}({', '.join(values)})"
 
 
 def _written_budget(budget: Budget) -> str:
@@ -82,3 +88,8 @@ def _written_budget(budget: Budget) -> str:
     shares = budget.sparsity if isinstance(budget, Regions) else budget
     written = ", ".join(sorted(f"{str(name)!r}: {float(value)}" for name, value in shares.items()))
     return f"Regions({{{written}}})" if isinstance(budget, Regions) else f"{{{written}}}"
+
+
+def plain(value: Any) -> Any:
+    """Return a number of NumPy as one of Python, and all else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
