@@ -12,7 +12,7 @@ from kernel_cases import generator
 from sparsity_cases import OFTEN, adam, batches, fields, locally, masks, network, seed, train
 from torch import Tensor, nn
 
-from scisparse.errors import OptionError
+from scisparse.errors import OptionError, ShapeError
 from scisparse.kernels import _watch
 from scisparse.layers import (
     LocallyConnected,
@@ -158,6 +158,13 @@ def test_frozen_and_unused_weights() -> None:
     train(model["used"], optimizer, sparsifier, batches(4))
     assert sparsifier.report().layers[0].churn > 0
     assert torch.equal(masks(sparsifier)[1], unused)
+
+
+def test_weights_that_are_integers() -> None:
+    table = nn.Module()
+    table.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int64), requires_grad=False)
+    with pytest.raises(ShapeError, match="must be of floating point"):
+        Sparsifier(table, None, "magnitude", sparsity=0.5, params=["weight"])
 
 
 class Tied(nn.Module):

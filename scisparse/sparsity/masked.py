@@ -79,6 +79,8 @@ class MaskedTarget(Target):
     # -- gradients -----------------------------------------------------------------------------
 
     def _mask_gradients(self) -> list[Any]:
+        if not (self.parameter.requires_grad or self.parameter.is_floating_point()):
+            return []
         known = weakref.ref(self)  # a sparsifier that is dropped masks nothing more
 
         def on_gradient(grad: Tensor | None) -> Tensor | None:
