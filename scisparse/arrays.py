@@ -27,7 +27,7 @@ from scisparse.grids import (
     from_xarray,
 )
 from scisparse.grids.discovery import grid_dims
-from scisparse.grids.same import farthest, order_of
+from scisparse.grids.same import Labels, difference, labels_of, order_of
 from scisparse.grids.same import same_points as same_points
 
 __all__ = [
@@ -226,7 +226,7 @@ class Frame:
         return cls(_canonical_points(grid), space, (np.arange(grid.size),))
 
     @classmethod
-    def on(cls, obj: _Object, grid: Grid, what: str) -> Self:
+    def on(cls, obj: _Object, grid: Grid, what: str, labels: Labels | None = None) -> Self:
         """Frame of `obj` on a canonical grid that is known, of which points may come in any order.
 
         Parameters
@@ -237,6 +237,8 @@ class Frame:
             Canonical grid, of an earlier :meth:`of`.
         what
             Name of `obj` for errors.
+        labels
+            Names of the points of `grid`, which tell those apart that lie at one place.
 
         Raises
         ------
@@ -244,18 +246,13 @@ class Frame:
             `obj` lies on another grid; both are named.
         """
         frame = cls.of(obj, what)
-        if same_points(frame.grid, grid):
-            return cls(grid, frame.space, frame.take)
-        order = order_of(frame.grid, grid)
-        if order is None:
-            remedy = "interpolate it to that grid first, for example with .interp_like"
-            if isinstance(grid, UnstructuredGrid):
-                remedy = "select the same points, or interpolate it to them first"
-            raise DataError(
-                f"{what} is on {frame.grid!r} but {grid!r} is needed{_distance(frame.grid, grid)}; "
-                f"{remedy}"
-            )
-        return cls(grid, frame.space, (order,))
+        order = order_of(frame.grid, grid, (labels_of(obj), labels or {}))
+        if order is not None:
+            return cls(grid, frame.space, (order,))
+        if not same_points(frame.grid, grid):
+            told = difference(frame.grid, grid)
+            raise DataError(f"{what} is on {frame.grid!r} but {grid!r} is needed{told}")
+        return cls(grid, frame.space, frame.take)
 
     def values(self, array: xr.DataArray, leading: Sequence[str]) -> FloatArray:
         """Values of `array` as float64 ``[*leading, *grid.shape]``, in canonical order.
@@ -389,11 +386,3 @@ def _check_sorted(obj: _Object, space: tuple[str, ...], what: str) -> None:
                 f"{place} and {place + 1} are {values[place]:.9g} and {values[place + 1]:.9g}; "
                 f"sort it with .sortby({dim!r}), keep one of each"
             )
-
-
-def _distance(first: Grid, second: Grid) -> str:
-    """How far apart two grids of one shape are, in words."""
-    if type(first) is not type(second) or first.shape != second.shape:
-        return ""
-    metres = farthest(first, second) * (EARTH_RADIUS if first.spherical else 1.0)
-    return f" (points are up to {metres / 1000:.3g} km apart)"

@@ -228,6 +228,8 @@ def test_other_safetensors_files(tmp_path: Path) -> None:
         ({"groups": 2}, "header entry 'groups'"),
         ({"numbers": {"level": [850.0, "hPa"]}}, "header entry 'numbers'"),
         ({"numbers": {"level": [[], "hPa"]}}, "header entry 'numbers'"),
+        ({"labels": {"wmo": [10637]}}, "header entry 'labels'"),
+        ({"labels": {"wmo": ["10637", "10637"]}}, "header entry 'labels'"),
     ],
 )
 def test_contents_that_do_not_fit_together(

@@ -185,6 +185,28 @@ def test_points_in_another_order() -> None:
     assert "points are up to" in error_of(lambda: model.predict(field[..., order]))
 
 
+@pytest.mark.parametrize("dtype", ["U2", object, "i8"])
+def test_points_at_one_place_are_known_by_what_names_them(dtype: Any, tmp_path: Path) -> None:
+    """Two stations of one town, whose observations differ by 9 K, in another order."""
+    field, observed = (points(each)[..., [0, 1, 2, 3, 1, 4]] for each in (FORECAST, OBSERVED))
+    observed = observed + 9.0 * (np.arange(6) == 4)
+    wmo = ("point", np.arange(10, 16).astype(dtype))
+    bare = field, observed
+    field, observed = (each.assign_coords(wmo=wmo) for each in bare)
+    fitted("emos_local", field, observed).save(tmp_path / "model")
+    model = PostProcessor.load(tmp_path / "model")
+    expected = model.predict(field)
+    assert float((expected["t2m_mean"][:, 4] - expected["t2m_mean"][:, 1]).mean()) > 8.0
+    for order in ([0, 4, 2, 3, 1, 5], [5, 4, 3, 2, 1, 0]):
+        other = fitted("emos_local", field, observed[..., order]).predict(field)
+        np.testing.assert_array_equal(other["t2m_mean"], expected["t2m_mean"])
+        xr.testing.assert_equal(model.predict(field[..., order]), expected.isel(point=order))
+        assert evaluate(expected, observed[..., order]).equals(evaluate(expected, observed))
+        assert order[0] == 0 or "told apart by a coordinate along their dim" in fit_error(
+            bare[0], bare[1][..., order]
+        )
+
+
 LABELS: dict[str, tuple[Any, Any]] = {
     "model": ("ecmwf", "era5"),
     "expver": ("0001", "0005"),

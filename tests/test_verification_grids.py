@@ -208,3 +208,28 @@ def test_parts_of_a_grid_are_scored_on_what_they_share() -> None:
             scores = evaluate(*pair)
             assert int(scores["count"]) == piece.size
             assert float(scores["rmse"]) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_points_that_an_index_numbers_meet_their_like(seed: int) -> None:
+    """Numbers of rows name no stations: their places do, as in training."""
+    rng = np.random.default_rng(seed)
+    ensemble, observed = (each.stack(cell=("lat", "lon")) for each in data(33 + seed))
+    places = {name: ("cell", observed[name].values) for name in ("lat", "lon")}
+    ensemble, observed = (
+        each.drop_vars(["cell", "lat", "lon"]).assign_coords(places | {"cell": np.arange(20)})
+        for each in (ensemble, observed)
+    )
+    expected = evaluate(ensemble, observed)
+    order = rng.permutation(20)
+    numbered = observed[..., order].assign_coords(cell=np.arange(20))
+    xr.testing.assert_allclose(evaluate(ensemble, numbered), expected)
+    part = observed[..., order[:12]]
+    some = evaluate(ensemble, part, weights=None)
+    same = evaluate(ensemble.isel(cell=order[:12]), part, weights=None)
+    xr.testing.assert_allclose(some, same)
+    moved = part.assign_coords(lat=part["lat"] + 0.01)  # coordinates with fewer digits
+    xr.testing.assert_allclose(evaluate(ensemble, moved, weights=None), some)
+    for wrong in (part, moved):
+        with pytest.raises(DataError, match=r"where the observation has 'cell' \d+, the pred"):
+            evaluate(ensemble, wrong.assign_coords(cell=np.arange(12)))

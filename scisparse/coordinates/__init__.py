@@ -11,6 +11,7 @@ from scisparse.coordinates.axes import snapped as snapped
 from scisparse.coordinates.near import check_near as check_near
 from scisparse.coordinates.numbers import Numbers as Numbers
 from scisparse.coordinates.places import check_places as check_places
+from scisparse.coordinates.places import check_points as check_points
 from scisparse.coordinates.scalars import check_scalars as check_scalars
 from scisparse.coordinates.scalars import check_trained as check_trained
 from scisparse.coordinates.scalars import described as described
@@ -30,6 +31,7 @@ __all__ = [
     "axes_of",
     "check_near",
     "check_places",
+    "check_points",
     "check_scalars",
     "check_trained",
     "compared_times",

@@ -1,4 +1,4 @@
-"""Latitudes and longitudes of cells that no index tells apart, as on a curvilinear grid."""
+"""Latitudes and longitudes of cells, against the number or the index that they are matched by."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from scisparse.errors import DataError
+from scisparse.grids import from_xarray
 from scisparse.grids.discovery import role_of
 from scisparse.grids.masks import DEGREES
 
-__all__ = ["check_places"]
+__all__ = ["check_places", "check_points"]
 
 
 def check_places(first: xr.Dataset, second: xr.Dataset, names: tuple[str, str]) -> None:
@@ -55,6 +56,46 @@ def check_places(first: xr.Dataset, second: xr.Dataset, names: tuple[str, str]) 
                 f"both to the same cells in the same order, or give dims {numbered} coordinates to "
                 "match them by"
             )
+
+
+def check_points(first: xr.Dataset, second: xr.Dataset, dim: str, names: tuple[str, str]) -> None:
+    """Raise where points that would be matched by their index are others: it may number rows.
+
+    That is where one lies at the place of another one, or most of them nearer to another one. Else
+    two files may tell of one station with other digits.
+
+    Parameters
+    ----------
+    first, second
+        What is to be matched, each on points of its own.
+    dim
+        Dim of the points, which both have an index of.
+    names
+        Names for errors.
+
+    Raises
+    ------
+    DataError
+        The index means other points; one of them is named.
+    """
+    from scipy.spatial import cKDTree
+
+    index = first.indexes[dim].get_indexer(second.indexes[dim])
+    shared = np.flatnonzero(index >= 0)
+    ours, theirs = (from_xarray(data).positions() for data in (first, second))
+    distance, nearest = cKDTree(ours).query(theirs[shared])
+    near = np.deg2rad(DEGREES)
+    own = np.linalg.norm(ours[index[shared]] - theirs[shared], axis=1)
+    others = (own >= near) & (distance < own)
+    sure = others & (distance < near)
+    if sure.any() or 2 * others.sum() > others.size:
+        wrong = int(np.argmax(sure if sure.any() else others))
+        label, other = second[dim].values[shared[wrong]], first[dim].values[nearest[wrong]]
+        raise DataError(
+            f"points of {names[1]} are not those of {names[0]}: where {names[1]} has {dim!r} "
+            f"{label}, {names[0]} has {other}, and {label} elsewhere; give the same points of both "
+            f"the same {dim!r}"
+        )
 
 
 def _pairs(first: xr.Dataset, second: xr.Dataset) -> Iterator[tuple[xr.DataArray, xr.DataArray]]:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from scisparse.grids.base import Grid
+from scisparse.grids.base import EARTH_RADIUS, Grid
+from scisparse.grids.discovery import grid_dims
 from scisparse.grids.masks import DEGREES
 from scisparse.grids.unstructured import UnstructuredGrid
 
-__all__ = ["farthest", "order_of", "same_points"]
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Labels", "difference", "farthest", "has_twins", "labels_of", "order_of", "same_points"]
+
+# Names of points, by the coordinate that they are of.
+Labels = Mapping[str, Sequence[str]]
+_NEAR = np.deg2rad(DEGREES)
 
 
 def same_points(first: Grid, second: Grid) -> bool:
@@ -21,13 +32,48 @@ def same_points(first: Grid, second: Grid) -> bool:
         return False
     if not first.spherical:
         return bool(np.allclose(first.positions(), second.positions(), rtol=1e-6, atol=1.0))
-    return bool(farthest(first, second) < np.deg2rad(DEGREES))
+    return bool(farthest(first, second) < _NEAR)
 
 
-def order_of(grid: Grid, wanted: Grid) -> NDArray[np.int64] | None:
-    """Number in `grid` of each point of `wanted`, where they have the same points in other orders.
+def labels_of(data: xr.Dataset | xr.DataArray) -> dict[str, list[str]]:
+    """Coordinates that name every point, no two alike: words or whole numbers along their dim.
 
-    ``None`` where they have not, or lie on rows and columns.
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> places = {"lat": ("n", [50.0, 50.0]), "lon": ("n", [8.0, 8.0])}
+    >>> labels_of(xr.Dataset({"t2m": ("n", [1.0, 2.0])}, places | {"wmo": ("n", [10637, 10640])}))
+    {'wmo': ['10637', '10640']}
+    """
+    dims = grid_dims(data)
+    found = {
+        str(name): coordinate.values.astype(str).tolist()
+        for name, coordinate in data.coords.items()
+        if coordinate.dims == dims and coordinate.dtype.kind in "iuOSTU"
+    }
+    return {name: labels for name, labels in found.items() if len({*labels}) == len(labels)}
+
+
+def order_of(
+    grid: Grid, wanted: Grid, labels: tuple[Labels, Labels] = ({}, {})
+) -> NDArray[np.int64] | None:
+    """Number in `grid` of each point of `wanted`, where they have the same points in any order.
+
+    Points are known by their place. Those that lie at one place are told apart by labels of one
+    name, else, where nothing else is in another order, by their number.
+
+    Parameters
+    ----------
+    grid, wanted
+        Canonical grids.
+    labels
+        What :func:`labels_of` says of both.
+
+    Returns
+    -------
+    NDArray or None
+        ``None`` where they have not the same points or lie on rows and columns, or points at one
+        place cannot be told apart.
     """
     from scipy.spatial import cKDTree
 
@@ -35,9 +81,42 @@ def order_of(grid: Grid, wanted: Grid) -> NDArray[np.int64] | None:
         return None
     if grid.size != wanted.size:
         return None
-    distance, index = cKDTree(grid.positions()).query(wanted.positions())
-    same = distance.max() < np.deg2rad(DEGREES) and np.unique(index).size == grid.size
+    ours, theirs = grid.positions(), wanted.positions()
+    for name in labels[0].keys() & labels[1].keys():
+        place = {label: number for number, label in enumerate(labels[0][name])}
+        if place.keys() == {*labels[1][name]}:
+            named = np.array([place[label] for label in labels[1][name]], dtype=np.int64)
+            if np.linalg.norm(ours[named] - theirs, axis=1).max() < _NEAR:
+                return named
+    if same_points(grid, wanted):
+        return np.arange(grid.size)
+    distance, index = cKDTree(ours).query(theirs)
+    same = distance.max() < _NEAR and np.unique(index).size == grid.size
     return np.asarray(index, dtype=np.int64) if same else None
+
+
+def has_twins(grid: Grid) -> bool:
+    """Whether points lie at one place, so that it does not tell them apart."""
+    from scipy.spatial import cKDTree
+
+    if not isinstance(grid, UnstructuredGrid) or grid.size < 2:
+        return False
+    positions = grid.positions()
+    return bool(cKDTree(positions).query(positions, k=2)[0][:, 1].min() < _NEAR)
+
+
+def difference(first: Grid, second: Grid) -> str:
+    """How far apart two grids of one shape are, and how to bring both to one, in words."""
+    remedy = "interpolate it to that grid first, for example with .interp_like"
+    if isinstance(second, UnstructuredGrid):
+        remedy = "select the same points, or interpolate it to them first"
+    if type(first) is not type(second) or first.shape != second.shape:
+        return f"; {remedy}"
+    if has_twins(first) and has_twins(second):
+        remedy += "; those that lie at one place are told apart by a coordinate along their dim"
+        remedy += " that names every point, the same in both"
+    metres = farthest(first, second) * (EARTH_RADIUS if first.spherical else 1.0)
+    return f" (points are up to {metres / 1000:.3g} km apart); {remedy}"
 
 
 def farthest(first: Grid, second: Grid) -> float:

@@ -37,12 +37,22 @@ def check_spec(spec: Any) -> None:
         "cases": type(spec["cases"]) is int and spec["cases"] > 0,
         "names": isinstance(names, list) and all(isinstance(name, str) for name in names),
         "members": spec["members"] is None or type(spec["members"]) is int,
+        "labels": _are_labels(spec["labels"]),
         "numbers": isinstance(numbers, dict) and all(map(_is_numbers, numbers.values())),
         "units": isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values()),
     }
     for key, holds in rules.items():
         if not holds or (key == "names" and not 0 < len(set(names)) == len(names)):
             raise TypeError(f"header entry {key!r} (={spec[key]!r}) is of another type")
+
+
+def _are_labels(labels: Any) -> bool:
+    """Whether these are lists of words by name, no two of a list alike."""
+    lists = isinstance(labels, dict) and all(isinstance(each, list) for each in labels.values())
+    return lists and all(
+        all(isinstance(word, str) for word in each) and len({*each}) == len(each)
+        for each in labels.values()
+    )
 
 
 def _is_numbers(pair: Any) -> bool:

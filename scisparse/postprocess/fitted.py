@@ -15,6 +15,7 @@ from scisparse.arrays import Frame, find_dim
 from scisparse.coordinates import Numbers, check_trained
 from scisparse.errors import DataError
 from scisparse.grids import Grid
+from scisparse.grids.same import Labels
 from scisparse.postprocess.methods import Network
 from scisparse.postprocess.samples import Forecast, as_field, read_forecast
 from scisparse.postprocess.standard import Standard
@@ -52,6 +53,8 @@ class Fitted:
         Number of members in training; ``None`` when there was no such dim.
     numbers
         Values of the training, such as of level and lead time, with their units.
+    labels
+        Names of the points, where some lie at one place.
     """
 
     network: Network
@@ -63,6 +66,7 @@ class Fitted:
     cases: int
     members: int | None
     numbers: Mapping[str, Numbers]
+    labels: Labels
 
     def read(self, forecast: _Object, target: str, groups: str | None) -> tuple[Frame, Forecast]:
         """Read a forecast like those of the training.
@@ -88,7 +92,7 @@ class Fitted:
                 check_units(f"variable {str(name)!r} of the forecast", units, expected)
         else:
             check_units("the forecast", field.attrs.get("units"), self.units.get(target))
-        frame = Frame.on(field, self.grid, "the forecast")
+        frame = Frame.on(field, self.grid, "the forecast", self.labels)
         check_times(field, self.calendar)
         check_trained(field, self.numbers)
         cases = read_forecast(forecast, target, frame, groups)

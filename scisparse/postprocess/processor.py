@@ -16,6 +16,7 @@ import scisparse.arrays as arrays
 from scisparse.coordinates import numbers_of
 from scisparse.errors import CheckpointError, DataError, OptionError
 from scisparse.grids import grid_from_dict
+from scisparse.grids.same import has_twins, labels_of
 from scisparse.losses import distribution as distribution_of
 from scisparse.names import check_name, choice
 from scisparse.postprocess.checkpoint import check_spec, read_checkpoint, write_checkpoint
@@ -31,6 +32,7 @@ from scisparse.postprocess.samples import (
     predictor_units,
     read_forecast,
     read_observed,
+    refuse_truth,
     same_units,
 )
 from scisparse.postprocess.standard import Standard
@@ -153,11 +155,12 @@ class PostProcessor:
             # The truth must not be a predictor of itself.
             forecast = forecast.drop_vars([n for n in forecast.data_vars if n == seen.name])
         frame, member = arrays.Frame.of(field, "the forecast"), arrays.find_axes(field).member
-        frame_seen = arrays.Frame.on(seen, frame.grid, "the observation")
+        labels = labels_of(field)
+        frame_seen = arrays.Frame.on(seen, frame.grid, "the observation", labels)
         forecast, seen = align(forecast, field, seen)
         cases = METHODS[self.method].reads(read_forecast(forecast, self.target, frame, self.groups))
         truth = read_observed(seen, self.target, frame_seen, cases.leading)
-        _refuse_truth(cases, truth, forecast, seen)
+        refuse_truth(cases, truth, forecast, seen)
         check_bound(truth, self.distribution, seen)
         cases, truth = _usable(cases, truth, self.target)
         training = Training(
@@ -183,6 +186,7 @@ class PostProcessor:
             cases=len(truth),
             members=None if member is None else field.sizes[member],
             numbers=numbers_of(field),
+            labels=labels if has_twins(frame.grid) else {},
         )
         return self
 
@@ -294,6 +298,7 @@ class PostProcessor:
             "cases": fitted.cases,
             "members": fitted.members,
             "numbers": dict(fitted.numbers),
+            "labels": dict(fitted.labels),
             "versions": {"scisparse": _version(), "torch": str(torch.__version__)},
         }
         write_checkpoint(path, tensors, spec)
@@ -338,6 +343,7 @@ class PostProcessor:
                 cases=spec["cases"],
                 members=spec["members"],
                 numbers={name: tuple(pair) for name, pair in spec["numbers"].items()},
+                labels=spec["labels"],
             )
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -359,23 +365,6 @@ class PostProcessor:
             members = "without members" if count is None else f"of {count} members"
             state = f"fitted on {self._fitted.cases} cases {members}, {self._fitted.grid!r}"
         return f"PostProcessor({self.method!r}, target={self.target!r}, {state})"
-
-
-def _refuse_truth(
-    cases: Forecast, truth: FloatArray, forecast: _Object, seen: xr.DataArray
-) -> None:
-    """Refuse a predictor that is the observation under another name, up to rounding."""
-    known = np.isfinite(truth)
-    count = cases.extra.shape[1]
-    names = cases.names[len(cases.names) - count :]
-    for name, values in zip(names, cases.extra.swapaxes(0, 1), strict=True):
-        kinds = [data.dtype for data in (forecast[name], seen) if data.dtype.kind == "f"]
-        rounding = max((float(np.finfo(kind).eps) for kind in kinds), default=0.0)
-        if np.allclose(values[known], truth[known], rtol=rounding, atol=0.0):
-            raise DataError(
-                f"variable {name!r} of the forecast has the values of the observation; the truth "
-                f"cannot be a predictor of itself: drop it with forecast.drop_vars({name!r})"
-            )
 
 
 def _is_seed(seed: object) -> bool:

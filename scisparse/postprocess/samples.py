@@ -24,6 +24,7 @@ __all__ = [
     "predictor_units",
     "read_forecast",
     "read_observed",
+    "refuse_truth",
     "same_units",
 ]
 
@@ -210,6 +211,27 @@ def check_bound(truth: FloatArray, distribution: Distribution, seen: xr.DataArra
             f"{np.nanmin(truth):.4g}, where {distribution.name!r} has none; raise them with "
             f".clip(min={lower:g}), or use distribution='normal'"
         )
+
+
+def refuse_truth(cases: Forecast, truth: FloatArray, forecast: _Object, seen: xr.DataArray) -> None:
+    """Refuse a predictor that is the observation under another name, up to rounding.
+
+    Raises
+    ------
+    DataError
+        There is one; it is named.
+    """
+    known = np.isfinite(truth)
+    count = cases.extra.shape[1]
+    names = cases.names[len(cases.names) - count :]
+    for name, values in zip(names, cases.extra.swapaxes(0, 1), strict=True):
+        kinds = [data.dtype for data in (forecast[name], seen) if data.dtype.kind == "f"]
+        rounding = max((float(np.finfo(kind).eps) for kind in kinds), default=0.0)
+        if np.allclose(values[known], truth[known], rtol=rounding, atol=0.0):
+            raise DataError(
+                f"variable {name!r} of the forecast has the values of the observation; the truth "
+                f"cannot be a predictor of itself: drop it with forecast.drop_vars({name!r})"
+            )
 
 
 def case_dims(axes: Axes) -> list[str]:

@@ -11,6 +11,7 @@ from scisparse.arrays import Frame, find_dim, has_role
 from scisparse.coordinates import (
     axes_of,
     check_places,
+    check_points,
     check_scalars,
     described,
     grid_of,
@@ -21,7 +22,7 @@ from scisparse.coordinates import (
 from scisparse.errors import DataError, GridError, OptionError
 from scisparse.grids import from_xarray
 from scisparse.grids.discovery import grid_dims, has_grid
-from scisparse.grids.same import order_of, same_points
+from scisparse.grids.same import labels_of, order_of, same_points
 from scisparse.times import check_stamps
 
 __all__ = ["area_weights", "check_meaning", "match", "place_weights"]
@@ -188,16 +189,18 @@ def _onto(base: xr.Dataset, other: xr.Dataset, base_name: str, name: str) -> xr.
         return other
     axes = list(zip(axes_of(grid), axes_of(their_grid), strict=True))
     for number, dim in enumerate(grid_dims(base)):
-        if dim in base.indexes and dim in other.indexes:
-            if axes:  # points with an index are known by it
-                names = (dim, base_name, name)
-                values = snapped(base[dim].values, *axes[number], names)
-                other = other.assign_coords({dim: (dim, values, base[dim].attrs)})
+        indexed = dim in base.indexes and dim in other.indexes
+        if indexed and axes:
+            names = (dim, base_name, name)
+            values = snapped(base[dim].values, *axes[number], names)
+            other = other.assign_coords({dim: (dim, values, base[dim].attrs)})
+        elif (order := order_of(their_grid, grid, (labels_of(other), labels_of(base)))) is not None:
+            other = other.isel({dim: order}).drop_vars(dim, errors="ignore")
+            other = other.assign_coords({dim: base[dim]} if dim in base.indexes else {})
+        elif indexed:  # some of the points, known by their index
+            check_points(base, other, dim, (base_name, name))
         elif base.sizes[dim] != other.sizes[dim] or not same_points(grid, their_grid):
-            order = order_of(their_grid, grid)
-            if order is None:
-                raise other_grid(grid, their_grid, base_name, name)
-            other = other.isel({dim: order})
+            raise other_grid(grid, their_grid, base_name, name)
     return other
 
 
