@@ -207,6 +207,13 @@ def test_points_at_one_place_are_known_by_what_names_them(dtype: Any, tmp_path: 
         )
 
 
+def test_points_of_a_stack_are_known_by_their_places() -> None:
+    field, observed = (each.stack(point=("lat", "lon")) for each in (FORECAST, OBSERVED))
+    order = np.random.default_rng(5).permutation(field.sizes["point"])
+    expected = fitted("emos", field, observed).predict(field)
+    xr.testing.assert_equal(fitted("emos", field, observed[..., order]).predict(field), expected)
+
+
 LABELS: dict[str, tuple[Any, Any]] = {
     "model": ("ecmwf", "era5"),
     "expver": ("0001", "0005"),

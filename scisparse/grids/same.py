@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +47,16 @@ def labels_of(data: xr.Dataset | xr.DataArray) -> dict[str, list[str]]:
     """
     dims = grid_dims(data)
     found = {
-        str(name): coordinate.values.astype(str).tolist()
+        str(name): _words(coordinate.values)
         for name, coordinate in data.coords.items()
         if coordinate.dims == dims and coordinate.dtype.kind in "iuOSTU"
     }
     return {name: labels for name, labels in found.items() if len({*labels}) == len(labels)}
+
+
+def _words(values: NDArray[Any]) -> list[str]:
+    plain = values.astype(str) if values.dtype.kind == "S" else values
+    return [str(value) for value in plain.tolist()]
 
 
 def order_of(
