@@ -127,7 +127,8 @@ def write_data(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
     check_target(target, stores=True)
     _check_indexes(dataset, target)
     store = target.suffix == _ZARR
-    dataset = _plain(dataset, {}) if store else _for_netcdf(_plain(dataset, _COMPRESSED), target)
+    plain = _plain(dataset, {} if store else _COMPRESSED)
+    dataset = _for_zarr(plain) if store else _for_netcdf(plain, target)
     try:
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     except OSError as error:
@@ -201,6 +202,12 @@ def _plain(dataset: xr.Dataset, options: dict[str, Any]) -> xr.Dataset:
             encoding = {k: encoding[k] for k in _MEANING if k in encoding} | options
         variable.encoding = encoding
     return copy
+
+
+def _for_zarr(dataset: xr.Dataset) -> xr.Dataset:
+    """With words of any length: Zarr has no standard for those of one length."""
+    fixed = {name: v for name, v in dataset.variables.items() if v.dtype.kind == "U"}
+    return dataset.assign({name: words.astype(object) for name, words in fixed.items()})
 
 
 def _for_netcdf(dataset: xr.Dataset, target: Path) -> xr.Dataset:

@@ -380,3 +380,14 @@ def test_times_that_cannot_be_decoded_are_named(tmp_path: Path, units: str, cale
     data["S"].attrs = {"units": "months since 1960-01-01", "calendar": "360_day"}
     data.to_netcdf(path)
     assert [str(date)[:10] for date in open_data(path)["S"].values] == ["1991-05-01", "1992-05-01"]
+
+
+def test_words_are_written_in_a_way_that_every_zarr_library_reads(tmp_path: Path) -> None:
+    """Words of one length have no standard, of which Zarr warns: warnings are errors here."""
+    names = {"station": ["a", "bcd"], "wmo": ("station", ["10637", "10640"], {"long_name": "id"})}
+    data = xr.Dataset({"t2m": ("station", [1.0, 2.0])}, names).assign_coords(expver="0001")
+    for name in ("first.zarr", "second.zarr"):
+        write_data(data, tmp_path / name)
+        again = open_data(tmp_path / name)
+        xr.testing.assert_identical(again, data)
+        data = again
