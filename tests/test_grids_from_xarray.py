@@ -155,6 +155,18 @@ def test_curvilinear_grids_are_points_once_stacked(plain: bool, index: bool) -> 
     assert from_xarray(stacked["t"]) == grid
 
 
+def test_a_grid_that_is_told_for_each_time_is_read_once() -> None:
+    """The remedy of the error, run: stacking times too would leave no cases."""
+    data = curvilinear_on_plane(False).rename(latitude="XLAT", longitude="XLONG")
+    told = data.expand_dims(Time=2).rename(time="lead")
+    told = told.assign_coords({n: told[n].expand_dims(Time=2) for n in ("XLAT", "XLONG")})
+    with pytest.raises(GridError, match=r"are told along \['Time'\]") as info:
+        from_xarray(told)
+    single = eval(str(info.value).rsplit(": ", 1)[1], {"data": told})
+    xr.testing.assert_equal(single["XLAT"], data["XLAT"])
+    assert grid_dims(single.stack(cell=("y", "x"), create_index=False)) == ("cell",)
+
+
 def test_index_of_a_plane_may_be_projected_once_it_has_units() -> None:
     data = curvilinear_on_plane(True)
     with pytest.raises(GridError, match="; set units of 'y' and 'x' if projected"):

@@ -300,6 +300,17 @@ def _numbers(coordinate: xr.DataArray) -> FloatArray:
 
 def _curvilinear(lat: xr.DataArray, lon: xr.DataArray, remedy: str = "") -> GridError:
     dims = tuple(dict.fromkeys((*lat.dims, *lon.dims)))
+    if len(dims) > 2:  # as of WRF, whose grid may move
+        more = list(map(str, dims[:-2]))
+        first = ", ".join(f"{dim}=0" for dim in more)
+        single = ", ".join(
+            f"{c.name}=data[{c.name!r}].isel({first}, drop=True)" for c in (lat, lon)
+        )
+        return GridError(
+            f"`data`: latitude {lat.name!r} {lat.dims} and longitude {lon.name!r} {lon.dims} are "
+            f"told along {more} too; where they are all alike, take the first: "
+            f"data.assign_coords({single})"
+        )
     return GridError(
         f"`data`: latitude {lat.name!r} {lat.dims} and longitude {lon.name!r} {lon.dims} must be "
         "one-dimensional; stack the two dims into one for a curvilinear grid: "
