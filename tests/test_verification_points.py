@@ -77,6 +77,16 @@ def test_every_form_is_scored_at_the_levels_of_the_other() -> None:
         evaluate(more, observed, reference=quantiles)
 
 
+def test_a_quantile_that_was_selected_is_no_best_guess() -> None:
+    quantiles, _ = quantile_prediction(np.array([0.1, 0.5, 0.9]))
+    _, observed = data(11)
+    expected = evaluate(quantiles.sel(quantile=[0.5]), observed)
+    for form in (quantiles, quantiles["t2m_quantile"]):
+        assert evaluate(form.sel(quantile=0.5), observed).equals(expected)
+        with pytest.raises(DataError, match=r"has quantile levels \[0.9\].* 0.5 among or between"):
+            evaluate(form.sel(quantile=0.9), observed)
+
+
 # --- probabilities of exceedance ---
 
 

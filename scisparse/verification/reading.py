@@ -116,9 +116,10 @@ def read_prediction(obj: _Object, target: str, estimator: str | None, what: str)
                 return _parametric(obj, target, (first, second), what)
     field = field_of(obj, target, what)
     member = find_dim(field, "member")
-    stated = str(field.name).endswith(f"_{_PROBABILITY}")
-    if _THRESHOLD in field.coords and field[_THRESHOLD].ndim == 0 and (stated or member is None):
-        field = field.expand_dims(_THRESHOLD)  # one was selected
+    for dim, suffix, alone in ((_QUANTILE, _QUANTILE, False), (_THRESHOLD, _PROBABILITY, True)):
+        stated = str(field.name).endswith(f"_{suffix}") or (alone and member is None)
+        if stated and dim in field.coords and field[dim].ndim == 0:
+            field = field.expand_dims(dim)  # one was selected
     if member is not None:  # labels of members mean nothing: two models may number theirs alike
         labels = [name for name, coord in field.coords.items() if coord.dims == (member,)]
         field = field.drop_vars(labels)
