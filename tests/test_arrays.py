@@ -250,6 +250,30 @@ def test_a_frame_on_another_grid_names_both(kind: str) -> None:
         Frame.on(smaller, grid, "the truth")
 
 
+def test_stations_and_a_grid_are_brought_together_at_the_stations() -> None:
+    _, field = ensemble(2)
+    stations = points(field)[..., :5].assign_coords(lat=("point", np.linspace(-40.0, 40.0, 5)))
+    remedy = r"first, for example with \.interp\(lat=points\['lat'\], lon=points\['lon'\]\)"
+    with pytest.raises(DataError, match=remedy):
+        Frame.on(stations, Frame.of(field).grid, "the observation")
+    there = field.interp(lat=stations["lat"], lon=stations["lon"])
+    assert Frame.on(stations, Frame.of(there).grid, "the observation").grid.size == 5
+    # Cells next to the stations keep their own coordinates.
+    near = field.sel(lat=stations["lat"], lon=stations["lon"], method="nearest")
+    with pytest.raises(DataError, match="for the same stations, give both the same coordinates"):
+        Frame.on(stations, Frame.of(near).grid, "the observation")
+
+
+@pytest.mark.parametrize("names", [["lat"], ["lat", "lon"]])
+def test_single_coordinates_are_given_dims(names: list[str]) -> None:
+    """The remedy of the error, run."""
+    _, field = ensemble(2)
+    single = field.isel(dict.fromkeys(names, 1))
+    with pytest.raises(GridError, match=re.escape(f"with .expand_dims({names})")):
+        Frame.of(single)
+    assert Frame.of(single.expand_dims(names)).grid.size == (6 if len(names) == 1 else 1)
+
+
 def test_a_frame_on_the_known_grid_forgives_single_precision() -> None:
     axes = {"lat": np.linspace(-75.3, 75.3, 4), "lon": np.arange(6) * 60.0 + 0.7}
     data, _ = ensemble(2, axes=axes)

@@ -202,7 +202,7 @@ def test_points_at_one_place_are_known_by_what_names_them(dtype: Any, tmp_path: 
         np.testing.assert_array_equal(other["t2m_mean"], expected["t2m_mean"])
         xr.testing.assert_equal(model.predict(field[..., order]), expected.isel(point=order))
         assert evaluate(expected, observed[..., order]).equals(evaluate(expected, observed))
-        assert order[0] == 0 or "told apart by a coordinate along their dim" in fit_error(
+        assert order[0] == 0 or "at one place a coordinate of names" in fit_error(
             bare[0], bare[1][..., order]
         )
 

@@ -158,10 +158,12 @@ def _coordinates(
     if y is not None and x is not None and not _stacked(y, x, lat, lon):
         return y, x, (lat, lon)
     if lat is None or lon is None:
+        single = [str(c.name) for c in data.coords.values() if not c.ndim and role_of(c)]
+        remedy = f"give {single} dims, with .expand_dims({single})" if single else ""
         raise GridError(
             f"`data` has no grid: latitude {_named(lat)}, longitude {_named(lon)}, "
             f"projection y {_named(y)}, projection x {_named(x)} among {found.listing}; "
-            "set standard_name attributes"
+            f"{remedy or 'set standard_name attributes'}"
         )
     return lat, lon, None
 

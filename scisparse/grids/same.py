@@ -112,14 +112,19 @@ def has_twins(grid: Grid) -> bool:
 
 def difference(first: Grid, second: Grid) -> str:
     """How far apart two grids of one shape are, and how to bring both to one, in words."""
+    points = [isinstance(each, UnstructuredGrid) for each in (first, second)]
     remedy = "interpolate it to that grid first, for example with .interp_like"
-    if isinstance(second, UnstructuredGrid):
+    if points[1]:
         remedy = "select the same points, or interpolate it to them first"
+    elif points[0]:
+        remedy = "interpolate what is on rows and columns to the points first, for example with "
+        remedy += ".interp(lat=points['lat'], lon=points['lon'])"
     if type(first) is not type(second) or first.shape != second.shape:
         return f"; {remedy}"
-    if has_twins(first) and has_twins(second):
-        remedy += "; those that lie at one place are told apart by a coordinate along their dim"
-        remedy += " that names every point, the same in both"
+    if all(points):
+        remedy += "; where they stand for the same stations, give both the same coordinates"
+    if all(map(has_twins, (first, second))):
+        remedy += ", and those that lie at one place a coordinate of names, along the dim of points"
     metres = farthest(first, second) * (EARTH_RADIUS if first.spherical else 1.0)
     return f" (points are up to {metres / 1000:.3g} km apart); {remedy}"
 
