@@ -378,7 +378,7 @@ def _check_sorted(obj: _Object, space: tuple[str, ...], what: str) -> None:
         values = obj[dim].values
         turn = 2 * np.pi if "rad" in str(obj[dim].attrs.get("units", "")) else 360.0
         steps = np.diff(np.unwrap(values, period=turn) if axis == 1 else values)
-        wrong = steps * np.sign(steps.sum()) <= 0
+        wrong = steps * np.sign(np.median(steps)) <= 0
         if wrong.any():
             place = int(np.argmax(wrong))
             raise GridError(

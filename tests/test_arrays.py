@@ -307,6 +307,10 @@ def with_lat(values: list[float]) -> dict[str, Any]:
             "coordinate 'lon' must .* values 1 and 2 are 20 and 10",
         ),
         (
+            {"lat": ("lat", [1.0, 2.0, 3.0]), "lon": ("lon", [0.0, 2.0, 4.0, -4.0, -2.0])},
+            "coordinate 'lon' must .* values 2 and 3 are 4 and -4",
+        ),
+        (
             {"lat": ("lat", [1.0, 2.0, 3.0]), "lon": ("lon", [0.0, 180.0, 360.0])},
             "the forecast: `lon_axis` .*drop the column that repeats the first meridian",
         ),
@@ -334,7 +338,8 @@ def with_lat(values: list[float]) -> dict[str, Any]:
     ],
 )
 def test_axes_that_are_no_grid_are_named(coords: dict[str, Any], match: str) -> None:
-    data = xr.DataArray(np.zeros((3, 3)), coords, ("lat", "lon"))
+    columns = len(coords["lon"][1]) if "lon" in coords else 3
+    data = xr.DataArray(np.zeros((3, columns)), coords, ("lat", "lon"))
     with pytest.raises(GridError, match=match) as raised:
         Frame.of(data, "the forecast")
     assert "\n" not in str(raised.value)
