@@ -246,7 +246,7 @@ class Frame:
             `obj` lies on another grid; both are named.
         """
         frame = cls.of(obj, what)
-        order = order_of(frame.grid, grid, (labels_of(obj), labels or {}))
+        order = order_of(frame.grid, grid, (labels_of(obj), labels) if labels else ({}, {}))
         if order is not None:
             return cls(grid, frame.space, (order,))
         if not same_points(frame.grid, grid):
@@ -261,10 +261,10 @@ class Frame:
         """
         absent = [dim for dim in leading if dim not in array.dims]
         ordered = array.expand_dims(absent).transpose(*leading, *self.space)
-        values = np.asarray(ordered.values, dtype=np.float64)
-        for axis, take in enumerate(self.take):
-            values = np.take(values, take, axis=len(leading) + axis)
-        return values
+        values = ordered.values
+        for axis, take in enumerate(self.take, len(leading)):
+            values = _taken(values, take, axis)
+        return np.array(values, dtype=np.float64, order="C")
 
     def wrap(
         self, values: NDArray[Any], leading: Sequence[Hashable], template: _Object
@@ -366,6 +366,15 @@ def _usual_distance(positions: FloatArray) -> float:
     if len(unique) == 1:
         return 1.0
     return EARTH_RADIUS * float(np.median(cKDTree(unique).query(unique, k=2)[0][:, 1]))
+
+
+def _taken(values: NDArray[Any], take: NDArray[np.int64], axis: int) -> NDArray[Any]:
+    """Values in another order along an axis, not copied where they rise or fall as they are."""
+    rising = np.arange(take.size)
+    for order, step in ((rising, 1), (rising[::-1], -1)):
+        if np.array_equal(take, order):
+            return values[(slice(None),) * axis + (slice(None, None, step),)]
+    return np.take(values, take, axis=axis)
 
 
 def _check_sorted(obj: _Object, space: tuple[str, ...], what: str) -> None:

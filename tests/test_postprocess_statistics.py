@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -254,3 +255,22 @@ def test_members_that_all_agree_do_not_make_the_prediction_sure(method: str, nam
     predicted = fitted(method, field, observed, distribution=name).predict(agreed)
     inside = predicted["t2m_scale" if name == "censored_normal" else "t2m_std"]
     assert float(inside.min()) > 0.05 * float(observed.std())
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_forecast_is_read_in_little_more_memory_than_its_values_need(turned: bool) -> None:
+    """In double precision once, whichever way its latitudes run; it was eight times as much."""
+    field, _ = ensemble(64, 50, axes={"lat": np.linspace(-60, 60, 25), "lon": np.arange(30) * 12.0})
+    field = field.astype(np.float32).isel(lat=slice(None, None, -1 if turned else 1))
+    frame = Frame.of(field)
+    expected = field.astype(np.float64).sortby("lat")
+    tracemalloc.start()
+    read = read_forecast(field, "t2m", frame, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3.0 * field.nbytes
+    for found, wanted in (
+        (read.mean, expected.mean("member")),
+        (read.variance, expected.var("member", ddof=1)),
+    ):
+        np.testing.assert_allclose(found[:, 0], wanted.values.reshape(64, -1), rtol=1e-9)

@@ -30,6 +30,8 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 _Object = xr.Dataset | xr.DataArray
+# Values that moments are taken of at once: some copies of them fit into the cache.
+_BLOCK = 2**17
 
 
 def cell_areas(grid: Grid) -> FloatArray:
@@ -157,7 +159,7 @@ def read_forecast(forecast: _Object, target: str, frame: Frame, groups: str | No
     labels = np.asarray(_group_labels(field, axes, groups))
     cases = _members(field, axes, leading, frame, target)
     # Sorted by name: the order of members and variables in a file means nothing.
-    parts = {label: _moments(cases[:, labels == label]) for label in sorted(set(labels))}
+    parts = {label: _moments(cases, labels == label) for label in sorted(set(labels))}
     names = [f"{target}[{label}]" if label else target for label in parts]
     extra = {
         name: _predictor(other, leading, frame, sizes)
@@ -292,8 +294,17 @@ def _members(
     return values.reshape(-1, count, frame.grid.size)
 
 
-def _moments(members: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Mean and variance over the members that have a value, ``[S, R, P]`` to ``[S, P]`` each."""
+def _moments(members: FloatArray, chosen: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+    """Mean and variance over chosen members that have a value, ``[S, R, P]`` to ``[S, P]`` each."""
+    rows = max(1, _BLOCK // members[0].size)
+    parts = [
+        _moments_of(members[start : start + rows, chosen]) for start in range(0, len(members), rows)
+    ]
+    mean, variance = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return mean, variance
+
+
+def _moments_of(members: FloatArray) -> tuple[FloatArray, FloatArray]:
     present = np.isfinite(members)
     count = present.sum(1)
     total = np.where(present, members, 0.0).sum(1)
@@ -326,7 +337,8 @@ def _predictor(
             f"predictor {str(other.name)!r} has dims {foreign} that the target lacks; reduce or "
             "drop it"
         )
-    mean = _moments(_members(other, axes, leading, frame, str(other.name)))[0]
+    members = _members(other, axes, leading, frame, str(other.name))
+    mean = _moments(members, np.ones(members.shape[1], dtype=bool))[0]
     own = [other.sizes.get(dim, 1) for dim in leading]
     repeated = np.broadcast_to(mean.reshape(*own, -1), (*sizes.values(), frame.grid.size))
     return repeated.reshape(-1, frame.grid.size)
