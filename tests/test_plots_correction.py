@@ -161,3 +161,15 @@ def test_words_may_differ_but_dates_may_not() -> None:
         ]
         with pytest.raises(DataError, match="no value of 'time' in common"):
             plots.map_correction(dated[0].isel(time=3), dated[1].isel(time=4))
+
+
+def test_points_meet_their_like_in_any_order() -> None:
+    """Stations, of which two lie at one place and have one id each."""
+    rng = np.random.default_rng(7)
+    places = {"lat": ("id", [50.0, 51.0, 52.0, 51.0]), "lon": ("id", [5.0, 6.0, 7.0, 6.0])}
+    raw = xr.DataArray(rng.normal(size=(6, 4)), places | {"id": list("abcd")}, ("time", "id"))
+    corrected = raw + np.array([1.0, 2.0, 3.0, 4.0])
+    for order in ([0, 3, 2, 1], [3, 0, 1, 2]):
+        figure = plots.map_correction(raw, corrected[:, order])
+        change = figure.axes[2].collections[0].get_array()
+        np.testing.assert_allclose(np.sort(np.asarray(change)), [1.0, 2.0, 3.0, 4.0])

@@ -9,6 +9,7 @@ import xarray as xr
 
 from scisparse.arrays import Frame, find_axes, find_dim, same_points
 from scisparse.errors import DataError
+from scisparse.grids.same import labels_of, order_of
 from scisparse.plots.canvas import label_of
 from scisparse.plots.panels import Panel, Scale, check_array, draw, new_panels
 from scisparse.times import check_starts
@@ -212,7 +213,11 @@ def _is_time(coord: xr.DataArray) -> bool:
 def _means(raw: xr.DataArray, corrected: xr.DataArray) -> tuple[Panel, Panel]:
     """Means over the cases that have both, at each point."""
     frames = Frame.of(raw), Frame.of(corrected)
-    if not same_points(frames[0].grid, frames[1].grid):
+    grids = frames[1].grid, frames[0].grid
+    order = order_of(*grids, (labels_of(corrected), labels_of(raw)))
+    if order is not None:
+        frames = frames[0], Frame(grids[1], frames[1].space, (order,))
+    elif not same_points(*grids):
         raise DataError(
             f"raw is on {frames[0].grid!r} but corrected on {frames[1].grid!r}; interpolate "
             "one to the grid of the other"
