@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scisparse.errors import DataError, GridError
 from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, from_xarray
 from scisparse.grids.masks import DEGREES
+from scisparse.grids.same import difference
 
 __all__ = ["Axis", "axes_of", "grid_of", "other_grid", "rounded", "snapped"]
 
@@ -168,4 +169,5 @@ def grid_of(data: xr.Dataset) -> Grid | None:
 
 def other_grid(grid: Grid, other: Grid, base_name: str, name: str) -> DataError:
     """Error of two grids that cannot be matched."""
-    return DataError(f"{name} is on {other!r} but {base_name} on {grid!r}; bring both to one grid")
+    told = difference(other, grid)
+    return DataError(f"{name} is on {other!r} but {base_name} on {grid!r}{told}")

@@ -134,6 +134,8 @@ class PostProcessor:
             ``leadtime_month``, ``prediction_timedelta``; these and further dims are more cases.
         observed
             The truth on the same grid, NaN where missing; without lead times, it holds for all.
+            Points, such as stations, are matched by their latitude and longitude in any order;
+            those at one place by a coordinate along their dim that names each point in both.
 
         Returns
         -------
