@@ -266,12 +266,19 @@ def test_areas_need_points_around_the_sphere() -> None:
     assert given.areas.sum() == 60
     with pytest.raises(GridError, match="areas` of 3 points cannot be derived"):
         _ = random_points(3, 0).areas
-    twice = random_points(30, 1)
-    doubled = UnstructuredGrid(
-        np.append(twice.lat, twice.lat[0]), np.append(twice.lon, twice.lon[0])
-    )
-    with pytest.raises(GridError, match="some of the 31 points coincide"):
-        _ = doubled.areas
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-9])
+def test_points_that_coincide_share_their_cell(noise: float) -> None:
+    once = random_points(200, 1)
+    lat = np.append(once.lat, once.lat[:3] + noise)
+    areas = UnstructuredGrid(lat, np.append(once.lon, once.lon[:3])).areas
+    np.testing.assert_allclose(areas[:3] + areas[200:], once.areas[:3], rtol=1e-5)
+    np.testing.assert_allclose(areas[3:200], once.areas[3:], rtol=1e-5)
+    if not noise:
+        np.testing.assert_allclose(areas[:3], areas[200:], rtol=1e-12)
+    poles = LatLonGrid.regular(19, 36)
+    np.testing.assert_allclose(UnstructuredGrid(poles.lat, poles.lon).areas, poles.areas, rtol=5e-3)
 
 
 # -- builders ----------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ __all__ = ["UnstructuredGrid", "voronoi_areas"]
 
 # A tetrahedron, the sparsest set that covers the sphere evenly, leaves holes of 70.5 degrees.
 _LARGEST_HOLE = np.deg2rad(75.0)
+_REMEDY = "give `areas` when building the grid"
 
 
 class UnstructuredGrid(Grid):
@@ -38,6 +39,7 @@ class UnstructuredGrid(Grid):
     areas
         Area of each cell in square metres ``[size]``; when ``None``, the areas of the spherical
         Voronoi cells of the points, computed on first use (needs points all around the sphere).
+        Points that coincide, as on a pole or at the seam of an ocean grid, share their cell.
     dims
         Name of the one axis.
 
@@ -181,12 +183,12 @@ def voronoi_areas(points: FloatArray, radius: float = EARTH_RADIUS) -> FloatArra
     The convex hull of the points is their Delaunay triangulation on the sphere. Each triangle is
     cut into six by its circumcentre and the middles of its sides; the two that touch a corner
     belong to the cell of that corner. Signed areas make this exact where the circumcentre lies
-    outside.
+    outside. Points that coincide have equal parts of their cell.
 
     Parameters
     ----------
     points
-        Unit vectors ``[size, 3]``, all different.
+        Unit vectors ``[size, 3]``.
     radius
         Radius of the sphere in metres.
 
@@ -198,17 +200,16 @@ def voronoi_areas(points: FloatArray, radius: float = EARTH_RADIUS) -> FloatArra
     Raises
     ------
     GridError
-        If there are fewer than four points, two coincide, or they leave a hole: then cells at the
-        rim of the region would be far too large.
+        If there are fewer than four points, or they leave a hole: then cells at its rim would be
+        far too large.
     """
     from scipy.spatial import ConvexHull, QhullError
 
-    remedy = "give `areas` when building the grid"
     try:
         hull = ConvexHull(points)
     except (QhullError, ValueError) as error:
         raise GridError(
-            f"`areas` of {len(points)} points cannot be derived (all in one plane); {remedy}"
+            f"`areas` of {len(points)} points cannot be derived (all in one plane); {_REMEDY}"
         ) from error
     faces = hull.simplices
     corners = points[faces]
@@ -218,12 +219,7 @@ def voronoi_areas(points: FloatArray, radius: float = EARTH_RADIUS) -> FloatArra
     faces[inward] = faces[inward][:, [0, 2, 1]]
     centres[inward] *= -1
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    hole = float(np.arccos(np.clip(np.einsum("fk,fk->f", centres, corners[:, 0]), -1, 1)).max())
-    if hole > _LARGEST_HOLE:
-        raise GridError(
-            f"`areas` cannot be derived: the points leave a hole of {np.rad2deg(hole):.3g} degrees "
-            f"radius and do not cover the sphere; {remedy}"
-        )
+    _check_covered(np.einsum("fk,fk->f", centres, corners[:, 0]))
     areas = np.zeros(len(points))
     for k in range(3):
         here, after, before = corners[:, k], corners[:, (k + 1) % 3], corners[:, (k + 2) % 3]
@@ -231,11 +227,30 @@ def voronoi_areas(points: FloatArray, radius: float = EARTH_RADIUS) -> FloatArra
             here, centres, here + before
         )
         areas += np.bincount(faces[:, k], weights=part, minlength=len(points))
-    if np.bincount(faces.reshape(-1), minlength=len(points)).min() == 0:
+    return _shared(areas, faces, points) * radius**2
+
+
+def _check_covered(cosines: FloatArray) -> None:
+    """Raise where a face, given the cosine of its circumscribed circle, spans a hole."""
+    radii = np.arccos(np.clip(cosines, -1, 1))
+    holes = radii > _LARGEST_HOLE
+    if holes.any():
         raise GridError(
-            f"`areas` cannot be derived: some of the {len(points)} points coincide; {remedy}"
+            "`areas` cannot be derived: the points leave a hole of "
+            f"{np.rad2deg(radii[holes].max()):.3g} degrees radius and do not cover the sphere; "
+            f"{_REMEDY}"
         )
-    return areas * radius**2
+
+
+def _shared(areas: FloatArray, faces: NDArray[np.int32], points: FloatArray) -> FloatArray:
+    """Divide cells among points that coincide, of which only one is a corner of faces."""
+    from scipy.spatial import cKDTree
+
+    corners = np.unique(faces)
+    if corners.size == len(points):
+        return areas
+    corner = corners[cKDTree(points[corners]).query(points)[1]]
+    return np.asarray((areas / np.maximum(1, np.bincount(corner, minlength=len(points))))[corner])
 
 
 def _triangle_area(a: FloatArray, b: FloatArray, c: FloatArray) -> FloatArray:
