@@ -20,6 +20,7 @@ from scisparse.grids import (
     ProjectedGrid,
     UnstructuredGrid,
     grid_from_dict,
+    icosahedral,
 )
 from scisparse.grids.base import unit_vectors
 from scisparse.grids.gaussian import gaussian_latitudes
@@ -266,6 +267,11 @@ def test_areas_need_points_around_the_sphere() -> None:
     assert given.areas.sum() == 60
     with pytest.raises(GridError, match="areas` of 3 points cannot be derived"):
         _ = random_points(3, 0).areas
+    world = icosahedral(4)
+    north = world.lat > np.deg2rad(-70)
+    with pytest.raises(GridError, match=r"hole of 2\d\.?\d* degrees radius"):
+        _ = UnstructuredGrid(world.lat[north], world.lon[north]).areas
+    assert random_points(20_000, 0).areas.min() > 0
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-9])

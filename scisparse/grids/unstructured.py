@@ -24,6 +24,9 @@ __all__ = ["UnstructuredGrid", "voronoi_areas"]
 
 # A tetrahedron, the sparsest set that covers the sphere evenly, leaves holes of 70.5 degrees.
 _LARGEST_HOLE = np.deg2rad(75.0)
+# A hole so many times as wide as the usual gaps at its rim is one where points were left out, such
+# as those on land: up to 100,000 random points leave 7, and a mesh eight times as fine inside 6.
+_WIDEST_RATIO = 8.0
 _REMEDY = "give `areas` when building the grid"
 
 
@@ -219,7 +222,7 @@ def voronoi_areas(points: FloatArray, radius: float = EARTH_RADIUS) -> FloatArra
     faces[inward] = faces[inward][:, [0, 2, 1]]
     centres[inward] *= -1
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    _check_covered(np.einsum("fk,fk->f", centres, corners[:, 0]))
+    _check_covered(faces, np.einsum("fk,fk->f", centres, corners[:, 0]), len(points))
     areas = np.zeros(len(points))
     for k in range(3):
         here, after, before = corners[:, k], corners[:, (k + 1) % 3], corners[:, (k + 2) % 3]
@@ -230,10 +233,13 @@ def voronoi_areas(points: FloatArray, radius: float = EARTH_RADIUS) -> FloatArra
     return _shared(areas, faces, points) * radius**2
 
 
-def _check_covered(cosines: FloatArray) -> None:
+def _check_covered(faces: NDArray[np.int32], cosines: FloatArray, size: int) -> None:
     """Raise where a face, given the cosine of its circumscribed circle, spans a hole."""
     radii = np.arccos(np.clip(cosines, -1, 1))
-    holes = radii > _LARGEST_HOLE
+    nearest = np.full(size, np.pi)
+    np.minimum.at(nearest, faces, radii[:, None])
+    usual = nearest[faces].max(axis=1)
+    holes = (radii > _LARGEST_HOLE) | (radii > _WIDEST_RATIO * usual)
     if holes.any():
         raise GridError(
             "`areas` cannot be derived: the points leave a hole of "
