@@ -64,3 +64,13 @@ def test_what_is_no_mask_order_or_number_is_named() -> None:
         pattern.reorder(torch.arange(4), "north")
     with pytest.raises(PatternError, match=r"`dense` \(NoneType\) must be booleans \[M, N\]: "):
         Pattern.from_dense(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [2.0, "2", True, None])
+def test_counts_of_points_that_are_no_integers_are_named(count: Any) -> None:
+    for name, counts in (("num_sites", (count, 2)), ("num_sources", (2, count))):
+        with pytest.raises(PatternError, match=rf"`{name}` \(={count!r}\) must be an integer"):
+            Pattern.from_edge_index([[0], [1]], *counts)
+    with pytest.raises(PatternError, match=r"`num_sites` \(=-1\) must be at least 0"):
+        Pattern.from_edge_index([[], []], -1, 2)
+    assert Pattern.from_edge_index([[0], [1]], np.int64(2), torch.tensor(2)).shape == (2, 2)

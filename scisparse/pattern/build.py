@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from scisparse.errors import PatternError
+from scisparse.grids.integers import integer_from
 from scisparse.pattern.checks import checked_edge_arrays, checked_edge_index
 from scisparse.pattern.edges import as_tensor, edge_order, index_dtype, row_ptr_of
 from scisparse.pattern.geometry import edge_geometry
@@ -43,6 +44,8 @@ def sorted_edges(
     edge_index: Tensor | ArrayLike, num_sites: int, num_sources: int, arrays: EdgeArrays
 ) -> _Fields:
     """Sort pairs of sources and sites by row; see ``Pattern.from_edge_index``."""
+    num_sites = integer_from("num_sites", num_sites, 0, PatternError)
+    num_sources = integer_from("num_sources", num_sources, 0, PatternError)
     source, site = checked_edge_index(edge_index, num_sites, num_sources)
     tap, distance, bearing = checked_edge_arrays(arrays._asdict(), site)
     order = edge_order(site, source, tap)
