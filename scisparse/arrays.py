@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from scisparse.errors import DataError, GridError
 from scisparse.grids import (
-    EARTH_RADIUS,
     Grid,
     LatLonGrid,
     ProjectedGrid,
     UnstructuredGrid,
     from_xarray,
 )
-from scisparse.grids.discovery import grid_dims
+from scisparse.grids.canonical import canonical_points, with_areas
+from scisparse.grids.discovery import grid_dims, has_grid
 from scisparse.grids.same import Labels, difference, labels_of, order_of
 from scisparse.grids.same import same_points as same_points
 
@@ -49,17 +49,10 @@ _NAMES = {
     "time": ("time", "valid_time", "forecast_reference_time", "init_time", "date", "s", "t"),
     "member": ("member", "members", "realization", "realisation", "number", "ensemble", "ens", "m"),
     "lead": (
-        "lead",
-        "lead_time",
-        "step",
-        "forecast_period",
-        "leadtime",
-        "l",
-        "prediction_timedelta",
-        "forecastmonth",
-        "leadtime_month",
+        "lead", "lead_time", "step", "forecast_period", "leadtime", "l", "prediction_timedelta",
+        "forecastmonth", "leadtime_month",
     ),
-}
+}  # fmt: skip
 _STANDARD_NAMES = {
     "time": ("time", "forecast_reference_time"),
     "member": ("realization",),
@@ -208,6 +201,12 @@ class Frame:
         GridError
             The grid cannot be found, or a coordinate is not sorted, repeats or is empty.
         """
+        frame = cls._found(obj, what)
+        return cls(with_areas(frame.grid), frame.space, frame.take)
+
+    @classmethod
+    def _found(cls, obj: _Object, what: str) -> Self:
+        """Frame of `obj`; areas of points, which take long, are not derived."""
         space: tuple[str, ...] = ()
         try:
             space = grid_dims(obj)
@@ -223,7 +222,7 @@ class Frame:
         if isinstance(grid, ProjectedGrid):
             take = (np.argsort(grid.y_axis), np.argsort(grid.x_axis))
             return cls(ProjectedGrid(grid.y_axis[take[0]], grid.x_axis[take[1]]), space, take)
-        return cls(_canonical_points(grid), space, (np.arange(grid.size),))
+        return cls(canonical_points(grid), space, (np.arange(grid.size),))
 
     @classmethod
     def on(cls, obj: _Object, grid: Grid, what: str, labels: Labels | None = None) -> Self:
@@ -245,7 +244,7 @@ class Frame:
         DataError
             `obj` lies on another grid; both are named.
         """
-        frame = cls.of(obj, what)
+        frame = cls._found(obj, what)
         order = order_of(frame.grid, grid, (labels_of(obj), labels) if labels else ({}, {}))
         if order is not None:
             return cls(grid, frame.space, (order,))
@@ -257,12 +256,19 @@ class Frame:
     def values(self, array: xr.DataArray, leading: Sequence[str]) -> FloatArray:
         """Values of `array` as float64 ``[*leading, *grid.shape]``, in canonical order.
 
-        Dims of `leading` that it does not have get length 1.
+        Dims of `leading` that it does not have get length 1. It may have the points in another
+        order than the object of the frame; without coordinates it is taken to have the same.
+
+        Raises
+        ------
+        DataError
+            `array` lies on another grid; both are named.
         """
+        frame = self._for(array)
         absent = [dim for dim in leading if dim not in array.dims]
-        ordered = array.expand_dims(absent).transpose(*leading, *self.space)
+        ordered = array.expand_dims(absent).transpose(*leading, *frame.space)
         values = ordered.values
-        for axis, take in enumerate(self.take, len(leading)):
+        for axis, take in enumerate(frame.take, len(leading)):
             values = _taken(values, take, axis)
         return np.array(values, dtype=np.float64, order="C")
 
@@ -278,18 +284,30 @@ class Frame:
         leading
             Names of the axes before the grid's.
         template
-            Object that the frame was made of; its coordinates along these dims are kept, with their
-            attributes, and the order of its dims.
+            Object that the frame was made of, or another on the same points; its coordinates along
+            these dims are kept, with their attributes, and the order of its dims.
         """
-        for axis, take in enumerate(self.take):
+        frame = self._for(template)
+        for axis, take in enumerate(frame.take):
             values = np.take(values, np.argsort(take), axis=len(leading) + axis)
-        dims = [*leading, *self.space]
+        dims = [*leading, *frame.space]
         coords = {
             name: coord for name, coord in template.coords.items() if set(coord.dims) <= set(dims)
         }
         array = xr.DataArray(values, dims=dims, coords=coords)
         order = [dim for dim in template.dims if dim in dims]
         return array.transpose(*[dim for dim in dims if dim not in order], *order)
+
+    def _for(self, obj: _Object) -> Self:
+        """Frame of another object on the same points, in its order where its coordinates tell."""
+        if not has_grid(obj):
+            return self
+        grid = self._found(obj, "the array").grid
+        points = isinstance(grid, UnstructuredGrid) and (grid.size,) == self.take[0].shape
+        # Points at one place may be told apart by more than is known here.
+        if points and same_points(UnstructuredGrid.from_grid(grid, self.take[0]), self.grid):
+            return self
+        return self.on(obj, self.grid, "the array")
 
 
 def with_coordinates(data: _Object) -> _Object:
@@ -345,27 +363,6 @@ def eastward(longitude: FloatArray) -> FloatArray:
     gaps = np.diff(rising, prepend=rising[-1] - 360.0)
     first = rising[np.argmax(gaps > gaps.max() - 1e-3)]
     return np.where(circle < first, circle + 360.0, circle)
-
-
-def _canonical_points(grid: Grid) -> UnstructuredGrid:
-    """Points with longitudes from 0 to 360 and areas: equal ones where they leave gaps."""
-    lon = np.round(np.mod(np.rad2deg(grid.lon), 360.0), 9) % 360.0
-    points = UnstructuredGrid(grid.lat, np.deg2rad(lon), dims=grid.dims[:1])
-    try:
-        areas = points.areas
-    except GridError:
-        areas = np.full(points.size, _usual_distance(points.positions()) ** 2)
-    return UnstructuredGrid(points.lat, points.lon, areas=areas, dims=grid.dims[:1])
-
-
-def _usual_distance(positions: FloatArray) -> float:
-    """Median distance in metres from a point on the sphere to the next; 1 if there is no other."""
-    from scipy.spatial import cKDTree
-
-    unique = np.unique(positions, axis=0)
-    if len(unique) == 1:
-        return 1.0
-    return EARTH_RADIUS * float(np.median(cKDTree(unique).query(unique, k=2)[0][:, 1]))
 
 
 def _taken(values: NDArray[Any], take: NDArray[np.int64], axis: int) -> NDArray[Any]:

@@ -159,6 +159,24 @@ def test_single_precision_longitudes_are_the_same_in_both_conventions(step: floa
     assert Frame.of(data).grid == Frame.of(other).grid
 
 
+@pytest.mark.parametrize("stacked", [False, True])
+def test_arrays_are_read_and_written_in_their_own_order(stacked: bool) -> None:
+    coords = {"lat": [10.0, 0.0, -10.0], "lon": [0.0, 90.0, 180.0, 270.0]}
+    field = xr.DataArray(np.arange(12.0).reshape(3, 4), coords, ("lat", "lon"))
+    if stacked:
+        field = field.stack(cell=("lat", "lon"), create_index=False)
+    frame = Frame.of(field)
+    other = field.isel({field.dims[0]: slice(None, None, -1)})
+    inside = frame.values(field, [])
+    np.testing.assert_array_equal(frame.values(other, []), inside)
+    xr.testing.assert_equal(frame.wrap(inside, [], other), other)
+    bare = field.drop_vars(["lat", "lon"])
+    np.testing.assert_array_equal(frame.values(bare, []), inside)
+    for wrong in (field.assign_coords(lat=field["lat"] + 30.0), field[:2]):
+        with pytest.raises(DataError, match=r"the array is on .* but .* is needed"):
+            frame.values(wrong, [])
+
+
 def test_projected_axes_rise_in_metres() -> None:
     data = xr.DataArray(
         np.arange(6.0).reshape(2, 3),
