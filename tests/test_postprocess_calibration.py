@@ -54,6 +54,19 @@ def test_points_observed_in_one_season_have_no_bias(method: str) -> None:
     assert np.sqrt((others**2).mean()) < 1.3 * NOISE
 
 
+@pytest.mark.parametrize("method", ["emos", "emos_local", "local"])
+def test_the_first_rain_of_a_dry_point_leaves_the_others_alone(method: str) -> None:
+    field, observed = (each.clip(min=0.0) for each in rain("censored_normal", 60))
+    field[..., 0, 0] = observed[..., 0, 0] = 0.0
+    spread = []
+    for event in (0.0, 3.0):
+        observed[7, 0, 0] = event
+        model = PostProcessor(method, target="t2m", distribution="censored_normal", progress=False)
+        predicted = model.fit(field[:40], observed[:40]).predict(field[40:])
+        spread.append(float(predicted["t2m_std"][:, 1:].mean()))
+    assert spread[1] == pytest.approx(spread[0], rel=0.1)
+
+
 @pytest.mark.parametrize("method", ["emos_local", "local", "unet_local"])
 def test_each_point_has_the_spread_of_its_own_errors(method: str) -> None:
     field, observed = ensemble(400)

@@ -50,6 +50,7 @@ _RIDGES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 _GAINS = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)
 _REACH = 2.5  # where a stencil ends, in lengths: the taper has fallen to 4 %
 _MOST_EDGES = 1_000_000  # of a stencil longer than the shortest
+_SMALLEST = 1e-6  # spread of anomalies below which a point is constant, but for rounding
 _CHUNK = 20_000_000  # numbers held at once
 
 
@@ -198,7 +199,7 @@ def _folds(
         middle[block] = np.where(present, rest, 0.0).sum(0) / np.maximum(count, 1)
         squares = np.where(present, rest - middle[block[0]], 0.0) ** 2
         deviation[block] = np.sqrt(squares.sum(0) / np.maximum(count - 1, 1))
-    deviation = np.where(deviation > 0, deviation, 1.0)
+    deviation = np.where(deviation > _SMALLEST, deviation, 1.0)
     folds = Folds(
         blocks=parts,
         standards=[],

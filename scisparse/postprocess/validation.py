@@ -20,6 +20,8 @@ FloatArray = NDArray[np.float64]
 # Less than 1: where all members agree, as on a day without rain, the error is not sure to be 0.
 _SPREADS = (0.0, 0.25, 0.5, 0.9)
 _MOST_BLOCKS = 30
+# Standardised errors beyond are of first events, at points that never varied in the other blocks.
+_LARGEST_ERROR = 1e3
 
 
 def blocks(cases: int | NDArray[np.int64], most: int = _MOST_BLOCKS) -> list[NDArray[np.int64]]:
@@ -90,7 +92,7 @@ class Folds:
     def mean_error(self, location: FloatArray) -> float:
         """Root of the weighted mean square error of predictions, in standardised units."""
         error = self.target - location
-        weight = np.where(np.isfinite(error), self.weights, 0.0)
+        weight = np.where(np.abs(error) < _LARGEST_ERROR, self.weights, 0.0)
         mean_square = (weight * np.nan_to_num(error) ** 2).sum() / max(weight.sum(), 1e-300)
         return float(np.sqrt(mean_square))
 
