@@ -73,4 +73,5 @@ def test_counts_of_points_that_are_no_integers_are_named(count: Any) -> None:
             Pattern.from_edge_index([[0], [1]], *counts)
     with pytest.raises(PatternError, match=r"`num_sites` \(=-1\) must be at least 0"):
         Pattern.from_edge_index([[], []], -1, 2)
-    assert Pattern.from_edge_index([[0], [1]], np.int64(2), torch.tensor(2)).shape == (2, 2)
+    twos: Any = np.int64(2), torch.tensor(2)
+    assert Pattern.from_edge_index([[0], [1]], *twos).shape == (2, 2)
