@@ -236,7 +236,8 @@ class AttentionWork:
         bias = tensor(1, edges, 1, dtype=real) if self.heads == 1 else None  # areas of cells
         lse = tensor(*q.shape[:3], dtype=real)
         weight = tensor(batch, edges, self.heads, dtype=real)
-        inputs, space = Inputs(q, k, k, edge_q, attr, bias), (weight, weight)
+        inputs = Inputs(q, k, k, edge_q, attr, bias)
+        space = tensor(batch, self.heads, edges, 2, dtype=real)
         results = q, tensor(0) if edge_q is None else edge_q, lse
         b = attention_binding
         yield "forward", b.attention_call(inputs, plain, 0.5, results)

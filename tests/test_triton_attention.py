@@ -78,11 +78,13 @@ class Problem:
 
 # Tiles of the forward pass as a GPU gets them: rows of few numbers, edges side by side.
 TILES = [
-    (Attention(1, 9, 40, 1, 16, fan_in=14), torch.float32, {"slots": 4, "sites": 2, "unroll": 4}),
-    (Attention(2, 5, 60, 1, 8, fan_in=40), torch.float64, {"slots": 8, "unroll": 4}),
-    (Attention(1, 3, 80, 2, 64, fan_in=70), torch.float16, {"slots": 4, "warps": 2}),
-    (Attention(1, 5, 6, 12, 64), torch.float32, {"heads": 4, "slots": 1, "warps": 2}),
-    (Attention(1, 5, 6, 8, 80, groups=4, edge_width=3), torch.float64, {"heads": 2}),
+    (Attention(1, 9, 40, 1, 16, fan_in=14), torch.float32, {"slots": 1, "sites": 8, "unroll": 4}),
+    (Attention(2, 5, 60, 1, 8, fan_in=40), torch.float64, {"slots": 2, "unroll": 4}),
+    (Attention(1, 3, 80, 2, 64, fan_in=70), torch.float16, {"slots": 2, "sites": 4, "warps": 4}),
+    (Attention(1, 5, 6, 12, 64), torch.float32, {"heads": 1, "slots": 1, "sites": 8}),
+    (Attention(1, 5, 6, 8, 80, groups=4, edge_width=3), torch.float64, {"heads": 1, "sites": 2}),
+    (Attention(1, 9, 6, 6, 24, groups=3), torch.bfloat16, {"heads": 2, "warps": 2}),
+    (Attention(2, 9, 6, 5, 32, groups=5), torch.bfloat16, {"heads": 2, "sites": 8}),
     (Attention(1, 3, 5, 1, 1100), torch.float32, {"heads": 1, "warps": 4, "unroll": 1}),
     (ALL, torch.float32, {"heads": 4}),
 ]
@@ -149,8 +151,8 @@ def test_offsets_of_64_bits_give_the_same_bits() -> None:
     assert attr is not None
     (grad, grad_edge), count = problem.grads, edges.col.numel()
     lse = triton.attention(problem.inputs, edges, SCALE)[2]
-    per_edge = torch.randn(2, q.shape[0], count, q.shape[2], device=q.device)
-    space = (per_edge[0], per_edge[1])
+    space = torch.randn(q.shape[0], q.shape[2], count, 2, device=q.device)
+    per_edge = torch.randn(q.shape[0], count, q.shape[2], device=q.device)
     site = site_of_edge(edges.row_ptr, count)
     keys = torch.randn(*k.shape[:2], *q.shape[2:], device=q.device)
 
@@ -164,12 +166,12 @@ def test_offsets_of_64_bits_give_the_same_bits() -> None:
             triton.attention_call(inputs, edges, SCALE, (new(q), new(edge_q), new(lse))),
             triton.sites_call(
                 *((grad, grad_edge), lse, inputs, edges, SCALE),
-                *((new(q), new(edge_q)), (new(space[0]), new(space[1]))),
+                *((new(q), new(edge_q)), new(space)),
             ),
             triton.sources_call(grad, q, edges_t, SCALE, space, (new(k), new(v))),
             triton.edges_call(space, edge_q, grad_edge, site, new(attr)),
-            triton_product_calls.spmm_call(space[0], q, edges_t, new(keys)),
-            triton_product_calls.sddmm_call(keys, q, edges_t, new(space[0])),
+            triton_product_calls.spmm_call(per_edge, q, edges_t, new(keys)),
+            triton_product_calls.sddmm_call(keys, q, edges_t, new(per_edge)),
         ]
 
     results: list[list[Tensor]] = []

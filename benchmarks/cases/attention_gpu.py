@@ -22,8 +22,12 @@ from benchmarks.cases.globe import decoder, encoder
 from benchmarks.registry import Implementation, Samples, Work
 from scisparse.kernels import graph_attention
 from scisparse.layers import PatternEdges
+from scisparse.orders import hilbert
 from scisparse.pattern import Pattern
 from scisparse.patterns import mesh
+
+Run = Callable[[Tensor, Tensor], Tensor]
+Numbers = tuple[Tensor, Tensor]
 
 GPU = Place("cuda")
 HALF = Place("cuda", torch.float16)
@@ -45,16 +49,13 @@ def operator_work(make: Callable[[], Pattern], sizes: Sizes, place: Place = HALF
     torch.manual_seed(0)
     pattern = make()
     edges = PatternEdges(pattern).to(place.device)
-    source, site = edges.col.long(), pattern.rows().to(place.device)
+    source, site, shape = edges.col.long(), pattern.rows().to(place.device), pattern.shape
     x = place.random(1, pattern.num_sites, sizes.heads, sizes.width)
     kv = place.random(2, 1, pattern.num_sources, sizes.heads, sizes.width)
     grad = place.random(*x.shape)
     sites, sources = place.below(0, pattern.num_sites), place.below(0, pattern.num_sources)
 
-    def samples(output: Tensor, grad_x: Tensor, grad_weight: Tensor) -> Samples:
-        return Samples(output[:, sites], grad_x[:, sites], grad_weight[:, :, sources])
-
-    def ours(x: Tensor, kv: Tensor) -> Tensor:
+    def ours(edges: PatternEdges, x: Tensor, kv: Tensor) -> Tensor:
         return graph_attention(
             x, kv[0], kv[1], edges.row_ptr, edges.col, transpose=edges.transposed
         )
@@ -62,26 +63,41 @@ def operator_work(make: Callable[[], Pattern], sizes: Sizes, place: Place = HALF
     def torch_own(x: Tensor, kv: Tensor) -> Tensor:
         return gather_scatter(x, kv[0], kv[1], source, site)
 
-    def implementation(name: str, run: Callable[[Tensor, Tensor], Tensor]) -> Implementation:
+    def implementation(name: str, run: Run, numbers: Numbers | None = None) -> Implementation:
+        order, source_order = numbers or (torch.arange(n, device=place.device) for n in shape)
+        checked = (order.argsort()[sites], source_order.argsort()[sources])
+
+        def samples(output: Tensor, grad_x: Tensor, grad_kv: Tensor) -> Samples:
+            rows, columns = checked
+            return Samples(output[:, rows], grad_x[:, rows], grad_kv[:, :, columns])
+
         return Implementation(
             name=name,
-            ours=name == "scisparse",
-            x=x,
-            weight=kv,
-            grad=grad,
+            ours=name.startswith("scisparse"),
+            x=x[:, order],
+            weight=kv[:, :, source_order],
+            grad=grad[:, order],
             run=run,
             samples=samples,
         )
 
+    def along_curves() -> Implementation:
+        """Points that are near each other have near numbers, as a model may give them once."""
+        site_grid, source_grid = pattern.site_grid, pattern.source_grid
+        if site_grid is None or source_grid is None:
+            raise ValueError("only points on a grid lie along a curve")
+        numbers = hilbert(site_grid), hilbert(source_grid)
+        moved = PatternEdges(pattern.reorder(*numbers)).to(place.device)
+        there = (numbers[0].to(place.device), numbers[1].to(place.device))
+        return implementation("scisparse, Hilbert order", partial(ours, moved), there)
+
+    compiled = torch.compile(torch_own, dynamic=False)
     return Work(
         makers=[
-            partial(implementation, "scisparse", ours),
+            partial(implementation, "scisparse", partial(ours, edges)),
+            along_curves,
             partial(implementation, "gather + scatter", torch_own),
-            partial(
-                implementation,
-                "gather + scatter, compiled",
-                torch.compile(torch_own, dynamic=False),
-            ),
+            partial(implementation, "gather + scatter, compiled", compiled),
         ],
         expected=on_cpu(_exact(x, kv, grad, (sites, sources), (source, site))),
         cost=cost_of(pattern, sizes, 0, place.dtype.itemsize),

@@ -13,8 +13,10 @@ from scisparse.kernels._triton import power_of_two
 __all__ = ["EdgePlan", "RowPlan", "plan_edges", "plan_rows"]
 
 LINE = 128  # bytes of a cache line
+PIECE = 256  # bytes of a row of sources that a program reads, where there are more heads
 WARP = 32
 MOST_WARPS = 4
+SITES = 8  # rows of a program, which share sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,26 +47,24 @@ def plan_rows(heads: int, width: int, itemsize: int, fan_in: float, unroll: int)
     heads, width, itemsize
         Heads, numbers of a head, bytes of a number.
     fan_in
-        Mean number of edges of a row.
+        Mean number of edges of a row; long rows are split into slots.
     unroll
         The most tiles to read before one is used.
 
     Examples
     --------
-    >>> plan_rows(16, 64, 2, fan_in=8, unroll=4)  # one edge fills four warps
-    RowPlan(sites=1, slots=1, heads=16, unroll=4, warps=4)
-    >>> plan_rows(1, 16, 4, fan_in=9, unroll=4)  # four threads read an edge
-    RowPlan(sites=4, slots=2, heads=1, unroll=4, warps=1)
+    >>> plan_rows(16, 64, 2, fan_in=8, unroll=4)  # 16 threads read two heads of an edge
+    RowPlan(sites=8, slots=1, heads=2, unroll=4, warps=4)
+    >>> plan_rows(1, 16, 4, fan_in=100, unroll=4)  # four threads read an edge
+    RowPlan(sites=4, slots=8, heads=1, unroll=4, warps=4)
     """
     vector, numbers = 16 // itemsize, power_of_two(width)
     block = _heads(heads, numbers, itemsize)
     threads = max(1, block * numbers // vector)  # of an edge
-    warps = max(1, min(threads // WARP, MOST_WARPS))
-    at_once = max(1, WARP * warps // threads)
-    slots = min(at_once, power_of_two(max(1, int(fan_in / 4))))
-    sites = at_once // slots
-    while sites == 1 and warps < MOST_WARPS and 16 * slots < fan_in:
-        slots, warps = 2 * slots, 2 * warps
+    at_once = max(1, WARP * MOST_WARPS // threads)
+    slots = min(at_once, power_of_two(max(1, int(fan_in / 16))))
+    sites = min(at_once // slots, max(SITES, WARP // (threads * slots)))
+    warps = max(1, min(MOST_WARPS, sites * slots * threads // WARP))
     # Numbers of a tile that a thread holds.
     held = max(1, slots * sites * block * numbers // (WARP * warps * vector))
     unroll = max(1, min(unroll // held, power_of_two(max(1, int(fan_in / slots)))))
@@ -79,8 +79,10 @@ def plan_edges(heads: int, width: int) -> EdgePlan:
 
 
 def _heads(heads: int, numbers: int, itemsize: int) -> int:
-    """Heads of a tile: the fewest idle ones, then the most, of those that fill cache lines."""
+    """Heads of a tile: of sizes that fill cache lines and idle least, the least that is a piece."""
     most = max(1, WARP * MOST_WARPS * 16 // (numbers * itemsize))
     sizes = [1 << n for n in range(power_of_two(heads).bit_length()) if 1 << n <= most]
     full = [n for n in sizes if n * numbers * itemsize >= LINE] or sizes[-1:]
-    return min(full, key=lambda n: (-(-heads // n) * n, -n))
+    least = min(-(-heads // n) * n for n in full)
+    busy = [n for n in full if -(-heads // n) * n == least]
+    return next((n for n in busy if n * numbers * itemsize >= PIECE), busy[-1])

@@ -109,12 +109,12 @@ def attention_backward(
         return out if out.edge_q is None else out._replace(edge_q=wide.with_room(out.edge_q))
     site = None if out.edge_attr is None else site_of_edge(edges.row_ptr, count).to(edges.col.dtype)
     step = max(1, min(batch, WORKSPACE // (2 * real.itemsize * count * heads)))
-    weights, slopes = q.new_empty(2, step, count, heads, dtype=real)
+    pairs = q.new_empty(step, heads, count, 2, dtype=real)
     for first in range(0, batch, step):
         part = slice(first, min(first + step, batch))
         some = _batches(inputs, part)
         to = _batches(out, part)
-        space = weights[: some.q.shape[0]], slopes[: some.q.shape[0]]
+        space = pairs[: some.q.shape[0]]
         grads = grad[part], None if grad_edge is None else grad_edge[part]
         sites_call(grads, lse[part], some, edges, scale, (to.q, to.edge_q), space).run(q.device)
         sources_call(grads[0], some.q, edges_t, scale, space, (to.k, to.v)).run(q.device)
@@ -123,7 +123,7 @@ def attention_backward(
             edges_call(space, some.edge_q, grads[1], site, one).run(q.device)
             out.edge_attr.add_(one)
         if to.bias is not None:
-            to.bias.add_(space[1].sum_to_size(to.bias.shape))
+            to.bias.add_(space[..., 1].transpose(1, 2).sum_to_size(to.bias.shape))
     return out if out.edge_q is None else out._replace(edge_q=wide.with_room(out.edge_q))
 
 
@@ -134,15 +134,15 @@ def sites_call(
     edges: Edges,
     scale: float,
     results: tuple[Tensor, Tensor | None],
-    space: tuple[Tensor, Tensor],
+    space: Tensor,
 ) -> Call:
-    """Return the call that fills gradients at the sites; weights and slopes ``[B, E, H]``."""
+    """Return the call that fills gradients at the sites; weights and slopes ``[B, H, E, 2]``."""
     q, k, v, edge_q, attr, bias = inputs
     plan = plan_of(q, v, edges, q.shape[2], 2, 0 if attr is None else attr.shape[1])
-    constants = _constants(plan, inputs, (*inputs, *edges, *results, *grads, *space))
+    constants = _constants(plan, inputs, (*inputs, *edges, *results, *grads, space))
     constants |= {"CARRIED": grads[1] is not None and constants["A"] > 0}
     blocks = ceil_div(q.shape[2], plan.heads)
-    tensors = tensors_of(*grads, lse, q, k, v, edge_q, attr, bias, *edges[:2], *results, *space)
+    tensors = tensors_of(*grads, lse, q, k, v, edge_q, attr, bias, *edges[:2], *results, space)
     rows = q.shape[0] * q.shape[1]
     sizes = (float(scale), q.shape[1], k.shape[1], edges.col.numel(), rows, blocks, *_steps(bias))
     programs = ceil_div(rows, plan.sites) * blocks
@@ -154,13 +154,13 @@ def sources_call(
     q: Tensor,
     edges_t: Edges,
     scale: float,
-    space: tuple[Tensor, Tensor],
+    space: Tensor,
     results: tuple[Tensor, Tensor],
 ) -> Call:
     """Return the call that fills the gradients of keys and values."""
     (batch, sources, groups, _), heads = results[0].shape, q.shape[2]
     plan = plan_of(q, grad, edges_t, groups, 2)
-    tensors = tensors_of(*space, q, grad, *edges_t, *results)
+    tensors = tensors_of(space, q, grad, *edges_t, *results)
     constants = {"H": heads, "GROUP": heads // groups} | widths_of(D=q.shape[3], V=grad.shape[3])
     constants |= tile_of(plan, q.dtype, tensors)
     blocks, rows = ceil_div(groups, plan.heads), batch * sources
@@ -170,16 +170,16 @@ def sources_call(
 
 
 def edges_call(
-    space: tuple[Tensor, Tensor],
+    space: Tensor,
     edge_q: Tensor | None,
     grad_edge: Tensor | None,
     site: Tensor,
     out: Tensor,
 ) -> Call:
     """Return the call that fills the gradient ``[E, A]`` of what edges carry."""
-    batch, count, heads = space[0].shape
+    batch, heads, count, _ = space.shape
     plan = plan_edges(heads, out.shape[1])
-    tensors = tensors_of(*space, edge_q, grad_edge, site, out)
+    tensors = tensors_of(space, edge_q, grad_edge, site, out)
     constants = {"H": heads, "CARRIED": grad_edge is not None} | widths_of(A=out.shape[1])
     constants |= {"ACC": accumulator_type(out.dtype), "WIDE": is_wide(*tensors)}
     constants |= {"K": plan.edges, "BH": plan.heads}

@@ -10,7 +10,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from scisparse.kernels.graph_attention.triton_tiles import SIZES, own_rows, own_sites, read, write
+from scisparse.kernels.graph_attention.triton_tiles import (
+    SIZES,
+    own_heads,
+    own_rows,
+    own_sites,
+    read,
+    write,
+)
 
 __all__ = ["extreme_rows"]
 
@@ -29,11 +36,9 @@ def extreme_rows(
     """
     INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
     NONE: tl.constexpr = 2147483647
-    program = tl.program_id(0)
-    h = program % blocks * BH + tl.arange(0, BH)
-    tile = program // blocks
+    h, tile = own_heads(blocks, BH)
     _, b, first, length, slot = own_rows(tile, row_ptr, sites, rows, INDEX, SITES, SLOTS)
-    is_head = (h < H)[None, :]
+    is_head = h < H
     best = tl.full([SITES * SLOTS, BH, BD], float("-inf"), ACC)
     place = tl.full([SITES * SLOTS, BH, BD], NONE, tl.int32)
     for start in range(0, tl.max(length), SLOTS * UNROLL):
@@ -44,10 +49,10 @@ def extreme_rows(
             inside = j < length
             wanted = is_head & inside[:, None]
             e = first + j
-            at = (b * sources + tl.load(col + e, inside, 0).to(INDEX))[:, None] * H + h[None, :]
+            at = (b * sources + tl.load(col + e, inside, 0).to(INDEX))[:, None] * H + h
             if not SHARED:
                 e += b * edges
-            factors = factors + (tl.load(value + e[:, None] * H + h[None, :], wanted, 0),)
+            factors = factors + (tl.load(value + e[:, None] * H + h, wanted, 0),)
             terms = terms + (read(x, at, wanted, D, BD, ACC),)
         for u in tl.static_range(UNROLL):
             j = (start + u * SLOTS + slot)[:, None, None]
@@ -64,7 +69,7 @@ def extreme_rows(
         best = -best
     at = own_sites(tile, INDEX, SITES)
     own = is_head & (at < rows)
-    at = at * H + h[None, :]
+    at = at * H + h
     write(y, at, tl.where(nothing, 0, best), own, D, BD)
     write(choice, at, tl.where(nothing, -1, place), own, D, BD)
 

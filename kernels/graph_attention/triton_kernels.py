@@ -14,6 +14,7 @@ from scisparse.kernels.graph_attention.triton_tiles import (
     exp_below,
     merge,
     merge_heads,
+    own_heads,
     own_rows,
     own_sites,
     read,
@@ -40,9 +41,7 @@ def attention_rows(
     """
     INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
     R: tl.constexpr = SITES * SLOTS
-    program = tl.program_id(0)
-    h = (program % blocks * BH + tl.arange(0, BH))[None, :]
-    tile = program // blocks
+    h, tile = own_heads(blocks, BH)
     row, b, first, length, slot = own_rows(tile, row_ptr, sites, rows, INDEX, SITES, SLOTS)
     own = (h < H) & (row < rows)[:, None]
     query = read(q, row[:, None] * H + h, own, D, BD, ACC)
@@ -107,39 +106,63 @@ def attention_rows(
 
 
 @triton.jit
-def _normalise(weights, slopes, first, length, slot, inverse, mean, h, H, SLOTS: tl.constexpr):
-    """Make weights and slopes of the ``p`` and ``dp`` that threads have left there."""
+def _pair(b, h, e, edges, H: tl.constexpr):
+    """Where the pair of numbers of an edge and a head is in a space ``[B, H, E, 2]``: ``[R, BH]``.
+
+    What a block of heads has is one piece of memory, and both numbers lie in one sector of it.
+    """
+    return 2 * ((b * H + h) * edges + e)
+
+
+@triton.jit
+def _both(b, h, e, edges, H: tl.constexpr):
+    """Where both numbers of the pairs of R edges are, ``[R, BH, 2]``."""
+    at = _pair(b[:, None], h, e[:, None], edges, H)
+    return at[:, :, None] + tl.arange(0, 2)[None, None, :]
+
+
+@triton.jit
+def _normalise(
+    space, b, h, first, edges, length, slot, inverse, mean,
+    H: tl.constexpr, SLOTS: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """Make weights and slopes of the ``p`` and ``dp`` that threads have left in `space`."""
     tl.debug_barrier()  # they may be other threads
-    for start in range(0, tl.max(length), SLOTS):
-        at = (first + start + slot)[:, None] * H + h
-        wanted = (h < H) & (start + slot < length)[:, None]
-        weight = tl.load(weights + at, wanted, 0) * inverse
-        slope = weight * (tl.load(slopes + at, wanted, 0) - mean)
+    for start in range(0, tl.max(length), SLOTS * UNROLL):
+        made = ()
+        for u in tl.static_range(UNROLL):
+            j = start + u * SLOTS + slot
+            wanted = (h < H) & (j < length)[:, None]
+            at = _both(b, h, first + j, edges, H)
+            weight, slope = tl.split(tl.load(space + at, wanted[:, :, None], 0))
+            weight *= inverse
+            made = made + (tl.join(weight, weight * (slope - mean)),)
         tl.debug_barrier()  # all have read
-        tl.store(weights + at, weight, wanted)
-        tl.store(slopes + at, slope, wanted)
+        for u in tl.static_range(UNROLL):
+            j = start + u * SLOTS + slot
+            wanted = (h < H) & (j < length)[:, None]
+            at = _both(b, h, first + j, edges, H)
+            tl.store(space + at, made[u], wanted[:, :, None])
 
 
 @triton.jit(do_not_specialize=SIZES)
 def attention_sites(
     grad, grad_edge, lse, q, k, v, edge_q, attr, bias, row_ptr, col,
-    grad_q, grad_edge_q, weights, slopes,
+    grad_q, grad_edge_q, space,
     scale: tl.float64, sites, sources, edges, rows, blocks, bias_batch, bias_edge, bias_head,
     H: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr, A: tl.constexpr,
     BIASED: tl.constexpr, CARRIED: tl.constexpr, ACC: tl.constexpr, WIDE: tl.constexpr,
     SITES: tl.constexpr, SLOTS: tl.constexpr, BH: tl.constexpr, UNROLL: tl.constexpr,
     BD: tl.constexpr, BV: tl.constexpr, BA: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the queries; weights ``p`` and slopes ``p (dp - mean)`` of all edges.
+    """Gradients of the queries; weight ``p`` and slope ``p (dp - mean)`` of all edges, in `space`.
 
     ``sum p (dp - mean) k`` is kept as sums of ``p dp k`` and of ``p k``: keys are read once. The
     edges hold ``p`` and ``dp`` until ``mean = sum p dp`` is known. `CARRIED`: with `grad_edge`.
     """
     INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
     R: tl.constexpr = SITES * SLOTS
-    program = tl.program_id(0)
-    h = (program % blocks * BH + tl.arange(0, BH))[None, :]
-    tile = program // blocks
+    h, tile = own_heads(blocks, BH)
     row, b, first, length, slot = own_rows(tile, row_ptr, sites, rows, INDEX, SITES, SLOTS)
     own = (h < H) & (row < rows)[:, None]
     at = row[:, None] * H + h
@@ -180,9 +203,8 @@ def attention_sites(
             # Another order of sums than in the forward pass may put a score above its logarithm.
             above = score - level
             weight = tl.where(wanted, tl.exp(tl.where(above > 60, 60.0, above)), 0.0)
-            at = (b * edges + first + j)[:, None] * H + h
-            tl.store(weights + at, weight, wanted)
-            tl.store(slopes + at, slope, wanted)
+            pair = tl.join(weight, slope)
+            tl.store(space + _both(b, h, first + j, edges, H), pair, wanted[:, :, None])
             total += weight
             mean += weight * slope
             sums += weight[:, :, None] * keys[u]
@@ -200,12 +222,12 @@ def attention_sites(
     if A > 0:
         sums = (edge_sloped - mean[:, :, None] * edge_sums) * inverse[:, :, None]
         write(grad_edge_q, site * H + h, merge(sums, SITES, SLOTS, BH, BA), own, A, BA)
-    _normalise(weights, slopes, b * edges + first, length, slot, inverse, mean, h, H, SLOTS)
+    _normalise(space, b, h, first, edges, length, slot, inverse, mean, H, SLOTS, UNROLL)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def attention_sources(
-    weights, slopes, q, grad, row_ptr, col, tie, grad_k, grad_v,
+    space, q, grad, row_ptr, col, tie, grad_k, grad_v,
     scale: tl.float64, sites, sources, edges, rows, blocks,
     H: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
     ACC: tl.constexpr, WIDE: tl.constexpr,
@@ -220,15 +242,13 @@ def attention_sources(
     INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
     R: tl.constexpr = SITES * SLOTS
     G: tl.constexpr = H // GROUP
-    program = tl.program_id(0)
-    g = program % blocks * BH + tl.arange(0, BH)
-    tile = program // blocks
+    g, tile = own_heads(blocks, BH)
     _, b, first, length, slot = own_rows(tile, row_ptr, sites, rows, INDEX, SITES, SLOTS)
-    is_head = (g < G)[None, :]
+    is_head = g < G
     key = tl.zeros([R, BH, BD], ACC)
     value = tl.zeros([R, BH, BV], ACC)
     for r in range(0, GROUP):
-        h = (g * GROUP + r)[None, :]
+        h = g * GROUP + r
         for start in range(0, tl.max(length), SLOTS * UNROLL):
             terms = ()
             for u in tl.static_range(UNROLL):
@@ -237,16 +257,16 @@ def attention_sources(
                 wanted = is_head & inside[:, None]
                 place = tl.load(tie + first + j, inside, 0).to(INDEX)
                 at = (b * sources + tl.load(col + first + j, inside, 0).to(INDEX))[:, None] * H + h
-                at_edge = (b * edges + place)[:, None] * H + h
-                slope = tl.load(slopes + at_edge, wanted, 0)[:, :, None]
-                weight = tl.load(weights + at_edge, wanted, 0)[:, :, None]
+                pair = _pair(b[:, None], h, place[:, None], edges, H)
+                slope = tl.load(space + pair + 1, wanted, 0)[:, :, None]
+                weight = tl.load(space + pair, wanted, 0)[:, :, None]
                 terms = terms + ((slope, read(q, at, wanted, D, BD, ACC)),)
                 terms = terms + ((weight, read(grad, at, wanted, V, BV, ACC)),)
             for u in tl.static_range(UNROLL):
                 key += terms[2 * u][0] * terms[2 * u][1]
                 value += terms[2 * u + 1][0] * terms[2 * u + 1][1]
     site = own_sites(tile, INDEX, SITES)
-    at = site * G + g[None, :]
+    at = site * G + g
     own = is_head & (site < rows)
     factor = tl.full([], scale, ACC)
     write(grad_k, at, merge(key, SITES, SLOTS, BH, BD) * factor, own, D, BD)
@@ -255,7 +275,7 @@ def attention_sources(
 
 @triton.jit(do_not_specialize=SIZES)
 def attention_edges(
-    weights, slopes, edge_q, grad_edge, site, out, batch, sites, edges,
+    space, edge_q, grad_edge, site, out, batch, sites, edges,
     H: tl.constexpr, A: tl.constexpr, CARRIED: tl.constexpr, ACC: tl.constexpr, WIDE: tl.constexpr,
     K: tl.constexpr, BH: tl.constexpr, BA: tl.constexpr,
 ):  # fmt: skip
@@ -273,11 +293,11 @@ def attention_edges(
             h = block + tl.arange(0, BH)[None, :]
             wanted = inside[:, None] & (h < H)
             at = (tl.cast(b, INDEX) * sites + row)[:, None] * H + h
-            at_edge = (tl.cast(b, INDEX) * edges + edge)[:, None] * H + h
-            slope = tl.load(slopes + at_edge, wanted, 0)
+            pair = _pair(tl.cast(b, INDEX), h, edge[:, None], edges, H)
+            slope = tl.load(space + pair + 1, wanted, 0)
             total += slope[:, :, None] * read(edge_q, at, wanted, A, BA, ACC)
             if CARRIED:
-                weight = tl.load(weights + at_edge, wanted, 0)
+                weight = tl.load(space + pair, wanted, 0)
                 total += weight[:, :, None] * read(grad_edge, at, wanted, A, BA, ACC)
     a = tl.arange(0, BA)[None, :]
     tl.store(out + edge[:, None] * A + a, tl.sum(total, 1), inside[:, None] & (a < A))

@@ -12,6 +12,7 @@ import triton.language as tl
 from scisparse.kernels.graph_attention.triton_tiles import (
     SIZES,
     merge,
+    own_heads,
     own_rows,
     own_sites,
     read,
@@ -35,11 +36,9 @@ def spmm_rows(
     names, an edge for each number of what is read, which there begins with ``first_edge``.
     """
     INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
-    program = tl.program_id(0)
-    h = program % blocks * BH + tl.arange(0, BH)
-    tile = program // blocks
+    h, tile = own_heads(blocks, BH)
     _, b, first, length, slot = own_rows(tile, row_ptr, sites, rows, INDEX, SITES, SLOTS)
-    is_head = (h < H)[None, :]
+    is_head = h < H
     total = tl.zeros([SITES * SLOTS, BH, BD], ACC)
     for start in range(0, tl.max(length), SLOTS * UNROLL):
         factors = ()
@@ -51,7 +50,7 @@ def spmm_rows(
             wanted = is_head & inside[:, None]
             e = first + j
             source = tl.load(col + e, inside, 0).to(INDEX)
-            at = (b * sources + source)[:, None] * H + h[None, :]
+            at = (b * sources + source)[:, None] * H + h
             if TIED:
                 e = tl.load(tie + e, inside, 0).to(INDEX)
             if CHOSEN:
@@ -60,7 +59,7 @@ def spmm_rows(
                 chosen = chosen + ((by == own[:, None, None]) & inside[:, None, None],)
             if not SHARED:
                 e += b * edges
-            factors = factors + (tl.load(value + e[:, None] * H + h[None, :], wanted, 0),)
+            factors = factors + (tl.load(value + e[:, None] * H + h, wanted, 0),)
             terms = terms + (read(x, at, wanted, D, BD, ACC),)
         for u in tl.static_range(UNROLL):
             product: tl.tensor = factors[u][:, :, None] * terms[u]
@@ -70,7 +69,7 @@ def spmm_rows(
     site = own_sites(tile, INDEX, SITES)
     own = is_head & (site < rows)
     total = merge(total, SITES, SLOTS, BH, BD)
-    write(y, site * H + h[None, :], total, own, D, BD)
+    write(y, site * H + h, total, own, D, BD)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -83,13 +82,11 @@ def sddmm_rows(
 ):  # fmt: skip
     """``value[b,tie[e],h] = x[b,row(e),h] . z[b,col[e],h]``; with `CHOSEN` over chosen numbers."""
     INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
-    program = tl.program_id(0)
-    h = program % blocks * BH + tl.arange(0, BH)
-    tile = program // blocks
+    h, tile = own_heads(blocks, BH)
     row, b, first, length, slot = own_rows(tile, row_ptr, sites, rows, INDEX, SITES, SLOTS)
-    is_head = (h < H)[None, :]
+    is_head = h < H
     own = is_head & (row < rows)[:, None]
-    at_row = row[:, None] * H + h[None, :]
+    at_row = row[:, None] * H + h
     left = read(x, at_row, own, D, BD, ACC)
     if CHOSEN:
         chosen = read(choice, at_row, own, D, BD, tl.int32)
@@ -99,12 +96,12 @@ def sddmm_rows(
             j = start + u * SLOTS + slot
             inside = j < length
             at = (b * sources + tl.load(col + first + j, inside, 0).to(INDEX))[:, None] * H
-            right = right + (read(z, at + h[None, :], is_head & inside[:, None], D, BD, ACC),)
+            right = right + (read(z, at + h, is_head & inside[:, None], D, BD, ACC),)
         for u in tl.static_range(UNROLL):
             j = start + u * SLOTS + slot
             inside = j < length
             e = tl.load(tie + first + j, inside, 0).to(INDEX) if TIED else first + j
-            at = (b * edges + e)[:, None] * H + h[None, :]
+            at = (b * edges + e)[:, None] * H + h
             terms = left * right[u]
             if CHOSEN:
                 terms = tl.where(chosen == j[:, None, None], terms, 0)

@@ -9,6 +9,10 @@ the heads: what is read of a source is one contiguous piece of memory. The R edg
 rows, SLOTS edges of each, and every slot keeps sums of its own until its row ends: in the loop
 numbers change threads only along W. `UNROLL` tiles are read before the first is used. No sum
 depends on the order in which programs run. `WIDE` has offsets in 64 bits.
+
+All rows of a block of BH heads come before the next block: what they read of the sources, a part of
+each, stays in the second-level cache, which all heads of them would not fit in. Rows that follow
+each other share sources, and those of one program find them in the first.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ __all__ = [
     "exp_below",
     "merge",
     "merge_heads",
+    "own_heads",
     "own_rows",
     "own_sites",
     "read",
@@ -46,13 +51,21 @@ SIZES = [
 
 
 @triton.jit
+def own_heads(blocks, BH: tl.constexpr):
+    """Heads of a program, ``[1, BH]``, and which of the tiles of rows is its own."""
+    tiles = tl.num_programs(0) // blocks
+    program = tl.program_id(0)
+    return (program // tiles * BH + tl.arange(0, BH))[None, :], program % tiles
+
+
+@triton.jit
 def own_rows(
-    program, row_ptr, sites, rows,
+    tile, row_ptr, sites, rows,
     INDEX: tl.constexpr, SITES: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
     """Of each of the R places: row of ``[B * M]``, batch entry, first edge, edges, and slot."""
     place = tl.arange(0, SITES * SLOTS)
-    row = program.to(INDEX) * SITES + place // SLOTS
+    row = tile.to(INDEX) * SITES + place // SLOTS
     is_row = row < rows
     b = row // sites
     site = row - b * sites
@@ -62,9 +75,9 @@ def own_rows(
 
 
 @triton.jit
-def own_sites(program, INDEX: tl.constexpr, SITES: tl.constexpr):
+def own_sites(tile, INDEX: tl.constexpr, SITES: tl.constexpr):
     """Each row once, for what is written of it."""
-    return (program.to(INDEX) * SITES + tl.arange(0, SITES))[:, None]
+    return (tile.to(INDEX) * SITES + tl.arange(0, SITES))[:, None]
 
 
 @triton.jit
