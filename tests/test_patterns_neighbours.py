@@ -165,6 +165,32 @@ def test_distances_that_equal_the_radius_count_on_every_row_and_column() -> None
         assert len(set(row.tolist())) == 1
 
 
+@pytest.mark.parametrize("poles", [True, False])
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("k", [1, 4, 6, 16])
+def test_among_sources_at_one_distance_all_longitudes_choose_alike(
+    poles: bool, include_self: bool, k: int
+) -> None:
+    """Not by how their positions are rounded: east and west, or the points on a pole."""
+    nlat, nlon = 18 + poles, 36
+    grid = LatLonGrid.regular(nlat, nlon, poles=poles)
+    for pattern in (
+        nearest(grid, k, include_self=include_self),
+        radius(grid, 3e6, max_fan_in=k, include_self=include_self),
+    ):
+        dense = pattern.to_dense().view(nlat, nlon, nlat, nlon)
+        for step in (1, 5, 18):
+            assert torch.equal(dense.roll((step, step), (1, 3)), dense)
+
+
+def test_sources_at_one_distance_are_read_clockwise_from_north() -> None:
+    plane = ProjectedGrid([0, 1, 2], [0, 1, 2])
+    for k, expected in ((2, [4, 7]), (3, [4, 5, 7]), (4, [1, 4, 5, 7]), (6, [1, 3, 4, 5, 7, 8])):
+        pattern = nearest(plane, k)
+        start, stop = pattern.row_ptr[4:6].tolist()
+        assert pattern.col[start:stop].tolist() == expected
+
+
 def test_the_search_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = LatLonGrid.regular(19, 36)
     whole = [radius(grid, 1.5e6), nearest(grid, 6), radius(grid, 1.5e6, include_self=False)]

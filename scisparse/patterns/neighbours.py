@@ -64,7 +64,7 @@ def radius(
     sites
         Where the sites are; the sources' grid when ``None``.
     max_fan_in
-        Keep at most this many sources of each site, the nearest ones.
+        Keep at most this many sources of each site, the nearest ones, as :func:`nearest` does.
     include_self
         Whether a point reads itself; false needs sites on the sources' grid.
 
@@ -106,7 +106,7 @@ def radius(
     if max_fan_in is None:
         found = _within(tree, places, reach, include_self)
     else:
-        found = _closest(tree, places, min(max_fan_in, tree.n), reach, include_self)
+        found = _closest(tree, sources, places, min(max_fan_in, tree.n), reach, include_self)
     return pattern_of(found, sources, places, sources_grid, target)
 
 
@@ -116,7 +116,9 @@ def nearest(
     """Read the k sources nearest to the site.
 
     Distances are great circles on the sphere, and straight lines between two projected grids.
-    Masked sources are never read, and masked sites have no edges.
+    Masked sources are never read, and masked sites have no edges. Of sources at the same distance,
+    such as those to the east and to the west, the first ones clockwise from north are read (at one
+    place, the first ones eastward), so that all longitudes choose alike.
 
     Parameters
     ----------
@@ -156,7 +158,7 @@ def nearest(
         raise OptionError(
             f"`k` (={k}) must lie between 1 and the {most} sources there are to choose from"
         )
-    found = _closest(_tree(sources), places, k, np.inf, include_self)
+    found = _closest(_tree(sources), sources, places, k, np.inf, include_self)
     return pattern_of(found, sources, places, sources_grid, target)
 
 
@@ -207,20 +209,23 @@ def _within(tree: cKDTree, sites: Cloud, reach: float, include_self: bool) -> It
 
 
 def _closest(
-    tree: cKDTree, sites: Cloud, k: int, reach: float, include_self: bool
+    tree: cKDTree, sources: Cloud, sites: Cloud, k: int, reach: float, include_self: bool
 ) -> Iterator[_Edges]:
     """Find the k nearest within reach, in chunks of sites."""
     if tree.n == 0:
         return
     asked = k if include_self else min(k + 1, tree.n)
-    step = max(1, _CHUNK_EDGES // asked)
+    wide = min(asked + 1, tree.n)  # one more shows whether the last one is alone at its distance
+    step = max(1, _CHUNK_EDGES // wide)
     # The bound of the tree is exclusive.
     bound = np.nextafter(reach, np.inf)
     for start in range(0, len(sites.index), step):
-        points = sites.points[start : start + step]
-        chord, j = tree.query(points, asked, distance_upper_bound=bound, workers=-1)
-        chord, j = chord.reshape(-1, asked), j.reshape(-1, asked)
-        i = np.broadcast_to(np.arange(start, start + len(points))[:, None], j.shape)
+        part = slice(start, start + step)
+        some = Cloud(sites.index[part], sites.points[part], sites.spherical)
+        chord, j = _query(tree, some.points, wide, bound)
+        _settle_ties(tree, sources, some, (chord, j), asked, bound)
+        chord, j = chord[:, :asked], j[:, :asked]
+        i = np.broadcast_to(np.arange(start, start + len(j))[:, None], j.shape)
         found = j < tree.n
         if not include_self:
             itself = j == i
@@ -231,6 +236,68 @@ def _closest(
         order = np.argsort(np.where(found, j, tree.n), axis=1)
         i, j, chord, found = i, *(np.take_along_axis(a, order, axis=1) for a in (j, chord, found))
         yield i[found], j[found], chord[found]
+
+
+def _query(tree: cKDTree, points: FloatArray, k: int, bound: float) -> tuple[FloatArray, Index]:
+    """Straight distance and place of the k nearest, ``[n, k]``; infinity where there are fewer."""
+    chord, j = tree.query(points, k, distance_upper_bound=bound, workers=-1)
+    return chord.reshape(-1, k), j.reshape(-1, k)
+
+
+def _settle_ties(
+    tree: cKDTree,
+    sources: Cloud,
+    sites: Cloud,
+    found: tuple[FloatArray, Index],
+    asked: int,
+    bound: float,
+) -> None:
+    """Choose anew, in place, where more sources are as far away as the last of those asked for.
+
+    The tree chooses among them by the rounding of their positions.
+    """
+    chord, j = found
+    slack = chord_length(_SLACK_METRES, sites.spherical)
+    rim = chord[:, asked - 1]
+    near, far = rim / _SLACK - slack, rim * _SLACK + slack
+    more = chord[:, asked:]
+    rows = np.flatnonzero(((more <= far[:, None]) & np.isfinite(more)).any(axis=1))
+    width = asked + 1
+    while rows.size:
+        width = min(2 * width, tree.n)
+        left = []
+        step = max(1, _CHUNK_EDGES // width)
+        for some in (rows[first : first + step] for first in range(0, rows.size, step)):
+            apart, place = _query(tree, sites.points[some], width, bound)
+            whole = (apart[:, -1] > far[some]) | (width == tree.n)
+            left.append(some[~whole])
+            some, apart, place = some[whole], apart[whole], place[whole]
+            rank = (apart >= near[some, None]) + 1 * (apart > far[some, None])
+            keys = _directions(sources, sites.points[some], apart, place, slack)
+            best = np.lexsort((place, *keys, rank))[:, :asked]
+            chord[some, :asked] = np.take_along_axis(apart, best, axis=1)
+            j[some, :asked] = np.take_along_axis(place, best, axis=1)
+        rows = np.concatenate(left)
+
+
+def _directions(
+    sources: Cloud, points: FloatArray, chord: FloatArray, place: Index, slack: float
+) -> list[FloatArray]:
+    """Keys for ``np.lexsort``, the last one first: longitude eastward from the site, bearing.
+
+    In whole micro-radians, as rounding differs from one longitude to the next.
+    """
+    i = np.repeat(np.arange(len(points)), place.shape[1])
+    ends = sources.points[np.minimum(place, len(sources.index) - 1).ravel()]
+    east, north = compass(Cloud(i, points, sources.spherical))
+    turn = bearing(ends - points[i], east[i], north[i])
+    turn[chord.ravel() <= slack] = 0  # there is no direction between two points at one place
+    angles = [turn]
+    if sources.spherical:
+        lon = [np.arctan2(p[:, 1], p[:, 0]) for p in (ends, points)]
+        angles.insert(0, lon[0] - lon[1][i])
+    full = 2 * np.pi
+    return [(np.rint(a % full * 1e6) % (full * 1e6 // 1)).reshape(place.shape) for a in angles]
 
 
 def pattern_of(
