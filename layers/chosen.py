@@ -72,6 +72,11 @@ class _ChosenAttention(nn.Module):
                 "from sample to sample; give samples as a batch, or loop over them for gradients "
                 "of each"
             )
+        if not torch.compiler.is_compiling() and torch.jit.is_tracing():
+            raise BackendError(
+                f"torch.jit.trace cannot take {type(self).__name__}, as it would keep the edges "
+                "that one call has chosen; use torch.compile"
+            )
         with outside_transforms(), torch.autocast(q.device.type, enabled=False):
             pattern = self._choose(q.detach(), k.detach())
         return pattern.row_ptr, pattern.col
@@ -140,7 +145,7 @@ class LSHAttention(_ChosenAttention):
     Notes
     -----
     ``torch.compile`` leaves its graph where edges are chosen, as their number depends on the data;
-    ``torch.export`` and ``torch.vmap`` cannot take the layer.
+    ``torch.export``, ``torch.jit.trace`` and ``torch.vmap`` cannot take the layer.
 
     References
     ----------
@@ -256,8 +261,8 @@ class BlockTopKAttention(_ChosenAttention):
     Notes
     -----
     Scoring the blocks takes time ``N^2 / block``. ``torch.compile`` leaves its graph where edges
-    are chosen, as their number depends on the data; ``torch.export`` and ``torch.vmap`` cannot take
-    the layer.
+    are chosen, as their number depends on the data; ``torch.export``, ``torch.jit.trace`` and
+    ``torch.vmap`` cannot take the layer.
 
     References
     ----------

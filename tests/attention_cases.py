@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -138,6 +139,15 @@ def assert_near(actual: Tensor, expected: Tensor, dtype: torch.dtype, name: str)
     bound = 10 * TOLERANCE[dtype] * size
     worst = error.max().item() if error.numel() else 0.0
     assert worst <= bound, f"{name}: error {worst:.2e} above {bound:.2e}"
+
+
+def assert_jit_trace_is_refused(layer: nn.Module, x: Tensor) -> None:
+    """It would hold the edges of one call, whose number and indices fit no other input."""
+    refused = f"torch.jit.trace cannot take {type(layer).__name__}, .*; use torch.compile"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of shapes that a trace fixes
+        with pytest.raises(BackendError, match=refused):
+            torch.jit.trace(layer, (x,))
 
 
 def assert_vmap_is_refused(layer: nn.Module, x: Tensor) -> None:

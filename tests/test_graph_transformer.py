@@ -194,6 +194,20 @@ def test_traces_are_of_every_graph(mode: Literal["real", "fake", "symbolic"]) ->
         traced(x, edge_index + 9)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")  # of torch itself
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # checks of shapes are fixed
+@pytest.mark.parametrize("sorted_before", [False, True])
+def test_a_script_traces_the_sorting_of_edges_and_not_one_graph(sorted_before: bool) -> None:
+    layer = GraphTransformer(3, 2, heads=2)
+    x, edge_index = torch.randn(6, 3), graph(6, 6)
+    if sorted_before:
+        layer(x, edge_index)
+    traced = torch.jit.trace(layer, (x, edge_index))
+    for nodes, edges in ((6, graph(6, 6, seed=1)), (9, graph(9, 9)), (6, edge_index[:, :5])):
+        x = torch.randn(nodes, 3)
+        torch.testing.assert_close(traced(x, edges), layer(x, edges))
+
+
 def test_runs_on_fake_tensors() -> None:
     with FakeTensorMode():
         layer = GraphTransformer(3, 2, heads=2)
