@@ -108,11 +108,13 @@ def add_to(y: Tensor, bias: Tensor) -> Tensor:
     """Add `bias` to `y`, fresh from an operator: in its own memory where that is possible.
 
     A compiler fuses the sum better, ``torch.vmap`` over biases alone would write many results into
-    one, and the gradient of a view that was written to is a copy.
+    one, the gradient of a view that was written to is a copy, and a mode may hold on to what the
+    operator returned, as selective checkpoints do.
     """
     if bias.dtype != y.dtype:
         bias = bias.to(y.dtype)
-    if torch.compiler.is_compiling() or is_transformed() or y._is_view():
+    watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    if watched or is_transformed() or y._is_view():
         return y + bias
     return y.add_(bias)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ from layer_cases import (
     randomize,
 )
 from torch import Tensor, nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from scisparse.errors import PatternError
 from scisparse.grids import LatLonGrid
@@ -232,6 +238,23 @@ def test_first_and_second_derivatives(make: Any, shape: tuple[int, ...]) -> None
     inputs = tuple(tensor.requires_grad_() for tensor in inputs)
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+
+
+@every_layer
+def test_selective_checkpoints_keep_what_operators_return(
+    make: Any, shape: tuple[int, ...]
+) -> None:
+    """They refuse what was written to since."""
+
+    def keep(_: Any, operator: Any, *args: Any, **options: Any) -> CheckpointPolicy:
+        ours = operator.namespace == "scisparse"
+        return CheckpointPolicy.MUST_SAVE if ours else CheckpointPolicy.PREFER_RECOMPUTE
+
+    layer, x = make(), randn(*shape)
+    contexts = partial(create_selective_checkpoint_contexts, keep)
+    run = partial(checkpoint, layer, use_reentrant=False, context_fn=contexts)
+    for mine, want in zip(gradients(run, layer, x), gradients(layer, layer, x), strict=True):
+        assert_equal(mine, want)
 
 
 @every_tie
