@@ -266,7 +266,9 @@ class SparseAttention(nn.Module):
             Features of the edges, ``[E, A]``.
         source_mask
             Booleans ``[N]`` or ``[..., N]``, true at sources that count. Others may hold anything,
-            NaN as well; a site that has no other reads 0.
+            NaN as well; a site that has no other reads 0. Without `source` they are missing as
+            sites too, and ask as zeros would: ``layer(x, x, source_mask=...)`` lets them ask as
+            what they hold, such as a learned token.
         """
         itself = source is None
         source = x if source is None else source

@@ -144,7 +144,8 @@ class ShiftedWindowAttention(nn.Module):
             ``[..., *input_size, C]``.
         source_mask
             Booleans ``[*input_size]`` or ``[..., *input_size]``, true at cells that count. Others
-            may hold anything, NaN as well; a cell that has no other in its window reads 0.
+            may hold anything, NaN as well, and ask as zeros would; a cell that has no other in its
+            window reads 0.
         """
         self._check(x, source_mask)
         bias, unread = self.bias(), None

@@ -76,6 +76,20 @@ CLASSES: list[tuple[type[SparseAttention], tuple[int, ...]]] = [
 ]
 
 
+def test_masked_cells_ask_as_zeros_or_given_as_sources_as_what_they_hold() -> None:
+    torch.manual_seed(0)
+    layer = NeighborhoodAttention2d(4, 2, 3, input_size=(5, 6)).double()
+    mask = torch.rand(5, 6) < 0.7
+    x = torch.randn(1, 5, 6, 4).double()
+    zeros = x.masked_fill(~mask[..., None], 0)
+    y = layer(x, source_mask=mask)
+    torch.testing.assert_close(y, layer(zeros, zeros, source_mask=mask))
+    token = layer(x, x, source_mask=mask)
+    torch.testing.assert_close(token, layer(x, zeros, source_mask=mask))
+    torch.testing.assert_close(token[:, mask], y[:, mask])
+    assert not torch.allclose(token[:, ~mask], y[:, ~mask])
+
+
 @pytest.mark.parametrize(("layer_class", "size"), CLASSES)
 def test_layers_equal_attention_over_the_pattern(layer_class: Any, size: tuple[int, ...]) -> None:
     torch.manual_seed(0)
