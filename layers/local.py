@@ -343,9 +343,12 @@ class LocallyConnected(Rewirable, PatternLayer):
         """Check the fingerprints of the pattern and the tie that the weights were trained with."""
         digests = bytes(state[:64].tolist())
         if digests[:32].hex() != self.pattern.fingerprint:
+            shared = isinstance(self.tie, str) and self.tie == "all"
+            by_tap = ", or copy its parameters one by one: tie='all' has them by tap"
             raise PatternError(
                 f"the saved weights belong to another pattern than this layer's {self.pattern!r}; "
                 "build the layer on the pattern (grid, mask, stencil) it was trained on"
+                f"{by_tap if shared else ''}"
             )
         if digests[32:64] != _tie_digest(self.tie):
             raise PatternError(

@@ -183,6 +183,19 @@ def test_weights_of_another_pattern_are_refused(kind: Any) -> None:
             kind(other, 1, 1, **rank).load_state_dict(state)
 
 
+def test_weights_by_tap_are_carried_to_another_grid_as_parameters() -> None:
+    coarse, fine = (
+        LocallyConnected(window(LatLonGrid.regular(n, 2 * n), 3), 2, 3, tie="all") for n in (6, 9)
+    )
+    with pytest.raises(PatternError, match=r"or copy its parameters one by one: tie='all' has"):
+        fine.load_state_dict(coarse.state_dict())
+    with torch.no_grad():
+        for mine, given in zip(fine.parameters(), coarse.parameters(), strict=True):
+            mine.copy_(given)
+    field = torch.randn(2).expand(1, 9 * 18, 2)
+    assert_equal(fine(field)[:, :1], coarse(field[:, : 6 * 12])[:, :1])
+
+
 def test_weights_of_another_tie_are_refused() -> None:
     state = build(index_pattern(), REGIONS).state_dict()
     same = REGIONS.astype(float) * 10  # other names for the same regions
