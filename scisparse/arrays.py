@@ -18,14 +18,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from scisparse.errors import DataError, GridError
-from scisparse.grids import (
-    Grid,
-    LatLonGrid,
-    ProjectedGrid,
-    UnstructuredGrid,
-    from_xarray,
-)
-from scisparse.grids.canonical import canonical_points, with_areas
+from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, UnstructuredGrid, from_xarray
+from scisparse.grids.canonical import canonical_points, check_dims, check_shape, with_areas
 from scisparse.grids.discovery import grid_dims, has_grid
 from scisparse.grids.same import Labels, difference, labels_of, order_of
 from scisparse.grids.same import same_points as same_points
@@ -262,9 +256,10 @@ class Frame:
         Raises
         ------
         DataError
-            `array` lies on another grid; both are named.
+            `array` lies on another grid, or has dims besides; they are named.
         """
         frame = self._for(array)
+        check_dims(array.dims, leading, frame.space)
         absent = [dim for dim in leading if dim not in array.dims]
         ordered = array.expand_dims(absent).transpose(*leading, *frame.space)
         values = ordered.values
@@ -286,7 +281,13 @@ class Frame:
         template
             Object that the frame was made of, or another on the same points; its coordinates along
             these dims are kept, with their attributes, and the order of its dims.
+
+        Raises
+        ------
+        DataError, ShapeError
+            `template` lies on another grid, or `values` have another shape.
         """
+        check_shape(np.shape(values), leading, self.grid.shape)
         frame = self._for(template)
         for axis, take in enumerate(frame.take):
             values = np.take(values, np.argsort(take), axis=len(leading) + axis)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 
-from scisparse.errors import GridError
+from scisparse.errors import DataError, GridError, ShapeError
 from scisparse.grids.base import EARTH_RADIUS, FloatArray, Grid
 from scisparse.grids.unstructured import UnstructuredGrid
 
-__all__ = ["canonical_points", "with_areas"]
+__all__ = ["canonical_points", "check_dims", "check_shape", "with_areas"]
 
 
 def canonical_points(grid: Grid) -> UnstructuredGrid:
@@ -36,3 +38,25 @@ def _usual_distance(positions: FloatArray) -> float:
     if len(unique) == 1:
         return 1.0
     return EARTH_RADIUS * float(np.median(cKDTree(unique).query(unique, k=2)[0][:, 1]))
+
+
+def check_dims(dims: Sequence[Hashable], leading: Sequence[str], space: Sequence[str]) -> None:
+    """Raise unless every dim of an array leads or is one of the grid's."""
+    rest = [dim for dim in dims if dim not in (*leading, *space)]
+    if rest:
+        raise DataError(
+            f"the array has dims {rest}, neither of the grid nor in `leading` (={[*leading]}); "
+            "name them there, or take one value of each with .isel"
+        )
+
+
+def check_shape(
+    shape: tuple[int, ...], leading: Sequence[Hashable], grid_shape: tuple[int, ...]
+) -> None:
+    """Raise unless canonical values have an axis for each of `leading`, then those of the grid."""
+    if len(shape) != len(leading) + len(grid_shape) or shape[len(leading) :] != grid_shape:
+        expected = ", ".join(map(str, (*leading, *grid_shape)))
+        raise ShapeError(
+            f"`values` {list(shape)} must be [{expected}], on the grid that the frame has; reshape "
+            "them, or name in `leading` every axis before the grid's"
+        )
