@@ -183,6 +183,13 @@ def test_among_sources_at_one_distance_all_longitudes_choose_alike(
             assert torch.equal(dense.roll((step, step), (1, 3)), dense)
 
 
+def test_of_points_at_one_place_each_is_its_own_nearest() -> None:
+    lat, lon = np.tile(np.random.default_rng(0).uniform(-1, 1, (2, 10)), 3)
+    for mask in (None, np.arange(30) % 4 > 0):
+        grid = UnstructuredGrid(lat, lon, mask)
+        assert torch.equal(nearest(grid, 1).col, torch.from_numpy(np.flatnonzero(grid.valid)).int())
+
+
 def test_sources_at_one_distance_are_read_clockwise_from_north() -> None:
     plane = ProjectedGrid([0, 1, 2], [0, 1, 2])
     for k, expected in ((2, [4, 7]), (3, [4, 5, 7]), (4, [1, 4, 5, 7]), (6, [1, 3, 4, 5, 7, 8])):

@@ -274,7 +274,9 @@ def _settle_ties(
             some, apart, place = some[whole], apart[whole], place[whole]
             rank = (apart >= near[some, None]) + 1 * (apart > far[some, None])
             keys = _directions(sources, sites.points[some], apart, place, slack)
-            best = np.lexsort((place, *keys, rank))[:, :asked]
+            # At one place a point comes before others, if sites are sources; else it is as good.
+            other = sources.index[np.minimum(place, tree.n - 1)] != sites.index[some, None]
+            best = np.lexsort((place, other, *keys, rank))[:, :asked]
             chord[some, :asked] = np.take_along_axis(apart, best, axis=1)
             j[some, :asked] = np.take_along_axis(place, best, axis=1)
         rows = np.concatenate(left)
