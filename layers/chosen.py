@@ -72,7 +72,7 @@ class _ChosenAttention(nn.Module):
                 "from sample to sample; give samples as a batch, or loop over them for gradients "
                 "of each"
             )
-        if not torch.compiler.is_compiling() and torch.jit.is_tracing():
+        if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
             raise BackendError(
                 f"torch.jit.trace cannot take {type(self).__name__}, as it would keep the edges "
                 "that one call has chosen; use torch.compile"

@@ -76,7 +76,7 @@ def is_traced(edge_index: Tensor) -> bool:
     """Whether the values of `edge_index` are not to be looked at, nor what follows from it kept."""
     return (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.is_functorch_wrapped_tensor(edge_index)
     )
