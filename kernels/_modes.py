@@ -15,6 +15,7 @@ from scisparse.errors import BackendError
 
 __all__ = [
     "autocast_dtype",
+    "has_transforms",
     "is_mapped",
     "is_plain",
     "is_transformed",
@@ -53,6 +54,13 @@ def is_transformed() -> bool:
             )
         return True
     return forward_ad._current_level >= 0
+
+
+def has_transforms() -> bool:
+    """Whether forward mode or ``torch.func`` is at work, outside of compiled code."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _levels(kind: str) -> int:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scisparse.errors import OptionError, ShapeError
 from scisparse.grids.integers import integer_from
+from scisparse.kernels._modes import has_transforms
 
 __all__ = [
     "check_cells",
@@ -18,8 +21,17 @@ __all__ = [
     "check_inputs",
     "check_mask",
     "draw_maps",
+    "sdpa_for_transforms",
     "split_heads",
 ]
+
+
+def sdpa_for_transforms() -> AbstractContextManager[None]:
+    """Let ``scaled_dot_product_attention`` run in parts under ``torch.func`` and forward mode.
+
+    Its fused kernels have no rules for these.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if has_transforms() else nullcontext()
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

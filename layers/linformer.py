@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from scisparse.errors import OptionError
 from scisparse.grids.integers import integer_from
 from scisparse.kernels.graph_attention.checks import check_dropout
-from scisparse.layers.heads import check_heads, check_inputs, draw_maps, split_heads
+from scisparse.layers.heads import (
+    check_heads,
+    check_inputs,
+    draw_maps,
+    sdpa_for_transforms,
+    split_heads,
+)
 
 __all__ = ["LinformerAttention"]
 
@@ -54,9 +60,9 @@ class LinformerAttention(nn.Module):
 
     Notes
     -----
-    The attention is ``scaled_dot_product_attention``: for second derivatives, forward mode and
-    ``torch.func`` call the layer within ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``, as
-    torch's faster forms have none.
+    The attention is ``scaled_dot_product_attention``: for second derivatives by autograd call the
+    layer within ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``, as torch's faster forms have
+    none.
 
     References
     ----------
@@ -127,7 +133,8 @@ class LinformerAttention(nn.Module):
         maps = ((self.q_proj, x), (self.k_proj, for_keys), (self.v_proj, for_values))
         q, k, v = (split_heads(map_(t), self.num_heads).transpose(1, 2) for map_, t in maps)
         rate = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=rate).transpose(1, 2)
+        with sdpa_for_transforms():
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=rate).transpose(1, 2)
         out: Tensor = self.out_proj(y.reshape(x.shape))
         return out
 

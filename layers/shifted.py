@@ -15,7 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scisparse.errors import PatternError
-from scisparse.layers.heads import check_cells, check_heads, check_mask, draw_maps
+from scisparse.layers.heads import (
+    check_cells,
+    check_heads,
+    check_mask,
+    draw_maps,
+    sdpa_for_transforms,
+)
 from scisparse.patterns.shifted import ShiftedAxis, shifted_axes
 
 __all__ = ["ShiftedWindowAttention"]
@@ -68,9 +74,8 @@ class ShiftedWindowAttention(nn.Module):
     The two parts of a window at the ends of an axis are multiplied together and masked. So a NaN in
     one reaches the other; say with `source_mask` which cells are missing. While the bias is
     trained, torch computes scores and weights of all windows at once on CPUs:
-    ``B M H prod(window)`` numbers. Second derivatives, forward mode and ``torch.func`` are those of
-    torch's ``SDPBackend.MATH``, which ``torch.nn.attention.sdpa_kernel`` chooses where a fused
-    kernel would run.
+    ``B M H prod(window)`` numbers. Second derivatives are those of torch's ``SDPBackend.MATH``,
+    which ``torch.nn.attention.sdpa_kernel`` chooses where a fused kernel would run.
 
     References
     ----------
@@ -160,7 +165,8 @@ class ShiftedWindowAttention(nn.Module):
             bias = bias.masked_fill(~reads[..., None, :, :], -torch.inf)
         windows = _cut(x, self.axes)
         q, k, v = (self._heads(m(windows)) for m in (self.q_proj, self.k_proj, self.v_proj))
-        y = F.scaled_dot_product_attention(q, k, v, bias.flatten(1, 2))
+        with sdpa_for_transforms():
+            y = F.scaled_dot_product_attention(q, k, v, bias.flatten(1, 2))
         if not windows.shape[0]:  # torch then leaves the bias out: its gradient is 0, not absent
             y = y + 0 * self.bias.tap_weight.sum()
         y = y.unflatten(1, (-1, self.num_heads)).transpose(2, 3).flatten(-2)

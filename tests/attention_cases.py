@@ -12,6 +12,7 @@ import pytest
 import torch
 from kernel_cases import BACKENDS, GPU, TOLERANCE, Case, device_of, generator
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scisparse.errors import BackendError
 from scisparse.kernels import Edges
@@ -139,6 +140,33 @@ def assert_near(actual: Tensor, expected: Tensor, dtype: torch.dtype, name: str)
     bound = 10 * TOLERANCE[dtype] * size
     worst = error.max().item() if error.numel() else 0.0
     assert worst <= bound, f"{name}: error {worst:.2e} above {bound:.2e}"
+
+
+def assert_transforms_work(layer: nn.Module, x: Tensor) -> None:
+    """An ensemble by vmap, forward mode and a Hessian, as torch's fused attention has not."""
+    parameters = {name: torch.stack([p, p.cos()]).detach() for name, p in layer.named_parameters()}
+
+    def call(given: dict[str, Tensor], x: Tensor) -> Tensor:
+        out: Tensor = torch.func.functional_call(layer, given, (x,))
+        return out
+
+    members = [{name: p[n] for name, p in parameters.items()} for n in range(2)]
+    expected = torch.stack([call(member, x) for member in members])
+    torch.testing.assert_close(torch.func.vmap(call, (0, None))(parameters, x), expected)
+    along = torch.randn_like(x)
+    _, slope = torch.func.jvp(lambda x: call(members[0], x), (x,), (along,))
+    jacobian = torch.autograd.functional.jacobian(lambda x: call(members[0], x), x)
+    torch.testing.assert_close(slope, torch.tensordot(jacobian, along, along.dim()))
+    first = x[:1].flatten()[:6]
+
+    def of_some(some: Tensor) -> Tensor:
+        flat = torch.cat([some, x[:1].flatten()[6:]])
+        return call(members[0], flat.view_as(x[:1])).pow(3).sum()
+
+    hessian = torch.func.hessian(of_some)(first)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = torch.autograd.functional.hessian(of_some, first)
+    torch.testing.assert_close(hessian, expected)
 
 
 def assert_jit_trace_is_refused(layer: nn.Module, x: Tensor) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from attention_cases import assert_transforms_work
 from chosen_cases import assert_same_with_gradients, masked_attention
 from layer_cases import randn, randomize
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -57,6 +58,11 @@ def test_gradients_of_both_orders() -> None:
     assert torch.autograd.gradcheck(layer, (x,))
     with sdpa_kernel(SDPBackend.MATH):
         assert torch.autograd.gradgradcheck(layer, (x,), fast_mode=True)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # of torch's own rules
+def test_transforms_of_torch_func_work() -> None:
+    assert_transforms_work(build(4, 2, 5, 3), randn(2, 5, 4))
 
 
 def test_batch_dimensions_are_carried_and_entries_on_their_own() -> None:

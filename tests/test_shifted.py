@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from attention_cases import assert_transforms_work
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, PatternError, ShapeError
@@ -261,6 +262,13 @@ def test_first_and_second_derivatives() -> None:
     inputs = (x, *(p.detach().clone().requires_grad_() for p in layer.parameters()))
     assert torch.autograd.gradcheck(run, inputs)
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # of torch's own rules
+@pytest.mark.filterwarnings("ignore:There is a performance drop.*unfold_backward")
+def test_transforms_of_torch_func_work() -> None:
+    x = torch.randn(2, 3, 4, 2, dtype=torch.float64)
+    assert_transforms_work(build(((3, 4), (2, 2), (1, 1), (False, True), None), channels=2), x)
 
 
 def test_copies_pickles_and_states_hold_the_parameters_alone() -> None:
