@@ -154,7 +154,7 @@ def assert_transforms_work(layer: nn.Module, x: Tensor) -> None:
     expected = torch.stack([call(member, x) for member in members])
     torch.testing.assert_close(torch.func.vmap(call, (0, None))(parameters, x), expected)
     along = torch.randn_like(x)
-    _, slope = torch.func.jvp(lambda x: call(members[0], x), (x,), (along,))
+    slope = torch.func.jvp(lambda x: call(members[0], x), (x,), (along,))[1]
     jacobian = torch.autograd.functional.jacobian(lambda x: call(members[0], x), x)
     torch.testing.assert_close(slope, torch.tensordot(jacobian, along, along.dim()))
     first = x[:1].flatten()[:6]
