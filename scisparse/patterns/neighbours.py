@@ -36,6 +36,8 @@ _SAMPLE = 16
 # Distances that equal the radius on paper must count as inside for every site, whatever the
 # rounding: relative, and in metres.
 _SLACK, _SLACK_METRES = 1 + 1e-9, 1e-6
+# A full turn in whole micro-radians.
+_TURN = 6_283_185
 
 # Sites, sources (places in their clouds) and straight distances of some edges, sorted by (site,
 # source).
@@ -215,7 +217,8 @@ def _closest(
     if tree.n == 0:
         return
     asked = k if include_self else min(k + 1, tree.n)
-    wide = min(asked + 1, tree.n)  # one more shows whether the last one is alone at its distance
+    # One more shows whether the last is alone at its distance, two more that a pair is no more.
+    wide = min(asked + 2, tree.n)
     step = max(1, _CHUNK_EDGES // wide)
     # The bound of the tree is exclusive.
     bound = np.nextafter(reach, np.inf)
@@ -262,44 +265,52 @@ def _settle_ties(
     near, far = rim / _SLACK - slack, rim * _SLACK + slack
     more = chord[:, asked:]
     rows = np.flatnonzero(((more <= far[:, None]) & np.isfinite(more)).any(axis=1))
-    width = asked + 1
+    width, wider = chord.shape[1], iter([(rows, chord[rows], j[rows])])
     while rows.size:
-        width = min(2 * width, tree.n)
         left = []
-        step = max(1, _CHUNK_EDGES // width)
-        for some in (rows[first : first + step] for first in range(0, rows.size, step)):
-            apart, place = _query(tree, sites.points[some], width, bound)
+        for some, apart, place in wider:
             whole = (apart[:, -1] > far[some]) | (width == tree.n)
             left.append(some[~whole])
             some, apart, place = some[whole], apart[whole], place[whole]
-            rank = (apart >= near[some, None]) + 1 * (apart > far[some, None])
-            keys = _directions(sources, sites.points[some], apart, place, slack)
-            # At one place a point comes before others, if sites are sources; else it is as good.
-            other = sources.index[np.minimum(place, tree.n - 1)] != sites.index[some, None]
-            best = np.lexsort((place, other, *keys, rank))[:, :asked]
+            key = np.where(apart > far[some, None], 1 + 2 * _TURN**2, np.zeros_like(place))
+            row, column = np.nonzero((key == 0) & (apart >= near[some, None]))
+            tied = some[row], place[row, column], apart[row, column] <= slack
+            key[row, column] = 1 + _direction(sources, sites, *tied)
+            best = np.lexsort((place, key))[:, :asked]
             chord[some, :asked] = np.take_along_axis(apart, best, axis=1)
             j[some, :asked] = np.take_along_axis(place, best, axis=1)
-        rows = np.concatenate(left)
+        rows, width = np.concatenate(left), min(2 * width, tree.n)
+        wider = _queries(tree, sites, rows, width, bound)
 
 
-def _directions(
-    sources: Cloud, points: FloatArray, chord: FloatArray, place: Index, slack: float
-) -> list[FloatArray]:
-    """Keys for ``np.lexsort``, the last one first: longitude eastward from the site, bearing.
+def _queries(
+    tree: cKDTree, sites: Cloud, rows: Index, width: int, bound: float
+) -> Iterator[tuple[Index, FloatArray, Index]]:
+    """The nearest of some sites, chunk by chunk."""
+    step = max(1, _CHUNK_EDGES // width)
+    for first in range(0, rows.size, step):
+        some = rows[first : first + step]
+        yield some, *_query(tree, sites.points[some], width, bound)
 
-    In whole micro-radians, as rounding differs from one longitude to the next.
+
+def _direction(
+    sources: Cloud, sites: Cloud, i: Index, j: Index, coincide: NDArray[np.bool_]
+) -> Index:
+    """Rank of edges by bearing, then by longitude eastward from the site, below ``2 _TURN**2``.
+
+    In whole micro-radians, as rounding differs from one longitude to the next. At one place a point
+    comes before others, where sites are sources.
     """
-    i = np.repeat(np.arange(len(points)), place.shape[1])
-    ends = sources.points[np.minimum(place, len(sources.index) - 1).ravel()]
-    east, north = compass(Cloud(i, points, sources.spherical))
-    turn = bearing(ends - points[i], east[i], north[i])
-    turn[chord.ravel() <= slack] = 0  # there is no direction between two points at one place
+    points, ends = sites.points[i], sources.points[j]
+    east, north = compass(Cloud(i, points, sites.spherical))
+    turn = bearing(ends - points, east, north)
+    turn[coincide] = 0  # there is no direction between two points at one place
     angles = [turn]
-    if sources.spherical:
-        lon = [np.arctan2(p[:, 1], p[:, 0]) for p in (ends, points)]
-        angles.insert(0, lon[0] - lon[1][i])
-    full = 2 * np.pi
-    return [(np.rint(a % full * 1e6) % (full * 1e6 // 1)).reshape(place.shape) for a in angles]
+    if sites.spherical:
+        angles.append(np.subtract(*(np.arctan2(p[:, 1], p[:, 0]) for p in (ends, points))))
+    other = np.asarray(sources.index[j] != sites.index[i], dtype=np.int64)
+    whole = [np.rint(a % (2 * np.pi) * 1e6).astype(np.int64) % _TURN for a in angles]
+    return (whole[0] * _TURN + (whole[1] if len(whole) > 1 else 0)) * 2 + other
 
 
 def pattern_of(
