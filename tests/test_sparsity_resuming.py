@@ -11,6 +11,7 @@ import torch
 from kernel_cases import generator
 from sparsity_cases import OFTEN, SIZES, adam, batches, locally, masks, network, seed, train
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from scisparse.errors import CheckpointError
 from scisparse.layers import LocallyConnected, SparseLinear
@@ -146,6 +147,38 @@ def test_edges_among_other_candidates() -> None:
     resumed.load_state_dict(state)
     resumed.model.load_state_dict(saved.model.state_dict())
     assert torch.equal(resumed.model(x), saved.model(x))
+
+
+def wider(last: int) -> nn.Sequential:
+    return network((12, 20, last))
+
+
+def linked(last: int) -> nn.Sequential:
+    return nn.Sequential(SparseLinear(12, 20, fan_in=4), SparseLinear(20, last, fan_in=5))
+
+
+@pytest.mark.parametrize("layers", [wider, linked])
+def test_a_state_that_the_last_layer_refuses_changes_nothing(layers: Any) -> None:
+    def build(last: int, number: int) -> Sparsifier:
+        seed(number)
+        model = layers(last)
+        budget = None if layers is wider else "momentum"
+        return Sparsifier(
+            model, adam(model), "sparse_momentum", sparsity=0.7, budget=budget, schedule=OFTEN
+        )
+
+    saved, other = build(6, 0), build(7, 1)
+    for one, outputs in ((saved, 6), (other, 7)):
+        assert one.optimizer is not None
+        train(one.model, one.optimizer, one, batches(5, outputs=outputs))
+    before, weights = copy.deepcopy(other.state_dict()), copy.deepcopy(other.model.state_dict())
+    with pytest.raises(CheckpointError, match=r"of (2|1)\.weight"):
+        other.load_state_dict(saved.state_dict())
+    for now, then in zip(tree_leaves(other.state_dict()), tree_leaves(before), strict=True):
+        assert torch.equal(now, then) if isinstance(now, torch.Tensor) else now == then
+    torch.testing.assert_close(other.model.state_dict(), weights, rtol=0, atol=0)
+    assert other.optimizer is not None
+    train(other.model, other.optimizer, other, batches(5, outputs=7))  # and goes on
 
 
 @pytest.mark.parametrize("method", ["rigl", "set", "srigl"])

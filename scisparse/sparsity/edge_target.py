@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -385,9 +385,12 @@ class EdgeTarget(Target):
             "fan_in": self._fan_in,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave; weights stay with their edges."""
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise unless its edges are among these candidates."""
         check_saved(state, self.candidates, self.size, self.name)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave; weights stay with their edges."""
         active = state["active"]
         pattern = self.candidates.select(active)
         if pattern.fingerprint != self.layer.pattern.fingerprint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -337,15 +338,18 @@ class MaskedTarget(Target):
             "fan_in": self._fan_in,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
-        device = self.parameter.device
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise unless it is of a weight of this shape, whose values have not been lost."""
         if state["mask"].shape != self.mask.shape:
             raise CheckpointError(
                 f"the saved mask of {self.name} has shape {list(state['mask'].shape)}, the weight "
                 f"{list(self.mask.shape)}; build the same model before loading"
             )
-        self._check_start(state["mask"].to(device))
+        self._check_start(state["mask"].to(self.parameter.device))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        device = self.parameter.device
         self.mask, self._ever = state["mask"].to(device), state["ever"].to(device)
         self._sum, self._momentum = (
             None if state[key] is None else state[key].to(device) for key in ("sum", "momentum")

@@ -37,6 +37,19 @@ class Progress:
     audited: bool = False
     moved: dict[str, Move] = field(default_factory=dict)
 
+    def due(self, schedule: Schedule, sparsity: float | None, ahead: int = 0) -> Change | None:
+        """Return what a schedule asks for now, or some steps ahead.
+
+        Without a sparsity the number of connections stays, so that only those that move count.
+        """
+        change = schedule.at(self.steps + ahead, 0.0 if sparsity is None else sparsity)
+        idle = sparsity is None and change is not None and not change.drop
+        return None if idle else change
+
+    def expects_change(self, schedule: Schedule, sparsity: float | None) -> bool:
+        """Whether there may be a change after the next step."""
+        return self.pending is not None or self.due(schedule, sparsity, ahead=1) is not None
+
     def ready(self, change: Change | None, targets: Sequence[Target]) -> Change | None:
         """Return `change`, or the pending one; where gradients are not finite, it waits."""
         change = change or self.pending

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -125,7 +126,7 @@ class ReserveTarget(MaskedTarget):
         """Add the weights that are not in use, and which of them are trained."""
         return super().state_dict() | {"rest": self._rest, "trained": self._trained.cpu()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
         self._lent = False
         super().load_state_dict(state)

@@ -62,6 +62,8 @@ def check_state(state: Mapping[str, Any], of: Sparsifier) -> None:
             f"the saved state is of the weights {', '.join(state['targets'])}, this sparsifier of "
             f"{', '.join(weights)}: build it with the same model and `params`"
         )
+    for target in of.targets:
+        target.check_state(state["targets"][target.name])
     if saved["schedule"] != ours["schedule"]:
         warnings.warn(
             f"the saved state is of schedule {saved['schedule']}, and training goes on by "

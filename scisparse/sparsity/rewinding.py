@@ -39,8 +39,8 @@ class Rewinding:
         if step == self.step:
             self.weights = {n: p.detach().clone() for n, p in self.model.named_parameters()}
 
-    def take_over(self, weights: Mapping[str, Tensor], steps: int) -> None:
-        """Take over what was remembered in the training of so many steps.
+    def check_state(self, weights: Mapping[str, Tensor], steps: int) -> None:
+        """Raise unless these can be what was remembered in the training of so many steps.
 
         Raises
         ------
@@ -52,7 +52,6 @@ class Rewinding:
                 f"`schedule` goes back to the weights of step {self.step}, and the saved state, of "
                 f"step {steps}, does not have them: give the `rewind_to` that it was made with"
             )
-        self.weights = dict(weights)
 
     @torch.no_grad()
     def go_back(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -185,7 +185,7 @@ class RewiredTarget(EdgeTarget):
             "passes": [] if self._audit is None else [tuple(p) for p in self._passes],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave; weights stay with their edges."""
         super().load_state_dict(state)
         self._audit = None if state["audit"] is None else Audit.from_state(state["audit"])

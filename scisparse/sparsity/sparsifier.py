@@ -241,7 +241,8 @@ class Sparsifier:
         if self._released:
             raise OptionError("finalize() or release() has ended the sparsifier; build a new one")
         self.progress.steps += 1
-        change = self.progress.ready(self._due(self.progress.steps), self.targets)
+        due = self.progress.due(self.schedule, self.sparsity)
+        change = self.progress.ready(due, self.targets)
         if change is not None:
             self._change(change)
         if self.far:
@@ -250,12 +251,6 @@ class Sparsifier:
             target.enforce()
         self._rewinding.remember(self.progress.steps)
         self._record()
-
-    def _due(self, step: int) -> Change | None:
-        if self.sparsity is None:
-            change = self.schedule.at(step, 0.0)
-            return None if change is None or not change.drop else change
-        return self.schedule.at(step, self.sparsity)
 
     def _change(self, change: Change) -> None:
         for target in self.targets:
@@ -272,7 +267,7 @@ class Sparsifier:
     def _record(self) -> None:
         """Keep gradients of the next step, if a change after it needs them."""
         grows = self.rules.growth
-        due = self.progress.pending is not None or self._due(self.progress.steps + 1) is not None
+        due = self.progress.expects_change(self.schedule, self.sparsity)
         end = getattr(self.schedule, "end", None)
         ended = end is not None and self.progress.steps >= end and self.progress.pending is None
         always = grows is not None and grows.needs_momentum and not ended
@@ -386,10 +381,12 @@ class Sparsifier:
         Raises
         ------
         CheckpointError
-            It is of other arguments or weights, or the model had loaded its state too early.
+            It is of other arguments or weights, or the model had loaded its state too early;
+            nothing has been changed then.
         """
         check_state(state, self)
-        self._rewinding.take_over(state["rewind"], state["progress"]["steps"])
+        self._rewinding.check_state(state["rewind"], state["progress"]["steps"])
+        self._rewinding.weights = dict(state["rewind"])
         self._allotment.load_state_dict(state["allotment"])
         self.progress.load_state_dict(state["progress"])
         self.rules.generator.set_state(state["generator"])

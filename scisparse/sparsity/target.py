@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -225,8 +225,12 @@ class Target(ABC):
         """Topology and everything that later changes depend on."""
 
     @abstractmethod
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it over."""
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise, with nothing changed, unless it can be taken over."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over one that was checked."""
 
 
 def all_finite(targets: Sequence[Target]) -> bool:
