@@ -14,9 +14,11 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from scisparse.errors import CheckpointError
+from scisparse.grids import LatLonGrid
 from scisparse.layers import LocallyConnected, SparseLinear
 from scisparse.pattern import Pattern
-from scisparse.sparsity import Sparsifier, budgets, schedules, structures
+from scisparse.patterns import radius
+from scisparse.sparsity import Sparsifier, budgets, growth, importance, schedules, structures
 
 OTHERS: list[tuple[dict[str, Any], str]] = [
     ({"method": "set"}, "of method=rigl, this sparsifier of method=set"),
@@ -42,6 +44,40 @@ def test_a_state_of_other_arguments(other: dict[str, Any], message: str) -> None
         build(**other).load_state_dict(state)
 
 
+NUMBERS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    (
+        {"method": "top_kast", "growth": growth.superset(extra=1)},
+        {"growth": growth.superset(extra=1, penalty=1e-3)},
+        r"of growth=superset\(extra=1, penalty=0.0001\), .*=superset\(extra=1, penalty=0.001\)",
+    ),
+    (
+        {"method": "rigl", "growth": growth.distance_prior(500e3)},
+        {"growth": growth.distance_prior(5e3)},
+        r"of growth=distance_prior\(scale=500000\), .*=distance_prior\(scale=5000\)",
+    ),
+    (
+        {"method": "l0", "score": importance.hard_concrete()},
+        {"score": importance.hard_concrete(price_rate=0.2)},
+        r"of score=hard_concrete\(.*price_rate=0.1\), .*price_rate=0.2\)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "other", "message"), NUMBERS)
+def test_a_state_of_a_rule_with_other_numbers(
+    given: dict[str, Any], other: dict[str, Any], message: str
+) -> None:
+    def build(**options: Any) -> Sparsifier:
+        grid = LatLonGrid.from_degrees(np.linspace(-80, 80, 6), np.arange(0, 360, 30))
+        layer = LocallyConnected(radius(grid, 4e6), 1, 1)
+        return Sparsifier(layer, adam(layer), sparsity=0.5, total_steps=40, **options)
+
+    state = build(**given).state_dict()
+    build(**copy.deepcopy(given)).load_state_dict(state)
+    with pytest.raises(CheckpointError, match=message):
+        build(**given | other).load_state_dict(state)
+
+
 def test_numbers_of_numpy_are_the_same_arguments() -> None:
     def build(number: Any) -> Sparsifier:
         given: dict[str, Any] = {"structure": structures.Block(number(2), 2)}
@@ -50,6 +86,18 @@ def test_numbers_of_numpy_are_the_same_arguments() -> None:
         )
 
     build(int).load_state_dict(build(np.int64).state_dict())
+
+
+def test_whole_numbers_are_the_same_with_and_without_a_point() -> None:
+    def build(number: Any) -> Sparsifier:
+        parts: dict[str, Any] = {"structure": structures.ConstantFanIn(number)}
+        model = network()
+        rule = growth.superset(extra=number)
+        return Sparsifier(
+            model, adam(model), "top_kast", sparsity=0.5, total_steps=9, growth=rule, **parts
+        )
+
+    build(1).load_state_dict(build(1.0).state_dict())
 
 
 def test_a_state_of_something_else() -> None:

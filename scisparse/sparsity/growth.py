@@ -99,7 +99,8 @@ class Growth:
         For messages.
     score
         Takes :class:`Candidates` and returns a score of each, ``[n]``, larger = sooner, -infinity
-        or NaN for never. A call sees whole rows of a layer, not all of them.
+        or NaN for never. A call sees whole rows of a layer, not all of them. Of a dataclass that is
+        called, states of a sparsifier hold the numbers, and resume with the same alone.
     needs_gradient
         Whether it reads ``gradient``: backward passes before a change are kept.
     needs_momentum
@@ -293,16 +294,22 @@ def distance_prior(scale: float) -> Growth:
     if scale <= 0:
         raise OptionError(f"`scale` (={scale}) must be positive, in metres")
 
-    def score(candidates: Candidates) -> Tensor:
+    rule = _NearFirst(scale)
+    return Growth("distance_prior", rule, needs_gradient=True, needs_distance=True)
+
+
+@dataclass(frozen=True)
+class _NearFirst:
+    scale: float
+
+    def __call__(self, candidates: Candidates) -> Tensor:
         if candidates.distance is None:
             raise OptionError(
                 "this growth needs distances, which the layer does not have; build its pattern on "
                 "a grid, or give them: Pattern.from_edge_index(..., distance=...)"
             )
         size = _need(candidates.gradient, "gradients")
-        return size * torch.exp(-candidates.distance / scale)
-
-    return Growth("distance_prior", score, needs_gradient=True, needs_distance=True)
+        return size * torch.exp(-candidates.distance / self.scale)
 
 
 def superset(extra: float = 1.0, penalty: float = 1e-4) -> Growth:

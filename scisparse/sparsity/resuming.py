@@ -11,6 +11,8 @@ import numpy as np
 
 from scisparse.errors import CheckpointError
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions
+from scisparse.sparsity.growth import Growth
+from scisparse.sparsity.importance import Importance
 
 if TYPE_CHECKING:
     from scisparse.sparsity.sparsifier import Sparsifier
@@ -26,8 +28,8 @@ def settings(of: Sparsifier) -> dict[str, Any]:
         "sparsity": of.sparsity,
         "structure": _written(of.structure),
         "budget": _written_budget(of.budget),
-        "score": of.rules.importance.name,
-        "growth": None if growth is None else growth.name,
+        "score": _written_rule(of.rules.importance),
+        "growth": None if growth is None else _written_rule(growth),
         "teleconnections": of.far,
         "schedule": _written(of.schedule),
     }
@@ -73,11 +75,30 @@ def check_state(state: Mapping[str, Any], of: Sparsifier) -> None:
         )
 
 
+def _written_rule(rule: Growth | Importance) -> str:
+    """Write down the name of a rule, and the numbers that it was made with."""
+    if isinstance(rule, Growth):
+        reserve = {"extra": _plain(rule.extra), "penalty": _plain(rule.penalty)}
+        numbers = (reserve if rule.extra else {}) | _numbers(rule.score)
+    else:
+        numbers = ({"block": rule.block} if rule.block else {}) | _numbers(rule.gating)
+    written = ", ".join(f"{name}={value!r}" for name, value in numbers.items())
+    return f"{rule.name}({written})" if numbers else rule.name
+
+
+def _numbers(part: object) -> dict[str, float]:
+    """Numbers among the fields of a dataclass."""
+    if not is_dataclass(part):
+        return {}
+    values = {one.name: _plain(getattr(part, one.name)) for one in fields(part)}
+    return {name: value for name, value in values.items() if isinstance(value, int | float)}
+
+
 def _written(part: object) -> str:
     """Write a part down; those that are no dataclasses may write where in memory they are."""
     if not is_dataclass(part):
         return type(part).__name__
-    values = [f"{one.name}={plain(getattr(part, one.name))!r}" for one in fields(part)]
+    values = [f"{one.name}={_plain(getattr(part, one.name))!r}" for one in fields(part)]
     return f"{type(part).__name__}({', '.join(values)})"
 
 
@@ -95,3 +116,9 @@ def _written_budget(budget: Budget) -> str:
 def plain(value: Any) -> Any:
     """Return a number of NumPy as one of Python, and all else as it is."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _plain(value: Any) -> Any:
+    """Return it as :func:`plain` does, and whole numbers without a point."""
+    value = plain(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
