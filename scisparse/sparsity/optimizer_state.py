@@ -3,11 +3,13 @@
 Every tensor that an optimizer keeps for a parameter in its shape has one number for each weight:
 momenta, squared gradients, their maxima, copies in higher precision. A weight that is new must not
 inherit any from the weight that had its place. The same holds for what others keep, such as parts
-of gradients that have not been sent yet: they :func:`join`.
+of gradients that have not been sent yet: they :func:`join`; and for optimizers that nobody named,
+such as one that is made after the sparsifier: they are noticed as they step.
 """
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -15,11 +17,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from scisparse.layers.rewiring import move_rows
 from scisparse.pattern import Pattern
 
-__all__ = ["Keeper", "clear", "clear_rows", "forget", "join", "move", "rewire"]
+__all__ = [
+    "Keeper",
+    "clear",
+    "clear_rows",
+    "forget",
+    "is_replaced",
+    "join",
+    "move",
+    "notice_steps",
+    "rewire",
+]
 
 
 class Keeper(Protocol):
@@ -37,6 +50,46 @@ def join(keeper: Keeper) -> None:
     _keepers.add(keeper)
 
 
+# The last two times of each optimizer that has stepped, on a clock of such steps.
+_stepped: weakref.WeakKeyDictionary[Optimizer, tuple[int, int]] = weakref.WeakKeyDictionary()
+_clock = itertools.count()
+_noticing: list[Any] = []  # the handle of the hook
+
+
+def notice_steps() -> None:
+    """Let the state of every optimizer move with the weights, from its next step on."""
+    if not _noticing:
+        # Compiled steps leave their graph here, as they do a line later in torch.
+        _noticing.append(register_optimizer_step_pre_hook(torch.compiler.disable(_notice)))
+
+
+def _notice(optimizer: Optimizer, *_: Any) -> None:
+    _stepped[optimizer] = (_last_step(optimizer), next(_clock))
+
+
+def _last_step(optimizer: Optimizer | None) -> int:
+    return -1 if optimizer is None else _stepped.get(optimizer, (-1, -1))[1]
+
+
+def is_replaced(optimizer: Optimizer | None, parameter: nn.Parameter) -> bool:
+    """Whether another optimizer has stepped a parameter twice since this one has made a step."""
+    others = [one for one in _optimizers(None, parameter) if one is not optimizer]
+    # Once may be what a wrapper, which steps before, has wrapped.
+    return any(_stepped[one][0] > _last_step(optimizer) for one in others)
+
+
+def _group(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any] | None:
+    """Return the options by which an optimizer steps a parameter, if it does."""
+    groups = optimizer.param_groups
+    return next((g for g in groups if any(p is parameter for p in g["params"])), None)
+
+
+def _optimizers(optimizer: Optimizer | None, parameter: nn.Parameter) -> list[Optimizer]:
+    """Return the optimizer that is given, and others that have stepped the parameter."""
+    others = [one for one in list(_stepped) if _group(one, parameter) is not None]
+    return list({id(one): one for one in (optimizer, *others) if one is not None}.values())
+
+
 # Options of an optimizer from which its state starts, where that is not 0: Rprop's, Adagrad's.
 _STARTS = {"step_size": "lr", "sum": "initial_accumulator_value"}
 
@@ -49,20 +102,23 @@ def _entries(
         kept, name = keeper.kept_of(parameter)
         if name in kept:
             yield kept, name, kept[name], 0.0
-    if optimizer is None or isinstance(optimizer, torch.optim.LBFGS):
-        return
-    state = optimizer.state.get(parameter, {})
-    groups = optimizer.param_groups
-    group = next((g for g in groups if any(p is parameter for p in g["params"])), {})
-    for key, value in list(state.items()):
-        if isinstance(value, Tensor) and value.dim():
-            yield state, key, value, float(group.get(_STARTS.get(key, ""), 0.0))
+    known = set()  # a wrapper has the state of what it wraps
+    for one in _optimizers(optimizer, parameter):
+        state = {} if isinstance(one, torch.optim.LBFGS) else one.state.get(parameter, {})
+        if id(state) in known:
+            continue
+        known.add(id(state))
+        group = _group(one, parameter) or {}
+        for key, value in list(state.items()):
+            if isinstance(value, Tensor) and value.dim():
+                yield state, key, value, float(group.get(_STARTS.get(key, ""), 0.0))
 
 
-def _forget_curvature(optimizer: Optimizer | None) -> None:
+def _forget_curvature(optimizer: Optimizer | None, parameter: nn.Parameter) -> None:
     """Let L-BFGS start anew: its history is of all weights together, as they were."""
-    if isinstance(optimizer, torch.optim.LBFGS):
-        optimizer.state.clear()
+    for one in _optimizers(optimizer, parameter):
+        if isinstance(one, torch.optim.LBFGS):
+            one.state.clear()
 
 
 @torch.no_grad()
@@ -79,7 +135,7 @@ def clear(optimizer: Optimizer | None, parameter: nn.Parameter, where: Tensor) -
         Booleans of its shape.
     """
     if bool(where.any()):
-        _forget_curvature(optimizer)
+        _forget_curvature(optimizer, parameter)
     for _, _, value, start in _entries(optimizer, parameter):
         if value.shape == parameter.shape:
             value.masked_fill_(where.to(value.device), start)
@@ -88,7 +144,7 @@ def clear(optimizer: Optimizer | None, parameter: nn.Parameter, where: Tensor) -
 @torch.no_grad()
 def clear_rows(optimizer: Optimizer | None, parameter: nn.Parameter, rows: Tensor) -> None:
     """Let the state of some rows, int64 ``[n]``, start anew."""
-    _forget_curvature(optimizer)
+    _forget_curvature(optimizer, parameter)
     for _, _, value, start in _entries(optimizer, parameter):
         if value.shape == parameter.shape:
             value[rows.to(value.device)] = start
@@ -97,8 +153,8 @@ def clear_rows(optimizer: Optimizer | None, parameter: nn.Parameter, rows: Tenso
 def forget(optimizer: Optimizer | None, parameter: nn.Parameter) -> None:
     """Let all state of a parameter start anew, its count of steps included."""
     clear(None, parameter, torch.ones_like(parameter, dtype=torch.bool))
-    if optimizer is not None:
-        optimizer.state.pop(parameter, None)
+    for one in _optimizers(optimizer, parameter):
+        one.state.pop(parameter, None)
 
 
 @torch.no_grad()
@@ -118,7 +174,7 @@ def move(
     rows_before
         Number of rows before.
     """
-    _forget_curvature(optimizer)
+    _forget_curvature(optimizer, parameter)
     for state, key, value, start in _entries(optimizer, parameter):
         # A factored state (Adafactor's) has the rows but not the shape.
         if value.shape[0] != rows_before or (value.dim() == 1 and parameter.dim() > 1):

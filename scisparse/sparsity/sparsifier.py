@@ -35,7 +35,7 @@ from scisparse.sparsity.resuming import check_state, settings
 from scisparse.sparsity.rewinding import Rewinding
 from scisparse.sparsity.schedules import Change, Schedule
 from scisparse.sparsity.structures import Structure
-from scisparse.sparsity.target import Target, gather_before_steps, without_passes
+from scisparse.sparsity.target import Target, attend_steps, check_gathers, without_passes
 
 __all__ = ["Sparsifier"]
 
@@ -54,7 +54,8 @@ class Sparsifier:
     model
         The model; build the sparsifier before compiling it or wrapping it for several devices.
     optimizer
-        Which trains it: the state of a connection goes with it, and new ones start clean.
+        Which trains it: the state of a connection goes with it, and new ones start clean. So it is
+        with others that step the weights later, but what was before their first step stays.
     method
         ``"static"``, ``"set"``, ``"rigl"``, ``"srigl"``, ``"mest"``, ``"sparse_momentum"``,
         ``"top_kast"``, ``"magnitude"``, ``"gmp"``, ``"movement"``, ``"l0"`` or ``"lottery"``.
@@ -172,8 +173,7 @@ class Sparsifier:
             if sparsity is None and not self.far:
                 options.check_steady_number(self.targets, self.structure, budget, self.rules)
             hold(self.targets)
-            if self.rules.gathers:
-                self._gather = gather_before_steps(self.targets, self.rules)
+            self._gather = attend_steps(self.targets, self.rules)
             self._allotment = Allotment(
                 self.targets, self.budget, self.sparsity, self.rules, self._moves
             )
@@ -226,8 +226,7 @@ class Sparsifier:
             hold(copied.targets)
             for target, like in zip(copied.targets, self.targets, strict=True):
                 target.reattach(like)
-            if self.rules.gathers:
-                copied._gather = gather_before_steps(copied.targets, copied.rules)
+            copied._gather = attend_steps(copied.targets, copied.rules)
         return copied
 
     # -- training ------------------------------------------------------------------------------
@@ -253,6 +252,7 @@ class Sparsifier:
         self._record()
 
     def _change(self, change: Change) -> None:
+        check_gathers(self.targets, self.rules)
         for target in self.targets:
             target.enforce()  # no score should see what the optimizer did to pruned weights
         self._allotment.aim()

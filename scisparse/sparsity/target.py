@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from scisparse.errors import OptionError
+from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.growth import Growth
 from scisparse.sparsity.importance import Importance
 from scisparse.sparsity.ranks import every
@@ -24,7 +25,8 @@ __all__ = [
     "Rules",
     "Target",
     "all_finite",
-    "gather_before_steps",
+    "attend_steps",
+    "check_gathers",
     "without_passes",
 ]
 
@@ -263,14 +265,32 @@ def without_passes(targets: Sequence[Target], rules: Rules) -> list[Target]:
     return frozen + without
 
 
-def gather_before_steps(targets: Sequence[Target], rules: Rules) -> RemovableHandle:
-    """Let targets gather from weights and gradients as the optimizer finds them.
+def check_gathers(targets: Sequence[Target], rules: Rules) -> None:
+    """Raise if what is to be gathered at the steps of an optimizer is not, as another one steps."""
+    for target in targets if rules.gathers else []:
+        weight = target.parameter
+        if weight is not None and optimizer_state.is_replaced(rules.optimizer, weight):
+            raise OptionError(
+                f"{target.name} is stepped by another optimizer than `optimizer`, at whose steps "
+                "this method gathers gradients; build the sparsifier with the one that trains"
+            )
+
+
+def attend_steps(targets: Sequence[Target], rules: Rules) -> RemovableHandle | None:
+    """Notice which optimizers step, whose state is to move along; gather before steps if due.
 
     Raises
     ------
     OptionError
-        There is no optimizer.
+        There is no optimizer to gather before its steps, or one that makes several at once.
     """
+    if rules.growth is not None or rules.optimizer is not None:
+        optimizer_state.notice_steps()
+    return _gather_before_steps(targets, rules) if rules.gathers else None
+
+
+def _gather_before_steps(targets: Sequence[Target], rules: Rules) -> RemovableHandle:
+    """Let targets gather from weights and gradients as the optimizer finds them."""
     if rules.optimizer is None:
         raise OptionError("this method gathers gradients at each step; give `optimizer`")
     known = [weakref.ref(target) for target in targets]  # a dropped sparsifier gathers no more

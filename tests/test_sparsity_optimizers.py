@@ -1,0 +1,110 @@
+"""State of optimizers that a sparsifier was not given moves with the weights all the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from sparsity_cases import OFTEN, adam, batches, masks, network, seed, train
+from torch import Tensor, nn
+
+from scisparse.errors import OptionError
+from scisparse.layers import SparseLinear
+from scisparse.sparsity import Sparsifier, schedules
+
+
+def linked() -> nn.Sequential:
+    return nn.Sequential(SparseLinear(12, 20, fan_in=4), nn.Tanh(), SparseLinear(20, 6, fan_in=5))
+
+
+def dense(layer: Any, values: Tensor) -> Tensor:
+    """Numbers of weights at their places, so that layers with other edges can be compared."""
+    if not isinstance(layer, SparseLinear):
+        return values
+    pattern = layer.pattern
+    placed = values.new_zeros(pattern.shape)
+    placed[pattern.rows(), pattern.col.long()] = values[: pattern.num_edges].detach()
+    return placed
+
+
+def numbers(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    found = []
+    for layer in (model[0], model[2]):
+        state = optimizer.state[layer.weight]
+        for values in (layer.weight, state["exp_avg"], state["exp_avg_sq"]):
+            found.append(dense(layer, values).detach().clone())
+    return found
+
+
+@pytest.mark.parametrize("build", [network, linked])
+@pytest.mark.parametrize("given", ["nothing", "another"])
+@pytest.mark.parametrize("method", ["rigl", "set"])
+def test_an_optimizer_that_is_made_later(build: Any, given: str, method: str) -> None:
+    """The same numbers as of one that is given."""
+    expected: list[Tensor] = []
+    for known in (True, False):
+        seed()
+        model = build()
+        first = adam(model)
+        optimizer = None if not known and given == "nothing" else first
+        sparsifier = Sparsifier(model, optimizer, method, sparsity=0.7, schedule=OFTEN)
+        last = first if known else adam(model)
+        train(model, last, sparsifier, batches(9))
+        if known:
+            expected = numbers(model, last)
+    torch.testing.assert_close(numbers(model, last), expected, rtol=0, atol=0)
+
+
+def test_rewinding_forgets_what_a_later_optimizer_has() -> None:
+    model = network()
+    schedule = schedules.Iterative(rounds=2, every=3)
+    sparsifier = Sparsifier(model, adam(model), "lottery", sparsity=0.5, schedule=schedule)
+    last = adam(model)
+    train(model, last, sparsifier, batches(3))
+    assert not last.state
+
+
+@pytest.mark.parametrize("method", ["l0", "movement", "top_kast", "sparse_momentum"])
+def test_gradients_that_are_gathered_at_the_steps_of_another_optimizer(method: str) -> None:
+    model = network()
+    first = adam(model)
+    sparsifier = Sparsifier(model, first, method, sparsity=0.5, total_steps=400)
+    train(model, first, sparsifier, batches(6))
+    with pytest.raises(OptionError, match=r"0.weight is stepped by another optimizer than `opt"):
+        train(model, adam(model), sparsifier, batches(30))
+
+
+def test_a_wrapper_and_what_it_wraps() -> None:
+    """State of both is the same: it moves once."""
+
+    class Wrapper(torch.optim.Adam):
+        def __init__(self, inner: torch.optim.Adam) -> None:
+            super().__init__(inner.param_groups, lr=0.01)
+            self.inner, self.state = inner, inner.state
+
+        def step(self, closure: Any = None) -> Any:
+            return self.inner.step(closure)
+
+    for method in ("rigl", "sparse_momentum"):
+        expected: list[Tensor] = []
+        for wrapped in (False, True):
+            seed()
+            model = linked()
+            optimizer = Wrapper(adam(model)) if wrapped else adam(model)
+            sparsifier = Sparsifier(model, optimizer, method, sparsity=0.7, schedule=OFTEN)
+            train(model, optimizer, sparsifier, batches(9))
+            expected = expected or numbers(model, optimizer)
+        torch.testing.assert_close(numbers(model, optimizer), expected, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # of torch's own
+def test_a_compiled_step_of_an_optimizer_that_is_made_later() -> None:
+    seed()
+    model = network()
+    sparsifier = Sparsifier(model, None, "set", sparsity=0.7, schedule=OFTEN)
+    last = adam(model)
+    last.step = torch.compile(last.step, backend="eager")  # type: ignore[method-assign]
+    train(model, last, sparsifier, batches(8))
+    moments, gone = last.state[model[0].weight]["exp_avg_sq"], ~masks(sparsifier)[0]
+    assert not moments[gone].any()
