@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError
 from scisparse.grids import LatLonGrid
-from scisparse.layers import LocallyConnected, Scores, SparseAttention, SparseLinear
+from scisparse.layers import (
+    LocallyConnected,
+    LocallyConnected2d,
+    Scores,
+    SparseAttention,
+    SparseLinear,
+)
 from scisparse.pattern import Pattern
 from scisparse.patterns import window
 from scisparse.sparsity import Sparsifier, schedules
@@ -48,6 +54,36 @@ def assert_whole(pattern: Pattern, candidates: Pattern, structure: str) -> None:
     count = torch.bincount(here.long(), minlength=64)
     full = torch.bincount(there.long(), minlength=64)
     assert bool(((count == 0) | (count == full)).all())
+
+
+def without_padding(channels: int) -> LocallyConnected2d:
+    """All taps are at all sites."""
+    seed()
+    return LocallyConnected2d(channels, 2, 3, input_size=(6, 8))
+
+
+def convolution(channels: int) -> nn.Conv2d:
+    seed()
+    return nn.Conv2d(channels, 2, 3)
+
+
+@pytest.mark.parametrize("build", [without_padding, convolution])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_all_methods_keep_as_many_taps(build: Any, channels: int) -> None:
+    """The nearest number to the weights that are asked for, the fewer of two equally near."""
+    for sparsity in [0.25, 0.5, 0.6, 0.72, 0.75, 0.8, *(1 - (k + 0.5) / 9 for k in range(1, 8))]:
+        for method in ("rigl", "set", "static", "magnitude", "gmp"):
+            layer = build(channels)
+            total = layer.weight.numel()
+            wanted = 9 * round((1 - sparsity) * total) / total
+            expected = min(range(1, 10), key=lambda taps: (round(abs(taps - wanted), 9), taps))
+            optimizer = adam(layer)
+            sparsifier = Sparsifier(
+                layer, optimizer, method, sparsity=sparsity, structure="taps", total_steps=4
+            )
+            x = torch.randn(2, channels, 6, 8)
+            train(layer, optimizer, sparsifier, [(x, torch.zeros_like(layer(x)))] * 4)
+            assert round(9 * (1 - sparsifier.report().sparsity)) == expected, (method, sparsity)
 
 
 @pytest.mark.parametrize("structure", ["taps", "sites"])

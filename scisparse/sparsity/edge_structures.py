@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from scisparse.errors import OptionError
 from scisparse.sparsity.row_groups import RowGroups
 from scisparse.sparsity.select import best, best_of_groups
+from scisparse.sparsity.structure import nearest
 from scisparse.sparsity.structures import (
     NM,
     VNM,
@@ -34,7 +35,7 @@ class EdgeGroups(Structure):
     """Rows of a weight ``[W, C, O]`` with the same label stand or fall together.
 
     Groups need not be of one size: those with the highest mean score stay, as many as come nearest
-    to the number of weights that is asked for, and at least one.
+    to the number of weights that is asked for, the fewer of two equally near, and at least one.
 
     Parameters
     ----------
@@ -113,7 +114,7 @@ class OutputChannels(Structure):
     def quota(self, shape: Sequence[int], count: int) -> Tensor:
         """Whole channels."""
         size = math.prod(shape[:2]) / self.groups_of_channels
-        return torch.tensor([max(min(1, count), round(count / max(1, size)))])
+        return torch.tensor([max(min(1, count), nearest(count, max(1, size)))])
 
 
 @dataclass(frozen=True, eq=False)

@@ -229,9 +229,10 @@ class EdgeTarget(Target):
 
     def reached(self, count: int) -> int:
         """How many weights groups of sites keep, or whole units."""
-        edges, units = round(count / self.block), self._units
-        left = int(self._row_groups(edges)[1].sum()) if units is None else units.reached(edges)
-        return left * self.block
+        edges, units = count / self.block, self._units
+        if units is not None:
+            return units.reached(edges) * self.block
+        return int(self._row_groups(round(edges))[1].sum()) * self.block
 
     def sparsify(self, count: int, rules: Rules) -> None:
         """Keep edges at random, at first of those that the layer has."""
@@ -243,7 +244,7 @@ class EdgeTarget(Target):
             self._room = min(self.candidates.size, edges + int(self._units.sizes.max()))
         drawn = self._draw(rules)
         if self._units is not None:
-            active = self._whole_units(drawn, edges, 0.0, random(), rules)
+            active = self._whole_units(drawn, count, 0.0, random(), rules)
         else:
             active = self._refill(drawn, *self._row_groups(edges), random(), rules)
         self._set(agree(active), rules)
@@ -256,16 +257,15 @@ class EdgeTarget(Target):
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Drop a fraction of the edges that may move, then grow until there are `count` weights."""
         self._started = True
-        edges = round(count / self.block)
         score = self._importance(rules)
         if self._units is not None:
-            active = self._whole_units(score, edges, drop, rules.growth, rules)
+            active = self._whole_units(score, count, drop, rules.growth, rules)
             return self._set(agree(active), rules)
         if self.far is not None:
             score[self.far.fixed(self.active)] = torch.inf
         may_go = int((score < torch.inf).sum())
         drops = math.floor(drop * may_go) if rules.growth is not None else 0
-        group, quota = self._row_groups(edges)
+        group, quota = self._row_groups(round(count / self.block))
         kept = best(score, score.numel() - drops)
         if self._ablation is not None and drops:
             quota = self._ablated(self.active[kept], quota, count // self.block, rules)
@@ -321,12 +321,12 @@ class EdgeTarget(Target):
         return torch.cat([active, found]).sort().values
 
     def _whole_units(
-        self, score: Tensor, edges: int, drop: float, growth: Growth | None, rules: Rules
+        self, score: Tensor, count: int, drop: float, growth: Growth | None, rules: Rules
     ) -> Tensor:
         """Numbers of active edges where whole units go, by `score` of what is active, and come."""
         assert self._units is not None
-        found = (self.active, score, edges, drop, growth, self._search, rules.generator)
-        return self._units.refilled(*found)
+        found = (self.active, score, count / self.block, drop, growth, self._search)
+        return self._units.refilled(*found, rules.generator)
 
     def _search(self, active: Tensor) -> Search:
         """What is known of the candidates besides `active`."""

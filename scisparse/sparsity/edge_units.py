@@ -23,7 +23,8 @@ class EdgeUnits:
     """Candidates that stand or fall together.
 
     Units go by the mean score of their edges, and as many are active as come nearest to the number
-    of edges that is asked for, at least one.
+    of edges that is asked for, the fewer of two equally near, at least one. That number may lie
+    between two whole ones: weights that are asked for need not be those of whole edges.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ class EdgeUnits:
         """A random number for each of some candidates, the same one for all of a unit, ``[n]``."""
         return torch.rand(self.sizes.numel(), generator=generator)[self.of(numbers)]
 
-    def best(self, score: Tensor, edges: int) -> Tensor:
+    def best(self, score: Tensor, edges: float) -> Tensor:
         """Mark those with the highest scores ``[U]`` that come nearest to so many edges."""
         order = score.argsort(descending=True, stable=True)
         order = order[(score[order] > -torch.inf) & (self.sizes[order] > 0)]
@@ -60,7 +61,7 @@ class EdgeUnits:
         chosen[order[: int((total - edges).abs().argmin())]] = True
         return chosen
 
-    def reached(self, edges: int) -> int:
+    def reached(self, edges: float) -> int:
         """How many edges may be left of those asked for: largest units first, and one at least."""
         chosen = self.best(self.sizes.double(), edges)
         return max(int(self.sizes[chosen].sum()), int(self.sizes[self.sizes > 0].min()))
@@ -78,7 +79,7 @@ class EdgeUnits:
         self,
         active: Tensor,
         score: Tensor,
-        edges: int,
+        edges: float,
         drop: float,
         growth: Growth | None,
         search: Callable[[Tensor], Search],
@@ -93,7 +94,7 @@ class EdgeUnits:
             kept |= self.grown(kept, edges, search(self.edges(kept)), growth, generator)
         return self.edges(kept)
 
-    def kept(self, active: Tensor, score: Tensor, edges: int, drop: float) -> Tensor:
+    def kept(self, active: Tensor, score: Tensor, edges: float, drop: float) -> Tensor:
         """Mark units that stay when a fraction goes, and no more edges are left than asked for.
 
         Parameters
@@ -122,7 +123,7 @@ class EdgeUnits:
     def grown(
         self,
         kept: Tensor,
-        edges: int,
+        edges: float,
         search: Search,
         growth: Growth,
         generator: torch.Generator,

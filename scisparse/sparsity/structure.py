@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from scisparse.sparsity.select import best_of_groups
 
-__all__ = ["Shape", "Structure"]
+__all__ = ["Shape", "Structure", "nearest"]
 
 Shape = Sequence[int]
 
@@ -52,3 +53,14 @@ class Structure:
         """Return :meth:`groups` for values of a weight, on their device."""
         groups = self.groups(values.shape)
         return None if groups is None else groups.to(values.device)
+
+
+def nearest(count: int, size: float) -> int:
+    """Units of `size` weights that come nearest to `count`, the fewer of two equally near.
+
+    Examples
+    --------
+    >>> nearest(10, 4), nearest(11, 4), nearest(14, 4)
+    (2, 3, 3)
+    """
+    return math.ceil(count / size - 0.5)

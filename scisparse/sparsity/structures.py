@@ -16,7 +16,7 @@ from torch import Tensor
 from scisparse.errors import OptionError
 from scisparse.grids.integers import integer_from
 from scisparse.sparsity.n_of_m import NM, VNM
-from scisparse.sparsity.structure import Shape, Structure
+from scisparse.sparsity.structure import Shape, Structure, nearest
 
 __all__ = [
     "NM",
@@ -149,7 +149,7 @@ class Block(Structure):
 
     def quota(self, shape: Shape, count: int) -> Tensor:
         """Whole blocks."""
-        return torch.tensor([max(min(1, count), round(count / (self.height * self.width)))])
+        return torch.tensor([max(min(1, count), nearest(count, self.height * self.width))])
 
     def _grid(self, shape: Shape) -> tuple[int, int]:
         inputs = math.prod(shape[1:])
@@ -182,7 +182,7 @@ class Rows(Structure):
 
     def quota(self, shape: Shape, count: int) -> Tensor:
         """Whole rows."""
-        return torch.tensor([max(min(1, count), round(count / max(1, math.prod(shape[1:]))))])
+        return torch.tensor([max(min(1, count), nearest(count, max(1, math.prod(shape[1:]))))])
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ class Taps(Structure):
 
     def quota(self, shape: Shape, count: int) -> Tensor:
         """Whole taps, at least one."""
-        return torch.tensor([max(1, round(count / (shape[0] * shape[1])))])
+        return torch.tensor([max(1, nearest(count, shape[0] * shape[1]))])
 
 
 BY_NAME: dict[str, Callable[[], Structure]] = {
