@@ -12,6 +12,7 @@ from scisparse.errors import OptionError, PatternError
 from scisparse.grids.integers import integer_from
 from scisparse.kernels import graph_attention
 from scisparse.kernels.graph_attention.checks import check_dropout
+from scisparse.layers.buffers import write_beside_parameters
 from scisparse.layers.edges import EdgeBias, PatternEdges, check_edge_attr
 from scisparse.layers.heads import (
     check_heads,
@@ -25,7 +26,6 @@ from scisparse.layers.rewiring import (
     pack_edges,
     unpack_edges,
     unpack_number,
-    write_beside_parameters,
 )
 from scisparse.pattern import Pattern
 

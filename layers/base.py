@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scisparse.errors import OptionError, ShapeError
 from scisparse.grids.integers import integer_from
 from scisparse.kernels._modes import is_transformed
-from scisparse.layers.rewiring import OwnBuffers
+from scisparse.layers.buffers import OwnBuffers
 from scisparse.pattern import Pattern
 from scisparse.tying import Tying, tie_edges
 

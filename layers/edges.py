@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.grids.integers import integer_from
 from scisparse.kernels import Edges
-from scisparse.layers.rewiring import OwnBuffers, checked_pattern
+from scisparse.layers.buffers import OwnBuffers
+from scisparse.layers.rewiring import checked_pattern
 from scisparse.pattern import Pattern
 from scisparse.pattern.edges import index_dtype
 

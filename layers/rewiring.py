@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scisparse.errors import PatternError, ShapeError
+from scisparse.layers.buffers import OwnBuffers
 from scisparse.pattern import Pattern
 from scisparse.pattern.taps import taps_as_in
 
 __all__ = [
-    "OwnBuffers",
     "Rewirable",
     "check_parameters",
     "checked_on_points_of",
@@ -29,72 +29,7 @@ __all__ = [
     "resize",
     "unpack_edges",
     "unpack_number",
-    "write_beside_parameters",
 ]
-
-
-class OwnBuffers(nn.Module):
-    """Module with buffers that follow from a pattern, which may be exchanged for another.
-
-    Until then they may share the tensors of the pattern. From then on they are the module's own and
-    are written in place where sizes have not changed: so compiled graphs and distributed training
-    go on with the same tensors.
-
-    They are not saved: subclasses write them in ``_write_buffers``, which is called again whenever
-    the module moves or its parameters are loaded off the meta device, so that neither ``to_empty``
-    nor ``load_state_dict(..., assign=True)`` leaves them unwritten.
-    """
-
-    rewired = False  #: whether the pattern is another than the one the layer was built on
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_load_state_dict_post_hook(write_beside_parameters)
-
-    def _write_buffers(self, device: torch.device) -> None:
-        """Write the buffers that follow from the pattern."""
-        raise NotImplementedError
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        after = self._buffers
-        if any(after[name] is not tensor for name, tensor in before.items()):
-            self._write_buffers(next(t.device for t in after.values() if t is not None))
-        return self
-
-    def _put_buffer(self, name: str, values: Tensor | None, device: torch.device) -> None:
-        """Write a buffer: in place if the module has one of this size that is its own."""
-        old = self._buffers.get(name)
-        if values is None:
-            self.register_buffer(name, None, False)
-        elif not self.rewired:
-            self.register_buffer(name, values.to(device), False)
-        elif old is not None and name in self._own and _alike(old, values, device):
-            old.copy_(values)
-        else:
-            # A pattern is frozen, and layers built on one share its tensors.
-            self.register_buffer(name, values.to(device, copy=True), False)
-            self._own.add(name)
-
-    @property
-    def _own(self) -> set[str]:
-        """Names of buffers that this module alone writes."""
-        own: set[str] = self.__dict__.setdefault("_own_buffers", set())
-        return own
-
-
-def write_beside_parameters(module: nn.Module, _: object = None) -> None:
-    """Write buffers of a module and its parts that are on meta where its parameters are not.
-
-    ``load_state_dict(..., assign=True)`` puts real parameters in the place of those on meta.
-    """
-    device = next((parameter.device for parameter in module.parameters()), None)
-    if device is None or device.type == "meta":
-        return
-    for part in module.modules():
-        if isinstance(part, OwnBuffers) and any(t.is_meta for t in part.buffers(recurse=False)):
-            part._write_buffers(device)
 
 
 class Rewirable(OwnBuffers):
@@ -106,7 +41,8 @@ class Rewirable(OwnBuffers):
     Moving averages are of weights on the same edges: have copies rewired with the layer
     (``Sparsifier.follow``). Index buffers are not to be averaged, as
     ``torch.optim.swa_utils.AveragedModel(model, use_buffers=True)`` does: torch rounds the mean of
-    equal integers down, to other edges. Its default copies them.
+    equal integers down, to other edges. Its default copies them. ``eval`` and ``train`` of such an
+    average, and its ``state_dict``, raise a ``PatternError``.
     """
 
     pattern: Pattern
@@ -203,10 +139,6 @@ class Rewirable(OwnBuffers):
     def _saved_edges(self, extra_state: Tensor) -> Tensor | None:
         """Edges in a saved extra state, packed, if it has any."""
         return extra_state
-
-
-def _alike(old: Tensor, new: Tensor, device: torch.device) -> bool:
-    return old.shape == new.shape and old.dtype == new.dtype and old.device == device
 
 
 def check_parameters(layer: nn.Module, *names: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import astuple
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -12,7 +12,17 @@ from torch import Tensor
 if TYPE_CHECKING:
     from scisparse.pattern.value import Pattern
 
-__all__ = ["describe", "digest", "repeats", "statistics"]
+__all__ = ["Value", "describe", "digest", "repeats", "statistics"]
+
+
+class Value:
+    """What never changes: copies are the same, so that no copy of a model writes to a pattern."""
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
 
 def digest(pattern: Pattern) -> str:

@@ -13,7 +13,7 @@ from scisparse.grids import Grid
 from scisparse.pattern.build import EdgeArrays, dense_edges, sorted_edges, with_geometry
 from scisparse.pattern.checks import check_fields, check_pattern
 from scisparse.pattern.combine import moved, restrict, select, transposed, union
-from scisparse.pattern.content import describe, digest, statistics
+from scisparse.pattern.content import Value, describe, digest, statistics
 from scisparse.pattern.reach import coverage
 from scisparse.pattern.renumber import reorder
 from scisparse.pattern.tiles import TileOccupancy, block_mask, tile_occupancy
@@ -26,7 +26,7 @@ __all__ = ["Pattern"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Pattern:
+class Pattern(Value):
     """Edges from sources to sites, by site (compressed sparse rows), with arrays that ride along.
 
     Edges are sorted by (site, source, tap). A pair of site and source occurs once, or with several

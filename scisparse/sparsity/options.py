@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from scisparse.errors import OptionError
 from scisparse.names import choice
@@ -25,6 +27,7 @@ from scisparse.sparsity.target import Rules, Target
 
 __all__ = [
     "check_audit",
+    "check_copy",
     "check_optimizer",
     "check_parts",
     "check_rules",
@@ -286,6 +289,27 @@ def check_optimizer(optimizer: Optimizer | None, targets: list[Target]) -> None:
                 f"`optimizer` does not hold {target.name}; build it from this model's parameters, "
                 "or name the weights to make sparse in `params`"
             )
+
+
+def check_copy(copy: nn.Module, targets: Sequence[Target]) -> nn.Module:
+    """Return the module of a copy that can follow, or raise."""
+    if isinstance(copy, AveragedModel):
+        edges = [target.name for target in targets if isinstance(target, EdgeTarget)]
+        if copy.use_buffers and edges:
+            raise OptionError(
+                f"`copy` averages buffers (use_buffers=True), and edges of {edges[0]} are buffers, "
+                "whose numbers have no mean; build AveragedModel with use_buffers=False"
+            )
+        copy = copy.module
+    modules = dict(copy.named_modules())
+    for target in targets:
+        path = target.name.rpartition(".")[0]
+        if path not in modules:
+            raise OptionError(
+                f"`copy` has no module {path!r}, which holds {target.name}; give a copy of the "
+                "model that is trained"
+            )
+    return copy
 
 
 def choose_rules(

@@ -50,6 +50,11 @@ class Progress:
         """Whether there may be a change after the next step."""
         return self.pending is not None or self.due(schedule, sparsity, ahead=1) is not None
 
+    def is_past(self, schedule: Schedule) -> bool:
+        """Whether a schedule has an end, and nothing is left to do."""
+        end = getattr(schedule, "end", None)
+        return end is not None and self.steps >= end and self.pending is None
+
     def ready(self, change: Change | None, targets: Sequence[Target]) -> Change | None:
         """Return `change`, or the pending one; where gradients are not finite, it waits."""
         change = change or self.pending

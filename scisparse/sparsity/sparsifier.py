@@ -268,8 +268,7 @@ class Sparsifier:
         """Keep gradients of the next step, if a change after it needs them."""
         grows = self.rules.growth
         due = self.progress.expects_change(self.schedule, self.sparsity)
-        end = getattr(self.schedule, "end", None)
-        ended = end is not None and self.progress.steps >= end and self.progress.pending is None
+        ended = self.progress.is_past(self.schedule)
         always = grows is not None and grows.needs_momentum and not ended
         for target in self.targets:
             audited = isinstance(target, EdgeTarget) and target.in_audit
@@ -296,9 +295,14 @@ class Sparsifier:
         Parameters
         ----------
         copy
-            Module with the same names; of ``AveragedModel`` give ``.module``, and leave its
-            `use_buffers` at ``False``: integers that name edges have no average.
+            Module with the same names, or torch's ``AveragedModel`` of one, without `use_buffers`.
+
+        Raises
+        ------
+        OptionError
+            It has other names, or averages numbers of edges, which have no mean.
         """
+        copy = options.check_copy(copy, self.targets)
         for target in self.targets:
             target.follow(copy)
 
