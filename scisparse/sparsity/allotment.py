@@ -246,7 +246,7 @@ def choose_budget(
     return budget
 
 
-def check_budget_names(budget: Budget, targets: list[Target]) -> None:
+def check_budget_names(budget: Budget, targets: Sequence[Target]) -> None:
     """Raise unless every name in a budget by names matches a weight or its module."""
     if not isinstance(budget, Mapping):
         return

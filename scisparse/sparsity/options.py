@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from scisparse.errors import OptionError
 from scisparse.names import choice
 from scisparse.sparsity import growth, importance, methods
+from scisparse.sparsity.allotment import check_budget_names
 from scisparse.sparsity.areas import area_of_edges
 from scisparse.sparsity.budgets import AreaWeighted, Budget, Regions, check_fraction
 from scisparse.sparsity.discovery import TRANSPOSED
@@ -125,6 +126,7 @@ def check_parts(
     targets: Sequence[Target], structure: Structure, budget: Budget, schedule: Schedule
 ) -> None:
     """Raise unless every layer can have this structure, budget and schedule together."""
+    check_budget_names(budget, targets)
     masked = [target for target in targets if isinstance(target, MaskedTarget)]
     if isinstance(budget, Regions | AreaWeighted) and not any(
         isinstance(t, EdgeTarget) or isinstance(t.structure, SiteRows)

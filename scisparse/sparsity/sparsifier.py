@@ -12,12 +12,7 @@ from torch.optim import Optimizer
 from scisparse.errors import OptionError
 from scisparse.pattern import Pattern
 from scisparse.sparsity import methods, options, structures
-from scisparse.sparsity.allotment import (
-    Allotment,
-    check_budget_names,
-    check_counts,
-    choose_budget,
-)
+from scisparse.sparsity.allotment import Allotment, check_counts, choose_budget
 from scisparse.sparsity.audits import audit, end_audits
 from scisparse.sparsity.budgets import Budget
 from scisparse.sparsity.build import masked_target, rewired_target
@@ -167,7 +162,6 @@ class Sparsifier:
             for one in found:
                 self.targets.append(self._target(one, candidates))
             options.check_optimizer(optimizer, self.targets)
-            check_budget_names(self.budget, self.targets)
             options.check_parts(self.targets, self.structure, self.budget, self.schedule)
             options.check_rules(self.targets, self.rules, self.schedule)
             if sparsity is None and not self.far:
@@ -313,9 +307,12 @@ class Sparsifier:
         convolutions keep zeros, but not idle channels; layers over patterns lose pruned edges.
         Linear layers with hooks, which a new one would not call, stay of their class.
         :attr:`forms` says what became of each. Layers of other sizes or forms are new ones: build
-        the optimizer anew to train on. Where several ranks train, all of them must call it: they
-        agree on the forms. Delete ``DistributedDataParallel`` and the last loss before, as weights
-        that they hold cannot get smaller, and wrap what is returned anew to train on.
+        the optimizer anew to train on.
+
+        Where several ranks train, all of them must call it, as they agree on the forms: rank 0
+        alone would wait for the others until the timeout of their group. Delete
+        ``DistributedDataParallel`` and the last loss before, as weights that they hold cannot get
+        smaller, and wrap what is returned anew to train on.
 
         Parameters
         ----------
