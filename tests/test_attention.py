@@ -305,6 +305,8 @@ def test_what_does_not_fit_is_named() -> None:
         SparseAttention(pattern, 8, 4, kv_heads=3)
     with pytest.raises(OptionError, match=r"`dropout` \(=1.0\) must be"):
         SparseAttention(pattern, 8, 4, dropout=1.0)
+    with pytest.raises(OptionError, match=r"`dropout` \(='0.1'\) must be at least 0 .* a number"):
+        SparseAttention(pattern, 8, 4, dropout="0.1")  # type: ignore[arg-type]
     with pytest.raises(PatternError, match="no grid of sources"):
         SparseAttention(pattern, 8, 4, scores=Scores(areas=True))
     with pytest.raises(PatternError, match=r"no distances .* patterns\.radius"):

@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import xarray as xr
@@ -20,7 +21,7 @@ from scisparse.errors import OptionError
 from scisparse.grids import LatLonGrid
 from scisparse.layers import LocallyConnected
 from scisparse.patterns import window
-from scisparse.sparsity import Sparsifier, budgets, growth, schedules, structures
+from scisparse.sparsity import Sparsifier, budgets, growth, importance, schedules, structures
 from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.growth import Candidates
 from scisparse.sparsity.select import best, best_of_groups, next_active
@@ -248,6 +249,50 @@ def test_cubic_rises_and_ends_on_target_off_the_beat() -> None:
 def test_bad_schedules(make: Any) -> None:
     with pytest.raises(OptionError, match="must"):
         make()
+
+
+NO_NUMBERS: list[tuple[Any, str]] = [
+    (lambda v: structures.NM(v, 4), "`n` "),
+    (lambda v: structures.VNM(2, 8, v), "`v` "),
+    (lambda v: schedules.OneShot(v), "`step` "),
+    (lambda v: schedules.Cubic(0, v), "`end` "),
+    (lambda v: schedules.Cubic(v, 9), "`begin` "),
+    (lambda v: schedules.CosineDrop(v), "`end` "),
+    (lambda v: schedules.CosineDrop(9, v), "`every` "),
+    (lambda v: schedules.Steady(v), "`every` "),
+    (lambda v: schedules.Steady(1, v), "`end` "),
+    (lambda v: schedules.Iterative(v, 5), "`rounds` "),
+    (lambda v: schedules.Iterative(2, 5, v), "`rewind_to` "),
+]
+
+
+@pytest.mark.parametrize(("make", "name"), NO_NUMBERS)
+@pytest.mark.parametrize("value", [True, "4", 2.5, float("nan")])
+def test_steps_and_sizes_are_whole(make: Any, name: str, value: Any) -> None:
+    """A change at a step between two would never come."""
+    with pytest.raises(OptionError, match=rf"{name}\(={value!r}\) must be an integer"):
+        make(value)
+    make(np.int64(4))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda v: schedules.CosineDrop(9, fraction=v),
+        lambda v: structures.ConstantFanIn(v),
+        lambda v: growth.superset(v),
+        lambda v: growth.superset(1, v),
+        lambda v: growth.distance_prior(v),
+        lambda v: importance.hard_concrete(open_probability=v),
+        lambda v: importance.hard_concrete(learning_rate=v),
+        lambda v: importance.hard_concrete(price_rate=v),
+    ],
+)
+@pytest.mark.parametrize("value", [True, "0.5", None, float("nan"), float("inf")])
+def test_rates_are_numbers(make: Any, value: Any) -> None:
+    with pytest.raises(OptionError, match=r"must (be|lie)"):
+        make(value)
+    make(np.float32(0.5))
 
 
 def candidates(**given: Any) -> Candidates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import NoReturn
 
 import torch
@@ -158,8 +159,8 @@ def check_reduce(reduce: str) -> None:
 
 def check_dropout(rate: float) -> None:
     """Raise unless the rate is a part of 1."""
-    if not 0 <= rate < 1:
-        raise OptionError(f"`dropout` (={rate}) must be at least 0 and below 1")
+    if not isinstance(rate, int | float | Real) or not 0 <= rate < 1:
+        raise OptionError(f"`dropout` (={rate!r}) must be at least 0 and below 1, a number")
 
 
 def _explain_bias(bias: Tensor, q: Tensor, edges: int) -> NoReturn:

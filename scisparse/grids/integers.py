@@ -1,17 +1,19 @@
-"""Whole numbers as callers write them: Python's, numpy's, torch's, one or several.
+"""Numbers as callers write them: whole ones, Python's, numpy's, torch's, one or several.
 
 ``True`` and ``False`` are none: who writes them means another argument.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import SupportsIndex
 
 from scisparse.errors import ScisparseError
 
-__all__ = ["integer", "integer_from", "integers", "integers_per_axis"]
+__all__ = ["integer", "integer_from", "integers", "integers_per_axis", "is_finite"]
 
 
 def _index(value: object) -> int:
@@ -55,3 +57,8 @@ def integers_per_axis(
     except TypeError:
         values = integers(value)  # type: ignore[arg-type]
     return values if values is not None and len(values) == axes else None
+
+
+def is_finite(value: object) -> bool:
+    """Whether `value` is a number, whole or not, and finite."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

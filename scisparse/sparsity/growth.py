@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
+from scisparse.grids.integers import is_finite
 from scisparse.sparsity import link_prediction
 from scisparse.sparsity.link_prediction import Links
 
@@ -291,8 +292,8 @@ def distance_prior(scale: float) -> Growth:
     scale
         Metres over which the prior falls by a factor of e.
     """
-    if scale <= 0:
-        raise OptionError(f"`scale` (={scale}) must be positive, in metres")
+    if not is_finite(scale) or scale <= 0:
+        raise OptionError(f"`scale` (={scale!r}) must be positive and finite, in metres")
 
     rule = _NearFirst(scale)
     return Growth("distance_prior", rule, needs_gradient=True, needs_distance=True)
@@ -332,9 +333,10 @@ def superset(extra: float = 1.0, penalty: float = 1e-4) -> Growth:
     Jayakumar, S. M., Pascanu, R., Rae, J. W., Osindero, S., Elsen, E. (2020). Top-KAST: top-K
     always sparse training. https://doi.org/10.48550/arXiv.2106.03517
     """
-    if extra <= 0 or penalty < 0:
+    if not (is_finite(extra) and is_finite(penalty)) or extra <= 0 or penalty < 0:
         raise OptionError(
-            f"`extra` (={extra}) must be above 0 and `penalty` (={penalty}) at least 0"
+            f"`extra` (={extra!r}) must be above 0 and `penalty` (={penalty!r}) at least 0, both "
+            "finite numbers"
         )
     return Growth("superset", _in_reserve, extra=extra, penalty=penalty)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
+from scisparse.grids.integers import is_finite
 from scisparse.names import choice
 from scisparse.sparsity import curvature, probes, scores
 
@@ -206,9 +207,15 @@ def hard_concrete(
     Louizos, C., Welling, M., Kingma, D. P. (2018). Learning sparse neural networks through L0
     regularization. https://doi.org/10.48550/arXiv.1712.01312
     """
-    if learning_rate <= 0 or price_rate <= 0:
+    rates = (learning_rate, price_rate)
+    if not all(is_finite(rate) and rate > 0 for rate in rates):
         raise OptionError(
-            f"`learning_rate` (={learning_rate}) and `price_rate` (={price_rate}) must be positive"
+            f"`learning_rate` (={learning_rate!r}) and `price_rate` (={price_rate!r}) must be "
+            "positive and finite"
+        )
+    if not is_finite(open_probability) or not 0 < open_probability < 1:
+        raise OptionError(
+            f"`open_probability` (={open_probability!r}) must lie strictly between 0 and 1"
         )
     gating = Gating(open_probability, learning_rate, price_rate)
     return Importance("hard_concrete", _of_gates, gating=gating)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from scisparse.errors import OptionError
+from scisparse.grids.integers import integer, integer_from
 from scisparse.names import choice
 from scisparse.sparsity import growth, importance, methods
 from scisparse.sparsity.allotment import check_budget_names
@@ -274,8 +275,7 @@ def choose_schedule(
         if method.name in ("static", "magnitude"):
             return method.schedule(1)
         raise OptionError(f"method {method.name!r} needs `total_steps`, the steps of the training")
-    if total_steps < 1:
-        raise OptionError(f"`total_steps` (={total_steps}) must be at least 1")
+    integer_from("total_steps", total_steps, 1, OptionError)
     return method.schedule(total_steps)
 
 
@@ -333,7 +333,7 @@ def choose_rules(
     rules = Rules(
         goes,
         None if grows is None else growth.named(grows),
-        torch.Generator().manual_seed(seed ^ _OWN),
+        torch.Generator().manual_seed(integer("seed", seed, OptionError) ^ _OWN),
         optimizer,
     )
     if method.score == "hard_concrete" and goes.gating is None:

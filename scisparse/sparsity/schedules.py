@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from scisparse.errors import OptionError
+from scisparse.grids.integers import integer, is_finite
 
 __all__ = ["Change", "CosineDrop", "Cubic", "Iterative", "OneShot", "Schedule", "Steady", "overdue"]
 
@@ -57,6 +58,9 @@ class OneShot:
 
     step: int
 
+    def __post_init__(self) -> None:
+        _check_whole(self, "step")
+
     def at(self, step: int, sparsity: float) -> Change | None:
         """Return the change due after `step`, or ``None``."""
         return Change(sparsity) if step == self.step else None
@@ -96,6 +100,7 @@ class Cubic:
     every: int = 100
 
     def __post_init__(self) -> None:
+        _check_whole(self, "begin", "end", "every")
         _check(self.every >= 1 and self.begin < self.end, self, "`begin` must lie before `end`")
 
     def at(self, step: int, sparsity: float) -> Change | None:
@@ -143,8 +148,10 @@ class CosineDrop:
     fraction: float = 0.3
 
     def __post_init__(self) -> None:
+        _check_whole(self, "end", "every")
         _check(self.every >= 1, self, "`every` must be at least 1")
-        _check(0 <= self.fraction <= 1, self, "`fraction` must lie between 0 and 1")
+        within = is_finite(self.fraction) and 0 <= self.fraction <= 1
+        _check(within, self, "`fraction` must lie between 0 and 1")
 
     def at(self, step: int, sparsity: float) -> Change | None:
         """Return the change due after `step`, or ``None``."""
@@ -180,6 +187,7 @@ class Steady:
     end: int | None = None
 
     def __post_init__(self) -> None:
+        _check_whole(self, "every", *([] if self.end is None else ["end"]))
         _check(self.every >= 1, self, "`every` must be at least 1")
 
     def at(self, step: int, sparsity: float) -> Change | None:
@@ -228,6 +236,7 @@ class Iterative:
     rewind_to: int = 0
 
     def __post_init__(self) -> None:
+        _check_whole(self, "rounds", "every", "rewind_to")
         _check(self.rounds >= 1 and self.every >= 1, self, "`rounds`, `every` must be at least 1")
         _check(0 <= self.rewind_to < self.every, self, "`rewind_to` must lie in the first round")
 
@@ -271,3 +280,8 @@ def overdue(schedule: Schedule, step: int, sparsity: float, now: float) -> Chang
 def _check(holds: bool, schedule: object, rule: str) -> None:
     if not holds:
         raise OptionError(f"{schedule!r}: {rule}")
+
+
+def _check_whole(schedule: object, *names: str) -> None:
+    for name in names:  # a step between two would never come
+        integer(name, getattr(schedule, name), OptionError)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
-from scisparse.grids.integers import integer_from
+from scisparse.grids.integers import integer_from, is_finite
 from scisparse.sparsity.n_of_m import NM, VNM
 from scisparse.sparsity.structure import Shape, Structure, nearest
 
@@ -67,8 +67,8 @@ class ConstantFanIn(Structure):
     ablation: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ablation <= 1:
-            raise OptionError(f"`ablation` (={self.ablation}) must lie in [0, 1]")
+        if not is_finite(self.ablation) or not 0 <= self.ablation <= 1:
+            raise OptionError(f"`ablation` (={self.ablation!r}) must lie in [0, 1]")
 
     def groups(self, shape: Shape) -> Tensor:
         """Output of each weight."""
