@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ from scisparse.pattern import Pattern
 
 __all__ = ["Scores", "SparseAttention"]
 
+_REACH = 8  # bytes of a reach in a state without edges
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
@@ -46,8 +49,8 @@ class Scores:
         sphere, and cells crowded at the poles do not outvote others.
     knots
         Numbers of distances, from 0 to the longest of the pattern that the layer is built on,
-        between which a learned bias by distance and bearing is linear; 0 for none. Weights that
-        come from a layer on edges of another reach are stretched to it.
+        between which a learned bias by distance and bearing is linear; 0 for none. A loaded state
+        brings the distances with it: on another pattern each metre counts as before.
     taps
         Whether each tap of the pattern, which is an offset on a regular grid, has a learned bias.
 
@@ -220,23 +223,26 @@ class SparseAttention(nn.Module):
             )
 
     def get_extra_state(self) -> Tensor:
-        """Edges, once they have moved, as bytes: a checkpoint holds them beside the weights."""
-        if not self.edges.rewired:
-            return torch.empty(0, dtype=torch.uint8, device="cpu")
-        return pack_edges(self.pattern, {"reach": self.bias.reach})
+        """Edges, once they have moved, and the reach of a bias by distance, as bytes."""
+        if self.edges.rewired:
+            return pack_edges(self.pattern, {"reach": self.bias.reach})
+        reach = struct.pack("<d", self.bias.reach) if self.bias.knots else b""
+        return torch.tensor(list(reach), dtype=torch.uint8, device="cpu")
 
     def set_extra_state(self, state: Any) -> None:
-        """Take over saved edges; without any they are those that the layer was built on."""
-        if state.numel():
-            pattern, reach = unpack_edges(state, self.pattern), unpack_number(state, "reach")
-        elif self.edges.rewired:
-            pattern, reach = self._built
-        else:
+        """Take over saved edges, without any those that the layer was built on, and the reach."""
+        pattern, reach = self._built
+        if state.numel() > _REACH:
+            pattern, reach = unpack_edges(state, pattern), unpack_number(state, "reach")
+        elif state.numel():
+            (reach,) = struct.unpack("<d", bytes(state.tolist()))
+        if state.numel() > _REACH or self.edges.rewired:
+            self.check_rewirable()
+            pattern = self.bias.fit(pattern)
+            self.edges.move_to(pattern)
+        elif reach == self.bias.reach:
             return
-        self.check_rewirable()
-        pattern = self.bias.fit(pattern)
         self.bias.reach = reach
-        self.edges.move_to(pattern)
         self.bias.move_to(pattern)
 
     def reset_parameters(self) -> None:

@@ -107,8 +107,8 @@ class EdgeBias(OwnBuffers):
     The features of the second are piecewise linear in distance ``d``,
     ``max(0, 1 - |max(K - 1, 1) d / reach - n|)`` for ``n < K``, by themselves and times the cosine
     and sine of the bearing, where the pattern has one. Its weights start at 0. The reach is the
-    longest distance of the pattern that the layer is built on; edges that it gets later, and are
-    longer, count as that long.
+    longest distance of the pattern that the layer is built on, or that of a state that it loads;
+    edges that it gets later, and are longer, count as that long.
 
     Parameters
     ----------

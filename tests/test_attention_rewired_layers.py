@@ -22,7 +22,7 @@ from rewired_attention_cases import (
     started,
 )
 from sparsity_cases import OFTEN, train
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
 from scisparse.errors import OptionError, PatternError, ShapeError
@@ -99,6 +99,37 @@ def test_edges_go_with_the_state_and_bias_keeps_its_reach() -> None:
         PatternError, match=r"sites x sources \(48, 48\), this layer's has \(9, 48\)"
     ):
         fresh(near.restrict(torch.arange(48) < 9, relabel=True)).load_state_dict(state)
+
+
+@needs_scipy
+def test_a_bias_by_distance_counts_metres_on_another_pattern() -> None:
+    """Loaded onto longer edges it was stretched: another function of the distance."""
+
+    def fresh(metres: float, knots: int = 3) -> SparseAttention:
+        return SparseAttention(radius(GRID, metres), 4, 2, scores=Scores(knots=knots))
+
+    def at(layer: SparseAttention) -> Tensor:
+        bias = layer.bias()
+        assert bias is not None
+        return bias.detach()
+
+    layer, wider, edges = fresh(4e6), fresh(6e6), radius(GRID, 6e6)
+    randomize(layer)
+    wider.load_state_dict(layer.state_dict())
+    assert edges.distance is not None
+    near = edges.distance <= layer.bias.reach
+    assert wider.pattern == edges
+    torch.testing.assert_close(at(wider)[near], at(layer))
+    again = fresh(6e6)
+    own = again.bias.reach
+    again.load_state_dict(wider.state_dict())
+    assert torch.equal(at(again), at(wider))
+    again.rewire(radius(GRID, 4e6))
+    torch.testing.assert_close(at(again), at(layer))
+    state = fresh(6e6).state_dict()
+    again.load_state_dict(state)
+    assert (again.pattern, again.bias.reach) == (edges, own)
+    assert not fresh(4e6, knots=0).state_dict()["_extra_state"].numel()
 
 
 def test_a_state_without_its_edges_is_not_taken_for_whole() -> None:
