@@ -131,7 +131,7 @@ def _reads(
     if not fits:
         return None
     weight = _weight(layer)
-    weight = weight.reshape(len(weight), channels, -1)
+    weight = weight.reshape(len(weight), channels, weight.shape[1:].numel() // max(1, channels))
     return (weight == 0).all(2).all(0), weight.sum(2)
 
 

@@ -172,6 +172,13 @@ def _weights(model: nn.Module) -> Iterator[Found]:
                     f"{name} of a lazy layer has no shape yet; call the model on one batch before "
                     "building the sparsifier"
                 )
+            if weight.is_meta:
+                raise OptionError(
+                    f"{name} is on the device 'meta' and has no values yet; give it some before "
+                    "building the sparsifier: model.to_empty(device=...), then load a state"
+                )
+            if not edges and not weight.numel():
+                continue
             dense = isinstance(module, (*_DENSE, nn.MultiheadAttention))
             if edges or dense or hasattr(module, "pattern"):
                 seen.add(id(weight))

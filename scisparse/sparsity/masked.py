@@ -158,7 +158,7 @@ class MaskedTarget(Target):
             step = rules.importance.share(
                 self.parameter.detach(), unscaled, rules.generator, of=self.name
             )
-            self._sum = step if self._sum is None else self._sum + step
+            self._sum = step if self._sum is None else self._sum.to(step) + step
         if rules.growth is None or not rules.growth.needs_momentum:
             return
         recorded = self._gradient if finite else None

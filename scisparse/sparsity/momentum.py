@@ -17,6 +17,7 @@ def running_mean(before: Tensor | None, gradient: Tensor) -> Tensor:
     """
     if before is None:
         return gradient
+    before = before.to(gradient)  # where the model is now, in its precision
     mean = before.lerp(gradient, _SHARE)
     return torch.where(mean.isnan(), torch.where(before.isnan(), gradient, before), mean)
 

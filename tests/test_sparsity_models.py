@@ -1,0 +1,47 @@
+"""Models that sparsifiers meet seldom: cast while they train, without values, over loaded edges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from sparsity_cases import adam, batches, network, seed, train
+from torch import Tensor, nn
+
+from scisparse.errors import OptionError
+from scisparse.layers import SparseLinear
+from scisparse.sparsity import Sparsifier
+
+
+def cast(optimizer: torch.optim.Optimizer) -> None:
+    for state in optimizer.state.values():
+        state |= {k: v.double() for k, v in state.items() if isinstance(v, Tensor) and v.dim()}
+
+
+@pytest.mark.parametrize("method", ["sparse_momentum", "movement", "rigl", "top_kast", "l0"])
+@pytest.mark.parametrize("build", [network, lambda: nn.Sequential(SparseLinear(12, 6, fan_in=6))])
+def test_a_model_that_gets_another_precision_while_it_trains(build: Any, method: str) -> None:
+    seed()
+    model, data = build(), batches(16)
+    optimizer = adam(model)
+    sparsifier = Sparsifier(model, optimizer, method, sparsity=0.7, total_steps=40)
+    train(model, optimizer, sparsifier, data[:6])
+    model.double()
+    cast(optimizer)
+    train(model, optimizer, sparsifier, [(x.double(), y.double()) for x, y in data[6:]])
+    assert sparsifier.report().steps == 16
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")  # of torch's own
+def test_weights_without_values() -> None:
+    with torch.device("meta"):
+        model = network()
+    with pytest.raises(OptionError, match=r"0.weight is on the device 'meta' .* model.to_empty"):
+        Sparsifier(model, adam(model), "rigl", sparsity=0.7, total_steps=40)
+    empty = network((12, 20, 0))
+    optimizer = adam(empty)
+    sparsifier = Sparsifier(empty, optimizer, "rigl", sparsity=0.7, total_steps=40)
+    train(empty, optimizer, sparsifier, batches(3, 12, 0))
+    assert [target.name for target in sparsifier.targets] == ["0.weight"]
+    assert sparsifier.finalize()(torch.randn(2, 12)).shape == (2, 0)
