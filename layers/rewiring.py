@@ -111,8 +111,7 @@ class Rewirable(OwnBuffers):
             else:
                 resize(self.weight, moved)
             self.weight.grad = None if grad is None else move_rows(grad, kept)
-        self.pattern, self.rewired = pattern, True
-        self._write_buffers(self.weight.device)
+        self._exchange(pattern)
         return kept
 
     def check_rewirable(self) -> None:
@@ -129,12 +128,28 @@ class Rewirable(OwnBuffers):
             if pattern.fingerprint != self.pattern.fingerprint:
                 if prefix + "weight" in state_dict:  # it may be this very weight, which moves now
                     state_dict[prefix + "weight"] = state_dict[prefix + "weight"].clone()
-                self.rewire(pattern)
+                if self._loads_computed(state_dict, prefix, pattern):
+                    self._exchange(pattern)
+                else:
+                    self.rewire(pattern)
             rows = len(state_dict.get(prefix + "weight", self.weight))
             if rows > pattern.num_edges:
                 spares = self.weight.new_zeros(rows - pattern.num_edges, *self.weight.shape[1:])
                 resize(self.weight, torch.cat([self.edge_weight.detach(), spares]))
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
+
+    def _loads_computed(self, state: Mapping[str, Any], prefix: str, pattern: Pattern) -> bool:
+        """Whether what the weight is computed from, such as behind gates, comes with the edges."""
+        if "weight" in self._parameters or pattern.num_edges != self.pattern.num_edges:
+            return False
+        self.check_rewirable()
+        parts = (f"{prefix}parametrizations.weight.", f"{prefix}weight_")
+        return any(name.startswith(parts) for name in state)
+
+    def _exchange(self, pattern: Pattern) -> None:
+        """Belong to the edges of another pattern."""
+        self.pattern, self.rewired = pattern, True
+        self._write_buffers(self.weight.device)
 
     def _saved_edges(self, extra_state: Tensor) -> Tensor | None:
         """Edges in a saved extra state, packed, if it has any."""

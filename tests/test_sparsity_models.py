@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError
 from scisparse.layers import SparseLinear
-from scisparse.sparsity import Sparsifier
+from scisparse.sparsity import Sparsifier, schedules
 
 
 def cast(optimizer: torch.optim.Optimizer) -> None:
@@ -45,3 +46,33 @@ def test_weights_without_values() -> None:
     train(empty, optimizer, sparsifier, batches(3, 12, 0))
     assert [target.name for target in sparsifier.targets] == ["0.weight"]
     assert sparsifier.finalize()(torch.randn(2, 12)).shape == (2, 0)
+
+
+@pytest.mark.parametrize("method", ["l0", "gmp"])
+def test_a_layer_that_loads_other_edges_with_its_gates(method: str) -> None:
+    """Random edges are others in a model that is built again without the same seed."""
+
+    def build(number: int) -> tuple[nn.Sequential, torch.optim.Optimizer, Sparsifier]:
+        seed(number)
+        model = nn.Sequential(SparseLinear(12, 20, fan_in=6), nn.Tanh(), SparseLinear(20, 6, 9))
+        optimizer = adam(model)
+        schedule = schedules.Cubic(0, 12, 3)
+        return (
+            model,
+            optimizer,
+            Sparsifier(model, optimizer, method, sparsity=0.5, schedule=schedule),
+        )
+
+    data = batches(14)
+    model, optimizer, sparsifier = build(0)
+    train(model, optimizer, sparsifier, data[:7])
+    states = copy.deepcopy([part.state_dict() for part in (model, optimizer, sparsifier)])
+    expected = train(model, optimizer, sparsifier, data[7:])
+    parts = build(1)
+    assert parts[0][0].pattern != model[0].pattern
+    for part, state in zip(parts, states, strict=True):
+        part.load_state_dict(state)
+    assert train(*parts, data[7:]) == expected
+    assert parts[0][0].pattern == model[0].pattern
+    x = data[0][0]
+    assert torch.equal(parts[2].finalize("condensed")(x), sparsifier.finalize("condensed")(x))
