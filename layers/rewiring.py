@@ -125,15 +125,15 @@ class Rewirable(OwnBuffers):
         edges = None if saved is None else self._saved_edges(saved)
         if edges is not None:
             pattern = unpack_edges(edges, self.pattern)
+            rows = len(state_dict.get(prefix + "weight", ()))
             if pattern.fingerprint != self.pattern.fingerprint:
                 if prefix + "weight" in state_dict:  # it may be this very weight, which moves now
                     state_dict[prefix + "weight"] = state_dict[prefix + "weight"].clone()
                 if self._loads_computed(state_dict, prefix, pattern):
                     self._exchange(pattern)
                 else:
-                    self.rewire(pattern)
-            rows = len(state_dict.get(prefix + "weight", self.weight))
-            if rows > pattern.num_edges:
+                    self.rewire(pattern, rows=rows)
+            elif pattern.num_edges < rows != len(self.weight):
                 spares = self.weight.new_zeros(rows - pattern.num_edges, *self.weight.shape[1:])
                 resize(self.weight, torch.cat([self.edge_weight.detach(), spares]))
         super()._load_from_state_dict(state_dict, prefix, *args, **options)

@@ -93,6 +93,25 @@ def test_finalize_changes_nothing_while_ranks_hold_a_weight_that_shrinks(method:
         sparsifier.finalize()
 
 
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_ranks_go_back_to_a_state_with_spare_rows(order: tuple[int, ...]) -> None:
+    """Weights keep their size, which what averages their gradients knows."""
+    seed()
+    model = nn.Sequential(SparseLinear(12, 20, fan_in=5), nn.Tanh(), SparseLinear(20, 6, fan_in=8))
+    optimizer, data = adam(model), batches(12)
+    sparsifier = Sparsifier(model, optimizer, "sparse_momentum", sparsity=0.6, schedule=OFTEN)
+    parts: list[Any] = [model, optimizer, sparsifier]
+    together = DistributedDataParallel(model)
+    train(together, optimizer, sparsifier, data[:6])
+    assert len(model[0].weight) > model[0].pattern.num_edges  # type: ignore[union-attr, arg-type]
+    states = copy.deepcopy([part.state_dict() for part in parts])
+    expected = train(together, optimizer, sparsifier, data[6:])
+    for number in order:
+        parts[number].load_state_dict(states[number])
+    assert train(together, optimizer, sparsifier, data[6:]) == expected
+
+
 @pytest.mark.parametrize("structure", ["taps", "sites"])
 @pytest.mark.parametrize("method", ["rigl", "set"])
 def test_units_of_many_sizes_never_outgrow_their_rows(structure: str, method: str) -> None:

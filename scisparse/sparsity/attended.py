@@ -286,6 +286,9 @@ class AttentionTarget(EdgeTarget):
         for layer in (self.layer, *self._copies):
             layer.rewire(pattern)
 
+    def enforce(self) -> None:
+        """Nothing: what is not active is not stored."""
+
     # -- audit of far slots ----------------------------------------------------------------------
 
     def begin_audit(self, rules: Rules) -> None:

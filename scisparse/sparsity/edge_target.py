@@ -194,9 +194,6 @@ class EdgeTarget(Target):
             return 1.0
         return scale_of(average(made), leaf.grad, getattr(rules.optimizer, "grad_scale", None))
 
-    def enforce(self) -> None:
-        """Nothing: what is not active is not stored."""
-
     # -- audit of far slots ----------------------------------------------------------------------
 
     @abstractmethod
@@ -360,10 +357,14 @@ class EdgeTarget(Target):
     def follow(self, copy: nn.Module) -> None:
         """Rewire the same layer of a copy from now on."""
         layer: Any = copy.get_submodule(self.name.rpartition(".")[0])
-        if layer.pattern != self.layer.pattern:
-            spares = {} if self.parameter is None else {"rows": len(self.parameter)}
-            layer.rewire(self.layer.pattern, **spares)
+        self._give(layer, self.layer.pattern)
         self._copies.append(layer)
+
+    def _give(self, layer: Any, pattern: Pattern) -> None:
+        """Rewire a layer that may have other edges, with as many spare rows as this one has."""
+        spares = {} if self.parameter is None else {"rows": len(self.parameter)}
+        if layer.pattern != pattern:
+            layer.rewire(pattern, **spares)
 
     def refresh(self, model: nn.Module) -> None:
         """Take over the layer of this name and its edges, which are final."""
@@ -392,9 +393,7 @@ class EdgeTarget(Target):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave; weights stay with their edges."""
         active = state["active"]
-        pattern = self.candidates.select(active)
-        if pattern.fingerprint != self.layer.pattern.fingerprint:
-            self.layer.rewire(pattern)
+        self._give(self.layer, self.candidates.select(active))
         self._pattern, self._current = self.layer.pattern, active
         self._ever, self._momentum = state["ever"], state["momentum"]
         self._fan_in = state["fan_in"]
