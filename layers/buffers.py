@@ -84,14 +84,20 @@ class OwnBuffers(nn.Module):
             As averages of models do, whose layers have moved their edges, or of the buffers.
         """
         now = {name: self._buffers.get(name) for name in self._written}
-        touched = [b for name, b in now.items() if _version(b) != self._written[name]]
-        if not touched or any(b is not None and b.is_meta for b in touched):
+        touched = [
+            buffer
+            for name, buffer in now.items()
+            if buffer is not None and _version(buffer) != self._written[name]
+        ]
+        if not touched or any(buffer.is_meta for buffer in touched):
             return
-        self._others = []
+        kept = vars(self).copy()
+        others: list[str] = []
+        self._others = others
         try:
             self._write_buffers(touched[0].device)
-            others = self._others
-        finally:
+        finally:  # a comparison leaves no trace, such as caches that are made anew
+            vars(self).update(kept)
             self._others = None
         if others:
             raise PatternError(

@@ -109,7 +109,7 @@ def test_a_bias_by_distance_counts_metres_on_another_pattern() -> None:
         return SparseAttention(radius(GRID, metres), 4, 2, scores=Scores(knots=knots))
 
     def at(layer: SparseAttention) -> Tensor:
-        bias = layer.bias()
+        bias: Tensor | None = layer.bias()
         assert bias is not None
         return bias.detach()
 

@@ -104,7 +104,8 @@ def test_ranks_go_back_to_a_state_with_spare_rows(order: tuple[int, ...]) -> Non
     parts: list[Any] = [model, optimizer, sparsifier]
     together = DistributedDataParallel(model)
     train(together, optimizer, sparsifier, data[:6])
-    assert len(model[0].weight) > model[0].pattern.num_edges  # type: ignore[union-attr, arg-type]
+    first: Any = model[0]
+    assert len(first.weight) > first.pattern.num_edges
     states = copy.deepcopy([part.state_dict() for part in parts])
     expected = train(together, optimizer, sparsifier, data[6:])
     for number in order:

@@ -70,7 +70,8 @@ def test_a_layer_that_loads_other_edges_with_its_gates(method: str) -> None:
     expected = train(model, optimizer, sparsifier, data[7:])
     parts = build(1)
     assert parts[0][0].pattern != model[0].pattern
-    for part, state in zip(parts, states, strict=True):
+    for number, state in enumerate(states):
+        part: Any = parts[number]
         part.load_state_dict(state)
     assert train(*parts, data[7:]) == expected
     assert parts[0][0].pattern == model[0].pattern

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from sparsity_cases import OFTEN, adam, batches, masks, network, seed, train
+from sparsity_cases import OFTEN, adam, batches, fields, locally, masks, network, seed, train
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError
 from scisparse.layers import SparseLinear
 from scisparse.sparsity import Sparsifier, schedules
+from scisparse.sparsity.optimizer_state import clear_rows
 
 
 def linked() -> nn.Sequential:
@@ -30,7 +31,8 @@ def dense(layer: Any, values: Tensor) -> Tensor:
 
 def numbers(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> list[Tensor]:
     found = []
-    for layer in (model[0], model[2]):
+    layers: list[Any] = [model[0], model[2]]
+    for layer in layers:
         state = optimizer.state[layer.weight]
         for values in (layer.weight, state["exp_avg"], state["exp_avg_sq"]):
             found.append(dense(layer, values).detach().clone())
@@ -75,6 +77,20 @@ def test_gradients_that_are_gathered_at_the_steps_of_another_optimizer(method: s
         train(model, adam(model), sparsifier, batches(30))
 
 
+def test_rows_of_factored_states_start_anew() -> None:
+    layer = locally()
+    optimizer = torch.optim.Adafactor(layer.parameters(), lr=0.01)
+    train(layer, optimizer, None, fields(2))
+    state = optimizer.state[layer.weight]
+    before = {key: state[key].clone() for key in ("row_var", "col_var")}
+    clear_rows(optimizer, layer.weight, torch.tensor([3, 5]))
+    for key, values in before.items():
+        assert len(values) == len(layer.weight)
+        assert values[[3, 5]].any()
+        values[[3, 5]] = 0
+        assert torch.equal(state[key], values)
+
+
 def test_a_wrapper_and_what_it_wraps() -> None:
     """State of both is the same: it moves once."""
 
@@ -106,5 +122,6 @@ def test_a_compiled_step_of_an_optimizer_that_is_made_later() -> None:
     last = adam(model)
     last.step = torch.compile(last.step, backend="eager")  # type: ignore[method-assign]
     train(model, last, sparsifier, batches(8))
-    moments, gone = last.state[model[0].weight]["exp_avg_sq"], ~masks(sparsifier)[0]
+    first: Any = model[0]
+    moments, gone = last.state[first.weight]["exp_avg_sq"], ~masks(sparsifier)[0]
     assert not moments[gone].any()

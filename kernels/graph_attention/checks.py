@@ -157,9 +157,9 @@ def check_reduce(reduce: str) -> None:
         raise OptionError(f"`reduce` (={reduce!r}) must be one of {choices}")
 
 
-def check_dropout(rate: float) -> None:
+def check_dropout(rate: object) -> None:
     """Raise unless the rate is a part of 1."""
-    if not isinstance(rate, int | float | Real) or not 0 <= rate < 1:
+    if not isinstance(rate, int | float | Real) or not 0 <= float(rate) < 1:
         raise OptionError(f"`dropout` (={rate!r}) must be at least 0 and below 1, a number")
 
 

@@ -61,4 +61,4 @@ def integers_per_axis(
 
 def is_finite(value: object) -> bool:
     """Whether `value` is a number, whole or not, and finite."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)

@@ -146,8 +146,13 @@ def clear_rows(optimizer: Optimizer | None, parameter: nn.Parameter, rows: Tenso
     """Let the state of some rows, int64 ``[n]``, start anew."""
     _forget_curvature(optimizer, parameter)
     for _, _, value, start in _entries(optimizer, parameter):
-        if value.shape == parameter.shape:
+        if _goes_by_rows(value, parameter, len(parameter)):
             value[rows.to(value.device)] = start
+
+
+def _goes_by_rows(value: Tensor, parameter: nn.Parameter, rows: int) -> bool:
+    """Whether a state is of the rows that there are: factored ones have no more than these."""
+    return value.shape[0] == rows and (value.dim() > 1 or parameter.dim() == 1)
 
 
 def forget(optimizer: Optimizer | None, parameter: nn.Parameter) -> None:
@@ -176,8 +181,7 @@ def move(
     """
     _forget_curvature(optimizer, parameter)
     for state, key, value, start in _entries(optimizer, parameter):
-        # A factored state (Adafactor's) has the rows but not the shape.
-        if value.shape[0] != rows_before or (value.dim() == 1 and parameter.dim() > 1):
+        if not _goes_by_rows(value, parameter, rows_before):
             continue
         moved = move_rows(value, kept)
         moved[kept.to(moved.device) < 0] = start
