@@ -108,6 +108,33 @@ def test_a_state_of_something_else() -> None:
         sparsifier.load_state_dict(sparsifier.model.state_dict())
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (["allotment"], r"lacks 'allotment': another version has made it"),
+        (["progress", "moved"], r"lacks 'moved' of progress: another"),
+        (["settings", "growth"], r"lacks 'growth' of settings: another"),
+        (["targets", "2.weight", "fan_in"], r"lacks 'fan_in' of 2.weight: another"),
+    ],
+)
+def test_a_state_that_is_not_whole_changes_nothing(path: list[str], message: str) -> None:
+    def build(number: int) -> Sparsifier:
+        seed(number)
+        model = network()
+        return Sparsifier(model, adam(model), "rigl", sparsity=0.5, schedule=OFTEN, seed=number)
+
+    saved, other = build(0), build(1)
+    state = copy.deepcopy(saved.state_dict())
+    part = state
+    for name in path[:-1]:
+        part = part[name]
+    del part[path[-1]]
+    before = copy.deepcopy(masks(other))
+    with pytest.raises(CheckpointError, match=message):
+        other.load_state_dict(state)
+    assert all(map(torch.equal, masks(other), before))
+
+
 def test_a_state_of_another_sparsity_or_schedule() -> None:
     def build(**options: Any) -> Sparsifier:
         seed()

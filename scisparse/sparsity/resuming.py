@@ -51,7 +51,10 @@ def check_state(state: Mapping[str, Any], of: Sparsifier) -> None:
             f"`state` is not of a sparsifier: it holds {held}; give what the `state_dict()` of a "
             "sparsifier returned"
         )
-    saved, ours = state["settings"], settings(of)
+    mine = of.state_dict()
+    for part in (None, "settings", "progress", "allotment"):
+        _check_whole(part, mine, state)
+    saved, ours = state["settings"], mine["settings"]
     for name in ours:  # in their order: the method first
         if name != "schedule" and saved[name] != ours[name]:
             raise CheckpointError(
@@ -65,6 +68,7 @@ def check_state(state: Mapping[str, Any], of: Sparsifier) -> None:
             f"{', '.join(weights)}: build it with the same model and `params`"
         )
     for target in of.targets:
+        _check_whole(target.name, mine["targets"], state["targets"])
         target.check_state(state["targets"][target.name])
     if saved["schedule"] != ours["schedule"]:
         warnings.warn(
@@ -72,6 +76,25 @@ def check_state(state: Mapping[str, Any], of: Sparsifier) -> None:
             f"{ours['schedule']}, at the next step with what it had pruned by now; give the same "
             "`schedule` or `total_steps` to go on as before",
             stacklevel=3,
+        )
+
+
+def _check_whole(part: str | None, mine: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Raise unless a part of a saved state, or all of it, holds what that of this sparsifier does.
+
+    Raises
+    ------
+    CheckpointError
+        Names what is lost, before anything is taken over.
+    """
+    if part is not None:
+        mine, saved = mine[part], saved[part]
+    lost = [name for name in mine if name not in saved]
+    if lost:
+        raise CheckpointError(
+            f"the saved state lacks {', '.join(map(repr, lost))}{f' of {part}' if part else ''}: "
+            "another version has made it, or something else has changed it; train anew, or build a "
+            "sparsifier on the loaded model and go on without its state"
         )
 
 
