@@ -264,6 +264,42 @@ def test_moving_average_follows() -> None:
     torch.testing.assert_close(mean.module.weight, torch.stack(list(expected.values())))
 
 
+@pytest.mark.parametrize("loads", [True, False])
+def test_a_moving_average_that_has_other_edges_than_the_layer(loads: bool) -> None:
+    """One of them has gone back to a saved state, the other has not."""
+    layer = locally()
+    optimizer, data = adam(layer), fields(12)
+    sparsifier = Sparsifier(layer, optimizer, "rigl", sparsity=0.5, schedule=OFTEN)
+    mean = torch.optim.swa_utils.AveragedModel(layer)
+    sparsifier.follow(mean)
+    states: list[dict[str, Any]] = []
+    for batch in data[:7]:
+        train(layer, optimizer, sparsifier, [batch])
+        mean.update_parameters(layer)
+        if not states:
+            parts = (layer, optimizer, sparsifier, mean)
+            states = [copy.deepcopy(part.state_dict()) for part in parts]
+    if loads:
+        mean.load_state_dict(states[3])
+        assert mean.module.pattern != layer.pattern
+    averaged = mean.module.edge_weight.detach()
+    before = dict(zip(edges_of(mean.module.pattern), averaged.clone(), strict=True))
+    if not loads:
+        for part, state in zip((layer, optimizer, sparsifier), states, strict=False):
+            part.load_state_dict(state)
+        assert mean.module.pattern == layer.pattern
+    while mean.module.pattern != layer.pattern:
+        train(layer, optimizer, sparsifier, data[7:8])
+    zero = torch.zeros(2, 3)
+    expected = [before.get(edge, zero) for edge in edges_of(layer.pattern)]
+    assert torch.equal(mean.module.edge_weight, torch.stack(expected))
+
+
+def edges_of(pattern: Pattern) -> list[tuple[int, ...]]:
+    assert pattern.tap is not None
+    return list(zip(*(t.tolist() for t in (*pattern.to_edge_index(), pattern.tap)), strict=True))
+
+
 @pytest.mark.parametrize("structure", ["unstructured", "taps", "sites"])
 def test_copies_made_before_the_sparsifier_follow(structure: str) -> None:
     layer = locally()

@@ -393,7 +393,8 @@ class EdgeTarget(Target):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave; weights stay with their edges."""
         active = state["active"]
-        self._give(self.layer, self.candidates.select(active))
+        for layer in (self.layer, *self._copies):
+            self._give(layer, self.candidates.select(active))
         self._pattern, self._current = self.layer.pattern, active
         self._ever, self._momentum = state["ever"], state["momentum"]
         self._fan_in = state["fan_in"]

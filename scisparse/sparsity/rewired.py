@@ -135,8 +135,10 @@ class RewiredTarget(EdgeTarget):
     def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:
         before_rows = self.parameter.shape[0]
         rows = 0 if rules is None else before_rows if self._started else self._room
-        for layer in (self.layer, *self._copies):
-            rows_kept = layer.rewire(pattern, kept, rows=rows)
+        own = self.layer.pattern
+        rows_kept = self.layer.rewire(pattern, kept, rows=rows)
+        for copy in self._copies:  # which may have loaded other edges, or this layer has
+            copy.rewire(pattern, kept if copy.pattern == own else None, rows=rows)
         if rules is not None:
             optimizer_state.move(rules.optimizer, self.parameter, rows_kept, before_rows)
 
