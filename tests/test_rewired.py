@@ -270,14 +270,14 @@ def test_a_moving_average_that_has_other_edges_than_the_layer(loads: bool) -> No
     layer = locally()
     optimizer, data = adam(layer), fields(12)
     sparsifier = Sparsifier(layer, optimizer, "rigl", sparsity=0.5, schedule=OFTEN)
-    mean = torch.optim.swa_utils.AveragedModel(layer)
+    mean: Any = torch.optim.swa_utils.AveragedModel(layer)
     sparsifier.follow(mean)
+    parts: list[Any] = [layer, optimizer, sparsifier, mean]
     states: list[dict[str, Any]] = []
     for batch in data[:7]:
         train(layer, optimizer, sparsifier, [batch])
         mean.update_parameters(layer)
         if not states:
-            parts = (layer, optimizer, sparsifier, mean)
             states = [copy.deepcopy(part.state_dict()) for part in parts]
     if loads:
         mean.load_state_dict(states[3])
@@ -285,7 +285,7 @@ def test_a_moving_average_that_has_other_edges_than_the_layer(loads: bool) -> No
     averaged = mean.module.edge_weight.detach()
     before = dict(zip(edges_of(mean.module.pattern), averaged.clone(), strict=True))
     if not loads:
-        for part, state in zip((layer, optimizer, sparsifier), states, strict=False):
+        for part, state in zip(parts[:3], states[:3], strict=True):
             part.load_state_dict(state)
         assert mean.module.pattern == layer.pattern
     while mean.module.pattern != layer.pattern:
