@@ -83,6 +83,8 @@ class OwnBuffers(nn.Module):
         PatternError
             As averages of models do, whose layers have moved their edges, or of the buffers.
         """
+        if torch.compiler.is_compiling():  # a graph has no count of writes
+            return
         now = {name: self._buffers.get(name) for name in self._written}
         touched = [
             buffer

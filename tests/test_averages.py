@@ -122,6 +122,20 @@ def test_values_that_are_written_again_are_the_same(build: Any) -> None:
         build().eval()
 
 
+def test_a_graph_may_set_the_mode() -> None:
+    layer = locally()
+
+    def scored(x: Tensor) -> Tensor:
+        y: Tensor = layer.eval()(x)
+        layer.train()
+        return y
+
+    torch.compiler.reset()
+    x = fields(1)[0][0]
+    compiled: Any = torch.compile(scored, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), scored(x))
+
+
 def test_copies_that_cannot_follow() -> None:
     model, _, sparsifier = moving(linear)
     with pytest.raises(OptionError, match=r"edges of 1.weight are buffers, whose numbers have no"):
