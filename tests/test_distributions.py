@@ -87,6 +87,17 @@ def test_samples_in_float32_are_finite(family: Distribution) -> None:
     assert sample.min() >= getattr(family, "lower", -INF)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_spread_all_probability_is_on_the_location(family: Distribution) -> None:
+    bound = getattr(family, "lower", 0.0)
+    location = bound + torch.tensor([0.0, 1.5], dtype=torch.float64)
+    nothing = torch.zeros_like(location)
+    assert family.cdf(location, location, nothing).tolist() == [1.0, 1.0]
+    below = torch.nextafter(location, torch.full_like(location, -INF))
+    assert family.cdf(below, location, nothing).tolist() == [0.0, 0.0]
+    assert family.cdf(location + 1.0, location, nothing).tolist() == [1.0, 1.0]
+
+
 def test_censored_mass_sits_on_the_bound() -> None:
     family = CensoredNormal(1.5)
     location, scale = torch.tensor([1.0, 1.5]), torch.tensor([2.0, 2.0])

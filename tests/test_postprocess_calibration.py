@@ -67,6 +67,21 @@ def test_the_first_rain_of_a_dry_point_leaves_the_others_alone(method: str) -> N
     assert spread[1] == pytest.approx(spread[0], rel=0.1)
 
 
+@pytest.mark.parametrize("family", ["censored_normal", "truncated_normal", "normal"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_point_that_never_varied_keeps_its_value_for_sure(method: str, family: str) -> None:
+    field, observed = (each.clip(min=0.0) for each in rain("censored_normal", 40))
+    observed[:, 0, 0], observed[:, 2, 3] = 0.0, 0.1
+    model = fitted(method, field, observed, distribution=family)
+    probability = model.predict(field, thresholds=[0.0, 0.1])["t2m_probability"].values
+    assert not probability[:, :, 0, 0].any()
+    np.testing.assert_array_equal(probability[:, :, 2, 3].T, [[1.0, 0.0]] * 40)
+    mean, std = moments(model.predict(field))
+    np.testing.assert_array_equal(mean[:, [0, 2], [0, 3]], np.array([[0.0, 0.1]] * 40, np.float32))
+    assert not std[:, [0, 2], [0, 3]].any()
+    assert (np.delete(std.reshape(40, -1), [0, 15], 1) > 0).all()
+
+
 @pytest.mark.parametrize("method", ["emos_local", "local", "unet_local"])
 def test_each_point_has_the_spread_of_its_own_errors(method: str) -> None:
     field, observed = ensemble(400)

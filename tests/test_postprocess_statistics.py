@@ -79,6 +79,17 @@ def test_an_observation_that_never_varies_is_its_own_mean() -> None:
     assert (standard.std[[0, 1, 3, 4, 5]] > 0.5).all()
 
 
+@pytest.mark.parametrize("value", [0.0, 271.35])
+def test_points_that_never_vary_leave_the_spread_of_the_others_alone(value: float) -> None:
+    """Eight equal values of 271.35 have a variance of 1e-27, by rounding of their mean."""
+    truth = np.random.default_rng(3).normal(280.0, 2.0, (8, 200))
+    alone = Standard.of(cases(np.zeros((8, 160))), truth[:, 40:])
+    truth[:, :40] = value
+    standard = Standard.of(cases(np.zeros((8, 200))), truth)
+    np.testing.assert_allclose(standard.std[40:], alone.std, rtol=1e-12)
+    np.testing.assert_array_equal(standard.mean[:40], value)
+
+
 def test_one_observation_says_nothing_about_the_spread() -> None:
     rng = np.random.default_rng(6)
     forecast = cases(5.0 + 0.1 * rng.normal(size=(20, 60)))

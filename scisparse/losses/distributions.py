@@ -99,7 +99,9 @@ class Normal(Distribution):
 
     def cdf(self, value: Tensor, location: Tensor, scale: Tensor) -> Tensor:
         """Return the probability of values up to `value`."""
-        return tails.survival(tails.ratio(location - value, scale))
+        upto = tails.survival(tails.ratio(location - value, scale))
+        # Without spread the location has all of the probability: values up to it have it too.
+        return torch.where((scale == 0) & (value >= location), 1.0, upto)
 
     def quantile(self, p: Tensor | float, location: Tensor, scale: Tensor) -> Tensor:
         """Return the value that probability `p`, in [0, 1], lies below."""
@@ -205,6 +207,8 @@ class TruncatedNormal(_Bounded):
         ends = tails.scaled_excess(above), tails.scaled_excess(above + step)
         beyond = 1.0 - tails.survival_ratio(above, step, *ends)
         inside = torch.where(low < 0, central, beyond)
+        certain = (scale == 0) & (value >= location.clamp(min=self.lower))
+        inside = torch.where(certain, 1.0, inside)
         return torch.where((value < self.lower) & ~_missing(location, scale), 0.0, inside)
 
     def quantile(self, p: Tensor | float, location: Tensor, scale: Tensor) -> Tensor:

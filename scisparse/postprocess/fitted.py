@@ -133,6 +133,5 @@ class Fitted:
                 predicted = self.network(*(torch.from_numpy(a) for a in batch))
                 parts.append([tensor.double().numpy() for tensor in predicted])
         location, scale = (np.concatenate(each) for each in zip(*parts, strict=True))
-        location = self.standard.mean + self.standard.std * location
-        scale = self.standard.std * scale
+        location, scale = self.standard.in_units(location, scale)
         return np.where(missing, np.nan, location), np.where(missing, np.nan, scale)

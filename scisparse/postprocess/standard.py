@@ -77,12 +77,12 @@ class Standard:
             usual = np.nanmean(spreads, 1, keepdims=True)
             mean = _shrunk_mean(np.nanmean(forecast.mean, 1), observed)
             std = _shrunk_std(observed)
+            only = np.nanmax(observed, 0)  # the one value of a point that never varied
         constant = spreads <= _SMALLEST * np.maximum(usual, np.abs(means))
-        # The smallest spread keeps points that never vary from dividing by 0.
-        smallest = max(_SMALLEST * float(std[np.isfinite(std)].mean()), 1e-30)
         return cls(
-            mean=mean,
-            std=np.maximum(std, smallest),
+            mean=np.where(std == 0, only, mean),
+            # The smallest spread keeps points that never vary from dividing by 0.
+            std=np.maximum(std, _smallest(std)),
             forecast_mean=means,
             forecast_std=np.where(constant, np.inf, spreads),
             forecast_variance=variance,
@@ -118,6 +118,16 @@ class Standard:
         """Observed anomalies ``[S, P]``."""
         return (observed - self.mean) / self.std
 
+    def in_units(self, location: FloatArray, scale: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Location and scale ``[S, P]`` of anomalies in units of the target.
+
+        A point that never varied has its one value, with scale 0: of dry points a spread that is
+        small but not 0 would tell that it rains, however little, on many days.
+        """
+        varies = ~(self.std <= _smallest(self.std) * (1 + 1e-9))  # but for rounding of its mean
+        spread = np.where(varies, self.std, 0.0)
+        return self.mean + spread * location, spread * scale
+
     def arrays(self) -> dict[str, FloatArray]:
         """All statistics by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -151,6 +161,11 @@ class Standard:
             wrong = (array < least) | (np.isinf(array) & (name != "forecast_std"))
             if wrong.any() or np.isnan(array).all():
                 raise DataError(f"{name} has values that are infinite, negative or all missing")
+
+
+def _smallest(std: FloatArray) -> float:
+    """Spread of points that never varied: hardly other where it is among those of the field."""
+    return max(_SMALLEST * float(std[np.isfinite(std)].mean()), 1e-30)
 
 
 def _variances(forecast: Forecast) -> tuple[FloatArray, FloatArray]:
@@ -204,7 +219,8 @@ def _shrunk_std(observed: FloatArray) -> FloatArray:
     count = np.isfinite(observed).sum(0)
     freedom = np.maximum(count - 1, 1)
     squares = np.nansum((observed - np.nanmean(observed, 0)) ** 2, 0)
-    known = (count > 1) & (squares > 0)
+    # Equal values have squares of rounding, of which the logarithm would move the field's.
+    known = (count > 1) & (squares > 0) & (np.nanmax(observed, 0) > np.nanmin(observed, 0))
     if not known.any():
         return np.where(count > 0, 0.0, np.nan)
     std = np.sqrt(shrunk_variance(squares, freedom, known))
