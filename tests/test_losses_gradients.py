@@ -128,6 +128,28 @@ def test_gradient_where_all_coincide(kind: str, bounds: tuple[float, float]) -> 
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=0.0)
 
 
+@pytest.mark.parametrize("kind", BOUNDED)
+@pytest.mark.parametrize("bounds", [(0.0, INF), (-INF, 4.0), (0.0, 4.0), (4.0 - 0.05, 4.0)])
+def test_gradient_on_a_bound_is_that_from_within(kind: str, bounds: tuple[float, float]) -> None:
+    location = torch.tensor([-1.0, 0.0, 0.7, 3.0, 5.0], dtype=torch.float64)
+    scale = torch.full_like(location, 1.5)
+    for bound in (each for each in bounds if math.isfinite(each)):
+        step = 1e-6 if bound == bounds[0] else -1e-6
+        ends = [torch.full_like(location, at) for at in (bound, bound + step)]
+        start, end = (BOUNDED[kind](location, scale, at, *bounds) for at in ends)
+        mean, std, at = (t.clone().requires_grad_() for t in (location, scale, ends[0]))
+        total = BOUNDED[kind](mean, std, at, *bounds).sum()
+        gradient = torch.autograd.grad(total, (mean, std, at))
+        torch.testing.assert_close(gradient[2], (end - start) / step, rtol=1e-4, atol=1e-4)
+        for number, found in enumerate(gradient[:2]):  # of parameters, from both sides
+            shift = [1e-6 * (number == k) for k in range(2)]
+            more, less = (
+                BOUNDED[kind](location + s * shift[0], scale + s * shift[1], ends[0], *bounds)
+                for s in (1.0, -1.0)
+            )
+            torch.testing.assert_close(found, (more - less) / 2e-6, rtol=1e-5, atol=1e-7)
+
+
 def test_gradcheck_normal_and_second_order() -> None:
     inputs = [t.requires_grad_() for t in draws(6, 8)]
     assert gradcheck(crps_normal, inputs)

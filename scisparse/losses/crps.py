@@ -120,7 +120,7 @@ def crps_censored_normal(
     location, scale, observed, missing = _prepare(location, scale, observed)
     lower, upper = _bounds(lower, upper, location)
     location, observed, lower, upper = _reflect(location, observed, lower, upper)
-    inside = torch.minimum(torch.maximum(observed, lower), upper)
+    inside = torch.clamp(observed, lower, upper)
     low = tails.ratio(lower - location, scale)
     high = tails.ratio(upper - location, scale)
     away = tails.ratio(inside - location, scale).abs()
@@ -191,7 +191,7 @@ def crps_truncated_normal(
     one_sided = _is_infinite(lower) or _is_infinite(upper)
     lower, upper = _bounds(lower, upper, location)
     location, observed, lower, upper = _reflect(location, observed, lower, upper)
-    inside = torch.minimum(torch.maximum(observed, lower), upper)
+    inside = torch.clamp(observed, lower, upper)
     low = tails.ratio(lower - location, scale, _LARGE)
     high = tails.ratio(upper - location, scale, _LARGE)
     tail = low >= 1.0
