@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from scisparse.errors import DataError, GridError
 from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, UnstructuredGrid, from_xarray
 from scisparse.grids.canonical import canonical_points, check_dims, check_shape, with_areas
-from scisparse.grids.discovery import grid_dims, has_grid
+from scisparse.grids.canonical import eastward as eastward
+from scisparse.grids.discovery import grid_dims, has_grid, role_of
 from scisparse.grids.same import Labels, difference, labels_of, order_of
 from scisparse.grids.same import same_points as same_points
 
@@ -53,8 +54,6 @@ _STANDARD_NAMES = {
     "lead": ("forecast_period",),
 }
 _AXIS = {"time": "T", "member": "E"}
-# Of a degree, about 11 m: coordinates are often in single precision, 3e-5 degrees apart near 360.
-_DIGITS = 4
 _Object = xr.DataArray | xr.Dataset
 
 
@@ -215,7 +214,10 @@ class Frame:
             return cls(LatLonGrid.from_degrees(*axes), space, take)
         if isinstance(grid, ProjectedGrid):
             take = (np.argsort(grid.y_axis), np.argsort(grid.x_axis))
-            return cls(ProjectedGrid(grid.y_axis[take[0]], grid.x_axis[take[1]]), space, take)
+            y_axis, x_axis = grid.y_axis[take[0]], grid.x_axis[take[1]]
+            places = (grid.lat, grid.lon) if grid.has_lat_lon else ()
+            fields = (place.reshape(grid.shape)[np.ix_(*take)] for place in places)
+            return cls(ProjectedGrid(y_axis, x_axis, None, *fields), space, take)
         return cls(canonical_points(grid), space, (np.arange(grid.size),))
 
     @classmethod
@@ -323,11 +325,16 @@ def with_coordinates(data: _Object) -> _Object:
     """
     if not isinstance(data, xr.Dataset):
         return data
-    names = ("latitude", "longitude")
+    named = ("latitude", "longitude")
+    # What only looks like one, by name or units, may be something else where there is one.
+    wanted = {"lat", "lon"} - {role_of(coord) for coord in data.coords.values()}
+    bounds = {variable.attrs.get("bounds") for variable in data.variables.values()}
     found = [
         name
         for name, variable in data.data_vars.items()
-        if variable.attrs.get("standard_name") in names or _tells_time(variable)
+        if variable.attrs.get("standard_name") in named
+        or (role_of(variable) in wanted and name not in bounds)
+        or _tells_time(variable)
     ]
     return data.set_coords(found)
 
@@ -351,19 +358,6 @@ def add_history(dataset: xr.Dataset, action: str, before: Mapping[Hashable, Any]
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     lines = [f"{stamp}: {action}", str(before.get("history", "")).strip()]
     return dataset.assign_attrs(history="\n".join(line for line in lines if line))
-
-
-def eastward(longitude: FloatArray) -> FloatArray:
-    """Longitudes counted eastward without a jump, from the first one after the widest gap.
-
-    Rounded, so that forms of one longitude a turn apart are the same number, also in single
-    precision.
-    """
-    circle = np.round(np.mod(longitude, 360.0), _DIGITS) % 360.0
-    rising = np.sort(circle)
-    gaps = np.diff(rising, prepend=rising[-1] - 360.0)
-    first = rising[np.argmax(gaps > gaps.max() - 1e-3)]
-    return np.where(circle < first, circle + 360.0, circle)
 
 
 def _taken(values: NDArray[Any], take: NDArray[np.int64], axis: int) -> NDArray[Any]:

@@ -10,13 +10,29 @@ from scisparse.errors import DataError, GridError, ShapeError
 from scisparse.grids.base import EARTH_RADIUS, FloatArray, Grid
 from scisparse.grids.unstructured import UnstructuredGrid
 
-__all__ = ["canonical_points", "check_dims", "check_shape", "with_areas"]
+__all__ = ["canonical_points", "check_dims", "check_shape", "eastward", "with_areas"]
+
+# Of a degree, about 11 m: coordinates are often in single precision, 3e-5 degrees apart near 360.
+_DIGITS = 4
 
 
 def canonical_points(grid: Grid) -> UnstructuredGrid:
     """Points with longitudes from 0 to 360, whose areas are not derived yet."""
     lon = np.round(np.mod(np.rad2deg(grid.lon), 360.0), 9) % 360.0
     return UnstructuredGrid(grid.lat, np.deg2rad(lon), dims=grid.dims[:1])
+
+
+def eastward(longitude: FloatArray) -> FloatArray:
+    """Longitudes counted eastward without a jump, from the first one after the widest gap.
+
+    Rounded, so that forms of one longitude a turn apart are the same number, also in single
+    precision.
+    """
+    circle = np.round(np.mod(longitude, 360.0), _DIGITS) % 360.0
+    rising = np.sort(circle)
+    gaps = np.diff(rising, prepend=rising[-1] - 360.0)
+    first = rising[np.argmax(gaps > gaps.max() - 1e-3)]
+    return np.where(circle < first, circle + 360.0, circle)
 
 
 def with_areas(points: Grid) -> Grid:

@@ -1,0 +1,57 @@
+"""Fields on a plane: latitude and longitude of the cells go along."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from postprocess_cases import PLANE, ensemble, fitted
+
+from scisparse.arrays import Frame, with_coordinates
+from scisparse.grids import ProjectedGrid
+
+
+def placed(field: xr.DataArray) -> xr.DataArray:
+    """`field`, which lies on a plane, with latitude and longitude of every cell."""
+    y, x = field["y"].values[:, None], field["x"].values
+    lat, lon = 50.0 + (y + 0.1 * x) / 111e3, 8.0 + (x - 0.1 * y) / 70e3
+    return field.assign_coords(lat=(("x", "y"), lat.T), lon=(("y", "x"), lon))
+
+
+def field() -> xr.DataArray:
+    """North first."""
+    return placed(ensemble(1, axes=PLANE)[1][0, ::-1].drop_vars("time"))
+
+
+def test_the_grid_has_latitude_and_longitude_in_its_order() -> None:
+    data = field()
+    grid = Frame.of(data).grid
+    assert isinstance(grid, ProjectedGrid)
+    for name, found in (("lat", grid.lat), ("lon", grid.lon)):
+        expected = data[name].sortby("y").transpose("y", "x").values
+        np.testing.assert_allclose(np.rad2deg(found).reshape(grid.shape), expected, rtol=1e-12)
+    assert grid == Frame.of(data[::-1, ::-1].T).grid
+
+
+@pytest.mark.parametrize("attrs", [{}, {"units": "degrees_north"}, {"standard_name": "latitude"}])
+def test_latitudes_among_the_variables_become_coordinates(attrs: dict[str, str]) -> None:
+    name = "phi" if attrs else "lat"
+    data = field().rename(lat=name).to_dataset(name="t2m")
+    data["lat_bounds"] = data[name].variable.expand_dims("corner")
+    data["lat_bounds"].attrs = {"units": "degrees_north"}
+    data[name].attrs = {**attrs, "bounds": "lat_bounds"}
+    data = data.reset_coords([name, "lon"])
+    assert {*with_coordinates(data).data_vars} == {"t2m", "lat_bounds"}
+    data = data.drop_vars("lon").assign_coords(latitude=("y", np.arange(4.0)))
+    found = {*with_coordinates(data).data_vars} - {"t2m", "lat_bounds"}
+    assert found == (set() if "standard_name" in attrs else {name})
+
+
+def test_predictions_keep_latitude_and_longitude_that_a_file_does_not_name() -> None:
+    forecast, observed = ensemble(12, axes=PLANE)
+    data = placed(forecast).to_dataset().reset_coords(["lat", "lon"])
+    predicted = fitted("local", data, observed).predict(data)
+    for name in ("lat", "lon"):
+        xr.testing.assert_equal(
+            predicted[name].variable.transpose(*data[name].dims), data[name].variable
+        )
