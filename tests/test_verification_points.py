@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -281,3 +282,20 @@ def test_several_forms_at_once_are_named(names: tuple[str, str]) -> None:
         evaluate(both, observed, target="t2m")
     for name in names:
         assert evaluate(both[[f"t2m{name}"]], observed, target="t2m")["count"] > 0
+
+
+@pytest.mark.parametrize("dims", [("lon", "time", "lat"), ("time", "lat", "lon")])
+def test_scores_of_prediction_and_reference_have_one_order_of_dims(dims: tuple[str, ...]) -> None:
+    ensemble, observed = data()
+    quantiles = quantile_prediction(np.array([0.1, 0.5, 0.9]))[0]
+    share = (ensemble > parametric()["t2m_std"]).mean("member")
+    probability = xr.Dataset({"t2m_probability": share.expand_dims(threshold=[1.0, 2.0])})
+    thresholded: list[Any] = [ensemble, parametric(), probability, ensemble.mean("member")]
+    for forms, told in ((thresholded, [1.0, 2.0]), ([quantiles, ensemble, parametric()], None)):
+        for form, reference in itertools.product(forms, forms):
+            predicted = form.transpose(*dims, ...)
+            scores = evaluate(predicted, observed, reference=reference, dims=(), thresholds=told)
+            for name, score in scores.items():
+                assert score.dims[:3] == dims, name
+                pair = scores.get(f"{name}_reference", score)
+                assert pair.dims == score.dims, name

@@ -61,6 +61,7 @@ from scisparse.losses.rising import exceedance_thresholds
 from scisparse.names import check_name
 from scisparse.times import check_starts
 from scisparse.units import check_units
+from scisparse.verification.described import described, in_order
 from scisparse.verification.matching import area_weights, check_meaning, match, place_weights
 from scisparse.verification.pointwise import along_thresholds, quantile_score
 from scisparse.verification.predictions import Deterministic, Ensemble, Prediction
@@ -74,28 +75,6 @@ _ESTIMATORS = ("fair", "standard")
 _SUFFIXES = ("", "_reference")
 _SKILLS = ("crps", "rmse", "quantile_score", "brier_score")
 _Mean = Callable[[xr.DataArray], xr.DataArray]
-
-_DESCRIPTIONS: dict[str, tuple[str, bool]] = {
-    "crps": ("continuous ranked probability score", False),
-    "bias": ("mean error of the best guess", False),
-    "rmse": ("root mean square error of the best guess", False),
-    "spread": ("root of the mean predicted variance", False),
-    "spread_skill_ratio": ("spread over root mean square error", True),
-    "rank_histogram": ("share of observations at each rank among the members", True),
-    "pit_histogram": ("share of observations in each bin of predicted probability", True),
-    "crps_reference": ("continuous ranked probability score of the reference", False),
-    "bias_reference": ("mean error of the best guess of the reference", False),
-    "rmse_reference": ("root mean square error of the best guess of the reference", False),
-    "crps_skill": ("CRPS skill over the reference", True),
-    "rmse_skill": ("RMSE skill over the reference", True),
-    "quantile_score": ("quantile score, over all levels", False),
-    "quantile_score_reference": ("quantile score of the reference, over all levels", False),
-    "quantile_score_skill": ("quantile score skill over the reference", True),
-    "brier_score": ("Brier score of exceeding the threshold", True),
-    "brier_score_reference": ("Brier score of the reference of exceeding the threshold", True),
-    "brier_score_skill": ("Brier skill score over the reference", True),
-    "count": ("number of cases", True),
-}
 
 
 def evaluate(
@@ -216,7 +195,7 @@ def evaluate(
     kind = "equal" if areas is None else "area" if isinstance(weights, str) else "given"
     attrs = {"Conventions": "CF-1.11", "title": f"scores of {target}", "weights": kind}
     attrs |= {"averaged_over": ", ".join(over) or "nothing"}
-    scores = _described(scores, units).assign_attrs(attrs)
+    scores = described(in_order(scores, scored[0]), units).assign_attrs(attrs)
     for suffix, each in zip(_SUFFIXES, scored, strict=False):
         for name in {f"crps{suffix}", f"brier_score{suffix}"} & {*scores}:
             if isinstance(each, Ensemble):
@@ -381,16 +360,3 @@ def _basic(
 def _divide(top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
     """Return the ratio, NaN where the divisor is 0."""
     return top / bottom.where(bottom != 0)
-
-
-def _described(scores: xr.Dataset, units: str | None) -> xr.Dataset:
-    """Give every variable its long name and units."""
-    for name, score in scores.items():
-        long_name, dimensionless = _DESCRIPTIONS[str(name)]
-        score.attrs = {"long_name": long_name}
-        if dimensionless or units is not None:
-            score.attrs["units"] = "1" if dimensionless else units
-    if "threshold" in scores.coords:
-        told = {} if units is None else {"units": units}
-        scores["threshold"].attrs = {"long_name": "threshold", **told}
-    return scores
