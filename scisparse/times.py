@@ -16,6 +16,8 @@ from scisparse.coordinates import (
     is_ahead,
     is_beside_starts,
     lead_of,
+    single_time,
+    valid_times,
 )
 from scisparse.errors import DataError
 
@@ -125,16 +127,19 @@ def check_starts(forecast: _Object, observed: _Object, names: _Names) -> None:
     Parameters
     ----------
     forecast, observed
-        Objects with times; without a time dim nothing is checked.
+        Objects with times; a forecast without any is not checked.
     names
         Their names for errors.
 
     Raises
     ------
     DataError
-        Truth of the start would be compared with a forecast for later.
+        Truth of the start would be compared with a forecast for later, or that of all times with
+        one forecast whose valid time is not known.
     """
     first, second = find_dim(forecast, "time"), find_dim(observed, "time")
+    if first is None and second is not None:
+        _check_one_time(forecast, observed, second, names)
     if first is None or second is None:
         return
     lead = find_dim(forecast, "lead")
@@ -159,6 +164,23 @@ def check_starts(forecast: _Object, observed: _Object, names: _Names) -> None:
     raise DataError(
         f"dim {first!r} of {names[0]} holds starts ({sign}) but {second!r} of {names[1]} does not; "
         f"give {names[1]} the same starts{f' and dims {leads}' if leads else ''}: {remedy}"
+    )
+
+
+def _check_one_time(forecast: _Object, observed: _Object, dim: str, names: _Names) -> None:
+    """Raise where a forecast of one time would meet all of the observed times."""
+    time, valid = single_time(forecast), valid_times(forecast)
+    count = observed.sizes[dim]
+    if time is None or count == 1 or compared_times(forecast, observed) is not None:
+        return
+    if valid is not None and valid.ndim:  # a run, whose lead times say which
+        return
+    ours = names[0].removeprefix("the ")
+    value = xr.Variable("time", time.values.ravel()).to_index()[0]
+    raise DataError(
+        f"{names[0]} is of one time, {str(time.name)!r} {value}, that does not tell which of the "
+        f"{count} times {dim!r} of {names[1]} it is for; give it its valid time, with "
+        f"{ours}.assign_coords(valid_time=time)"
     )
 
 

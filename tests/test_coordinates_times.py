@@ -8,7 +8,7 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
-from postprocess_cases import ensemble, error_of, fit_error, fitted
+from postprocess_cases import ensemble, error_of, fit_error, fitted, on_calendar
 from test_remedies import done
 
 from scisparse.verification import evaluate
@@ -80,11 +80,55 @@ def test_single_valid_times_must_be_the_same(signs: list[str]) -> None:
         one = forecast.isel(time=place)
         for seen in (analysis.isel(time=place + 2), OBSERVED[place + 2]):
             assert int(evaluate(one, seen)["count"]) == OBSERVED[0].size
-        for seen in (analysis.isel(time=place + 1), OBSERVED[place + 1], OBSERVED):
+        for seen in (analysis.isel(time=place + 1), OBSERVED[place + 1]):
             text = error_of(partial(evaluate, one, seen))
             assert f"is {one['time'].values + DAY}"[:13] in text
             assert "must be the same in both; select the same one" in text
             assert "drop" not in text
+
+
+@pytest.mark.parametrize("signs", [[], ["valid_time"]])
+@pytest.mark.parametrize("truth", ["plain", "cfgrib", "noleap"])
+def test_a_single_valid_time_is_looked_up(signs: list[str], truth: str) -> None:
+    forecast, analysis = (data.drop_vars(signs) for data in (START, ANALYSIS))
+    observed = analysis if truth == "cfgrib" else OBSERVED
+    if truth == "noleap":
+        forecast, observed = (on_calendar(data, truth) for data in (FORECAST, OBSERVED))
+    later = 0 if truth == "noleap" else 2
+    for place in (0, 7):
+        one = forecast.isel(time=place)
+        expected = evaluate(one, observed.isel(time=place + later), reference=one)
+        for reference in (one, FORECAST) if truth != "noleap" else (one, forecast):
+            found = evaluate(one, observed, reference=reference)
+            for name, score in expected.items():
+                np.testing.assert_array_equal(found[name], score, err_msg=str(name))
+        others = observed.isel(time=[k for k in range(14) if k != place + later])
+        text = error_of(partial(evaluate, one, others))
+        assert "(13 values) in the observation; select a time that both have" in text
+        assert "in the prediction, which is none of 2001-01-0" in text
+
+
+@pytest.mark.parametrize("name", ["S", "init_time", "forecast_reference_time"])
+@pytest.mark.parametrize("leads", [False, True])
+def test_a_single_start_is_looked_up(name: str, leads: bool) -> None:
+    """It was compared with the truth of every start."""
+    forecast, observed = (data.drop_attrs().rename(time=name) for data in (FORECAST, OBSERVED))
+    if leads:
+        forecast, observed = (data.expand_dims(L=[1.0, 2.0]) for data in (forecast, observed))
+    one = forecast.isel({name: 4})
+    found = evaluate(one, observed)
+    assert int(found["count"]) == observed.isel({name: 4}).size
+    each = evaluate(forecast, observed, dims=["lat", "lon"])["crps"]
+    assert float(found["crps"]) == pytest.approx(float(each.isel({name: 4}).mean()))
+    text = error_of(lambda: evaluate(one, observed.isel({name: slice(5, None)})))
+    assert f"{name!r} is 2001-01-05 00:00:00 in the prediction, which is none of 2001-01-06" in text
+    text = error_of(lambda: evaluate(forecast, observed.isel({name: 4})))
+    assert "and 2001-01-05 00:00:00 in the observation, and must be the same in both" in text
+    text = error_of(lambda: evaluate(one, OBSERVED))
+    assert f"of one time, {name!r} 2001-01-05 00:00:00, that does not tell which of the" in text
+    given = one.isel(L=0) if leads else one
+    valid = given.assign_coords(valid_time=OBSERVED["time"].values[6])
+    assert int(evaluate(valid, OBSERVED)["count"]) == OBSERVED[0].size
 
 
 @pytest.mark.parametrize("signs", [[], ["valid_time"], ["valid_time", "step"]])

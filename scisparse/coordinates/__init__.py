@@ -18,16 +18,20 @@ from scisparse.coordinates.scalars import described as described
 from scisparse.coordinates.scalars import numbers_of as numbers_of
 from scisparse.coordinates.valid import START as START
 from scisparse.coordinates.valid import START_NAMES as START_NAMES
+from scisparse.coordinates.valid import at_single_time as at_single_time
 from scisparse.coordinates.valid import compared_times as compared_times
 from scisparse.coordinates.valid import is_ahead as is_ahead
 from scisparse.coordinates.valid import is_beside_starts as is_beside_starts
 from scisparse.coordinates.valid import lead_of as lead_of
+from scisparse.coordinates.valid import single_time as single_time
+from scisparse.coordinates.valid import valid_times as valid_times
 
 __all__ = [
     "START",
     "START_NAMES",
     "Axis",
     "Numbers",
+    "at_single_time",
     "axes_of",
     "check_near",
     "check_places",
@@ -43,5 +47,7 @@ __all__ = [
     "numbers_of",
     "other_grid",
     "rounded",
+    "single_time",
     "snapped",
+    "valid_times",
 ]

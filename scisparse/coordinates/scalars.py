@@ -85,6 +85,11 @@ def _check_single_times(pair: _Pair, names: tuple[str, str]) -> None:
         return
     ours, theirs = (described(index) for index in indexes)
     what = "the valid time" if times[0].name is None else repr(times[0].name)
+    if times[1].size > 1 and not times[0].ndim and not indexes[0].isin(indexes[1]).any():
+        raise DataError(
+            f"{what} is {ours} in {names[0]}, which is none of {theirs} in {names[1]}; select a "
+            "time that both have"
+        )
     raise DataError(
         f"{what} is {ours} in {names[0]} and {theirs} in {names[1]}, and must be the same in both; "
         "select the same one"

@@ -13,11 +13,14 @@ from scisparse.coordinates.numbers import in_seconds, number_values
 __all__ = [
     "START",
     "START_NAMES",
+    "at_single_time",
     "compared_times",
     "is_ahead",
     "is_beside_starts",
     "is_date",
     "lead_of",
+    "single_time",
+    "valid_times",
 ]
 
 _Object = xr.Dataset | xr.DataArray
@@ -34,16 +37,28 @@ def compared_times(first: _Object, second: _Object) -> tuple[xr.DataArray, xr.Da
     These are the valid times, as a forecast and its truth start at different times. Starts are
     compared where valid times are not known and lead times are alike.
     """
-    valid = _valid(first), _valid(second)
+    valid = valid_times(first), valid_times(second)
     if valid[0] is not None and valid[1] is not None and 0 in (valid[0].ndim, valid[1].ndim):
         return (valid[0], valid[1]) if _one_origin(valid[0], valid[1]) else None
-    starts = _single(first), _single(second)
+    starts = _start(first), _start(second)
     if starts[0] is None or starts[1] is None or _is_start(starts[0]) != _is_start(starts[1]):
         return None
-    dated = any(find_dim(data, "time") is not None for data in (first, second))
+    dated = starts[0].ndim and starts[1].ndim  # they are matched by their dim
     if dated or not _alike(lead_of(first), lead_of(second)):
         return None
     return (starts[0], starts[1]) if _one_origin(starts[0], starts[1]) else None
+
+
+def at_single_time(first: _Object, second: xr.Dataset) -> xr.Dataset:
+    """Give `second` at the one time of `first`, where that has no dim of times and it is there."""
+    times, dim = compared_times(first, second), find_dim(second, "time")
+    if times is None or times[0].ndim or times[1].dims != (dim,):
+        return second
+    lead = lead_of(second)
+    if _is_start(times[1]) and not _is_start(times[0]) and (lead is None or is_ahead(lead)):
+        return second  # its valid times are not known
+    same = np.flatnonzero(times[1].values == times[0].values)
+    return second.isel({dim: int(same[0])}) if same.size else second
 
 
 def is_date(coordinate: xr.DataArray) -> bool:
@@ -78,7 +93,7 @@ def _is_start(coordinate: xr.DataArray) -> bool:
     return told == START or (told != "time" and str(coordinate.name).lower() in START_NAMES)
 
 
-def _valid(data: _Object) -> xr.DataArray | None:
+def valid_times(data: _Object) -> xr.DataArray | None:
     """Valid times; also several starts where these are all that is known."""
     lead = lead_of(data)
     dim = find_dim(data, "time")
@@ -86,7 +101,7 @@ def _valid(data: _Object) -> xr.DataArray | None:
     single = [c for c in _stated(data) if not c.ndim]
     if along or (dim is None and single):
         return (along or single)[0]
-    time = data[dim] if dim is not None and dim in data.coords else _single(data)
+    time = data[dim] if dim is not None and dim in data.coords else single_time(data)
     if time is None:
         return None
     ahead = lead is not None and is_ahead(lead)
@@ -111,7 +126,13 @@ def _stated(data: _Object) -> Iterator[xr.DataArray]:
             yield coordinate
 
 
-def _single(data: _Object) -> xr.DataArray | None:
+def _start(data: _Object) -> xr.DataArray | None:
+    """Times of the time dim, or else a single one."""
+    dim = find_dim(data, "time")
+    return data[dim] if dim is not None and dim in data.coords else single_time(data)
+
+
+def single_time(data: _Object) -> xr.DataArray | None:
     """A single time without a dim, the start where there is one."""
     found = [c for c in data.coords.values() if not c.ndim and has_role(c, "time")]
     return min(found, key=lambda c: not _is_start(c), default=None)

@@ -92,8 +92,9 @@ def evaluate(
     """Score a prediction against observations, and against a reference prediction.
 
     All are matched by coordinates, in any order of dims. A coordinate of one value without a dim,
-    as ``.isel(time=0)`` leaves it, must be the same in all that have it. A case in which any of
-    them is missing (NaN) is left out of every score alike.
+    as ``.isel(time=0)`` leaves it, must be the same in all that have it; a single time of the
+    prediction is looked up in the others. A case in which any of them is missing (NaN) is left out
+    of every score alike.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ import xarray as xr
 
 from scisparse.arrays import Frame, find_dim, has_role
 from scisparse.coordinates import (
+    at_single_time,
     axes_of,
     check_places,
     check_points,
@@ -31,7 +32,7 @@ __all__ = ["area_weights", "check_meaning", "match", "place_weights"]
 def match(
     base: xr.Dataset, others: Sequence[xr.Dataset], names: Sequence[str], own: Sequence[str]
 ) -> list[xr.Dataset]:
-    """Return all on the coordinates that all share.
+    """Return all on the coordinates that all share; of others the one time that `base` may have.
 
     Parameters
     ----------
@@ -52,6 +53,7 @@ def match(
     """
     for other, name in zip(others, names[1:], strict=True):
         check_stamps(base, other, (names[0], name))
+    others = [at_single_time(base, other) for other in others]
     check_scalars([base, *others], names, own)
     placed = [
         _onto(base, other, names[0], name) for other, name in zip(others, names[1:], strict=True)
