@@ -17,6 +17,7 @@ from scisparse.coordinates import (
     is_beside_starts,
     lead_of,
     single_time,
+    start_beside,
     valid_times,
 )
 from scisparse.errors import DataError
@@ -158,9 +159,12 @@ def check_starts(forecast: _Object, observed: _Object, names: _Names) -> None:
     later_by = "a lead time" if valid is None else f"coordinate {valid!r}"
     sign = f"standard_name {START!r}" if stated else f"{later_by} tells of later times"
     remedy = _with_starts((forecast, first), (observed, second), valid, names)
+    ours, held = names[0].removeprefix("the "), lead_of(forecast)
     if valid is not None and not leads:
-        ours = names[0].removeprefix("the ")
         remedy += f", or give {names[0]} its valid times: {ours}.swap_dims({first}={valid!r})"
+    elif valid is None and held is not None and first.lower() not in START_NAMES and not stated:
+        name = str(held.name)
+        remedy += f", or, if {first!r} is the valid time, drop {name!r}: {ours}.drop_vars({name!r})"
     raise DataError(
         f"dim {first!r} of {names[0]} holds starts ({sign}) but {second!r} of {names[1]} does not; "
         f"give {names[1]} the same starts{f' and dims {leads}' if leads else ''}: {remedy}"
@@ -254,7 +258,8 @@ def _valid_times(data: _Object, dim: str) -> Iterator[xr.DataArray]:
 def _is_beside_lead(data: _Object, dim: str) -> bool:
     """Whether lead times tell that `dim`, which does not say that it is of valid times, is not."""
     lead = lead_of(data)
-    return lead is not None and is_beside_starts(lead) and _standard_name(data, dim) != "time"
+    told = dim.lower() == "valid_time" or _standard_name(data, dim) == "time"
+    return lead is not None and is_beside_starts(lead) and not (told or start_beside(data, dim))
 
 
 def _has_lead(data: _Object) -> bool:

@@ -300,6 +300,27 @@ def test_starts_that_archives_call_time(lead: str, dim: str) -> None:
     assert fitted("emos", told, seen).predict(told).sizes["time"] == 6
 
 
+@pytest.mark.parametrize("step", [_LATER, ((), 24, {"units": "hours"})])
+def test_starts_beside_a_step_without_attributes(step: object) -> None:
+    """As of cfgrib, once attributes and valid times are lost: they met the truth of the start."""
+    start = FORECAST.assign_coords(time=FORECAST["time"].values - _LATER, step=step)
+    seen = OBSERVED.assign_coords(time=OBSERVED["time"].drop_attrs())
+    texts = fit_error(start, seen), error_of(lambda: evaluate(start, seen))
+    for text, name in zip(texts, ("forecast", "prediction"), strict=True):
+        assert f"'time' of the {name} holds starts (a lead time tells of later times)" in text
+        assert text.endswith(
+            f", or, if 'time' is the valid time, drop 'step': {name}.drop_vars('step')"
+        )
+    known = start.assign_coords(time=seen["time"], init_time=("time", start["time"].values))
+    counts = FORECAST.assign_coords(time=seen["time"], step=3)
+    named = FORECAST.drop_attrs().rename(time="valid_time").assign_coords(step=step)
+    for data in (start.drop_vars("step"), known, counts, named):
+        assert fitted("emos", data, seen).predict(data).sizes[data.dims[0]] == 6
+        assert float(evaluate(data, seen)["crps"]) > 0
+    several = start.drop_vars("step").expand_dims(step=np.arange(2) * _LATER)
+    assert "the same starts and dims ['step']" in fit_error(several, seen)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [

@@ -24,6 +24,7 @@ from scisparse.coordinates.valid import is_ahead as is_ahead
 from scisparse.coordinates.valid import is_beside_starts as is_beside_starts
 from scisparse.coordinates.valid import lead_of as lead_of
 from scisparse.coordinates.valid import single_time as single_time
+from scisparse.coordinates.valid import start_beside as start_beside
 from scisparse.coordinates.valid import valid_times as valid_times
 
 __all__ = [
@@ -49,5 +50,6 @@ __all__ = [
     "rounded",
     "single_time",
     "snapped",
+    "start_beside",
     "valid_times",
 ]

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from scisparse.units import spelled
 
-__all__ = ["Numbers", "in_seconds", "number_values", "same_numbers", "written_numbers"]
+__all__ = [
+    "Numbers",
+    "in_seconds",
+    "is_duration",
+    "number_values",
+    "same_numbers",
+    "written_numbers",
+]
 
 # Values, and their unit as `scisparse.units.spelled` writes it.
 Numbers = tuple[Sequence[float], str]
@@ -65,6 +72,11 @@ def in_seconds(numbers: Numbers) -> float | None:
     """A duration; ``None`` where it is not one value of a unit of time."""
     values, base = _converted(numbers)
     return float(values[0]) if base == "s" and len(values) == 1 else None
+
+
+def is_duration(numbers: Numbers) -> bool:
+    """Whether the unit is one of time."""
+    return _FACTORS.get(numbers[1], ("",))[0] == "s"
 
 
 def written_numbers(numbers: Numbers) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from scisparse.arrays import find_dim, has_role
-from scisparse.coordinates.numbers import in_seconds, number_values
+from scisparse.coordinates.numbers import in_seconds, is_duration, number_values
 
 __all__ = [
     "START",
@@ -20,6 +20,7 @@ __all__ = [
     "is_date",
     "lead_of",
     "single_time",
+    "start_beside",
     "valid_times",
 ]
 
@@ -79,13 +80,22 @@ def lead_of(data: _Object) -> xr.DataArray | None:
 
 def is_beside_starts(lead: xr.DataArray) -> bool:
     """Whether files that have lead times of this name call the start ``time``."""
-    return str(lead.name).lower() in (*_MONTHS, "prediction_timedelta")
+    name = str(lead.name).lower()
+    # That of cfgrib; a step that is no duration may only count.
+    if name == "step":
+        return is_duration(number_values(lead))
+    return name in (*_MONTHS, "prediction_timedelta")
 
 
 def is_ahead(lead: xr.DataArray) -> bool:
     """Whether any lead time is of later than the start."""
     first = int(str(lead.name).lower() in _MONTHS)
     return bool((lead != np.full((), first, lead.dtype)).any())
+
+
+def start_beside(data: _Object, dim: str) -> bool:
+    """Whether another coordinate than `dim` holds the starts."""
+    return any(_is_start(coord) for name, coord in data.coords.items() if name != dim)
 
 
 def _is_start(coordinate: xr.DataArray) -> bool:
