@@ -11,22 +11,25 @@ import numpy as np
 
 from scisparse.errors import DataError
 
-__all__ = ["check_units", "check_unpacked", "spelled"]
+__all__ = ["check_celsius", "check_units", "check_unpacked", "spelled"]
 
+# Between means of one temperature in kelvin and in degrees Celsius, if one is up to 70 K off.
+_LEAST_OFFSET, _LARGEST_OFFSET = 203.15, 343.15
 # Other names of one unit, in small letters; never a conversion.
 _NAMES = {
-    "kelvin": "K", "kelvins": "K", "degk": "K", "deg_k": "K", "degree_kelvin": "K",
-    "degrees_kelvin": "K", "celsius": "degC",
-    "\N{DEGREE SIGN}c": "degC", "metre": "m", "metres": "m", "meter": "m", "meters": "m",
-    "millimetre": "mm",
+    "kelvin": "K", "kelvins": "K", "celsius": "degC", "c": "degC", "metre": "m", "metres": "m",
+    "meter": "m", "meters": "m", "millimetre": "mm",
     "millimetres": "mm", "millimeter": "mm", "millimeters": "mm", "kilogram": "kg",
     "kilograms": "kg", "second": "s", "seconds": "s", "sec": "s", "hour": "h", "hours": "h",
     "hr": "h", "day": "d", "days": "d", "pascal": "Pa", "pascals": "Pa", "hectopascal": "hPa",
     "hectopascals": "hPa", "mb": "hPa", "millibar": "hPa", "millibars": "hPa", "mbar": "hPa",
     "joule": "J", "joules": "J", "watt": "W", "watts": "W", "percent": "%",
 }  # fmt: skip
-_CELSIUS = re.compile(r"\bdeg(rees?)?[ _]?c(elsius)?\b", re.IGNORECASE)
-_FACTOR = re.compile(r"([^\W\d]+|%|\N{DEGREE SIGN}[cC])([+-]?\d+)?")
+# With a word or a sign of degrees, of which there are three that look alike.
+_DEGREES = r"(\bdeg(rees?)?\.?|[\N{DEGREE SIGN}\N{MASCULINE ORDINAL INDICATOR}\N{RING ABOVE}])[ _]?"
+_CELSIUS = re.compile(_DEGREES + r"c(elsius)?\b", re.IGNORECASE)
+_KELVIN = re.compile(_DEGREES + r"k(elvins?)?\b", re.IGNORECASE)
+_FACTOR = re.compile(r"([^\W\d]+|%)([+-]?\d+)?")
 
 
 def spelled(units: str) -> str:
@@ -42,9 +45,10 @@ def spelled(units: str) -> str:
     """
     powers: dict[str, int] = {}
     # Powers above the line become digits, with the minus of typesetters.
-    text = unicodedata.normalize("NFKC", units.strip()).replace("\N{MINUS SIGN}", "-")
+    text = _KELVIN.sub("K", _CELSIUS.sub("degC", units.strip()))
+    text = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-")
     text = re.sub(r"\s*/\s*", " /", re.sub(r"\s*(\*\*|\^)\s*", "", text))
-    text = _CELSIUS.sub("degC", text)
+    text = _CELSIUS.sub("degC", text)  # signs of one letter have become two
     # A dot between digits is that of a number.
     for part in re.split(r"(?:[\s*\N{MIDDLE DOT}]|(?<!\d)\.|\.(?!\d))+", text):
         divides = part.startswith("/")
@@ -76,9 +80,46 @@ def check_units(what: str, units: object, expected: object) -> None:
     """
     if units is None or expected is None or spelled(str(units)) == spelled(str(expected)):
         return
+    pair = {spelled(str(units)), spelled(str(expected))}
+    told = ", as 0 degC is 273.15 K" if pair == {"K", "degC"} else ""
     raise DataError(
         f"{what} has units {units!r} but {expected!r} is needed; convert it and set attrs['units'] "
-        "first"
+        f"first{told}"
+    )
+
+
+def check_celsius(
+    what: str, units: object, expected: object, difference: Callable[[], float]
+) -> None:
+    """Raise where one is in kelvin and one in degrees Celsius, though units do not tell.
+
+    Arithmetic drops units or keeps those that no longer hold, as the version of xarray is.
+
+    Parameters
+    ----------
+    what
+        Name of what has the units, for errors.
+    units, expected
+        As of :func:`check_units`.
+    difference
+        Gives the mean of what has the units, less that of what it must fit; asked for temperatures.
+
+    Raises
+    ------
+    DataError
+        They differ as both units do.
+    """
+    known = {spelled(str(each)) for each in (units, expected) if each is not None}
+    if known not in ({"K"}, {"degC"}):
+        return
+    offset = difference()
+    if not _LEAST_OFFSET < abs(offset) < _LARGEST_OFFSET:
+        return
+    told = [f"units {each!r}" if each is not None else "no units" for each in (units, expected)]
+    raise DataError(
+        f"{what} has {told[0]} and differs by {offset:.0f} on average from what it must fit, "
+        f"which has {told[1]}, as kelvin and degrees Celsius do; convert one, and set "
+        "attrs['units'] of both"
     )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
+from postprocess_cases import ensemble, error_of, fit_error, fitted
 
 from scisparse.errors import DataError
 from scisparse.units import check_units, spelled
+from scisparse.verification import evaluate
 
 SAME = [
-    ["K", "kelvin", "Kelvin", "degK", " K "],
+    ["K", "kelvin", "Kelvin", "degK", " K ", "deg K", "\N{DEGREE SIGN}K", "degrees Kelvin"],
     [
         "degC",
         "degrees_Celsius",
@@ -24,6 +27,11 @@ SAME = [
         "degreesC",
         "deg_c",
         "degrees Celsius",
+        "C",
+        "\N{DEGREE CELSIUS}",
+        "\N{DEGREE SIGN} C",
+        "\N{MASCULINE ORDINAL INDICATOR}C",
+        "deg. C",
     ],
     ["mm/day", "mm day-1", "mm d-1", "mm / d", "d-1 mm", "millimeter/day", "mm.day-1"],
     [
@@ -68,3 +76,33 @@ def test_units_that_differ_stay_apart(unit: str) -> None:
             continue
         with pytest.raises(DataError, match="convert it and set"):
             check_units("the forecast", unit, other)
+
+
+def test_kelvin_and_degrees_celsius_differ_by_what() -> None:
+    with pytest.raises(DataError, match=r"first, as 0 degC is 273.15 K$"):
+        check_units("the forecast", "C", "K")
+    with pytest.raises(DataError, match=r"first$"):
+        check_units("the forecast", "C", "F")
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(("unit", "other"), [("K", -273.15), ("C", 273.15)])
+def test_arithmetic_does_not_hide_the_scale(unit: str, other: float, kept: bool) -> None:
+    """Units are lost or kept: the mean was in degrees Celsius, with units of kelvin."""
+    forecast, observed = (
+        (each - 273.15 * (unit == "C")).assign_attrs(units=unit) for each in ensemble(12)
+    )
+    wrong = {"units": unit} if kept else {}
+    there, here = ((each + other).drop_attrs().assign_attrs(wrong) for each in (forecast, observed))
+    told = (
+        f"has {f'units {unit!r}' if kept else 'no units'} and differs by {np.sign(other) * 27:.0f}"
+    )
+    assert told in fit_error(forecast, here)
+    model = fitted("emos", forecast, observed)
+    text = error_of(lambda: model.predict(there))
+    assert f"the forecast {told}" in text
+    assert f"which has units {unit!r}, as kelvin and degrees Celsius do; convert one" in text
+    text = error_of(lambda: evaluate(forecast, here))
+    assert f"the prediction has units {unit!r} and differs by {-np.sign(other) * 27:.0f}" in text
+    same = model.predict(forecast.drop_attrs())["t2m_mean"]
+    np.testing.assert_array_equal(same, model.predict(forecast)["t2m_mean"])

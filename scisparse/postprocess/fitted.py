@@ -20,7 +20,7 @@ from scisparse.postprocess.methods import Network
 from scisparse.postprocess.samples import Forecast, as_field, read_forecast
 from scisparse.postprocess.standard import Standard
 from scisparse.postprocess.times import check_times
-from scisparse.units import check_units
+from scisparse.units import check_celsius, check_units
 
 __all__ = ["Fitted"]
 
@@ -101,8 +101,15 @@ class Fitted:
                 f"the forecast has predictors {list(cases.names)} but the model was trained on "
                 f"{list(self.names)}; give the same variables and groups of members"
             )
+        told = field.attrs.get("units"), self.units.get(target)
+        check_celsius("the forecast", *told, lambda: self._departure(cases))
         self._compare_members(field)
         return frame, cases
+
+    def _departure(self, cases: Forecast) -> float:
+        """Mean of a forecast less that of the training."""
+        usual = self.standard.forecast_mean[: cases.mean.shape[1]]
+        return float(np.nanmean(cases.mean) - np.nanmean(usual))
 
     def _compare_members(self, field: xr.DataArray) -> None:
         dim = find_dim(field, "member")

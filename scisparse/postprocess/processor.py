@@ -29,6 +29,7 @@ from scisparse.postprocess.samples import (
     as_field,
     cell_areas,
     check_bound,
+    check_same_scale,
     predictor_units,
     read_forecast,
     read_observed,
@@ -164,6 +165,7 @@ class PostProcessor:
         truth = read_observed(seen, self.target, frame_seen, cases.leading)
         refuse_truth(cases, truth, forecast, seen)
         check_bound(truth, self.distribution, seen)
+        check_same_scale(cases, truth, field, seen)
         cases, truth = _usable(cases, truth, self.target)
         training = Training(
             forecast=cases,

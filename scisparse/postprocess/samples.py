@@ -13,7 +13,7 @@ from scisparse.arrays import Axes, Frame, check_object, find_axes
 from scisparse.errors import DataError
 from scisparse.grids import Grid
 from scisparse.losses import Distribution
-from scisparse.units import check_units, check_unpacked
+from scisparse.units import check_celsius, check_units, check_unpacked
 
 __all__ = [
     "Forecast",
@@ -21,6 +21,7 @@ __all__ = [
     "case_dims",
     "cell_areas",
     "check_bound",
+    "check_same_scale",
     "predictor_units",
     "read_forecast",
     "read_observed",
@@ -213,6 +214,24 @@ def check_bound(truth: FloatArray, distribution: Distribution, seen: xr.DataArra
             f"{np.nanmin(truth):.4g}, where {distribution.name!r} has none; raise them with "
             f".clip(min={lower:g}), or use distribution='normal'"
         )
+
+
+def check_same_scale(
+    cases: Forecast, truth: FloatArray, field: xr.DataArray, seen: xr.DataArray
+) -> None:
+    """Raise where one tells units of temperature and the other, without units, has another scale.
+
+    Raises
+    ------
+    DataError
+        Means differ as kelvin and degrees Celsius do.
+    """
+
+    def difference() -> float:
+        return float(np.nanmean(truth) - np.nanmean(cases.mean))
+
+    told = seen.attrs.get("units"), field.attrs.get("units")
+    check_celsius(f"the observation{_quoted(seen)}", *told, difference)
 
 
 def refuse_truth(cases: Forecast, truth: FloatArray, forecast: _Object, seen: xr.DataArray) -> None:

@@ -47,6 +47,7 @@ hydrological variables. doi:10.5194/hess-11-1267-2007
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from numbers import Integral
 from typing import Any
@@ -60,7 +61,7 @@ from scisparse.errors import DataError, MissingDependencyError, OptionError
 from scisparse.losses.rising import exceedance_thresholds
 from scisparse.names import check_name
 from scisparse.times import check_starts
-from scisparse.units import check_units
+from scisparse.units import check_celsius, check_units
 from scisparse.verification.described import described, in_order
 from scisparse.verification.matching import area_weights, check_meaning, match, place_weights
 from scisparse.verification.pointwise import along_thresholds, quantile_score
@@ -180,11 +181,13 @@ def evaluate(
     check_name("target", target)
     scored = [read_prediction(data, target, estimator, what) for what, data in given.items()]
     truth = read_truth(seen, target)
-    units = _common_units(truth, scored)
+    units, told = _common_units(truth, scored), truth.attrs.get("units")
     areas = area_weights(scored[0].data, scored[0].what) if isinstance(weights, str) else None
     scored, truth = _matched(scored, truth)
     if isinstance(weights, xr.DataArray):
         areas = place_weights(weights, truth.to_dataset(name=target))
+    for each in scored:
+        check_celsius(each.what, each.units, told, partial(_mean_error, each, truth))
     over = _dims_over(dims, truth)
     for each in scored if dims is None else []:
         check_meaning(each.data, seen, each.what, each.own_dim)
@@ -260,6 +263,12 @@ def _usable(truth: xr.DataArray, scored: Sequence[Prediction]) -> xr.DataArray:
             "observation; check for variables that are NaN throughout"
         )
     return truth.broadcast_like(valid).where(valid)
+
+
+def _mean_error(prediction: Prediction, truth: xr.DataArray) -> float:
+    """Mean error of the best guess, 0 where there is none."""
+    best = prediction.point()
+    return 0.0 if best is None else float((best - truth).mean())
 
 
 def _dims_over(dims: str | Iterable[Hashable] | None, truth: xr.DataArray) -> list[str]:
