@@ -307,9 +307,10 @@ class Frame:
             return self
         grid = self._found(obj, "the array").grid
         points = isinstance(grid, UnstructuredGrid) and (grid.size,) == self.take[0].shape
-        # Points at one place may be told apart by more than is known here.
-        if points and same_points(UnstructuredGrid.from_grid(grid, self.take[0]), self.grid):
-            return self
+        if points:  # those at one place may be told apart by more than is known here
+            order = order_of(UnstructuredGrid.from_grid(grid, self.take[0]), self.grid)
+            if order is not None and (order[1:] > order[:-1]).all():
+                return self
         return self.on(obj, self.grid, "the array")
 
 

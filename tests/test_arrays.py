@@ -159,6 +159,15 @@ def test_single_precision_longitudes_are_the_same_in_both_conventions(step: floa
     assert Frame.of(data).grid == Frame.of(other).grid
 
 
+@pytest.mark.parametrize("step", [1 / 3600, 1 / 10800, 1e-6])
+def test_longitudes_finer_than_single_precision(step: float) -> None:
+    lon = (np.arange(40) * step - 20 * step) % 360.0
+    data = xr.DataArray(np.zeros((1, 40)), {"lat": [5.0], "lon": lon}, ("lat", "lon"))
+    np.testing.assert_allclose(
+        Frame.of(data).grid.areas.std() / Frame.of(data).grid.areas.mean(), 0, atol=0.02
+    )
+
+
 @pytest.mark.parametrize("stacked", [False, True])
 def test_arrays_are_read_and_written_in_their_own_order(stacked: bool) -> None:
     coords = {"lat": [10.0, 0.0, -10.0], "lon": [0.0, 90.0, 180.0, 270.0]}

@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 from postprocess_cases import METHODS, ensemble, error_of, fit_error, fitted, on_calendar, points
 
+from scisparse.arrays import Frame
 from scisparse.postprocess import PostProcessor
 from scisparse.verification import evaluate
 
@@ -183,6 +184,27 @@ def test_points_in_another_order() -> None:
     np.testing.assert_array_equal(other["t2m_mean"], expected["t2m_mean"])
     order[0] = order[1]
     assert "points are up to" in error_of(lambda: model.predict(field[..., order]))
+
+
+@pytest.mark.parametrize("metres", [0.5, 3.0, 10.0])
+def test_stations_next_to_each_other_are_told_apart(metres: float) -> None:
+    """Whose coordinates differ by less than those of one station may, in another order."""
+    beside = np.array([0.0, 1.0, 2.0, 5.0]) * metres / 111e3
+    coords = {"lat": ("point", 50.0 + beside), "lon": ("point", np.full(4, 8.0))}
+    field, observed = (points(data)[..., :4].assign_coords(coords) for data in (FORECAST, OBSERVED))
+    observed = observed + 9.0 * (np.arange(4) == 3)
+    order = [3, 1, 2, 0]
+    model = fitted("emos_local", field, observed)
+    expected = model.predict(field)
+    np.testing.assert_array_equal(expected["lat"], coords["lat"][1])
+    other = fitted("emos_local", field, observed[..., order]).predict(field)
+    np.testing.assert_array_equal(other["t2m_mean"], expected["t2m_mean"])
+    xr.testing.assert_equal(model.predict(field[..., order]), expected.isel(point=order))
+    assert evaluate(expected, observed[..., order]).equals(evaluate(expected, observed))
+    frame = Frame.of(field)
+    np.testing.assert_array_equal(
+        frame.values(field[..., order], ["time", "member"]), frame.values(field, ["time", "member"])
+    )
 
 
 @pytest.mark.parametrize("dtype", ["U2", object, "i8"])

@@ -26,9 +26,14 @@ def eastward(longitude: FloatArray) -> FloatArray:
     """Longitudes counted eastward without a jump, from the first one after the widest gap.
 
     Rounded, so that forms of one longitude a turn apart are the same number, also in single
-    precision.
+    precision; to less than a tenth of the usual step, which may be finer than single precision.
     """
-    circle = np.round(np.mod(longitude, 360.0), _DIGITS) % 360.0
+    exact = np.mod(longitude, 360.0)
+    step = float(np.median(np.diff(np.sort(exact)))) if exact.size > 1 else 360.0
+    digits = (
+        _DIGITS if step > 10.0 ** (1 - _DIGITS) or step == 0 else 1 - int(np.floor(np.log10(step)))
+    )
+    circle = np.round(exact, digits) % 360.0
     rising = np.sort(circle)
     gaps = np.diff(rising, prepend=rising[-1] - 360.0)
     first = rising[np.argmax(gaps > gaps.max() - 1e-3)]

@@ -93,11 +93,13 @@ def order_of(
             named = np.array([place[label] for label in labels[1][name]], dtype=np.int64)
             if np.linalg.norm(ours[named] - theirs, axis=1).max() < _NEAR:
                 return named
-    if same_points(grid, wanted):
+    if np.array_equal(ours, theirs):
         return np.arange(grid.size)
-    distance, index = cKDTree(ours).query(theirs)
-    same = distance.max() < _NEAR and np.unique(index).size == grid.size
-    return np.asarray(index, dtype=np.int64) if same else None
+    # Not by their number first: stations may be nearer to each other than rounding reaches.
+    distance, index = cKDTree(ours).query(theirs, distance_upper_bound=_NEAR)
+    if np.isfinite(distance).all() and np.unique(index).size == grid.size:
+        return np.asarray(index, dtype=np.int64)
+    return np.arange(grid.size) if same_points(grid, wanted) else None
 
 
 def has_twins(grid: Grid) -> bool:
