@@ -8,13 +8,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scisparse.errors import DataError
 
-__all__ = ["check_celsius", "check_units", "check_unpacked", "spelled"]
+__all__ = ["check_celsius", "check_no_fill", "check_units", "check_unpacked", "spelled"]
 
 # Between means of one temperature in kelvin and in degrees Celsius, if one is up to 70 K off.
 _LEAST_OFFSET, _LARGEST_OFFSET = 203.15, 343.15
+# What files have for no value where no attribute says so: these, or numbers as large as netCDF's.
+_FILLS = (
+    -99.0, -99.9, -99.99, -999.0, -999.9, -999.99, -9999.0, -9999.9, -99999.0, -32767.0, -32768.0,
+    -2147483647.0, -2147483648.0, 999.0, 9999.0, 99999.0, 32767.0,
+)  # fmt: skip
+_LARGE = 1e15
+_FEWEST_OTHERS = 10
 # Other names of one unit, in small letters; never a conversion.
 _NAMES = {
     "kelvin": "K", "kelvins": "K", "celsius": "degC", "c": "degC", "metre": "m", "metres": "m",
@@ -157,4 +165,42 @@ def check_unpacked(what: str, attrs: Mapping[Any, Any], values: Callable[[], Any
             raise DataError(
                 f"{what} has {count} values of attribute {name}, {attrs[name]}, which mean "
                 f"missing: {remedy}"
+            )
+
+
+def check_no_fill(what: str, values: NDArray[Any]) -> None:
+    """Raise where the least or the largest number stands for a missing value, by all that is known.
+
+    It is one that is often used so, of at least twice the size of all others and three times as far
+    from them as they are from each other; or negative where nothing else is.
+
+    Parameters
+    ----------
+    what
+        Name of what has them, for errors.
+    values
+        Numbers, some of them NaN.
+
+    Raises
+    ------
+    DataError
+        There is such a number; it and the range of the others are named.
+    """
+    with np.errstate(invalid="ignore"):
+        ends = float(np.fmin.reduce(values, None)), float(np.fmax.reduce(values, None))
+    for end, sign in zip(ends, (-1.0, 1.0), strict=True):
+        known = abs(end) >= _LARGE or np.isclose(end, _FILLS, rtol=1e-6, atol=0.0).any()
+        if not known or end * sign <= 0:
+            continue
+        rest = values[np.isfinite(values) & (values != end)]
+        if rest.size < _FEWEST_OTHERS:
+            continue
+        low, high = float(rest.min()), float(rest.max())
+        gap = low - end if sign < 0 else end - high
+        far = gap > 3.0 * (high - low) and abs(end) > 2.0 * max(-low, high)
+        if far or end < 0.0 <= low:
+            raise DataError(
+                f"{what} has {int((values == end).sum())} values of {end:.9g}, where all others "
+                f"lie from {low:.6g} to {high:.6g}; mark missing values as NaN, for example with "
+                f".where(data {'>' if sign < 0 else '<'} {0.5 * end:.6g})"
             )

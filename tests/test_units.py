@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 from postprocess_cases import ensemble, error_of, fit_error, fitted
 
 from scisparse.errors import DataError
-from scisparse.units import check_units, spelled
+from scisparse.units import check_no_fill, check_units, spelled
 from scisparse.verification import evaluate
 
 SAME = [
@@ -106,3 +107,55 @@ def test_arithmetic_does_not_hide_the_scale(unit: str, other: float, kept: bool)
     assert f"the prediction has units {unit!r} and differs by {-np.sign(other) * 27:.0f}" in text
     same = model.predict(forecast.drop_attrs())["t2m_mean"]
     np.testing.assert_array_equal(same, model.predict(forecast)["t2m_mean"])
+
+
+RAIN = np.random.default_rng(0).gamma(0.2, 50.0, 200)
+TEMPERATURE = np.random.default_rng(1).normal(283.0, 12.0, 200)
+PRESSURE = np.random.default_rng(2).uniform(52_000.0, 105_000.0, 200)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    ("values", "fill"),
+    [
+        (RAIN, -99.9), (RAIN, -9999.0), (RAIN, 9999.0), (TEMPERATURE, -999.9), (PRESSURE, -9999.0),
+        (TEMPERATURE, 9.969209968386869e36), (TEMPERATURE - 273.15, -999.0), (RAIN, 1e20),
+        (TEMPERATURE, -32767.0), (0.0 * RAIN, -99.0),
+    ],
+)  # fmt: skip
+def test_numbers_that_mean_missing_are_known_without_attributes(
+    values: np.ndarray, fill: float, dtype: type
+) -> None:
+    holes = np.r_[values, np.nan, fill, fill].astype(dtype)
+    with pytest.raises(DataError, match=r"^x has 2 values of .* where all others lie from") as info:
+        check_no_fill("x", holes)
+    assert len(re.findall(r"\.where\(data [<>] \S+\)$", str(info.value))) == 1
+    limit = float(str(info.value).split()[-1].rstrip(")"))
+    kept = holes > limit if fill < 0 else holes < limit
+    assert kept.sum() == len(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        RAIN, TEMPERATURE, np.r_[TEMPERATURE - 273.15, -99.0], np.r_[PRESSURE / 100.0, 999.0],
+        np.r_[PRESSURE, 99999.0], 1e22 * RAIN, np.full(20, np.nan), np.full(20, 9999.0),
+        np.array([True, False]), np.r_[np.linspace(8000.0, 9800.0, 20), 9999.0], np.arange(9),
+        np.r_[np.full(20, 1005.0), 999.0], np.r_[np.linspace(-80.0, -79.0, 20), -99.0],
+    ],
+)  # fmt: skip
+def test_numbers_that_may_be_values_are(values: np.ndarray) -> None:
+    check_no_fill("x", values)
+
+
+def test_training_and_scores_refuse_numbers_that_mean_missing() -> None:
+    forecast, observed = ensemble(12)
+    holes = observed.where(observed > 279.5, -9999.0)
+    count = int((observed <= 279.5).sum())
+    text = fit_error(forecast, holes)
+    assert text.startswith(f"variable 'analysis' of the observation has {count} values of -9999")
+    model = fitted("emos", forecast, observed)
+    assert "of the forecast has 1 values of 1e+20" in error_of(
+        lambda: model.predict(forecast.where(forecast < forecast.max(), 1e20))
+    )
+    assert f"has {count} values of -9999" in error_of(lambda: evaluate(forecast, holes))

@@ -13,7 +13,7 @@ from scisparse.arrays import Axes, Frame, check_object, find_axes
 from scisparse.errors import DataError
 from scisparse.grids import Grid
 from scisparse.losses import Distribution
-from scisparse.units import check_celsius, check_units, check_unpacked
+from scisparse.units import check_celsius, check_no_fill, check_units, check_unpacked
 
 __all__ = [
     "Forecast",
@@ -386,6 +386,7 @@ def _finite(values: FloatArray, name: str, what: str) -> FloatArray:
         )
     if np.isnan(values).all():
         raise DataError(f"variable {name!r} of {what} is NaN everywhere; check file and selection")
+    check_no_fill(f"variable {name!r} of {what}", values)
     return values
 
 

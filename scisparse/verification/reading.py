@@ -11,7 +11,7 @@ import xarray as xr
 from scisparse.arrays import find_dim
 from scisparse.errors import DataError, OptionError
 from scisparse.losses import distribution
-from scisparse.units import check_unpacked, spelled
+from scisparse.units import check_no_fill, check_unpacked, spelled
 from scisparse.verification.predictions import Deterministic, Ensemble, Parametric, Prediction
 from scisparse.verification.tabulated import Probabilities, Quantiles
 
@@ -196,6 +196,7 @@ def checked(data: xr.Dataset, what: str) -> xr.Dataset:
             raise DataError(
                 f"{name!r} of {what} has {infinite} infinite values; mark missing values as NaN"
             )
+        check_no_fill(f"{name!r} of {what}", array.values)
     for dim, index in data.indexes.items():
         if index.nlevels > 1:
             raise DataError(
