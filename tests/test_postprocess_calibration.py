@@ -143,6 +143,18 @@ def test_a_predictor_that_is_missing_at_a_point_leaves_the_point(method: str) ->
     assert predicted["t2m_mean"].notnull().all()
 
 
+@pytest.mark.parametrize("method", ["emos", "emos_local"])
+def test_a_predictor_that_never_varies_changes_nothing(method: str) -> None:
+    """It halved the shrinkage of coefficients towards those of the field."""
+    rng = np.random.default_rng(RNG_SEED)
+    field, observed = ensemble(12)
+    observed = observed + rng.normal(size=observed.shape)
+    height = xr.zeros_like(field.isel(time=0, member=0, drop=True)) + 100.0
+    data = field.to_dataset().assign(height=height.assign_attrs(units="m"))
+    expected, found = (moments(fitted(method, x, observed).predict(x)) for x in (field, data))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_predictors_are_used() -> None:
     field, observed = ensemble(60)
     helpful = observed.copy(data=np.random.default_rng(9).normal(size=observed.shape))

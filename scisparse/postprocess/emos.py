@@ -170,7 +170,9 @@ class _LocalFit:
         self.shared, self.basis = b, shared.basis
         self.gram = np.einsum("sfp,sgp->pfg", q[:, self.active], q[:, self.active])
         self.right = np.einsum("sfp,sp->pf", q[:, self.active], left)
-        trace = np.einsum("pff->p", self.gram) / self.gram.shape[1]
+        # A predictor that never varies says nothing, nor whether the others vary.
+        varying = np.count_nonzero(np.einsum("pff->f", self.gram))
+        trace = np.einsum("pff->p", self.gram) / max(varying, 1)
         self.scale = float((shared.weights * trace).sum() / max(shared.weights.sum(), 1e-300))
 
     def coefficients(self, strength: float) -> FloatArray:
