@@ -10,6 +10,7 @@ import xarray as xr
 from postprocess_cases import FIRST_DAY, METHODS, NOISE, crps_normal, ensemble, fitted, moments
 
 from scisparse.postprocess import PostProcessor
+from scisparse.verification import evaluate
 
 RNG_SEED = 11
 
@@ -80,6 +81,21 @@ def test_a_point_that_never_varied_keeps_its_value_for_sure(method: str, family:
     np.testing.assert_array_equal(mean[:, [0, 2], [0, 3]], np.array([[0.0, 0.1]] * 40, np.float32))
     assert not std[:, [0, 2], [0, 3]].any()
     assert (np.delete(std.reshape(40, -1), [0, 15], 1) > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_point_that_never_varied_is_scored_as_sure_in_any_precision(dtype: type) -> None:
+    field, observed = ensemble(60)
+    observed[:, 1] = 271.35
+    model = fitted("emos", field, observed.astype(dtype))
+    predicted, limits = model.predict(field), [271.35, 280.0]
+    for scores in (
+        evaluate(predicted, observed.astype(dtype), thresholds=limits, dims=["time", "lon"]),
+        evaluate(model.predict(field, thresholds=limits), observed.astype(dtype), dims="time"),
+    ):
+        assert not scores["brier_score"].isel(lat=1).any()
+    shares = evaluate(predicted, observed.astype(dtype), dims=["time", "lon"])["pit_histogram"]
+    np.testing.assert_allclose(shares.isel(lat=1), 0.1, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", ["emos_local", "local", "unet_local"])

@@ -113,7 +113,11 @@ class Predicted:
         """
         values = exceedance_thresholds(thresholds)
         limits = torch.from_numpy(values)[:, None, None]
-        upto: FloatArray = self.distribution.cdf(limits, *self._tensors()).numpy()
+        location, scale = self._tensors()
+        # Observations may be in single precision, in which a certain value is another number.
+        on = (scale == 0) & torch.isclose(limits, location, rtol=1e-6, atol=0.0)
+        limits = torch.where(on, location, limits)
+        upto: FloatArray = self.distribution.cdf(limits, location, scale).numpy()
         what = f"probability that the corrected {self.target} exceeds the threshold"
         array = self._wrap(1.0 - upto, ["threshold"], what)
         told = {name: array.attrs[name] for name in _OF_TARGET if name in array.attrs}
