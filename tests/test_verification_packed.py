@@ -1,11 +1,11 @@
-"""Members that are numbered alike or missing, and values that are still packed."""
+"""Members that are numbered alike or missing, values still packed, attributes that are lost."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import xarray as xr
-from verification_cases import data
+from verification_cases import data, parametric
 
 from scisparse.errors import DataError
 from scisparse.verification import evaluate
@@ -60,3 +60,17 @@ def test_a_member_that_is_missing_throughout_is_named() -> None:
     assert float(rest["crps"]) == float(
         evaluate(forecast.isel(member=number != 3), observed)["crps"]
     )
+
+
+def test_a_distribution_that_lost_its_name_is_no_normal_one() -> None:
+    """Its location is where the normal part is, and was scored as the mean."""
+    observed = data()[1]
+    told = parametric().assign_attrs(distribution="censored_normal")
+    names = {"t2m_mean": "t2m_location", "t2m_std": "t2m_scale"}
+    both = told.assign(told.rename(names) - 0.25)
+    assert float(evaluate(both, observed, target="t2m")["crps"]) > 0
+    with pytest.raises(DataError, match=r"no attribute 'distribution', which operations drop; set"):
+        evaluate(both.drop_attrs(), observed, target="t2m")
+    same = told.assign(told.rename(names)).drop_attrs()
+    expected = evaluate(told.drop_attrs(), observed)
+    assert float(evaluate(same, observed, target="t2m")["crps"]) == float(expected["crps"])

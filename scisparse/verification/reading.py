@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -211,11 +213,25 @@ def checked(data: xr.Dataset, what: str) -> xr.Dataset:
     return data.astype(np.float64, keep_attrs=True)
 
 
+def _check_family(obj: xr.Dataset, target: str, attrs: Mapping[Any, Any], what: str) -> None:
+    """Raise where no family is told, and parameters are not the moments, as of the default one."""
+    location, mean = f"{target}_location", f"{target}_mean"
+    if "distribution" in attrs or location not in obj or mean not in obj:
+        return
+    if bool((abs(obj[location] - obj[mean]) > 1e-5 * abs(obj[mean])).any()):
+        raise DataError(
+            f"{what} has {mean!r} that is not {location!r}, as of a normal distribution, and no "
+            "attribute 'distribution', which operations drop; set it again, for example with "
+            ".assign_attrs(distribution='censored_normal')"
+        )
+
+
 def _parametric(obj: xr.Dataset, target: str, pair: tuple[str, str], what: str) -> Parametric:
     """Read a distribution; its moments determine it as well as its parameters do."""
     names = [f"{target}_{suffix}" for suffix in pair]
     data = checked(obj[names], what)
     attrs = {**obj.attrs, **obj[names[0]].attrs}
+    _check_family(obj, target, attrs, what)
     lower = float(attrs.get("distribution_lower", 0.0))
     family = distribution(str(attrs.get("distribution", "normal")), lower)
     if pair == ("mean", "std") and family.name != "normal":
