@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import os
@@ -40,6 +41,15 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.fail(f"{DATA_VARIABLE} is {named!r}, which is not a folder; correct or unset it")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_idle_checks_in_tritons_interpreter() -> None:
+    """Half of its time goes into whether integers overflow, which it then does not look at."""
+    if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
+        interpreter = importlib.import_module("triton.runtime.interpreter")
+        builder = interpreter.interpreter_builder
+        builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
