@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from attention_cases import CASES, PLAIN, Attention, places
+from derivative_cases import assert_derivatives_of_the_reference
 from kernel_cases import device_of, generator
 from torch import Tensor
 
@@ -117,25 +118,28 @@ def test_primitives_have_every_derivative(backend: str) -> None:
     shared, value = (
         torch.randn(b, count, 2, generator=generator(3)).to(device, torch.float64) for b in (1, 2)
     )
-    where: tuple[Any, ...] = (edges.row_ptr, edges.col)
-    options: dict[str, Any] = {"backend": backend}
+    where = places(edges)
+    some = functools.partial(spmm, **where)
+    softmax = functools.partial(segment_softmax, row_ptr=edges.row_ptr)
     calls: list[tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = [
-        (lambda a, b: spmm(a, b, *where, **options), (value, k)),
-        (lambda a, b: spmm(a, b, *where, **options), (shared, k)),
-        (lambda b: spmm(None, b, *where, reduce="mean", **options), (k,)),
-        (lambda a, b: sddmm(a, b, *where, **options), (q, k)),
-        (lambda a: segment_softmax(a, edges.row_ptr, **options), (value,)),
-        (lambda a, b: attention_weights(a, b, *where, **options), (q, k)),
+        (some, (value, k)),
+        (some, (shared, k)),
+        (functools.partial(some, None, reduce="mean"), (k,)),
+        (functools.partial(sddmm, **where), (q, k)),
+        (softmax, (value,)),
+        (functools.partial(attention_weights, **where), (q, k)),
+        (functools.partial(some, reduce="max"), (value, k)),
+        (functools.partial(some, reduce="min"), (shared, k)),
     ]
-    some = functools.partial(spmm, row_ptr=where[0], col=where[1], **options)
-    calls += [(functools.partial(some, reduce="max"), (value, k))]
-    if backend != "triton":  # its interpreter is slow, and the smallest differs by a sign
-        calls += [(functools.partial(some, reduce="min"), (shared, k))]
     for call, arguments in calls:
+        if backend == "triton":
+            assert_derivatives_of_the_reference(call, arguments, backend)
+            continue
+        run = functools.partial(call, backend=backend)
         inputs = [t.clone().requires_grad_() for t in arguments]
         checks = {"fast_mode": True, "check_forward_ad": True, "check_batched_grad": False}
-        assert torch.autograd.gradcheck(call, inputs, **checks)
-        assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True, check_fwd_over_rev=True)
+        assert torch.autograd.gradcheck(run, inputs, **checks)
+        assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True, check_fwd_over_rev=True)
 
 
 DIMS = [(0, None), (None, 0), (0, 0), (2, 1), (1, 3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from derivative_cases import assert_derivatives_of_the_reference
 from kernel_cases import BACKENDS, CASES, GPU, TOLERANCE, Case, assert_close, device_of
 from torch import Tensor
 
@@ -97,19 +99,30 @@ def test_derivatives_of_every_order(weights: int | None, backend: str) -> None:
     for tensor in (x, weight, grad):
         tensor.requires_grad_()
     edges_t = case.transposed(edges)
-    calls = [
-        (lambda x, w: gather_matmul(x, w, *edges, backend=backend), (x, weight)),
-        (lambda g, w: run_gather_matmul(g, w, edges_t, edges, True, backend), (grad, weight)),
+    calls: list[tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = [
+        (lambda x, w, backend: gather_matmul(x, w, *edges, backend=backend), (x, weight)),
         (
-            lambda x, g: edge_outer(x, g, *edges, num_weights=num_weights, backend=backend),
+            lambda g, w, backend: run_gather_matmul(g, w, edges_t, edges, True, backend),
+            (grad, weight),
+        ),
+        (
+            lambda x, g, backend: edge_outer(
+                x, g, *edges, num_weights=num_weights, backend=backend
+            ),
             (x, grad),
         ),
-        (lambda x, g: run_edge_outer(x, g, edges, edges_t, num_weights, backend), (x, grad)),
+        (
+            lambda x, g, backend: run_edge_outer(x, g, edges, edges_t, num_weights, backend),
+            (x, grad),
+        ),
     ]
-    fast = backend == "triton"  # random projections: its interpreter takes minutes for all entries
     for call, arguments in calls:
-        assert torch.autograd.gradcheck(call, arguments, check_forward_ad=True, fast_mode=fast)
-        assert torch.autograd.gradgradcheck(call, arguments, fast_mode=fast)
+        if backend == "triton":
+            assert_derivatives_of_the_reference(call, arguments, backend)
+            continue
+        run = functools.partial(call, backend=backend)
+        assert torch.autograd.gradcheck(run, arguments, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(run, arguments)
 
 
 @pytest.mark.parametrize("weights", [None, 3])

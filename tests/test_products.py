@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from attention_cases import PLAIN, pairs
+from attention_cases import pairs
 from kernel_cases import TOLERANCE, Case, device_of, generator
+from product_cases import BACKENDS
 from torch import Tensor
 
 from scisparse.errors import PatternError, ShapeError
@@ -66,7 +67,7 @@ def test_products_equal_dense_ones(
     close(sampled, scores[:, where[0], where[1]])
 
 
-@pytest.mark.parametrize("backend", PLAIN)
+@pytest.mark.parametrize("backend", BACKENDS)  # Triton's: test_attention_transforms.py
 def test_derivatives_of_every_order(backend: str) -> None:
     value, x, z, edges, _ = problem((2, 3, 4, 2, 2, 2), torch.float64, backend)
     for tensor in (value, x, z):
@@ -80,8 +81,7 @@ def test_derivatives_of_every_order(backend: str) -> None:
     ]
     with use_backend(backend):
         for call, arguments in calls:
-            # Whole matrices take long in Triton's interpreter.
-            assert torch.autograd.gradcheck(call, arguments, fast_mode=backend == "triton")
+            assert torch.autograd.gradcheck(call, arguments)
             assert torch.autograd.gradgradcheck(call, arguments, fast_mode=True)
 
 
