@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from kernel_cases import BACKENDS, GPU, TOLERANCE, Case, device_of, generator
+from kernel_cases import TOLERANCE, Case, device_of, generator
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scisparse.errors import BackendError
 from scisparse.kernels import Edges
-
-PLAIN = [b for b in BACKENDS if b != "cuda"]  # CUDA C++ has none
 
 
 @dataclass(frozen=True)
@@ -82,16 +79,6 @@ CASES = [
     Attention(2, 6, 7, 2, 0, value_width=3),  # no width: the mean of the sources
     Attention(3, 200, 150, 4, 32, edge_width=4, bias="eh", fan_in=6),  # several threads
 ]
-
-
-def pairs(values: Iterable[Any], slow: Container[Any] = ()) -> list[Any]:
-    """Each of `values` with each backend; but for `slow` ones in Triton's interpreter."""
-    return [
-        pytest.param(value, *getattr(b, "values", (b,)), marks=getattr(b, "marks", ()))
-        for value in values
-        for b in PLAIN
-        if GPU == "cuda" or value not in slow or getattr(b, "values", None) != ("triton",)
-    ]
 
 
 def dense(tensors: dict[str, Any], edges: Edges, scale: float | None = None) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import CASES, PLAIN, Attention, places
+from attention_cases import CASES, Attention, places
 from derivative_cases import assert_derivatives_of_the_reference
-from kernel_cases import device_of, generator
+from kernel_cases import PLAIN, device_of, generator
 from torch import Tensor
 
 from scisparse.errors import BackendError, ShapeError

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import CASES, PLAIN, Attention, assert_near, dense, leaves, pairs, places
+from attention_cases import CASES, Attention, assert_near, dense, leaves, places
 from derivative_cases import assert_derivatives_of_the_reference
-from kernel_cases import TOLERANCE, device_of
+from kernel_cases import PLAIN, TOLERANCE, device_of, pairs
 from torch import Tensor
 
 from scisparse.kernels import Edges, graph_attention

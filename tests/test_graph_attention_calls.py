@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import CASES, PLAIN, Attention, leaves, pairs, places
-from kernel_cases import device_of
+from attention_cases import CASES, Attention, leaves, places
+from kernel_cases import PLAIN, device_of, pairs
 from torch import Tensor
 
 from scisparse.errors import OptionError, PatternError, ShapeError

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from attention_cases import pairs
-from kernel_cases import TOLERANCE, Case, device_of, generator
+from kernel_cases import TOLERANCE, Case, device_of, generator, pairs
 from product_cases import BACKENDS
 from torch import Tensor
 
