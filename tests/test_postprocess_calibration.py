@@ -28,9 +28,9 @@ def rain(family: str, days: int = 400) -> tuple[xr.DataArray, xr.DataArray]:
     location = rng.normal(-0.6, 0.8, (days, 1, *observed.shape[1:]))
     draws = location + rng.normal(size=(days, 16, *observed.shape[1:]))
     if family == "truncated_normal":
+        mean = np.broadcast_to(location, draws.shape)
         while (below := draws < 0).any():
-            again = location + rng.normal(size=draws.shape)
-            draws = np.where(below, again, draws)
+            draws[below] = rng.normal(mean[below])
     draws = draws.clip(min=0.0)
     return on_days(field, draws[:, 1:]), on_days(observed, draws[:, 0])
 
