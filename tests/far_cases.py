@@ -28,11 +28,11 @@ class Ocean(NamedTuple):
         return site[far], source[far]
 
 
-def ocean_of(data_dir: Path, every: int) -> Ocean:
-    """Points of the ERSST grid, `every` apart, land dropped."""
+def ocean_of(data_dir: Path, rows: int, columns: int) -> Ocean:
+    """Points of the ERSST grid, so many `rows` and `columns` apart, land dropped."""
     with xr.open_dataset(data_dir / "reanalysis" / "sst.mnmean.nc") as data:
-        points = slice(None, None, every)
-        sst = data["sst"].isel(lat=points, lon=points).load()
+        apart = {"lat": slice(None, None, rows), "lon": slice(None, None, columns)}
+        sst = data["sst"].isel(apart).load()
     sea = torch.from_numpy(np.isfinite(sst.values).all(0).ravel())
     pattern = window(from_xarray(sst), 3).restrict(sea, sea)
     return Ocean(pattern, sea.nonzero().squeeze(1))

@@ -28,7 +28,7 @@ STEPS, BATCH = 160, 64
 @pytest.fixture(scope="module")
 def ocean(data_dir: Path) -> Ocean:
     """Every third point of the ERSST grid, land dropped."""
-    return ocean_of(data_dir, 3)
+    return ocean_of(data_dir, 3, 3)
 
 
 def plant(ocean: Ocean, seed: int) -> tuple[dict[tuple[int, int], float], list[Any]]:
