@@ -32,8 +32,8 @@ def derivatives(run: Callable[..., Tensor], inputs: Sequence[Tensor]) -> dict[st
     def like(t: Tensor) -> Tensor:
         return torch.randn(t.shape, generator=gen, dtype=torch.float64).to(t)
 
-    def pull(*values: Tensor) -> tuple[Tensor, ...]:
-        *values, grad = values
+    def pull(*tensors: Tensor) -> tuple[Tensor, ...]:
+        *values, grad = tensors
         return torch.autograd.grad(run(*values), values, grad, create_graph=True)
 
     value = run(*(t.detach() for t in inputs))
