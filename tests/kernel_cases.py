@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,3 +157,17 @@ def assert_close(actual: Tensor, expected: Tensor, magnitude: Tensor) -> None:
     assert actual.shape == expected.shape
     worst = (error / bound).max().item() if error.numel() else 0.0
     assert worst <= 1, f"error is {worst:.2f} times the tolerance for {actual.dtype}"
+
+
+def assert_same_bits_from_any_number_of_threads(run: Callable[[], Iterable[Tensor]]) -> None:
+    """And from runs with the same number."""
+    threads, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 2, 3):
+            torch.set_num_threads(n)
+            results.append(run())
+    finally:
+        torch.set_num_threads(threads)
+    first, *others = results
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 import torch
 from derivative_cases import assert_derivatives_of_the_reference
-from kernel_cases import BACKENDS, CASES, GPU, TOLERANCE, Case, assert_close, device_of
+from kernel_cases import (
+    BACKENDS,
+    CASES,
+    GPU,
+    TOLERANCE,
+    Case,
+    assert_close,
+    assert_same_bits_from_any_number_of_threads,
+    device_of,
+)
 from torch import Tensor
 
 from scisparse.errors import BackendError, OptionError, PatternError, ShapeError
@@ -157,15 +166,7 @@ def test_repeats_and_thread_counts_give_the_same_bits(weights: int | None, backe
         y = gather_matmul(x, weight, *edges, backend=backend)
         return y, *torch.autograd.grad(y, (x, weight), grad)
 
-    threads, results = torch.get_num_threads(), []
-    try:
-        for n in (1, 2, 2):
-            torch.set_num_threads(n)
-            results.append(run())
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    assert_same_bits_from_any_number_of_threads(run)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

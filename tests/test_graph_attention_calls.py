@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from attention_cases import CASES, Attention, leaves, places
-from kernel_cases import PLAIN, device_of, pairs
+from kernel_cases import PLAIN, assert_same_bits_from_any_number_of_threads, device_of, pairs
 from torch import Tensor
 
 from scisparse.errors import OptionError, PatternError, ShapeError
@@ -151,15 +151,7 @@ def test_repeats_and_thread_counts_give_the_same_bits(backend: str) -> None:
         y = graph_attention(**inputs, row_ptr=edges.row_ptr, col=edges.col, backend=backend)
         return y, *torch.autograd.grad(y, list(inputs.values()), grad)
 
-    threads, results = torch.get_num_threads(), []
-    try:
-        for n in (1, 2, 2):
-            torch.set_num_threads(n)
-            results.append(run())
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    assert_same_bits_from_any_number_of_threads(run)
 
 
 @pytest.mark.skipif(isinstance(load(), str), reason="no compiled kernels")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import COMPILED, TOLERANCE, generator
+from kernel_cases import COMPILED, TOLERANCE, assert_same_bits_from_any_number_of_threads, generator
 from product_cases import BACKENDS, KERNELS, choose, loop, near, problem
 from torch import Tensor
 
@@ -208,15 +208,7 @@ def test_thread_counts_give_the_same_bits(backend: str) -> None:
             results += (y, *torch.autograd.grad(y.sin().sum(), (value, x)))
         return tuple(results)
 
-    threads, results = torch.get_num_threads(), []
-    try:
-        for n in (1, 2, 3):
-            torch.set_num_threads(n)
-            results.append(run())
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    assert_same_bits_from_any_number_of_threads(run)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

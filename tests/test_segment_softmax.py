@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
-from kernel_cases import TRITON, device_of, generator
+from kernel_cases import TRITON, assert_same_bits_from_any_number_of_threads, device_of, generator
 from product_cases import BACKENDS, KERNELS, choose, near, problem
 from torch import Tensor
 
@@ -113,17 +115,14 @@ def test_strides_and_thread_counts_give_the_same_bits(backend: str) -> None:
     score, _, edges = problem((2, 2000, 700, 3, 1, 7), torch.float32)
     strided = score.transpose(1, 2).contiguous().transpose(1, 2)
     assert not strided.is_contiguous()
-    threads, results = torch.get_num_threads(), []
-    try:
-        for n, given in ((1, score), (2, score), (3, strided)):
-            torch.set_num_threads(n)
-            leaf = given.detach().requires_grad_()
-            weight = segment_softmax(leaf, edges.row_ptr, backend=backend)
-            results.append((weight, *torch.autograd.grad(weight.sin().sum(), leaf)))
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    given = itertools.cycle((score, strided))
+
+    def run() -> tuple[Tensor, ...]:
+        leaf = next(given).detach().requires_grad_()
+        weight = segment_softmax(leaf, edges.row_ptr, backend=backend)
+        return weight, *torch.autograd.grad(weight.sin().sum(), leaf)
+
+    assert_same_bits_from_any_number_of_threads(run)
 
 
 def test_what_does_not_fit_is_named() -> None:
