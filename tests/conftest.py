@@ -31,6 +31,59 @@ else:
     hypothesis.settings.load_profile("scisparse")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ways to test an installation rather than numbers."""
+    parser.addoption("--once", action="store_true", help="each test with its first parameters")
+    parser.addoption(
+        "--bare", action="store_true", help="leave out what needs packages that are not installed"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `--bare`, leave out files that import what is not installed."""
+    if not config.getoption("bare") or not collection_path.name.startswith("test_"):
+        return None
+    try:
+        importlib.import_module(collection_path.stem)
+    except ImportError as error:
+        if not _lacks_a_package(error):
+            raise
+        return True
+    except pytest.skip.Exception:  # says so itself, when it is collected
+        pass
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """With `--bare`, skip tests of functions that import what is not installed."""
+    try:
+        return (yield)
+    except ImportError as error:
+        if item.config.getoption("bare") and _lacks_a_package(error):
+            pytest.skip(f"needs more packages: {error}")
+        raise
+
+
+def _lacks_a_package(error: ImportError) -> bool:
+    """Whether a package of others is not installed; our own must be there."""
+    cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+    package = (cause.name or "scisparse").partition(".")[0]
+    return package != "scisparse" and importlib.util.find_spec(package) is None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--once`, leave out all but the first parameters of each test."""
+    if not config.getoption("once"):
+        return
+    first: dict[tuple[Path, str], pytest.Item] = {}
+    for item in items:
+        first.setdefault((item.path, item.name.partition("[")[0]), item)
+    kept = set(first.values())
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = first.values()
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of the real data; skips, saying so, when there is none."""
