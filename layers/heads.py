@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scisparse.errors import OptionError, ShapeError
 from scisparse.grids.integers import integer_from
 from scisparse.kernels._modes import has_transforms
 
 __all__ = [
+    "attend_to_all",
     "check_cells",
     "check_heads",
     "check_input",
     "check_inputs",
     "check_mask",
     "draw_maps",
-    "sdpa_for_transforms",
     "split_heads",
 ]
 
 
-def sdpa_for_transforms() -> AbstractContextManager[None]:
-    """Let ``scaled_dot_product_attention`` run in parts under ``torch.func`` and forward mode.
+def attend_to_all(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Dense attention of torch, in parts under ``torch.func`` and in forward mode.
 
-    Its fused kernels have no rules for these.
+    Its fused kernels have no rules for these. The parts are called as such, as ``sdpa_kernel``
+    would choose them for all threads.
     """
-    return sdpa_kernel(SDPBackend.MATH) if has_transforms() else nullcontext()
+    if has_transforms():
+        in_parts = torch.ops.aten._scaled_dot_product_attention_math
+        y: Tensor = in_parts(q, k, v, bias, dropout)[0]
+        return y
+    return F.scaled_dot_product_attention(q, k, v, bias, dropout)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

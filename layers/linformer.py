@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError
 from scisparse.grids.integers import integer_from
 from scisparse.kernels.graph_attention.checks import check_dropout
 from scisparse.layers.heads import (
+    attend_to_all,
     check_heads,
     check_inputs,
     draw_maps,
-    sdpa_for_transforms,
     split_heads,
 )
 
@@ -133,8 +132,7 @@ class LinformerAttention(nn.Module):
         maps = ((self.q_proj, x), (self.k_proj, for_keys), (self.v_proj, for_values))
         q, k, v = (split_heads(map_(t), self.num_heads).transpose(1, 2) for map_, t in maps)
         rate = self.dropout if self.training else 0.0
-        with sdpa_for_transforms():
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=rate).transpose(1, 2)
+        y = attend_to_all(q, k, v, dropout=rate).transpose(1, 2)
         out: Tensor = self.out_proj(y.reshape(x.shape))
         return out
 

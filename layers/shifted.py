@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from scisparse.errors import PatternError
 from scisparse.layers.heads import (
+    attend_to_all,
     check_cells,
     check_heads,
     check_mask,
     draw_maps,
-    sdpa_for_transforms,
 )
 from scisparse.patterns.shifted import ShiftedAxis, shifted_axes
 
@@ -165,8 +165,7 @@ class ShiftedWindowAttention(nn.Module):
             bias = bias.masked_fill(~reads[..., None, :, :], -torch.inf)
         windows = _cut(x, self.axes)
         q, k, v = (self._heads(m(windows)) for m in (self.q_proj, self.k_proj, self.v_proj))
-        with sdpa_for_transforms():
-            y = F.scaled_dot_product_attention(q, k, v, bias.flatten(1, 2))
+        y = attend_to_all(q, k, v, bias.flatten(1, 2))
         if not windows.shape[0]:  # torch then leaves the bias out: its gradient is 0, not absent
             y = y + 0 * self.bias.tap_weight.sum()
         y = y.unflatten(1, (-1, self.num_heads)).transpose(2, 3).flatten(-2)

@@ -238,7 +238,8 @@ def test_no_kernel_is_asked_for_the_softmax_of_nothing(monkeypatch: pytest.Monke
     mask[4, 5] = True
     expected = layer(x, source_mask=mask)
 
-    def plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    def plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float) -> Tensor:
+        assert not dropout
         weight: Tensor = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 + bias).softmax(-1)
         return weight @ v
 
