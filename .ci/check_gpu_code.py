@@ -237,7 +237,7 @@ class AttentionWork:
         lse = tensor(*q.shape[:3], dtype=real)
         weight = tensor(batch, edges, self.heads, dtype=real)
         inputs = Inputs(q, k, k, edge_q, attr, bias)
-        space = tensor(batch, self.heads, edges, 2, dtype=real)
+        space = tensor(batch, *attention_binding.pairs_shape(self.heads, edges), dtype=real)
         results = q, tensor(0) if edge_q is None else edge_q, lse
         b = attention_binding
         yield "forward", b.attention_call(inputs, plain, 0.5, results)

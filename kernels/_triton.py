@@ -110,7 +110,7 @@ def accumulator_type(dtype: torch.dtype) -> Any:
 
 
 def is_wide(*tensors: Tensor) -> bool:
-    """Whether offsets, with those of a tile's masked numbers, may pass 32 bits."""
+    """Whether offsets may pass 32 bits; those of masked numbers may wrap, as they are not read."""
     return max(t.numel() for t in tensors) > _INT32 - 2**24
 
 

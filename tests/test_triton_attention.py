@@ -151,7 +151,7 @@ def test_offsets_of_64_bits_give_the_same_bits() -> None:
     assert attr is not None
     (grad, grad_edge), count = problem.grads, edges.col.numel()
     lse = triton.attention(problem.inputs, edges, SCALE)[2]
-    space = torch.randn(q.shape[0], q.shape[2], count, 2, device=q.device)
+    space = torch.randn(q.shape[0], *triton.pairs_shape(q.shape[2], count), device=q.device)
     per_edge = torch.randn(q.shape[0], count, q.shape[2], device=q.device)
     site = site_of_edge(edges.row_ptr, count)
     keys = torch.randn(*k.shape[:2], *q.shape[2:], device=q.device)

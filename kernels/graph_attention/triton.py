@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ __all__ = [
     "choice_edges",
     "choice_sources",
     "edges_call",
+    "pairs_shape",
     "sddmm",
     "segment_softmax",
     "segment_softmax_backward",
@@ -109,7 +111,7 @@ def attention_backward(
         return out if out.edge_q is None else out._replace(edge_q=wide.with_room(out.edge_q))
     site = None if out.edge_attr is None else site_of_edge(edges.row_ptr, count).to(edges.col.dtype)
     step = max(1, min(batch, WORKSPACE // (2 * real.itemsize * count * heads)))
-    pairs = q.new_empty(step, heads, count, 2, dtype=real)
+    pairs = q.new_empty(step, *pairs_shape(heads, count), dtype=real)
     for first in range(0, batch, step):
         part = slice(first, min(first + step, batch))
         some = _batches(inputs, part)
@@ -123,8 +125,15 @@ def attention_backward(
             edges_call(space, some.edge_q, grads[1], site, one).run(q.device)
             out.edge_attr.add_(one)
         if to.bias is not None:
-            to.bias.add_(space[..., 1].transpose(1, 2).sum_to_size(to.bias.shape))
+            slopes = space[..., 1].transpose(1, 2).flatten(2)  # [B, E, H]
+            to.bias.add_(slopes.sum_to_size(to.bias.shape))
     return out if out.edge_q is None else out._replace(edge_q=wide.with_room(out.edge_q))
+
+
+def pairs_shape(heads: int, edges: int) -> tuple[int, ...]:
+    """Weight and slope of each edge and head: ``[H / P, E, P, 2]``, P of up to 4 heads together."""
+    together = math.gcd(heads, 4)
+    return heads // together, edges, together, 2
 
 
 def sites_call(
@@ -136,7 +145,7 @@ def sites_call(
     results: tuple[Tensor, Tensor | None],
     space: Tensor,
 ) -> Call:
-    """Return the call that fills gradients at the sites; weights and slopes ``[B, H, E, 2]``."""
+    """Return the call that fills gradients at the sites; weights and slopes of `pairs_shape`."""
     q, k, v, edge_q, attr, bias = inputs
     plan = plan_of(q, v, edges, q.shape[2], 2, 0 if attr is None else attr.shape[1])
     constants = _constants(plan, inputs, (*inputs, *edges, *results, *grads, space))
@@ -177,7 +186,8 @@ def edges_call(
     out: Tensor,
 ) -> Call:
     """Return the call that fills the gradient ``[E, A]`` of what edges carry."""
-    batch, heads, count, _ = space.shape
+    batch, blocks, count, together, _ = space.shape
+    heads = blocks * together
     plan = plan_edges(heads, out.shape[1])
     tensors = tensors_of(space, edge_q, grad_edge, site, out)
     constants = {"H": heads, "CARRIED": grad_edge is not None} | widths_of(A=out.shape[1])

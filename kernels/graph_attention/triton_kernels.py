@@ -107,11 +107,12 @@ def attention_rows(
 
 @triton.jit
 def _pair(b, h, e, edges, H: tl.constexpr):
-    """Where the pair of numbers of an edge and a head is in a space ``[B, H, E, 2]``: ``[R, BH]``.
+    """Where the pair of numbers of an edge and a head is, ``[R, BH]``: in ``pairs_shape``.
 
-    What a block of heads has is one piece of memory, and both numbers lie in one sector of it.
+    Up to 4 heads of an edge lie in one sector, and all edges of these before the next heads.
     """
-    return 2 * ((b * H + h) * edges + e)
+    P: tl.constexpr = 4 if H % 4 == 0 else (2 if H % 2 == 0 else 1)
+    return 2 * (((b * (H // P) + h // P) * edges + e) * P + h % P)
 
 
 @triton.jit
