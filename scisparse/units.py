@@ -16,12 +16,17 @@ __all__ = ["check_celsius", "check_no_fill", "check_units", "check_unpacked", "s
 
 # Between means of one temperature in kelvin and in degrees Celsius, if one is up to 70 K off.
 _LEAST_OFFSET, _LARGEST_OFFSET = 203.15, 343.15
-# What files have for no value where no attribute says so: these, or numbers as large as netCDF's.
-_FILLS = (
-    -99.0, -99.9, -99.99, -999.0, -999.9, -999.99, -9999.0, -9999.9, -99999.0, -32767.0, -32768.0,
-    -2147483647.0, -2147483648.0, 999.0, 9999.0, 99999.0, 32767.0,
+# What files have for no value where no attribute says so, of either sign: of netCDF, MERRA, GRIB,
+# GrADS, CMIP, Ferret, GDAL; and numbers below 0 of tables and packed integers.
+_LARGE_FILLS = (
+    9.969209968386869e36, 1e15, 9.999e20, 1e20, 1e30, 1e34, 9.99e33, 1e35, 1e36, 3.4028235e38,
 )  # fmt: skip
-_LARGE = 1e15
+_NEGATIVE_FILLS = (
+    -999.0, -999.9, -999.99, -9999.0, -9999.9, -9999.99, -99999.0, -999999.0, -32767.0, -32768.0,
+    -2147483647.0, -2147483648.0,
+)  # fmt: skip
+# So many times the size of all others: values of one variable have extremes, and far ones.
+_LARGE_RATIO, _NEGATIVE_RATIO = 1e6, 10.0
 _FEWEST_OTHERS = 10
 # Other names of one unit, in small letters; never a conversion.
 _NAMES = {
@@ -169,10 +174,12 @@ def check_unpacked(what: str, attrs: Mapping[Any, Any], values: Callable[[], Any
 
 
 def check_no_fill(what: str, values: NDArray[Any]) -> None:
-    """Raise where the least or the largest number stands for a missing value, by all that is known.
+    """Raise where the least or the largest number cannot be a value and is a known fill value.
 
-    It is one that is often used so, of at least twice the size of all others and three times as far
-    from them as they are from each other; or negative where nothing else is.
+    Nothing turns it off, so it is sure rather than complete: a large number such as netCDF's
+    9.96921e36 or 1e20 must be a million times as large as all others, one below 0 such as -999 or
+    -32768 ten times as large.  Numbers above 0 such as 9999 and small ones such as -99 pass, as
+    they may be values (a visibility of "10 km or more", an anomaly).
 
     Parameters
     ----------
@@ -189,18 +196,25 @@ def check_no_fill(what: str, values: NDArray[Any]) -> None:
     with np.errstate(invalid="ignore"):
         ends = float(np.fmin.reduce(values, None)), float(np.fmax.reduce(values, None))
     for end, sign in zip(ends, (-1.0, 1.0), strict=True):
-        known = abs(end) >= _LARGE or np.isclose(end, _FILLS, rtol=1e-6, atol=0.0).any()
-        if not known or end * sign <= 0:
+        ratio = _ratio_of_fill(end)
+        if ratio is None or end * sign <= 0:
             continue
         rest = values[np.isfinite(values) & (values != end)]
         if rest.size < _FEWEST_OTHERS:
             continue
         low, high = float(rest.min()), float(rest.max())
-        gap = low - end if sign < 0 else end - high
-        far = gap > 3.0 * (high - low) and abs(end) > 2.0 * max(-low, high)
-        if far or end < 0.0 <= low:
+        if abs(end) > ratio * max(-low, high):
             raise DataError(
                 f"{what} has {int((values == end).sum())} values of {end:.9g}, where all others "
                 f"lie from {low:.6g} to {high:.6g}; mark missing values as NaN, for example with "
                 f".where(data {'>' if sign < 0 else '<'} {0.5 * end:.6g})"
             )
+
+
+def _ratio_of_fill(value: float) -> float | None:
+    """How many times the size of all others a known fill value must have; None for others."""
+    if np.isclose(abs(value), _LARGE_FILLS, rtol=1e-5, atol=0.0).any():
+        return _LARGE_RATIO
+    if np.isclose(value, _NEGATIVE_FILLS, rtol=1e-6, atol=0.0).any():
+        return _NEGATIVE_RATIO
+    return None

@@ -118,9 +118,9 @@ PRESSURE = np.random.default_rng(2).uniform(52_000.0, 105_000.0, 200)
 @pytest.mark.parametrize(
     ("values", "fill"),
     [
-        (RAIN, -99.9), (RAIN, -9999.0), (RAIN, 9999.0), (TEMPERATURE, -999.9), (PRESSURE, -9999.0),
-        (TEMPERATURE, 9.969209968386869e36), (TEMPERATURE - 273.15, -999.0), (RAIN, 1e20),
-        (TEMPERATURE, -32767.0), (0.0 * RAIN, -99.0),
+        (RAIN, -9999.0), (TEMPERATURE, -9999.0), (TEMPERATURE - 273.15, -999.9), (0 * RAIN, -999.0),
+        (TEMPERATURE, 9.969209968386869e36), (TEMPERATURE, 9.96921e36), (RAIN, 1e20), (RAIN, -1e34),
+        (TEMPERATURE, -32767.0), (TEMPERATURE, 1e15), (PRESSURE, 9.999e20), (PRESSURE, -2147483648),
     ],
 )  # fmt: skip
 def test_numbers_that_mean_missing_are_known_without_attributes(
@@ -135,13 +135,24 @@ def test_numbers_that_mean_missing_are_known_without_attributes(
     assert kept.sum() == len(values)
 
 
+FOG = np.r_[np.full(180, 9999.0), np.linspace(100.0, 2300.0, 20)]  # visibility, as METAR has it
+DISCHARGE = np.r_[np.arange(33, 233), 999]
+# Fluxes, columns and totals in units that make them large, with noise below 0 or a far extreme.
+COLUMNS = np.r_[np.linspace(1e15, 6e15, 200), -1.2e15]
+TRANSPORT = np.r_[np.linspace(0.1, 5.2e15, 200), -1.1e15]
+TOTALS = np.r_[np.random.default_rng(3).lognormal(41.5, 1.0, 200), 2.6e20]
+HEIGHTS = np.r_[np.linspace(0.0, 2500.0, 200), -99.0]
+
+
 @pytest.mark.parametrize(
     "values",
     [
-        RAIN, TEMPERATURE, np.r_[TEMPERATURE - 273.15, -99.0], np.r_[PRESSURE / 100.0, 999.0],
-        np.r_[PRESSURE, 99999.0], 1e22 * RAIN, np.full(20, np.nan), np.full(20, 9999.0),
-        np.array([True, False]), np.r_[np.linspace(8000.0, 9800.0, 20), 9999.0], np.arange(9),
-        np.r_[np.full(20, 1005.0), 999.0], np.r_[np.linspace(-80.0, -79.0, 20), -99.0],
+        FOG, DISCHARGE, COLUMNS, TRANSPORT, TOTALS, HEIGHTS, np.r_[FOG, -999.0], RAIN, TEMPERATURE,
+        np.r_[RAIN, 9999.0], np.r_[np.linspace(1e13, 1e16, 20), 1e20], 1e22 * RAIN, np.arange(9),
+        np.r_[TEMPERATURE - 273.15, -99.0], np.r_[PRESSURE / 100.0, 999.0], np.full(20, np.nan),
+        np.r_[PRESSURE, 99999.0], np.full(20, 9999.0), np.array([True, False]),
+        np.r_[np.linspace(8000.0, 9800.0, 20), 9999.0], np.r_[np.full(20, 1005.0), 999.0],
+        np.r_[np.linspace(-80.0, -79.0, 20), -99.0],
     ],
 )  # fmt: skip
 def test_numbers_that_may_be_values_are(values: np.ndarray) -> None:
