@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,14 @@ from numpy.typing import NDArray
 
 from scisparse.errors import DataError
 
-__all__ = ["check_celsius", "check_no_fill", "check_units", "check_unpacked", "spelled"]
+__all__ = [
+    "check_celsius",
+    "check_no_fill",
+    "check_units",
+    "check_unpacked",
+    "spelled",
+    "warn_celsius",
+]
 
 # Between means of one temperature in kelvin and in degrees Celsius, if one is up to 70 K off.
 _LEAST_OFFSET, _LARGEST_OFFSET = 203.15, 343.15
@@ -122,17 +130,39 @@ def check_celsius(
     DataError
         They differ as both units do.
     """
+    if told := _apart(what, units, expected, difference):
+        raise DataError(told)
+
+
+def warn_celsius(
+    what: str, units: object, expected: object, difference: Callable[[], float], stacklevel: int
+) -> None:
+    """Warn where :func:`check_celsius` raises: anomalies, of units K too, may be meant.
+
+    Warns
+    -----
+    UserWarning
+        Values differ as kelvin and degrees Celsius do.
+    """
+    if told := _apart(what, units, expected, difference):
+        warnings.warn(told, UserWarning, stacklevel=stacklevel + 1)
+
+
+def _apart(
+    what: str, units: object, expected: object, difference: Callable[[], float]
+) -> str | None:
+    """How temperatures differ, if they do as both scales do."""
     known = {spelled(str(each)) for each in (units, expected) if each is not None}
     if known not in ({"K"}, {"degC"}):
-        return
+        return None
     offset = difference()
     if not _LEAST_OFFSET < abs(offset) < _LARGEST_OFFSET:
-        return
+        return None
     told = [f"units {each!r}" if each is not None else "no units" for each in (units, expected)]
-    raise DataError(
+    return (
         f"{what} has {told[0]} and differs by {offset:.0f} on average from what it must fit, "
-        f"which has {told[1]}, as kelvin and degrees Celsius do; convert one, and set "
-        "attrs['units'] of both"
+        f"which has {told[1]}, as kelvin and degrees Celsius do, or anomalies and temperatures; "
+        "convert one, and set attrs['units'] of both, or add the climatology to anomalies"
     )
 
 

@@ -386,8 +386,10 @@ def test_emos_has_one_set_of_coefficients() -> None:
 
 
 def test_observations_that_are_all_zero_are_predicted() -> None:
-    field, observed = (each.assign_attrs(units="mm") for each in ensemble(12))
-    predicted = fitted("local", field, xr.zeros_like(observed)).predict(field)
+    field, observed = ensemble(12)
+    with pytest.warns(UserWarning, match="as kelvin and degrees Celsius do"):
+        model = fitted("local", field, xr.zeros_like(observed))
+    predicted = model.predict(field)
     np.testing.assert_allclose(predicted["t2m_mean"], 0.0, atol=1e-12)
 
 

@@ -98,15 +98,30 @@ def test_arithmetic_does_not_hide_the_scale(unit: str, other: float, kept: bool)
     told = (
         f"has {f'units {unit!r}' if kept else 'no units'} and differs by {np.sign(other) * 27:.0f}"
     )
-    assert told in fit_error(forecast, here)
+    rest = f"from what it must fit, which has units {unit!r}, as kelvin and degrees Celsius do, or "
+    with pytest.warns(UserWarning, match=rf"^the observation 'analysis' {told}.*{rest}") as record:
+        fitted("emos", forecast, here)
+    assert "postprocess_cases" in record[0].filename
     model = fitted("emos", forecast, observed)
-    text = error_of(lambda: model.predict(there))
-    assert f"the forecast {told}" in text
-    assert f"which has units {unit!r}, as kelvin and degrees Celsius do; convert one" in text
+    with pytest.warns(UserWarning, match=rf"^the forecast {told}.*{rest}anomalies") as record:
+        model.predict(there)
+    assert record[0].filename == __file__
     text = error_of(lambda: evaluate(forecast, here))
     assert f"the prediction has units {unit!r} and differs by {-np.sign(other) * 27:.0f}" in text
     same = model.predict(forecast.drop_attrs())["t2m_mean"]
     np.testing.assert_array_equal(same, model.predict(forecast)["t2m_mean"])
+
+
+def test_anomalies_in_kelvin_predict_temperatures() -> None:
+    forecast, observed = ensemble(12)
+    with pytest.warns(UserWarning, match="or anomalies and temperatures; convert one"):
+        model = fitted("emos", forecast - 283.0, observed)
+    found = model.predict((forecast - 283.0).assign_attrs(units="K"))["t2m_mean"]
+    expected = fitted("emos", forecast, observed).predict(forecast)["t2m_mean"]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert "add the climatology to anomalies" in error_of(
+        lambda: evaluate((forecast - 283.0).assign_attrs(units="K"), observed)
+    )
 
 
 RAIN = np.random.default_rng(0).gamma(0.2, 50.0, 200)

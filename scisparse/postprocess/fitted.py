@@ -20,7 +20,7 @@ from scisparse.postprocess.methods import Network
 from scisparse.postprocess.samples import Forecast, as_field, read_forecast
 from scisparse.postprocess.standard import Standard
 from scisparse.postprocess.times import check_times
-from scisparse.units import check_celsius, check_units
+from scisparse.units import check_units, warn_celsius
 
 __all__ = ["Fitted"]
 
@@ -82,6 +82,7 @@ class Fitted:
         UserWarning
             There are fewer members than in training. All methods read the mean and the spread of
             members, which are what they were, but less certain than the model takes them to be.
+            Or temperatures differ from those of the training as kelvin and degrees Celsius do.
         """
         field = as_field(forecast, target, "the forecast")
         if isinstance(forecast, xr.Dataset):
@@ -102,7 +103,7 @@ class Fitted:
                 f"{list(self.names)}; give the same variables and groups of members"
             )
         told = field.attrs.get("units"), self.units.get(target)
-        check_celsius("the forecast", *told, lambda: self._departure(cases))
+        warn_celsius("the forecast", *told, lambda: self._departure(cases), stacklevel=3)
         self._compare_members(field)
         return frame, cases
 

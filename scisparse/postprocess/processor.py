@@ -29,7 +29,7 @@ from scisparse.postprocess.samples import (
     as_field,
     cell_areas,
     check_bound,
-    check_same_scale,
+    compare_scales,
     predictor_units,
     read_forecast,
     read_observed,
@@ -149,6 +149,11 @@ class PostProcessor:
             Grids, units, calendars or dims do not fit, values are infinite or below the bound of
             the distribution, no times are common or fewer than 3, or the forecast has a dim that is
             none of these.
+
+        Warns
+        -----
+        UserWarning
+            Temperatures differ as kelvin and degrees Celsius do, though units do not tell.
         """
         forecast, observed = arrays.with_coordinates(forecast), arrays.with_coordinates(observed)
         field = as_field(forecast, self.target, "the forecast")
@@ -165,7 +170,7 @@ class PostProcessor:
         truth = read_observed(seen, self.target, frame_seen, cases.leading)
         refuse_truth(cases, truth, forecast, seen)
         check_bound(truth, self.distribution, seen)
-        check_same_scale(cases, truth, field, seen)
+        compare_scales(cases, truth, field, seen)
         cases, truth = _usable(cases, truth, self.target)
         training = Training(
             forecast=cases,

@@ -13,7 +13,7 @@ from scisparse.arrays import Axes, Frame, check_object, find_axes
 from scisparse.errors import DataError
 from scisparse.grids import Grid
 from scisparse.losses import Distribution
-from scisparse.units import check_celsius, check_no_fill, check_units, check_unpacked
+from scisparse.units import check_no_fill, check_units, check_unpacked, warn_celsius
 
 __all__ = [
     "Forecast",
@@ -21,7 +21,7 @@ __all__ = [
     "case_dims",
     "cell_areas",
     "check_bound",
-    "check_same_scale",
+    "compare_scales",
     "predictor_units",
     "read_forecast",
     "read_observed",
@@ -216,14 +216,16 @@ def check_bound(truth: FloatArray, distribution: Distribution, seen: xr.DataArra
         )
 
 
-def check_same_scale(
+def compare_scales(
     cases: Forecast, truth: FloatArray, field: xr.DataArray, seen: xr.DataArray
 ) -> None:
-    """Raise where one tells units of temperature and the other, without units, has another scale.
+    """Warn where one tells units of temperature and the other has another scale.
 
-    Raises
-    ------
-    DataError
+    No error, as anomalies, in kelvin too, predict temperatures as well as temperatures do.
+
+    Warns
+    -----
+    UserWarning
         Means differ as kelvin and degrees Celsius do.
     """
 
@@ -231,7 +233,7 @@ def check_same_scale(
         return float(np.nanmean(truth) - np.nanmean(cases.mean))
 
     told = seen.attrs.get("units"), field.attrs.get("units")
-    check_celsius(f"the observation{_quoted(seen)}", *told, difference)
+    warn_celsius(f"the observation{_quoted(seen)}", *told, difference, stacklevel=3)
 
 
 def refuse_truth(cases: Forecast, truth: FloatArray, forecast: _Object, seen: xr.DataArray) -> None:
