@@ -71,23 +71,41 @@ def test_the_weight_of_the_observed_mean_is_the_most_precise() -> None:
 
 
 def test_an_observation_that_never_varies_is_its_own_mean() -> None:
-    forecast, truth, _ = toy(20, 6)
+    forecast, truth, _ = toy(30, 6)
     truth[:, 2] = 7.25
     standard = Standard.of(forecast, truth)
-    assert standard.mean[2] == pytest.approx(7.25, abs=1e-12)
-    assert standard.std[2] == pytest.approx(0.0, abs=1e-5)
+    assert (standard.mean[2], standard.std[2]) == (7.25, 0.0)
     assert (standard.std[[0, 1, 3, 4, 5]] > 0.5).all()
+    assert standard.target(truth)[:, 2].tolist() == [0.0] * 30
 
 
+@pytest.mark.parametrize("others", [1e-3, 1.0, 1e12])
+def test_a_point_that_varies_little_is_not_certain(others: float) -> None:
+    """One that varied by 1e-8 of the others got a spread of 0, or not, as the field was."""
+    forecast, truth, _ = toy(400, 3)
+    truth[:, 1:] *= others
+    truth[:, 0] *= 1e-8
+    standard = Standard.of(forecast, truth)
+    location, scale = standard.in_units(standard.target(truth), np.ones_like(truth))
+    np.testing.assert_allclose(location[:, 0], truth[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(scale[:, 0], truth[:, 0].std(), rtol=0.05)
+    part = standard.at(np.array([0])).in_units(np.zeros((1, 1)), np.ones((1, 1)))
+    assert part[1] == scale[0, 0]
+
+
+@pytest.mark.parametrize("count", [8, 40])
 @pytest.mark.parametrize("value", [0.0, 271.35])
-def test_points_that_never_vary_leave_the_spread_of_the_others_alone(value: float) -> None:
+def test_points_that_never_vary_leave_the_spread_of_the_others_alone(
+    value: float, count: int
+) -> None:
     """Eight equal values of 271.35 have a variance of 1e-27, by rounding of their mean."""
-    truth = np.random.default_rng(3).normal(280.0, 2.0, (8, 200))
-    alone = Standard.of(cases(np.zeros((8, 160))), truth[:, 40:])
+    truth = np.random.default_rng(3).normal(280.0, 2.0, (count, 200))
+    alone = Standard.of(cases(np.zeros((count, 160))), truth[:, 40:])
     truth[:, :40] = value
-    standard = Standard.of(cases(np.zeros((8, 200))), truth)
+    standard = Standard.of(cases(np.zeros((count, 200))), truth)
     np.testing.assert_allclose(standard.std[40:], alone.std, rtol=1e-12)
-    np.testing.assert_array_equal(standard.mean[:40], value)
+    if count == 40:
+        np.testing.assert_array_equal(standard.mean[:40], value)
 
 
 def test_one_observation_says_nothing_about_the_spread() -> None:

@@ -204,8 +204,8 @@ def _folds(
         blocks=parts,
         standards=[],
         target=(z - middle) / deviation,
-        mean=standard.mean + standard.std * middle,
-        std=standard.std * deviation,
+        mean=standard.mean + standard.divisor() * middle,
+        std=standard.divisor() * deviation,
         spread=standard.spread(forecast),
         weights=weights,
     )

@@ -65,23 +65,23 @@ class _Cases:
         self, shared: SharedFit, forecast: Forecast, standard: Standard, start: LocalRegression
     ) -> None:
         folds, standard_of_points = shared.folds, shared.standard
-        location = (
-            folds.mean + folds.std * start.location - standard_of_points.mean
-        ) / standard_of_points.std
+        divisor = standard_of_points.divisor()
+        location = folds.mean + folds.std * start.location - standard_of_points.mean
+        location = location / divisor
         rho, sigma = float(start.model.rho), start.model.sigma.numpy()[shared.points]
         shape = np.sqrt(np.maximum(1 - rho + rho * folds.spread, 0.0))
         self.anomalies = _tensor(np.nan_to_num(standard.predictors(forecast)).transpose(0, 2, 1))
         self.spread = _tensor(standard.spread(forecast))
         target, scale = (
             standard_of_points.target(shared.observed),
-            sigma * shape * folds.std / standard_of_points.std,
+            sigma * shape * folds.std / divisor,
         )
         present = np.isfinite(location) & np.isfinite(target)
         self.location, self.target, self.scale = (
             _tensor(np.where(present, a, fill))
             for a, fill in ((location, 0.0), (target, 0.0), (scale, 1.0))
         )
-        self.mean, self.std = _tensor(standard_of_points.mean), _tensor(standard_of_points.std)
+        self.mean, self.std = _tensor(standard_of_points.mean), _tensor(divisor)
         self.weights = _tensor(present * (shared.weights / shared.weights.mean()))
         self.points = torch.from_numpy(shared.points)
 

@@ -45,7 +45,8 @@ class Standard:
     Attributes
     ----------
     mean, std
-        Statistics of the observation, ``[P]``; NaN where it was never observed.
+        Statistics of the observation, ``[P]``; NaN where it was never observed. A point of spread 0
+        never varied: it has its one value for certain.
     forecast_mean, forecast_std
         Statistics of groups and other predictors, ``[F, P]``; the spread of a constant is infinite.
     forecast_variance
@@ -81,8 +82,7 @@ class Standard:
         constant = spreads <= _SMALLEST * np.maximum(usual, np.abs(means))
         return cls(
             mean=np.where(std == 0, only, mean),
-            # The smallest spread keeps points that never vary from dividing by 0.
-            std=np.maximum(std, _smallest(std)),
+            std=std,
             forecast_mean=means,
             forecast_std=np.where(constant, np.inf, spreads),
             forecast_variance=variance,
@@ -116,7 +116,15 @@ class Standard:
 
     def target(self, observed: FloatArray) -> FloatArray:
         """Observed anomalies ``[S, P]``."""
-        return (observed - self.mean) / self.std
+        return (observed - self.mean) / self.divisor()
+
+    def divisor(self) -> FloatArray:
+        """Spreads ``[P]`` that anomalies are relative to.
+
+        Where a point never varied they are so small that its first event lies outside of all that
+        methods read.
+        """
+        return np.where(self.std == 0, _smallest(self.std), self.std)
 
     def in_units(self, location: FloatArray, scale: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Location and scale ``[S, P]`` of anomalies in units of the target.
@@ -124,9 +132,7 @@ class Standard:
         A point that never varied has its one value, with scale 0: of dry points a spread that is
         small but not 0 would tell that it rains, however little, on many days.
         """
-        varies = ~(self.std <= _smallest(self.std) * (1 + 1e-9))  # but for rounding of its mean
-        spread = np.where(varies, self.std, 0.0)
-        return self.mean + spread * location, spread * scale
+        return self.mean + self.std * location, self.std * scale
 
     def arrays(self) -> dict[str, FloatArray]:
         """All statistics by name."""
@@ -164,8 +170,9 @@ class Standard:
 
 
 def _smallest(std: FloatArray) -> float:
-    """Spread of points that never varied: hardly other where it is among those of the field."""
-    return max(_SMALLEST * float(std[np.isfinite(std)].mean()), 1e-30)
+    """Give the spread that stands for that of points that never varied, of those that did."""
+    varied = std[std > 0]
+    return max(_SMALLEST * float(varied.mean()), 1e-30) if varied.size else 1e-30
 
 
 def _variances(forecast: Forecast) -> tuple[FloatArray, FloatArray]:

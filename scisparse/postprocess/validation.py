@@ -59,8 +59,8 @@ class Folds:
     standards
         Statistics without each block.
     target, std, spread
-        Observed anomalies, standard deviation and relative ensemble spread of every case as its own
-        fold sees them, ``[S, P]``.
+        Observed anomalies, what they were divided by, and relative ensemble spread of every case as
+        its own fold sees them, ``[S, P]``.
     mean
         Observed mean of each case's fold, ``[S, P]``.
     weights
@@ -85,7 +85,7 @@ class Folds:
             standard = Standard.of(forecast.take(rest), observed[rest])
             standards.append(standard)
             target[block] = standard.target(observed[block])
-            mean[block], std[block] = standard.mean, standard.std
+            mean[block], std[block] = standard.mean, standard.divisor()
             spread[block] = standard.spread(forecast.take(block))
         return cls(parts, standards, target, mean, std, spread, weights)
 
