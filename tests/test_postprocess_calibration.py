@@ -83,6 +83,17 @@ def test_a_point_that_never_varied_keeps_its_value_for_sure(method: str, family:
     assert (np.delete(std.reshape(40, -1), [0, 15], 1) > 0).all()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_some_dry_days_do_not_mean_that_it_never_rains(method: str) -> None:
+    field, observed = (each.clip(min=0.0) for each in rain("censored_normal", 40))
+    observed[:, 0, 0] = np.where(np.arange(40) < 6, 0.0, np.nan)
+    model = fitted(method, field, observed, distribution="censored_normal")
+    chance = model.predict(field, thresholds=[0.0])["t2m_probability"].squeeze()
+    usual = float(chance.mean())
+    assert 0.3 * usual < float(chance[:, 0, 0].mean()) < 2.0 * usual
+    assert float(model.predict(field)["t2m_std"][:, 0, 0].min()) > 0.0
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_point_that_never_varied_is_scored_as_sure_in_any_precision(dtype: type) -> None:
     field, observed = ensemble(60)

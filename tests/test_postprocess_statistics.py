@@ -79,6 +79,16 @@ def test_an_observation_that_never_varies_is_its_own_mean() -> None:
     assert standard.target(truth)[:, 2].tolist() == [0.0] * 30
 
 
+def test_few_equal_values_are_chance() -> None:
+    forecast, truth, _ = toy(40, 6)
+    truth[29:, 1], truth[6:, 2] = np.nan, np.nan
+    truth[:29, 1], truth[:6, 2] = 7.25, 7.25
+    standard = Standard.of(forecast, truth)
+    usual = standard.std[[0, 3, 4, 5]]
+    assert (standard.std > 0.9 * usual.min()).all()
+    assert (standard.std < 1.1 * usual.max()).all()
+
+
 @pytest.mark.parametrize("others", [1e-3, 1.0, 1e12])
 def test_a_point_that_varies_little_is_not_certain(others: float) -> None:
     """One that varied by 1e-8 of the others got a spread of 0, or not, as the field was."""

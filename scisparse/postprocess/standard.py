@@ -9,7 +9,9 @@ their own spread there::
 With few cases the statistics of a point are noise; they are shrunk towards the field by empirical
 Bayes: the bias by its sampling variance, the log variances by the trigamma of their degrees of
 freedom (Smyth 2004).  With many cases nothing is shrunk.  A predictor that never varied at a point
-says nothing there: its anomaly is 0, whatever it does later.
+says nothing there: its anomaly is 0, whatever it does later.  An observation that never varied in
+30 cases or more, or nowhere in the field, is certain: its spread is 0.  Fewer equal values are
+chance, such as some dry days, and such a point has the spread of the field.
 
 References
 ----------
@@ -36,6 +38,8 @@ __all__ = ["Standard", "shrunk_variance"]
 FloatArray = NDArray[np.float64]
 # Spread relative to the field's usual one, or to the value itself, below which a point is constant.
 _SMALLEST = 1e-6
+# Of equal values of an observation that make it certain, as long as it varies elsewhere.
+_FEWEST_EQUAL = 30
 
 
 @dataclass(frozen=True)
@@ -231,8 +235,8 @@ def _shrunk_std(observed: FloatArray) -> FloatArray:
     if not known.any():
         return np.where(count > 0, 0.0, np.nan)
     std = np.sqrt(shrunk_variance(squares, freedom, known))
-    # Of one case nothing is known, of more equal ones that they do not vary.
-    return np.where(count > 0, np.where(known | (count == 1), std, 0.0), np.nan)
+    # Few equal values say nothing of the spread, many that there is none.
+    return np.where(count > 0, np.where(known | (count < _FEWEST_EQUAL), std, 0.0), np.nan)
 
 
 def shrunk_variance(
