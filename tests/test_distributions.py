@@ -12,6 +12,7 @@ from loss_cases import FAMILIES, INF, assert_close, draws
 
 from scisparse.errors import OptionError
 from scisparse.losses import CensoredNormal, Distribution, Normal, TruncatedNormal, distribution
+from scisparse.losses.distributions import on_certain
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -160,3 +161,14 @@ def test_probabilities_of_missing_distributions_are_missing(family: Distribution
     )
     for value in (-5.0, 0.0, 2.0):
         assert family.cdf(torch.tensor(value), location, scale).isnan().all()
+
+
+def test_values_in_single_precision_lie_on_a_certain_location() -> None:
+    location = torch.tensor([271.35, -0.1, 0.0, 271.35, torch.nan], dtype=torch.float64)
+    scale = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+    single = location.float().double()
+    moved = on_certain(single, location, scale)
+    assert_close(moved, torch.where(scale == 0, location, single), 0.0)
+    far = single + 1e-3
+    assert_close(on_certain(far, location, scale), far, 0.0)
+    assert on_certain(single, location, scale + 1.0) is single

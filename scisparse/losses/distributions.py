@@ -14,7 +14,14 @@ from scisparse.errors import OptionError
 from scisparse.losses import tails
 from scisparse.losses.crps import crps_censored_normal, crps_normal, crps_truncated_normal
 
-__all__ = ["CensoredNormal", "Distribution", "Normal", "TruncatedNormal", "distribution"]
+__all__ = [
+    "CensoredNormal",
+    "Distribution",
+    "Normal",
+    "TruncatedNormal",
+    "distribution",
+    "on_certain",
+]
 
 _NAMES = ("normal", "truncated_normal", "censored_normal")
 _STEPS = 52  # of bisection: the bits of a float64
@@ -318,6 +325,19 @@ def distribution(name: str, lower: float = 0.0) -> Distribution:
     if name == "censored_normal":
         return CensoredNormal(lower)
     raise OptionError(f"`distribution` is {name!r}; choose one of {', '.join(_NAMES)}")
+
+
+def on_certain(value: Tensor, location: Tensor, scale: Tensor) -> Tensor:
+    """Give `value`, moved onto the location where that is certain (scale 0) and next to it.
+
+    Observations and predictions in single precision have the certain value of a point as another
+    number, up to 1e-6 of it away, and the cumulative distribution function jumps there.
+    """
+    certain = scale == 0
+    if not certain.any():
+        return value
+    near = (value - location).abs() <= 1e-6 * location.abs()
+    return torch.where(certain & near, location, value)
 
 
 def _probability(p: Tensor | float, like: Tensor) -> Tensor:

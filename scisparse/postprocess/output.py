@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scisparse.arrays import Frame, find_axes
 from scisparse.errors import OptionError
 from scisparse.losses import Distribution
+from scisparse.losses.distributions import on_certain
 from scisparse.losses.rising import exceedance_thresholds, quantile_levels
 from scisparse.postprocess.samples import as_field, case_dims
 
@@ -114,9 +115,7 @@ class Predicted:
         values = exceedance_thresholds(thresholds)
         limits = torch.from_numpy(values)[:, None, None]
         location, scale = self._tensors()
-        # Observations may be in single precision, in which a certain value is another number.
-        on = (scale == 0) & torch.isclose(limits, location, rtol=1e-6, atol=0.0)
-        limits = torch.where(on, location, limits)
+        limits = on_certain(limits, location, scale)
         upto: FloatArray = self.distribution.cdf(limits, location, scale).numpy()
         what = f"probability that the corrected {self.target} exceeds the threshold"
         array = self._wrap(1.0 - upto, ["threshold"], what)

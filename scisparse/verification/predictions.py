@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scisparse.errors import DataError
 from scisparse.losses import Distribution
+from scisparse.losses.distributions import on_certain
 from scisparse.verification.pointwise import brier_score, exceeds, rounded
 
 __all__ = ["Cumulative", "Deterministic", "Ensemble", "Parametric", "Prediction"]
@@ -261,29 +262,16 @@ class Parametric(Cumulative):
 
     def brier(self, observed: xr.DataArray, thresholds: xr.DataArray) -> xr.DataArray:
         """Score of 1 minus the cumulative distribution function."""
-        limits = self._on_location(thresholds["threshold"])
+        limits = _apply(on_certain, thresholds["threshold"], *self.data.values())
         upto = _apply(self.family.cdf, limits, *self.data.values())
         return brier_score(1.0 - upto, observed, thresholds)
 
     def probabilities(self, observed: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
         """Probability of values below, and of values up to and including, the observation."""
-        observed = self._on_location(observed)
+        observed = _apply(on_certain, observed, *self.data.values())
         before = xr.apply_ufunc(np.nextafter, observed, -np.inf)
         below = _apply(self.family.cdf, before, *self.data.values())
         return below, _apply(self.family.cdf, observed, *self.data.values())
-
-    def _on_location(self, values: xr.DataArray) -> xr.DataArray:
-        """Values, moved onto the location where it is certain and they are next to it.
-
-        Predictions are in single precision, in which the value of a point that never varies is
-        another number.
-        """
-        location, scale = self.data.values()
-        certain = scale == 0
-        if not bool(certain.any()):
-            return values
-        there = xr.apply_ufunc(np.isclose, values, location, kwargs={"rtol": 1e-6, "atol": 0.0})
-        return xr.DataArray(xr.where(certain & there, location, values))
 
 
 def _apply(function: Callable[..., torch.Tensor], *arrays: xr.DataArray) -> xr.DataArray:
