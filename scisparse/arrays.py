@@ -21,7 +21,7 @@ from scisparse.errors import DataError, GridError
 from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, UnstructuredGrid, from_xarray
 from scisparse.grids.canonical import canonical_points, check_dims, check_shape, with_areas
 from scisparse.grids.canonical import eastward as eastward
-from scisparse.grids.discovery import grid_dims, has_grid, role_of
+from scisparse.grids.discovery import grid_dims, has_grid, places_among
 from scisparse.grids.same import Labels, difference, labels_of, order_of
 from scisparse.grids.same import same_points as same_points
 
@@ -314,8 +314,11 @@ class Frame:
         return self.on(obj, self.grid, "the array")
 
 
-def with_coordinates(data: _Object) -> _Object:
+def with_coordinates(data: _Object, target: str | None = None) -> _Object:
     """Make coordinates of latitudes, longitudes and valid times that a file holds as variables.
+
+    Never of `target`, nor of what only looks like a place and changes with time, member or lead
+    time, as along the track of a storm.
 
     Examples
     --------
@@ -326,18 +329,20 @@ def with_coordinates(data: _Object) -> _Object:
     """
     if not isinstance(data, xr.Dataset):
         return data
-    named = ("latitude", "longitude")
-    # What only looks like one, by name or units, may be something else where there is one.
-    wanted = {"lat", "lon"} - {role_of(coord) for coord in data.coords.values()}
-    bounds = {variable.attrs.get("bounds") for variable in data.variables.values()}
-    found = [
+    others = {name: variable for name, variable in data.data_vars.items() if name != target}
+    told = [
         name
-        for name, variable in data.data_vars.items()
-        if variable.attrs.get("standard_name") in named
-        or (role_of(variable) in wanted and name not in bounds)
-        or _tells_time(variable)
+        for name, variable in others.items()
+        if variable.attrs.get("standard_name") in ("latitude", "longitude") or _tells_time(variable)
     ]
-    return data.set_coords(found)
+    fixed = [
+        name
+        for name, variable in others.items()
+        if not any(find_dim(variable, role) for role in _NAMES)
+    ]
+    found = [*told, *places_among(data, fixed, target)]
+    # Where there is nothing else, one of them is the field.
+    return data if {*found} == {*data.data_vars} else data.set_coords(found)
 
 
 def _tells_time(variable: xr.DataArray) -> bool:

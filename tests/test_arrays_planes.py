@@ -9,6 +9,7 @@ from postprocess_cases import PLANE, ensemble, fitted
 
 from scisparse.arrays import Frame, with_coordinates
 from scisparse.grids import ProjectedGrid
+from scisparse.verification import evaluate
 
 
 def placed(field: xr.DataArray) -> xr.DataArray:
@@ -45,6 +46,35 @@ def test_latitudes_among_the_variables_become_coordinates(attrs: dict[str, str])
     data = data.drop_vars("lon").assign_coords(latitude=("y", np.arange(4.0)))
     found = {*with_coordinates(data).data_vars} - {"t2m", "lat_bounds"}
     assert found == (set() if "standard_name" in attrs else {name})
+
+
+@pytest.mark.parametrize("target", ["lat", "centre_lat"])
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("attrs", [{"units": "degrees_north"}, {"standard_name": "latitude"}])
+def test_latitudes_of_tracks_are_no_places(target: str, given: bool, attrs: dict[str, str]) -> None:
+    rng = np.random.default_rng(0)
+    tracks = xr.Dataset({target: (("member", "time"), rng.normal(20.0, 1.0, (4, 9)), attrs)})
+    seen = tracks.isel(member=0)
+    scores = evaluate(tracks, seen, target=target if given else None)
+    assert scores["rmse"] > 0
+    if given:  # a field beside others
+        tracks["lon"] = tracks[target].assign_attrs(standard_name="longitude", units="degrees_east")
+        tracks["wind"] = tracks[target].assign_attrs(standard_name="wind_speed", units="m s-1")
+        xr.testing.assert_identical(evaluate(tracks, seen, target=target)["rmse"], scores["rmse"])
+
+
+@pytest.mark.parametrize("dims", [("time",), ("member", "time"), ("time", "x"), ("lead", "y", "x")])
+def test_latitudes_that_change_are_variables(dims: tuple[str, ...]) -> None:
+    data = field().drop_vars(["lat", "lon"]).expand_dims(time=2, member=3, lead=2).to_dataset()
+    for name in ("lat", "lon"):
+        data[name] = (dims, np.zeros([data.sizes[dim] for dim in dims]))
+    assert with_coordinates(data).data_vars.keys() == {"analysis", "lat", "lon"}
+
+
+def test_a_target_at_points_is_no_place() -> None:
+    data = xr.Dataset({name: ("cell", [1.0, 2.0]) for name in ("lat", "lon", "t2m")})
+    assert with_coordinates(data, "t2m").data_vars.keys() == {"t2m"}
+    assert "lat" in with_coordinates(data, "lat").data_vars
 
 
 def test_predictions_keep_latitude_and_longitude_that_a_file_does_not_name() -> None:

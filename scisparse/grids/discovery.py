@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from scisparse.grids.unstructured import UnstructuredGrid
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["from_xarray", "grid_dims", "has_grid", "role_of"]
+__all__ = ["from_xarray", "grid_dims", "has_grid", "places_among", "role_of"]
 
 _STANDARD_NAMES = {
     "latitude": "lat",
@@ -144,6 +144,25 @@ def role_of(coordinate: xr.DataArray) -> str | None:
     """``"lat"``, ``"lon"``, ``"y"``, ``"x"`` or none of these, as :func:`from_xarray` sees it."""
     surest = _surest(coordinate)
     return None if surest is None else surest[1]
+
+
+def places_among(data: xr.Dataset, names: Sequence[Hashable], target: str | None) -> list[Hashable]:
+    """Which of the variables `names` are latitude or longitude of the grid, by any of the signs.
+
+    The grid is that of the variable `target` where there is one; on a plane they have its dims.
+    """
+    # What only looks like one, by name or units, may be something else where there is one.
+    wanted = {"lat", "lon"} - {role_of(coord) for coord in data.coords.values()}
+    bounds = {variable.attrs.get("bounds") for variable in data.variables.values()}
+    alike = [name for name in names if role_of(data[name]) in wanted and name not in bounds]
+    tried = data.set_coords(alike)
+    try:
+        first, second, around = _coordinates(tried.get(target, tried))
+    except GridError:
+        return []
+    dims = {*first.dims, *second.dims}
+    beside = [c for c in around or () if c is not None and {*c.dims} == dims]
+    return [c.name for c in (first, second, *beside) if c.name in alike]
 
 
 _Pair = tuple["xr.DataArray | None", "xr.DataArray | None"]

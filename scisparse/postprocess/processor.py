@@ -155,7 +155,8 @@ class PostProcessor:
         UserWarning
             Temperatures differ as kelvin and degrees Celsius do, though units do not tell.
         """
-        forecast, observed = arrays.with_coordinates(forecast), arrays.with_coordinates(observed)
+        forecast = arrays.with_coordinates(forecast, self.target)
+        observed = arrays.with_coordinates(observed, self.target)
         field = as_field(forecast, self.target, "the forecast")
         seen = as_field(observed, self.target, "the observation", any_name=True)
         units = same_units(field, seen)
@@ -260,7 +261,7 @@ class PostProcessor:
         several = [f"`{name}`" for name, given in asked.items() if given]
         if len(several) > 1:
             raise OptionError(f"{' and '.join(several)} are given together; ask for one of them")
-        forecast = arrays.with_coordinates(forecast)
+        forecast = arrays.with_coordinates(forecast, self.target)
         frame, cases = fitted.read(forecast, self.target, self.groups)
         location, scale = fitted.apply(cases)
         units = fitted.units.get(self.target)

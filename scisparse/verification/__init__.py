@@ -174,11 +174,12 @@ def evaluate(
     given |= {} if reference is None else {"the reference": reference}
     for what, data in given.items():
         check_object(data, what)
-    given = {what: with_coordinates(data) for what, data in given.items()}
+    if target is not None:
+        check_name("target", target)
+    given = {what: with_coordinates(data, target) for what, data in given.items()}
     seen = given.pop("the observation")
     if target is None:
         target = find_target(given["the prediction"], seen)
-    check_name("target", target)
     scored = [read_prediction(data, target, estimator, what) for what, data in given.items()]
     truth = read_truth(seen, target)
     units, told = _common_units(truth, scored), truth.attrs.get("units")
