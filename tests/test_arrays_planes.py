@@ -85,3 +85,21 @@ def test_predictions_keep_latitude_and_longitude_that_a_file_does_not_name() -> 
         xr.testing.assert_equal(
             predicted[name].variable.transpose(*data[name].dims), data[name].variable
         )
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("missing", [np.nan, np.inf, -9999.0])
+def test_a_plane_may_have_cells_without_a_place(missing: float, named: bool) -> None:
+    """As off the disk that a geostationary satellite sees."""
+    forecast, observed = ensemble(12, axes=PLANE)
+    data = placed(forecast)
+    off = (data["x"] == data["x"][0]) & (data["y"] == data["y"][0])
+    data = data.assign_coords({name: data[name].where(~off, missing) for name in ("lat", "lon")})
+    assert Frame.of(data).grid == Frame.of(forecast).grid
+    file = data.to_dataset() if named else data.to_dataset().reset_coords(["lat", "lon"])
+    predicted = fitted("local", file, observed).predict(file)
+    xr.testing.assert_equal(
+        predicted["t2m_mean"].drop_vars(["lat", "lon"]),
+        fitted("local", forecast, observed).predict(forecast)["t2m_mean"],
+    )
+    np.testing.assert_array_equal(predicted["lat"].transpose(*data["lat"].dims), data["lat"])

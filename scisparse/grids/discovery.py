@@ -49,8 +49,8 @@ def from_xarray(data: xr.Dataset | xr.DataArray) -> Grid:
     Coordinates are known by CF ``standard_name`` or ``axis``, else by units (``degrees_north``),
     else by name. One-dimensional latitude and longitude on dims of their own give a ``LatLonGrid``;
     on one dim in common an ``UnstructuredGrid``; projection coordinates (metres or kilometres) give
-    a ``ProjectedGrid``, with latitude and longitude when there are two-dimensional ones. Angles are
-    radians when their units say so, else degrees.
+    a ``ProjectedGrid``, with latitude and longitude when there are two-dimensional ones that no
+    cell lacks. Angles are radians when their units say so, else degrees.
 
     Parameters
     ----------
@@ -353,5 +353,8 @@ def _projected(
     if not _units(y) and not _units(x):  # an index, not distances
         raise _curvilinear(lat, lon, f"; set units of {y.name!r} and {x.name!r} if projected")
     order = (y.dims[0], x.dims[0])
-    fields = (_radians(f.transpose(*order)) for f in (lat, lon))
+    fields = [_radians(f.transpose(*order)) for f in (lat, lon)]
+    # As of cells off the disk that a satellite sees; the plane has its distances without them.
+    if not np.isfinite(fields).all() or np.abs(fields[0]).max(initial=0.0) > _POLE:
+        fields = []
     return ProjectedGrid(_metres(y), _metres(x), None, *fields)
