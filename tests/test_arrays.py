@@ -127,47 +127,6 @@ def test_every_form_of_a_global_field_is_one_field(
     xr.testing.assert_identical(again, other.drop_attrs(deep=False).rename(None))
 
 
-@pytest.mark.parametrize(
-    ("lon", "first"),
-    [
-        ([350.0, 355.0, 0.0, 5.0], 350.0),  # jumps at Greenwich
-        ([-10.0, -5.0, 0.0, 5.0], 350.0),
-        ([170.0, 175.0, 180.0, -175.0], 170.0),  # jumps at the date line
-        ([170.0, 175.0, 180.0, 185.0], 170.0),
-        ([-190.0, -185.0, -180.0, -175.0], 170.0),
-        ([5.0, 0.0, -5.0, -10.0], 350.0),  # westward
-    ],
-)
-def test_regions_are_not_cut_where_longitude_jumps(lon: list[float], first: float) -> None:
-    data = xr.DataArray(
-        np.arange(8.0).reshape(2, 4), {"lat": [1.0, 2.0], "lon": lon}, ("lat", "lon")
-    )
-    frame = Frame.of(data)
-    assert isinstance(frame.grid, LatLonGrid)
-    np.testing.assert_allclose(np.rad2deg(frame.grid.lon_axis), first + np.arange(4) * 5.0)
-    assert frame.grid.periodic == (False, False)
-    eastward = np.argsort(np.mod(np.array(lon) - first, 360.0))
-    np.testing.assert_array_equal(frame.values(data, []), data.values[:, eastward])
-
-
-@pytest.mark.parametrize("step", [0.1, 0.25, 0.3, 1 / 3, 1.40625])
-def test_single_precision_longitudes_are_the_same_in_both_conventions(step: float) -> None:
-    lon = (np.arange(round(30 / step)) * step - 15.0).astype(np.float32)
-    data = xr.DataArray(np.zeros((1, len(lon))), {"lat": [5.0], "lon": lon}, ("lat", "lon"))
-    other = data.assign_coords(lon=(lon % np.float32(360)).astype(np.float32))
-    assert not np.array_equal(lon, other["lon"])
-    assert Frame.of(data).grid == Frame.of(other).grid
-
-
-@pytest.mark.parametrize("step", [1 / 3600, 1 / 10800, 1e-6])
-def test_longitudes_finer_than_single_precision(step: float) -> None:
-    lon = (np.arange(40) * step - 20 * step) % 360.0
-    data = xr.DataArray(np.zeros((1, 40)), {"lat": [5.0], "lon": lon}, ("lat", "lon"))
-    np.testing.assert_allclose(
-        Frame.of(data).grid.areas.std() / Frame.of(data).grid.areas.mean(), 0, atol=0.02
-    )
-
-
 @pytest.mark.parametrize("stacked", [False, True])
 def test_arrays_are_read_and_written_in_their_own_order(stacked: bool) -> None:
     coords = {"lat": [10.0, 0.0, -10.0], "lon": [0.0, 90.0, 180.0, 270.0]}

@@ -26,14 +26,14 @@ def eastward(longitude: FloatArray) -> FloatArray:
     """Longitudes counted eastward without a jump, from the first one after the widest gap.
 
     Rounded, so that forms of one longitude a turn apart are the same number, also in single
-    precision; to less than a tenth of the usual step, which may be finer than single precision.
+    precision where steps are 1/20 of a degree or more; below, to about a thousandth of the usual
+    step, lest areas differ.
     """
     exact = np.mod(longitude, 360.0)
     step = float(np.median(np.diff(np.sort(exact)))) if exact.size > 1 else 360.0
-    digits = (
-        _DIGITS if step > 10.0 ** (1 - _DIGITS) or step == 0 else 1 - int(np.floor(np.log10(step)))
-    )
+    digits = int(np.clip(np.round(3 - np.log10(step)), _DIGITS, 12)) if step > 0 else _DIGITS
     circle = np.round(exact, digits) % 360.0
+    circle[circle > 360.0 - 0.5 * 10.0**-_DIGITS] -= 360.0  # in single precision, it may be zero
     rising = np.sort(circle)
     gaps = np.diff(rising, prepend=rising[-1] - 360.0)
     first = rising[np.argmax(gaps > gaps.max() - 1e-3)]
