@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from scisparse import grids
-from scisparse.grids import EARTH_RADIUS
+from scisparse.grids import EARTH_RADIUS, UnstructuredGrid
 from scisparse.grids.gaussian import gaussian_latitudes
+from scisparse.grids.same import order_of
 
+SWAPPED = [1, 0, 2, 3]
 SPHERE = 4 * np.pi * EARTH_RADIUS**2
 
 
@@ -93,3 +96,31 @@ def test_levels_of_icosahedral_meshes_are_nested() -> None:
 
 
 # -- errors ------------------------------------------------------------------------------------
+
+
+def single(grid: UnstructuredGrid) -> UnstructuredGrid:
+    lat, lon = (np.rad2deg(axis).astype("f4").astype("f8") for axis in (grid.lat, grid.lon))
+    return UnstructuredGrid(np.deg2rad(lat), np.deg2rad(lon))
+
+
+@pytest.mark.parametrize("make", [lambda: grids.healpix(16), lambda: grids.reduced_gaussian("O32")])
+def test_points_known_by_their_number_need_no_search(
+    make: Callable[[], UnstructuredGrid], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = make()
+
+    def search(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("scipy.spatial.cKDTree", search)
+    order = order_of(single(grid), grid)
+    np.testing.assert_array_equal(order, np.arange(grid.size))
+
+
+@pytest.mark.parametrize("apart", [1e-8, 1e-6, 1e-4])
+def test_neighbours_that_changed_places_are_found(apart: float) -> None:
+    """Within the rounding of single precision by their number, farther off by their place."""
+    lat = np.deg2rad([10.0, 10.0 + apart, 30.0, -50.0])
+    grid, swapped = (UnstructuredGrid(lat[order], np.zeros(4)) for order in ([0, 1, 2, 3], SWAPPED))
+    np.testing.assert_array_equal(order_of(grid, swapped), SWAPPED)
+    np.testing.assert_array_equal(order_of(swapped, grid), SWAPPED)

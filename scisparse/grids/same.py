@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scisparse.grids.base import EARTH_RADIUS, Grid
+from scisparse.grids.base import EARTH_RADIUS, FloatArray, Grid
 from scisparse.grids.discovery import grid_dims
 from scisparse.grids.masks import DEGREES
 from scisparse.grids.unstructured import UnstructuredGrid
@@ -21,6 +21,8 @@ __all__ = ["Labels", "difference", "farthest", "has_twins", "labels_of", "order_
 # Names of points, by the coordinate that they are of.
 Labels = Mapping[str, Sequence[str]]
 _NEAR = np.deg2rad(DEGREES)
+# Unit vector along which few points of any usual grid, in rows or rings, are at one place.
+_ACROSS = np.sqrt([1.0, 2.0, 3.0]) / np.sqrt(6.0)
 
 
 def same_points(first: Grid, second: Grid) -> bool:
@@ -95,11 +97,29 @@ def order_of(
                 return named
     if np.array_equal(ours, theirs):
         return np.arange(grid.size)
-    # Not by their number first: stations may be nearer to each other than rounding reaches.
-    distance, index = cKDTree(ours).query(theirs, distance_upper_bound=_NEAR)
+    # By their number first only where no other point can be nearer.
+    rounding = np.linalg.norm(ours - theirs, axis=1).max()
+    if rounding < _NEAR and _lie_apart(ours, 2.0 * rounding):
+        return np.arange(grid.size)
+    distance, index = cKDTree(ours).query(theirs, distance_upper_bound=_NEAR, workers=-1)
     if np.isfinite(distance).all() and np.unique(index).size == grid.size:
         return np.asarray(index, dtype=np.int64)
-    return np.arange(grid.size) if same_points(grid, wanted) else None
+    return np.arange(grid.size) if rounding < _NEAR else None
+
+
+def _lie_apart(positions: FloatArray, distance: float) -> bool:
+    """Whether points are seen to be farther apart than `distance`; not if it takes long to see."""
+    along = positions @ _ACROSS
+    order = np.argsort(along)
+    along, positions = along[order], positions[order]
+    for skip in range(1, 64):
+        close = np.flatnonzero(along[skip:] - along[:-skip] <= distance)
+        if not close.size:
+            return True
+        between = positions[close + skip] - positions[close]
+        if np.linalg.norm(between, axis=1).min() <= distance:
+            return False
+    return False
 
 
 def has_twins(grid: Grid) -> bool:
