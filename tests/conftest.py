@@ -33,7 +33,7 @@ else:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ways to test an installation rather than numbers."""
-    parser.addoption("--once", action="store_true", help="each test with its first parameters")
+    parser.addoption("--once", action="store_true", help="each test with one of its parameters")
     parser.addoption(
         "--bare", action="store_true", help="leave out what needs packages that are not installed"
     )
@@ -73,15 +73,34 @@ def _lacks_a_package(error: ImportError) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--once`, leave out all but the first parameters of each test."""
+    """With `--once`, leave out all but one of the parameters of each test.
+
+    Those of the compiled kernels where there are such, as they are what an installation may lack,
+    else the first.
+    """
     if not config.getoption("once"):
         return
-    first: dict[tuple[Path, str], pytest.Item] = {}
+    compiled = _has_compiled_kernels()
+    chosen: dict[tuple[Path, str], pytest.Item] = {}
     for item in items:
-        first.setdefault((item.path, item.name.partition("[")[0]), item)
-    kept = set(first.values())
+        test = item.path, item.name.partition("[")[0]
+        first = chosen.setdefault(test, item)
+        if compiled and _runs_compiled(item) and not _runs_compiled(first):
+            chosen[test] = item
+    kept = set(chosen.values())
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = first.values()
+    items[:] = chosen.values()
+
+
+def _has_compiled_kernels() -> bool:
+    native = importlib.import_module("scisparse.kernels._native")
+    return not isinstance(native.load(), str)
+
+
+def _runs_compiled(item: pytest.Item) -> bool:
+    """Whether the backend of a test is the compiled one; as a device, `cpu` says nothing."""
+    call = getattr(item, "callspec", None)
+    return call is not None and call.params.get("backend") == "cpu"
 
 
 @pytest.fixture(scope="session")

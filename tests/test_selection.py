@@ -13,6 +13,9 @@ import pytest
 ITEMS = [
     "a.py::test_x[1-cpu]",
     "a.py::test_x[2]",
+    "a.py::test_z[reference-1]",
+    "a.py::test_z[cpu-1]",
+    "a.py::test_z[cpu-2]",
     "a.py::test_y",
     "b.py::test_x[2]",
     "b.py::test_x",
@@ -35,14 +38,22 @@ def items() -> list[Any]:
 class Item:
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
+        if "z[" in name:
+            backend = name.partition("[")[2].partition("-")[0]
+            self.callspec = SimpleNamespace(params={"backend": backend})
 
 
-def test_once_keeps_the_first_parameters_of_every_test() -> None:
+@pytest.mark.parametrize(("compiled", "kernel"), [(True, 3), (False, 2)])
+def test_once_keeps_the_compiled_or_the_first_parameters_of_every_test(
+    compiled: bool, kernel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conftest, "_has_compiled_kernels", lambda: compiled)
     found, left_out = items(), list[Any]()
     every = list(found)
     conftest.pytest_collection_modifyitems(config_of("once", left_out=left_out), found)
-    assert found == [every[0], every[2], every[3]]
-    assert left_out == [every[1], every[4]]
+    kept = [0, kernel, 5, 6]
+    assert found == [every[number] for number in kept]
+    assert left_out == [item for number, item in enumerate(every) if number not in kept]
     found = list(every)
     conftest.pytest_collection_modifyitems(config_of(), found)
     assert found == every
