@@ -16,9 +16,9 @@ __all__ = ["OwnBuffers", "write_beside_parameters"]
 class OwnBuffers(nn.Module):
     """Module with buffers that follow from a pattern, which may be exchanged for another.
 
-    Until then they may share the tensors of the pattern. From then on they are the module's own and
-    are written in place where sizes have not changed: so compiled graphs and distributed training
-    go on with the same tensors.
+    They are the module's own, as a pattern is frozen and copies of the module belong to it as well,
+    and are written in place where sizes have not changed: so compiled graphs and distributed
+    training go on with the same tensors.
 
     They are not saved: subclasses write them in ``_write_buffers``, which is called again whenever
     the module moves or its parameters are loaded off the meta device, so that neither ``to_empty``
@@ -48,7 +48,7 @@ class OwnBuffers(nn.Module):
         return self
 
     def _put_buffer(self, name: str, values: Tensor | None, device: torch.device) -> None:
-        """Write a buffer: in place if the module has one of this size that is its own."""
+        """Write a buffer: in place if the module has one of this size, else a copy of `values`."""
         old = self._buffers.get(name)
         if self._others is not None:
             if old is not None and values is not None and not torch.equal(old, values.to(old)):
@@ -56,14 +56,10 @@ class OwnBuffers(nn.Module):
             return
         if values is None:
             self.register_buffer(name, None, False)
-        elif not self.rewired:
-            self.register_buffer(name, values.to(device), False)
-        elif old is not None and name in self._own and _alike(old, values, device):
+        elif old is not None and _takes(old, values, device):
             old.copy_(values)
         else:
-            # A pattern is frozen, and layers built on one share its tensors.
             self.register_buffer(name, values.to(device, copy=True), False)
-            self._own.add(name)
         self._written[name] = _version(self._buffers[name])
 
     def train(self, mode: bool = True) -> Self:
@@ -116,12 +112,6 @@ class OwnBuffers(nn.Module):
         written: dict[str, int] = self.__dict__.setdefault("_versions_written", {})
         return written
 
-    @property
-    def _own(self) -> set[str]:
-        """Names of buffers that this module alone writes."""
-        own: set[str] = self.__dict__.setdefault("_own_buffers", set())
-        return own
-
 
 def _version(buffer: Tensor | None) -> int:
     """How often a tensor has been written to in place, which inference mode does not count."""
@@ -141,5 +131,7 @@ def write_beside_parameters(module: nn.Module, _: object = None) -> None:
             part._write_buffers(device)
 
 
-def _alike(old: Tensor, new: Tensor, device: torch.device) -> bool:
-    return old.shape == new.shape and old.dtype == new.dtype and old.device == device
+def _takes(old: Tensor, new: Tensor, device: torch.device) -> bool:
+    """Whether values can be written to a tensor that is there."""
+    alike = old.shape == new.shape and old.dtype == new.dtype and old.device == device
+    return alike and (not old.is_inference() or torch.is_inference_mode_enabled())

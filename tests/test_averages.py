@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -100,6 +101,25 @@ def test_of_buffers_that_stay(build: Any) -> None:
     for part in model.modules():
         if hasattr(part, "pattern"):
             part.pattern.validate()
+
+
+@pytest.mark.parametrize("build", [locally, linear, attending])
+@pytest.mark.parametrize("kind", EMA)
+def test_of_a_copy_that_has_moved(build: Any, kind: Any) -> None:
+    """As one on the CPU of a model on a GPU: its buffers are written anew."""
+    model = build()
+    mean = AveragedModel(model, use_buffers=True, **kind)
+    mean.module.to_empty(device="cpu")
+    mean.module.load_state_dict(model.state_dict())
+    patterns = [part.pattern for part in model.modules() if hasattr(part, "pattern")]
+    before = [dataclasses.replace(one, col=one.col.clone()).fingerprint for one in patterns]
+    for _ in range(3):
+        mean.update_parameters(model)
+    assert [dataclasses.replace(one).fingerprint for one in patterns] == before
+    model.eval()
+    if kind:
+        with pytest.raises(PatternError, match=r"col.* are not those of its pattern any more"):
+            mean.eval()
 
 
 @pytest.mark.parametrize("build", [locally, linear, attending])

@@ -221,9 +221,13 @@ def test_dtype_is_that_of_the_parameters_and_indices_stay(tie: Any) -> None:
     assert all(torch.equal(*pair) for pair in zip(indices, layer.buffers(), strict=True))
 
 
-def test_indices_are_not_saved_and_are_shared_with_the_pattern() -> None:
+def test_indices_are_not_saved_and_are_the_own_of_each_layer() -> None:
     pattern = index_pattern()
     layer = build(pattern)
     assert set(layer.state_dict()) == {"weight", "bias", "_extra_state"}
-    assert layer.col.data_ptr() == pattern.col.data_ptr()
-    assert layer.share_memory().col.data_ptr() == pattern.col.data_ptr()
+    before, others = pattern.col.clone(), (build(pattern), copy.deepcopy(layer))
+    layer.col.zero_()
+    with pytest.raises(PatternError, match="col of LocallyConnected are not those of its pattern"):
+        layer.eval()
+    for tensor in (pattern.col, *(other.eval().col for other in others)):
+        assert torch.equal(tensor, before)
