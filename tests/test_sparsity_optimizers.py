@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -11,7 +15,7 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError
 from scisparse.layers import SparseLinear
-from scisparse.sparsity import Sparsifier, schedules
+from scisparse.sparsity import Sparsifier, optimizer_state, schedules
 from scisparse.sparsity.optimizer_state import clear_rows
 
 
@@ -125,3 +129,65 @@ def test_a_compiled_step_of_an_optimizer_that_is_made_later() -> None:
     first: Any = model[0]
     moments, gone = last.state[first.weight]["exp_avg_sq"], ~masks(sparsifier)[0]
     assert not moments[gone].any()
+
+
+class Unhashable(torch.optim.SGD):
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_an_optimizer_without_a_hash_is_one_like_others() -> None:
+    seed()
+    model = network()
+    sparsifier = Sparsifier(model, None, "set", sparsity=0.7, schedule=OFTEN)
+    last = Unhashable(model.parameters(), lr=0.1, momentum=0.9)
+    train(model, last, sparsifier, batches(8))
+    first: Any = model[0]
+    assert not last.state[first.weight]["momentum_buffer"][~masks(sparsifier)[0]].any()
+
+
+def test_steps_are_noticed_as_long_as_a_sparsifier_needs_it(monkeypatch: Any) -> None:
+    for name, empty in (("_notices", weakref.WeakSet()), ("_hook", [])):
+        monkeypatch.setattr(optimizer_state, name, empty)  # sparsifiers of other tests
+    sparsifier: Sparsifier | None = None
+    for _ in range(2):
+        sparsifier = Sparsifier(network(), None, "set", sparsity=0.5, schedule=OFTEN)
+        copied = copy.deepcopy(sparsifier)
+        sparsifier.release()
+        assert optimizer_state._hook
+        copied.release()
+        assert not optimizer_state._hook
+    sparsifier = Sparsifier(network(), None, "set", sparsity=0.5, schedule=OFTEN)
+    last = adam(network())
+    last.step()
+    assert optimizer_state._steps(last) is not None
+    sparsifier = None
+    gc.collect()
+    last = adam(network())
+    last.step()
+    assert optimizer_state._steps(last) is None
+    optimizer_state._hook.pop().remove()
+
+
+def test_optimizers_that_step_in_other_threads() -> None:
+    """They come and go while those that have stepped are listed."""
+    model = network()
+    sparsifier = Sparsifier(model, adam(model), "set", sparsity=0.5, schedule=OFTEN)
+    ended, failed = threading.Event(), []
+
+    def others() -> None:
+        try:
+            while not ended.is_set():
+                for one in [adam(nn.Linear(1, 1)) for _ in range(20)]:
+                    one.step()
+        except RuntimeError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=others)
+    thread.start()
+    train(model, adam(model), sparsifier, batches(40))
+    ended.set()
+    thread.join()
+    assert not failed

@@ -12,25 +12,26 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from scisparse.layers.rewiring import move_rows
 from scisparse.pattern import Pattern
 
 __all__ = [
     "Keeper",
+    "StepNotice",
     "clear",
     "clear_rows",
     "forget",
     "is_replaced",
     "join",
     "move",
-    "notice_steps",
     "rewire",
 ]
 
@@ -50,32 +51,76 @@ def join(keeper: Keeper) -> None:
     _keepers.add(keeper)
 
 
-# The last two times of each optimizer that has stepped, on a clock of such steps.
-_stepped: weakref.WeakKeyDictionary[Optimizer, tuple[int, int]] = weakref.WeakKeyDictionary()
+class _Steps(NamedTuple):
+    """The last two times of an optimizer that has stepped, on a clock of such steps."""
+
+    optimizer: weakref.ref[Optimizer]
+    before: int
+    last: int
+
+
+# By identity, as optimizers may lack a hash. Listed as a copy: others may step meanwhile.
+_stepped: dict[int, _Steps] = {}
 _clock = itertools.count()
-_noticing: list[Any] = []  # the handle of the hook
 
 
-def notice_steps() -> None:
-    """Let the state of every optimizer move with the weights, from its next step on."""
-    if not _noticing:
-        # Compiled steps leave their graph here, as they do a line later in torch.
-        _noticing.append(register_optimizer_step_pre_hook(torch.compiler.disable(_notice)))
+class StepNotice:
+    """Lets the state of every optimizer move with the weights, from its next step on.
+
+    Until it is removed; one that is dropped notices no more.
+
+    Parameters
+    ----------
+    handles
+        Of hooks that go with it.
+    """
+
+    def __init__(self, *handles: RemovableHandle) -> None:
+        self._handles = handles
+        _notices.add(self)
+        if not _hook:
+            # Compiled steps leave their graph here, as they do a line later in torch.
+            _hook.append(register_optimizer_step_pre_hook(torch.compiler.disable(_notice)))
+
+    def remove(self) -> None:
+        """Take the hooks off; that of all optimizers where nobody else needs it."""
+        for handle in self._handles:
+            handle.remove()
+        _notices.discard(self)
+        if not _notices and _hook:
+            _hook.pop().remove()
+
+
+_notices: weakref.WeakSet[StepNotice] = weakref.WeakSet()
+_hook: list[RemovableHandle] = []
 
 
 def _notice(optimizer: Optimizer, *_: Any) -> None:
-    _stepped[optimizer] = (_last_step(optimizer), next(_clock))
+    if not _notices:  # dropped, which is no time to change torch's list of hooks
+        return
+    if _steps(optimizer) is None:
+        for key, known in _stepped.copy().items():
+            if known.optimizer() is None:
+                _stepped.pop(key, None)
+    _stepped[id(optimizer)] = _Steps(weakref.ref(optimizer), _last_step(optimizer), next(_clock))
+
+
+def _steps(optimizer: Optimizer) -> _Steps | None:
+    known = _stepped.get(id(optimizer))  # may be of one that is gone
+    return known if known is not None and known.optimizer() is optimizer else None
 
 
 def _last_step(optimizer: Optimizer | None) -> int:
-    return -1 if optimizer is None else _stepped.get(optimizer, (-1, -1))[1]
+    """When an optimizer has made its last step that was noticed; -1 for none."""
+    known = None if optimizer is None else _steps(optimizer)
+    return -1 if known is None else known.last
 
 
 def is_replaced(optimizer: Optimizer | None, parameter: nn.Parameter) -> bool:
     """Whether another optimizer has stepped a parameter twice since this one has made a step."""
-    others = [one for one in _optimizers(None, parameter) if one is not optimizer]
     # Once may be what a wrapper, which steps before, has wrapped.
-    return any(_stepped[one][0] > _last_step(optimizer) for one in others)
+    others = [_steps(one) for one in _optimizers(None, parameter) if one is not optimizer]
+    return any(known is not None and known.before > _last_step(optimizer) for known in others)
 
 
 def _group(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any] | None:
@@ -86,8 +131,9 @@ def _group(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any] | No
 
 def _optimizers(optimizer: Optimizer | None, parameter: nn.Parameter) -> list[Optimizer]:
     """Return the optimizer that is given, and others that have stepped the parameter."""
-    others = [one for one in list(_stepped) if _group(one, parameter) is not None]
-    return list({id(one): one for one in (optimizer, *others) if one is not None}.values())
+    others = [known.optimizer() for known in _stepped.copy().values()]
+    stepping = [o for o in others if o is not None and _group(o, parameter) is not None]
+    return list({id(one): one for one in (optimizer, *stepping) if one is not None}.values())
 
 
 # Options of an optimizer from which its state starts, where that is not 0: Rprop's, Adagrad's.

@@ -276,7 +276,7 @@ def check_gathers(targets: Sequence[Target], rules: Rules) -> None:
             )
 
 
-def attend_steps(targets: Sequence[Target], rules: Rules) -> RemovableHandle | None:
+def attend_steps(targets: Sequence[Target], rules: Rules) -> optimizer_state.StepNotice | None:
     """Notice which optimizers step, whose state is to move along; gather before steps if due.
 
     Raises
@@ -284,9 +284,10 @@ def attend_steps(targets: Sequence[Target], rules: Rules) -> RemovableHandle | N
     OptionError
         There is no optimizer to gather before its steps, or one that makes several at once.
     """
-    if rules.growth is not None or rules.optimizer is not None:
-        optimizer_state.notice_steps()
-    return _gather_before_steps(targets, rules) if rules.gathers else None
+    handles = [_gather_before_steps(targets, rules)] if rules.gathers else []
+    if rules.growth is None and rules.optimizer is None:
+        return None
+    return optimizer_state.StepNotice(*handles)
 
 
 def _gather_before_steps(targets: Sequence[Target], rules: Rules) -> RemovableHandle:
