@@ -81,6 +81,25 @@ def test_gradients_that_are_gathered_at_the_steps_of_another_optimizer(method: s
         train(model, adam(model), sparsifier, batches(30))
 
 
+@pytest.mark.parametrize("method", ["l0", "movement", "top_kast", "sparse_momentum"])
+def test_others_may_step_more_often(method: str) -> None:
+    model = network()
+    first = adam(model)
+    schedule = schedules.Steady(end=1000, every=1) if method == "top_kast" else None
+    given: Any = {"total_steps": 40} if schedule is None else {"schedule": schedule}
+    sparsifier = Sparsifier(model, first, method, sparsity=0.5, **given)
+    others = torch.optim.SGD(model.parameters(), lr=0.01)
+    for x, y in batches(12):
+        (model(x) - y).square().mean().backward()
+        for one in (first, others, others):
+            one.step()
+        sparsifier.step()
+        first.zero_grad()
+    assert sparsifier.progress.moved
+    with pytest.raises(OptionError, match=r"0.weight is stepped by another optimizer than `opt"):
+        train(model, others, sparsifier, batches(12))
+
+
 def test_rows_of_factored_states_start_anew() -> None:
     layer = locally()
     optimizer = torch.optim.Adafactor(layer.parameters(), lr=0.01)

@@ -32,6 +32,7 @@ __all__ = [
     "is_replaced",
     "join",
     "move",
+    "now",
     "rewire",
 ]
 
@@ -116,9 +117,19 @@ def _last_step(optimizer: Optimizer | None) -> int:
     return -1 if known is None else known.last
 
 
-def is_replaced(optimizer: Optimizer | None, parameter: nn.Parameter) -> bool:
-    """Whether another optimizer has stepped a parameter twice since this one has made a step."""
-    # Once may be what a wrapper, which steps before, has wrapped.
+def now() -> int:
+    """A time on the clock of steps."""
+    return next(_clock)
+
+
+def is_replaced(optimizer: Optimizer | None, parameter: nn.Parameter, since: int) -> bool:
+    """Whether others step a parameter, and an optimizer has made no step since some time.
+
+    Nor may it have made one since another has stepped twice: once may be what a wrapper, which
+    steps before, has wrapped.
+    """
+    if _last_step(optimizer) > since:
+        return False
     others = [_steps(one) for one in _optimizers(None, parameter) if one is not optimizer]
     return any(known is not None and known.before > _last_step(optimizer) for known in others)
 

@@ -97,6 +97,7 @@ class Target(ABC):
     stored: Tensor | None = None
     _momentum: Tensor | None
     _sum: Tensor | None = None  # of scores over steps
+    _checked = -1  # when it was last clear that what is to be gathered at steps is
 
     @property
     @abstractmethod
@@ -268,12 +269,13 @@ def without_passes(targets: Sequence[Target], rules: Rules) -> list[Target]:
 def check_gathers(targets: Sequence[Target], rules: Rules) -> None:
     """Raise if what is to be gathered at the steps of an optimizer is not, as another one steps."""
     for target in targets if rules.gathers else []:
-        weight = target.parameter
-        if weight is not None and optimizer_state.is_replaced(rules.optimizer, weight):
+        weight, since = target.parameter, target._checked
+        if weight is not None and optimizer_state.is_replaced(rules.optimizer, weight, since):
             raise OptionError(
                 f"{target.name} is stepped by another optimizer than `optimizer`, at whose steps "
                 "this method gathers gradients; build the sparsifier with the one that trains"
             )
+        target._checked = optimizer_state.now()
 
 
 def attend_steps(targets: Sequence[Target], rules: Rules) -> optimizer_state.StepNotice | None:
