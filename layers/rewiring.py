@@ -133,10 +133,15 @@ class Rewirable(OwnBuffers):
                     self._exchange(pattern)
                 else:
                     self.rewire(pattern, rows=rows)
-            elif pattern.num_edges < rows != len(self.weight):
+            elif rows != len(self.weight) and self._fits(state_dict.get(prefix + "weight")):
                 spares = self.weight.new_zeros(rows - pattern.num_edges, *self.weight.shape[1:])
                 resize(self.weight, torch.cat([self.edge_weight.detach(), spares]))
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
+
+    def _fits(self, saved: Tensor | None) -> bool:
+        """Whether saved weights may be of the edges of this pattern and, perhaps, spare rows."""
+        own = "weight" in self._parameters
+        return own and saved is not None and len(saved) >= self.pattern.num_edges
 
     def _loads_computed(self, state: Mapping[str, Any], prefix: str, pattern: Pattern) -> bool:
         """Whether what the weight is computed from, such as behind gates, comes with the edges."""

@@ -70,6 +70,22 @@ def test_files_hold_the_edges() -> None:
         SparseLinear(12, 9, 3).load_state_dict(first.state_dict())
 
 
+@pytest.mark.parametrize("spare", [(5, 0), (0, 5), (5, 2)])
+def test_files_may_have_other_spare_rows(spare: tuple[int, int]) -> None:
+    layers = [SparseLinear(8, 6, fan_in=4) for _ in spare]
+    for layer, rows in zip(layers, spare, strict=True):
+        layer.rewire(layers[0].pattern, rows=24 + rows)
+    layer, saved = layers
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    layer.load_state_dict(saved.state_dict())
+    assert torch.equal(layer.weight, saved.weight)
+    x = torch.randn(3, 8)
+    layer(x).sum().backward()
+    optimizer.step()
+    layer.load_state_dict(saved.state_dict())
+    assert torch.equal(layer(x), saved(x))
+
+
 def test_moves_and_types() -> None:
     layer = SparseLinear(12, 8, 3)
     x = torch.randn(4, 12, generator=generator(4))
