@@ -24,6 +24,8 @@ from scisparse.pattern import Pattern
 from scisparse.patterns import window
 from scisparse.sparsity import Sparsifier, schedules
 from scisparse.sparsity.budgets import AreaWeighted
+from scisparse.sparsity.candidates import AllPairs
+from scisparse.sparsity.edge_units import EdgeUnits
 
 MODES = ("zeros", "circular")
 
@@ -112,6 +114,11 @@ def test_units_move_as_wholes(structure: str, method: str) -> None:
     optimizer.zero_grad()
     final: Any = sparsifier.finalize()
     assert final.weight.shape[0] == layer.pattern.num_edges
+
+
+def test_the_nearest_of_numbers_that_single_precision_does_not_tell_apart() -> None:
+    units = EdgeUnits(AllPairs(wide()), torch.zeros_like, torch.tensor([100_000_003, 6]))
+    assert units.best(torch.tensor([2.0, 1.0]), 100_000_005.0).tolist() == [True, False]
 
 
 def test_a_stencil_that_the_data_were_made_with_is_found() -> None:

@@ -58,7 +58,7 @@ class EdgeUnits:
         order = order[(score[order] > -torch.inf) & (self.sizes[order] > 0)]
         total = torch.cat([torch.zeros(1, dtype=torch.int64), self.sizes[order].cumsum(0)])
         chosen = torch.zeros(score.shape, dtype=torch.bool)
-        chosen[order[: int((total - edges).abs().argmin())]] = True
+        chosen[order[: int((total.double() - edges).abs().argmin())]] = True
         return chosen
 
     def reached(self, edges: float) -> int:
