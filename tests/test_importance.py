@@ -16,7 +16,7 @@ from scisparse.grids import LatLonGrid
 from scisparse.layers import LocallyConnected, SparseLinear
 from scisparse.patterns import window
 from scisparse.sparsity import Recipe, Sparsifier, curvature, probes, schedules, scores
-from scisparse.sparsity.importance import area_weighted, named
+from scisparse.sparsity.importance import Importance, _needed, area_weighted, named
 from scisparse.sparsity.probes import synflow
 
 
@@ -328,3 +328,23 @@ def test_a_random_start_does_not_see_the_weights(build: Any, number: int) -> Non
     assert len(kept) == 2048 == target.count
     # Means of half of the weights, drawn at random, differ from that of all by chance.
     assert abs(float(kept.mean() - before.mean())) < 5 * float(before.std()) / 2048**0.5
+
+
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16,) * 600, (torch.float64, torch.float32)])
+def test_sums_are_of_no_less_than_single_precision(dtypes: tuple[torch.dtype, ...]) -> None:
+    """Whatever the function of a user returns, and also where the model is cast meanwhile."""
+    model = nn.Linear(2, 2, bias=False).to(dtypes[0])
+    nn.init.ones_(model.weight)
+    kept = Importance("kept", lambda weight, gradient: weight * _needed(gradient), True, sums=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    sparsifier = Sparsifier(model, optimizer, "gmp", sparsity=0.5, total_steps=9000, score=kept)
+    for dtype in dtypes:
+        weight = model.to(dtype).weight
+        weight.grad = torch.full_like(weight, 1 / 3)
+        optimizer.step()
+    total = sparsifier.state_dict()["targets"]["weight"]["sum"]
+    exact = sum(torch.tensor(1 / 3, dtype=dtype).double() for dtype in dtypes)
+    torch.testing.assert_close(
+        total.double(), torch.full((2, 2), float(exact), dtype=torch.float64), rtol=1e-5, atol=0
+    )
+    assert total.dtype == torch.promote_types(dtypes[0], torch.float32)

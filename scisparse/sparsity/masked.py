@@ -158,7 +158,9 @@ class MaskedTarget(Target):
             step = rules.importance.share(
                 self.parameter.detach(), unscaled, rules.generator, of=self.name
             )
-            self._sum = step if self._sum is None else self._sum.to(step) + step
+            before = step.new_zeros((), dtype=torch.float32) if self._sum is None else self._sum
+            precision = torch.promote_types(before.dtype, step.dtype)
+            self._sum = before.to(step.device, precision) + step.to(precision)
         if rules.growth is None or not rules.growth.needs_momentum:
             return
         recorded = self._gradient if finite else None
