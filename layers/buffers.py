@@ -102,7 +102,10 @@ class OwnBuffers(nn.Module):
                 f"{', '.join(others)} of {type(self).__name__} are not those of its pattern any "
                 "more, as something else has written to them: let averages and other copies of a "
                 "model whose edges move take part, sparsifier.follow(average.module), and leave "
-                "`use_buffers` of torch's AveragedModel at False, as numbers of edges have no mean"
+                "`use_buffers` of torch's AveragedModel at False, as numbers of edges have no "
+                "mean; an average of weights that were on the same edges all along is good: save a "
+                "copy.deepcopy(model) that has it, by torch.nn.utils.vector_to_parameters("
+                "parameters_to_vector(average.parameters()), copied.parameters())"
             )
         self._written.update((name, _version(b)) for name, b in now.items())
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from sparsity_cases import OFTEN, adam, fields, locally, network, seed, train
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 from scisparse.errors import OptionError, PatternError
@@ -76,14 +77,22 @@ def test_over_edges_that_move(build: Any, kind: Any, use_buffers: bool, follows:
         for read in (mean.eval, mean.train, mean.state_dict):
             with pytest.raises(PatternError, match=r"col.* are not those of its pattern any more"):
                 read()
+    if not follows:
         return
-    layers: list[Any] = [part for part in mean.modules() if hasattr(part, "row_ptr")]
+    copied: Any = mean.module
+    if rounds:
+        copied = copy.deepcopy(model)
+        for averaged, own in zip(mean.parameters(), copied.parameters(), strict=True):
+            assert averaged.shape == own.shape
+        vector_to_parameters(parameters_to_vector(mean.parameters()), copied.parameters())
+    layers: list[Any] = [part for part in copied.modules() if hasattr(part, "row_ptr")]
     for part in layers:
         assert torch.equal(part.col, part.pattern.col)
     x = fields(1)[0][0]
     again = build()
-    again.load_state_dict(mean.eval().module.state_dict())
-    torch.testing.assert_close(again(x), mean(x))
+    again.load_state_dict(copied.eval().state_dict())
+    torch.testing.assert_close(again(x), copied(x))
+    torch.testing.assert_close(dict(again.named_parameters()), dict(mean.module.named_parameters()))
 
 
 @pytest.mark.parametrize("build", [locally, linear, attending])
@@ -94,7 +103,8 @@ def test_of_buffers_that_stay(build: Any) -> None:
     mean = AveragedModel(model, use_buffers=True, avg_fn=get_ema_avg_fn(0.9))
     for _ in range(3):
         mean.update_parameters(model)
-    with pytest.raises(PatternError, match=r"leave `use_buffers` of torch's AveragedModel at F"):
+    remedies = r"leave `use_buffers` of torch's AveragedModel at F.* save a copy\.deepcopy\(model\)"
+    with pytest.raises(PatternError, match=remedies):
         mean.eval()
     torch.testing.assert_close(dict(model.named_buffers()), before)
     model.eval()
