@@ -112,7 +112,7 @@ def _pair(b, h, e, edges, H: tl.constexpr):
     Up to 4 heads of an edge lie in one sector, and all edges of these before the next heads.
     """
     P: tl.constexpr = 4 if H % 4 == 0 else (2 if H % 2 == 0 else 1)
-    return 2 * (((b * (H // P) + h // P) * edges + e) * P + h % P)
+    return 2 * (b * edges * H + e * P) + 2 * (h // P * edges * P + h % P)
 
 
 @triton.jit
