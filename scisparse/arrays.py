@@ -19,8 +19,13 @@ from numpy.typing import NDArray
 
 from scisparse.errors import DataError, GridError
 from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, UnstructuredGrid, from_xarray
-from scisparse.grids.canonical import canonical_points, check_dims, check_shape, with_areas
-from scisparse.grids.canonical import eastward as eastward
+from scisparse.grids.canonical import (
+    canonical_points,
+    check_dims,
+    check_shape,
+    eastward,
+    with_areas,
+)
 from scisparse.grids.discovery import grid_dims, has_grid, places_among
 from scisparse.grids.same import Labels, difference, labels_of, order_of
 from scisparse.grids.same import same_points as same_points
@@ -30,7 +35,6 @@ __all__ = [
     "Frame",
     "add_history",
     "check_object",
-    "eastward",
     "find_axes",
     "find_dim",
     "has_role",

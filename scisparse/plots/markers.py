@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scisparse.arrays import eastward
 from scisparse.grids import UnstructuredGrid
+from scisparse.grids.canonical import eastward
 
 __all__ = ["Markers", "Places"]
 
