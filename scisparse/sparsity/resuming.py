@@ -101,7 +101,7 @@ def _check_whole(part: str | None, mine: Mapping[str, Any], saved: Mapping[str, 
 def _written_rule(rule: Growth | Importance) -> str:
     """Write down the name of a rule, and the numbers that it was made with."""
     if isinstance(rule, Growth):
-        reserve = {"extra": _plain(rule.extra), "penalty": _plain(rule.penalty)}
+        reserve = {"extra": _without_point(rule.extra), "penalty": _without_point(rule.penalty)}
         numbers = (reserve if rule.extra else {}) | _numbers(rule.score)
     else:
         numbers = ({"block": rule.block} if rule.block else {}) | _numbers(rule.gating)
@@ -113,7 +113,7 @@ def _numbers(part: object) -> dict[str, float]:
     """Numbers among the fields of a dataclass."""
     if not is_dataclass(part):
         return {}
-    values = {one.name: _plain(getattr(part, one.name)) for one in fields(part)}
+    values = {one.name: _without_point(getattr(part, one.name)) for one in fields(part)}
     return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
@@ -121,7 +121,7 @@ def _written(part: object) -> str:
     """Write a part down; those that are no dataclasses may write where in memory they are."""
     if not is_dataclass(part):
         return type(part).__name__
-    values = [f"{one.name}={_plain(getattr(part, one.name))!r}" for one in fields(part)]
+    values = [f"{one.name}={_without_point(getattr(part, one.name))!r}" for one in fields(part)]
     return f"{type(part).__name__}({', '.join(values)})"
 
 
@@ -141,7 +141,7 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _plain(value: Any) -> Any:
+def _without_point(value: Any) -> Any:
     """Return it as :func:`plain` does, and whole numbers without a point."""
     value = plain(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
