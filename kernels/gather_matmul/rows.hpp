@@ -68,20 +68,26 @@ class Rows {
   int64_t x_pitch() const { return x_.pitch(); }
   int64_t y_pitch() const { return p_.y.are_reals() ? p_.pattern.sites * p_.out : p_.out; }
 
-  // Calls tiles(piece, y, add) for the pieces of the row of site i. It computes [B, O] sums y, and from the second piece on
-  // adds to those that are there.
-  template <class Tiles>
-  SCISPARSE_INLINE void site(int64_t i, const Tiles& tiles) {
-    R* y = p_.y.are_reals() ? p_.y.template as<R>() + i * p_.out : y_.get();
+  // Calls f(piece, later) for the pieces of the row of site i: one at least, and `later` from the second on.
+  template <class F>
+  SCISPARSE_INLINE void pieces(int64_t i, const F& f) {
     const int64_t first = p_.pattern.row_ptr[i], end = p_.pattern.row_ptr[i + 1];
     int64_t e = first;
     do {
       piece_.count = int(min_of(end - e, min_of(x_.slots(), weights.slots())));
       x_.read(piece_.x, p_.in, p_.pattern.col, e, piece_.count);
       weights.read(e, piece_);
-      tiles(piece_, y, e > first);
+      f(piece_, e > first);
       e += piece_.count;
     } while (e < end);
+  }
+
+  // Calls tiles(piece, y, add) for the pieces of the row of site i. It computes [B, O] sums y, and from the second piece on
+  // adds to those that are there.
+  template <class Tiles>
+  SCISPARSE_INLINE void site(int64_t i, const Tiles& tiles) {
+    R* y = p_.y.are_reals() ? p_.y.template as<R>() + i * p_.out : y_.get();
+    pieces(i, [&](const Piece<R>& piece, bool add) SCISPARSE_INLINE_LAMBDA { tiles(piece, y, add); });
     if (!p_.y.are_reals())
       for (int64_t b = 0; b < p_.batch; b++) p_.y.write(y + b * p_.out, p_.out, (b * p_.pattern.sites + i) * p_.out);
   }

@@ -3,6 +3,7 @@
 
 #include "columns.hpp"
 #include "dots.hpp"
+#include "folded.hpp"
 #include "outer.hpp"
 #include "outer_panels.hpp"
 #include "outer_singles.hpp"
@@ -31,10 +32,23 @@ bool is_for_packed(const Forward<R>& p) {
   return p.out > 1 || in_use > 2 * lanes_in_use<R>(p.in);
 }
 
+// Neighbouring rows of weights make vectors, and the batch is too small to fill them. Chunks of inputs are taken from memory again
+// for each edge, so that they must be reals.
+template <class R>
+bool is_for_folded(const Forward<R>& p) {
+  constexpr int W = width<R>;
+  const int64_t row = p.transposed ? p.in : p.out;
+  if (!p.x.are_reals() || p.in == 1 || p.out == 1 || row >= W || W % row != 0) return false;
+  if (p.batch == 1) return row < W / 2;  // half vectors hold the rest
+  return p.transposed ? p.batch < W : p.batch <= W;
+}
+
 template <class R>
 Status forward(const scisparse::GatherMatmul& problem, int64_t first, int64_t last) {
   const Forward<R> p(problem);
   if (has_single_numbers(p)) return singles(p, first, last);
+  if constexpr (SCISPARSE_ISA > 1)
+    if (is_for_folded(p)) return folded(p, first, last);
   if (is_for_packed(p)) return packed(p, first, last);
   if (has_vectors(p)) return vectors(p, first, last);
   return p.transposed ? dots(p, first, last) : columns(p, first, last);
