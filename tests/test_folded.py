@@ -1,10 +1,10 @@
-"""Narrow blocks of weights and small batches: lanes over inputs and outputs of an edge at once."""
+"""Narrow blocks of weights: lanes over inputs and outputs at once, or along their only row."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from kernel_cases import INSTRUCTION_SETS, Case, assert_close
+from kernel_cases import INSTRUCTION_SETS, TOLERANCE, Case, assert_close
 from torch import Tensor
 
 from scisparse.kernels.gather_matmul import Edges, cpu, reference
@@ -28,6 +28,22 @@ def test_every_width_and_batch(
         for batch in BATCHES:
             sources = 150 if fan_in > 64 else 9
             case = Case(batch, 7, sources, wide, narrow, fan_in, weights)
+            x, weight, grad, edges = case.tensors(dtype, seed=batch)
+            check(x, weight, edges, False)
+            check(grad, weight, case.transposed(edges), True)
+
+
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("weights", [None, 5])
+def test_vectors_of_every_type(
+    weights: int | None, dtype: torch.dtype, isa: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One input or one output: rows that end inside a vector, at its end and behind it."""
+    monkeypatch.setattr(cpu, "_ISA_AUTO", isa)
+    for channels_in, channels_out in [(1, 3), (1, 8), (1, 35), (5, 1), (16, 1), (40, 1)]:
+        for batch in (1, 5, 9):
+            case = Case(batch, 19, 12, channels_in, channels_out, 5, weights)
             x, weight, grad, edges = case.tensors(dtype, seed=batch)
             check(x, weight, edges, False)
             check(grad, weight, case.transposed(edges), True)

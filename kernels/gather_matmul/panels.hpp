@@ -175,16 +175,6 @@ class Panels {
   Buffer<R> weights_, results_;
 };
 
-// Calls f with a null pointer of the type that values of `dtype` are stored as.
-template <class R, class F>
-auto with_type(DType dtype, const F& f) {
-  if constexpr (std::is_same_v<R, float>) {
-    if (dtype == DType::bfloat16) return f(static_cast<Bfloat16*>(nullptr));
-    if (dtype == DType::float16) return f(static_cast<Float16*>(nullptr));
-  }
-  return f(static_cast<R*>(nullptr));
-}
-
 template <class R>
 void fill_panel(const Table& table, const Panel& panel, int64_t first, int64_t last) {
   with_type<R>(table.dtype, [&](auto* type) {

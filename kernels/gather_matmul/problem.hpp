@@ -29,6 +29,16 @@ void narrow_all(const float* from, int64_t count, void* to) {
   }
 }
 
+// Calls f with a null pointer of the type that values of `dtype` are stored as.
+template <class R, class F>
+auto with_type(DType dtype, const F& f) {
+  if constexpr (std::is_same_v<R, float>) {
+    if (dtype == DType::bfloat16) return f(static_cast<Bfloat16*>(nullptr));
+    if (dtype == DType::float16) return f(static_cast<Float16*>(nullptr));
+  }
+  return f(static_cast<R*>(nullptr));
+}
+
 // Numbers in memory, of the type R or of a narrower one.
 template <class R, class Void>
 struct Numbers {

@@ -8,20 +8,21 @@
 namespace SCISPARSE_NAMESPACE {
 namespace {
 
-// What both kernels do with an edge: find its source and its weights. L is the length of a vector.
-template <class R, int L>
+// What both kernels do with an edge: find its source and its weights. Numbers are stored as T; L is the length of a vector.
+template <class T, int L>
 struct VectorEdges {
+  using R = Real<T>;
   using V = Vec<R, L>;
 
   explicit VectorEdges(const Forward<R>& p)
       : pattern_(p.pattern), batch_(p.batch), in_(p.in), out_(p.out), size_(p.in * p.out), x_pitch_(p.pattern.sources * p.in),
-        y_pitch_(p.pattern.sites * p.out), x_(p.x.template as<R>()), weight_(p.weight.template as<R>()), y_(p.y.template as<R>()),
+        y_pitch_(p.pattern.sites * p.out), x_(p.x.template as<T>()), weight_(p.weight.template as<T>()), y_(p.y.template as<T>()),
         last_edge_(p.pattern.row_ptr[p.pattern.sites] - 1), streaming_(p.streaming) {}
 
   // Calls edge(source, weights) for the edges of site i, with the sources of batch b.
   template <class Edge>
   SCISPARSE_INLINE void row(int64_t i, int64_t b, const Edge& edge) const {
-    const R* x = x_ + b * x_pitch_;
+    const T* x = x_ + b * x_pitch_;
     const int64_t end = pattern_.row_ptr[i + 1];
     for (int64_t e = pattern_.row_ptr[i]; e < end; e++) {
       if (b == 0) ask_for_weight(e);
@@ -37,7 +38,7 @@ struct VectorEdges {
 
   // Asks for as many weights as edges [first, end) have, some way ahead of them; weights are in order.
   SCISPARSE_INLINE void ask_for_weights(int64_t first, int64_t end) const {
-    constexpr int64_t ahead = 4096 / int64_t(sizeof(R)), line = 64 / int64_t(sizeof(R));
+    constexpr int64_t ahead = 4096 / int64_t(sizeof(T)), line = 64 / int64_t(sizeof(T));
     const int64_t last = min_of(end * size_ + ahead, (last_edge_ + 1) * size_);
     for (int64_t k = first * size_ + ahead; k < last; k += line) ask_to_read(weight_ + k);
   }
@@ -66,23 +67,24 @@ struct VectorEdges {
   template <int NB>
   SCISPARSE_INLINE void ask_for_sources(int64_t source, int64_t b0) const {
     constexpr int64_t ahead = 16;
-    const R* x = x_ + min_of(source + ahead, pattern_.sources - 1) * in_;
+    const T* x = x_ + min_of(source + ahead, pattern_.sources - 1) * in_;
     unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { ask_to_read(x + (b0 + b) * x_pitch_); });
   }
 
   const Pattern pattern_;
   int64_t batch_, in_, out_, size_, x_pitch_, y_pitch_;
-  const R *x_, *weight_;
-  R* y_;
+  const T *x_, *weight_;
+  T* y_;
   int64_t last_edge_;
   bool streaming_;
 };
 
 // Lanes over the inputs. The lanes of the sums of W sites are added together at the end, which makes vectors of outputs.
-template <class R, int L>
-class ToOne : VectorEdges<R, L> {
+template <class T, int L>
+class ToOne : VectorEdges<T, L> {
  public:
-  using Base = VectorEdges<R, L>;
+  using Base = VectorEdges<T, L>;
+  using R = typename Base::R;
   using V = typename Base::V;
   static constexpr int W = width<R>;
 
@@ -115,7 +117,7 @@ class ToOne : VectorEdges<R, L> {
         unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { store(sums + (b * W + s) * L, sum[b]); });
       }
     });
-    R* y = this->y_ + b0 * this->y_pitch_ + i;
+    T* y = this->y_ + b0 * this->y_pitch_ + i;
     const int64_t pitch = this->y_pitch_;
     const bool streaming = this->streaming_;
     for (int b = 0; b < NB; b++, y += pitch)
@@ -129,7 +131,7 @@ class ToOne : VectorEdges<R, L> {
   template <int NB, class Col>
   static SCISPARSE_INLINE void site(const Base& edges, int64_t i, int64_t b0, const Col& col, V (&sum)[NB]) {
     const int64_t pitch = edges.x_pitch_;
-    edges.template runs<NB>(i, b0, col, [&](const R* x, const R* w, int64_t size) SCISPARSE_INLINE_LAMBDA {
+    edges.template runs<NB>(i, b0, col, [&](const T* x, const T* w, int64_t size) SCISPARSE_INLINE_LAMBDA {
       int64_t c = 0;
       for (; c + L <= size; c += L) {
         const V weight = load<L>(w + c);
@@ -146,10 +148,10 @@ class ToOne : VectorEdges<R, L> {
 };
 
 // Lanes over the outputs.
-template <class R, int L>
-class FromOne : VectorEdges<R, L> {
+template <class T, int L>
+class FromOne : VectorEdges<T, L> {
  public:
-  using Base = VectorEdges<R, L>;
+  using Base = VectorEdges<T, L>;
   using V = typename Base::V;
   using Base::Base;
 
@@ -177,29 +179,29 @@ class FromOne : VectorEdges<R, L> {
     V sum[NB] = {};
     const int64_t end = this->pattern_.row_ptr[i + 1];
     if (o == 0 && end > this->pattern_.row_ptr[i]) this->template ask_for_sources<NB>(at(this->pattern_.col, end - 1), b0);
-    this->row(i, b0, [&](const R* x, const R* w) SCISPARSE_INLINE_LAMBDA {
+    this->row(i, b0, [&](const T* x, const T* w) SCISPARSE_INLINE_LAMBDA {
       const V weight = WHOLE ? load<L>(w + o) : load<L>(w + o, count);
-      unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { sum[b] += splat<V>(x[b * pitch]) * weight; });
+      unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { sum[b] += splat<V>(widen_one(x[b * pitch])) * weight; });
     });
-    R* y = this->y_ + b0 * this->y_pitch_ + i * this->out_ + o;
+    T* y = this->y_ + b0 * this->y_pitch_ + i * this->out_ + o;
     unrolled<NB>([&](auto b) SCISPARSE_INLINE_LAMBDA { store_in_turn(y + b * this->y_pitch_, sum[b], count, this->streaming_); });
   }
 };
 
-// Edges carry vectors of reals.
+// Edges carry vectors of weights.
 template <class R>
 bool has_vectors(const Forward<R>& p) {
-  return (p.in == 1 || p.out == 1) && p.x.are_reals();
+  return p.in == 1 || p.out == 1;
 }
 
-template <class R, int L>
-Status vectors_of(const Forward<R>& p, int64_t first, int64_t last) {
+template <class T, int L>
+Status vectors_of(const Forward<Real<T>>& p, int64_t first, int64_t last) {
   if (p.out == 1) {
-    ToOne<R, L> kernel(p);
+    ToOne<T, L> kernel(p);
     if (!kernel) return Status::no_memory;
     kernel.sites(first, last);
   } else {
-    FromOne<R, L>(p).sites(first, last);
+    FromOne<T, L>(p).sites(first, last);
   }
   finish_streams();
   return Status::ok;
@@ -208,7 +210,10 @@ Status vectors_of(const Forward<R>& p, int64_t first, int64_t last) {
 template <class R>
 Status vectors(const Forward<R>& p, int64_t first, int64_t last) {
   constexpr int W = width<R>, HALF = W >= 4 ? W / 2 : W;
-  return p.in * p.out <= HALF ? vectors_of<R, HALF>(p, first, last) : vectors_of<R, W>(p, first, last);
+  return with_type<R>(p.x.dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    return p.in * p.out <= HALF ? vectors_of<T, HALF>(p, first, last) : vectors_of<T, W>(p, first, last);
+  });
 }
 
 }  // namespace

@@ -235,7 +235,13 @@ SCISPARSE_INLINE void store(T* p, V v, int n) {
 SCISPARSE_INLINE double widen_one(double v) { return v; }
 SCISPARSE_INLINE float widen_one(float v) { return v; }
 SCISPARSE_INLINE float widen_one(Bfloat16 v) { return bit_cast<float>(uint32_t(v.bits) << 16); }
-SCISPARSE_INLINE float widen_one(Float16 v) { return widen_float16(v.bits); }
+SCISPARSE_INLINE float widen_one(Float16 v) {
+#if SCISPARSE_ISA >= 2
+  return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(v.bits)));
+#else
+  return widen_float16(v.bits);
+#endif
+}
 
 // A number read by itself: compilers make gathers of neighbouring ones, which are slower than plain loads.
 template <class T>
