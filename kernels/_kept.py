@@ -1,11 +1,15 @@
-"""Memory of large gradients on the CPU, kept from one training step for the next.
+"""Memory of large gradients and outputs on the CPU, kept from one step for the next.
 
 A gradient of all edges is as large as the weights, and a training loop frees it in every step. The
 system then takes its pages back and hands out others, zeroed and one at a time, which takes longer
 than to write the gradient. PyTorch keeps freed memory on GPUs, but not on CPUs.
 
-Memory is kept for the index buffer of the edges: it goes when the layers over it do. What lies idle
-is no more than what was in use at once, as if gradients were set to zero in place of being freed.
+Gradients: memory is kept for the index buffer of the edges and goes when the layers over it do.
+What lies idle is no more than what was in use at once, as if gradients were set to zero in place of
+being freed.
+
+Outputs: any layer may take what another has freed. As nothing bounds how many a program holds at
+once, what lies idle of them is bounded by a number of bytes, so that large ones are not kept.
 """
 
 from __future__ import annotations
@@ -19,18 +23,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["empty", "empty_cache"]
+__all__ = ["empty", "empty_cache", "empty_output"]
 
-# Bytes. What is smaller is mostly kept by the system's allocator.
+# Bytes of a gradient. What is smaller is mostly kept by the system's allocator.
 _LEAST = 1 << 20
+# Bytes of an output. Up to here glibc keeps what was freed once (DEFAULT_MMAP_THRESHOLD_MAX).
+_LEAST_OUTPUT = 32 << 20
+_MOST_IDLE_OUTPUTS = 256 << 20
 # After so many requests, what none of them needed is let go.
 _WINDOW = 64
 
 
 class _Kept:
-    """Free blocks of memory by their size in bytes, the last one freed last."""
+    """Free blocks of memory by their size in bytes, the last one freed last.
 
-    def __init__(self) -> None:
+    Those beyond `most` bytes are let go, the oldest of a size first.
+    """
+
+    def __init__(self, most: float = math.inf) -> None:
+        self._most = most
         self._free: dict[int, list[NDArray[Any]]] = {}
         self._idle: dict[int, int] = {}  # the fewest that were free since the window began
         self._requests = 0
@@ -49,8 +60,20 @@ class _Kept:
         return block, new
 
     def put(self, block: NDArray[Any]) -> None:
-        """Take a block back."""
+        """Take a block back, unless it alone is too large."""
+        if block.nbytes > self._most:
+            return
         self._free[block.nbytes].append(block)
+        idle = sum(size * len(blocks) for size, blocks in [*self._free.items()])
+        for size, blocks in [*self._free.items()]:
+            while idle > self._most and blocks:
+                del blocks[:1]
+                idle -= size
+
+    def clear(self) -> None:
+        """Let go of what is free."""
+        for blocks in [*self._free.values()]:
+            blocks.clear()
 
     def _trim(self) -> None:
         """Let go of what nothing needed since the last time: the oldest of each size."""
@@ -60,6 +83,7 @@ class _Kept:
 
 
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_outputs = _Kept(_MOST_IDLE_OUTPUTS)
 
 
 def empty(col: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, bool]:
@@ -78,7 +102,28 @@ def empty(col: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tens
     kept = _kept.get(col)
     if kept is None:
         _kept[col] = kept = _Kept()
-    block, new = kept.take(size)
+    return _lend(kept, shape, dtype)
+
+
+def empty_output(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Make a tensor like ``torch.empty(shape, dtype=dtype)``, where an output was that is gone."""
+    if math.prod(shape) * dtype.itemsize <= _LEAST_OUTPUT:
+        return torch.empty(shape, dtype=dtype)
+    return _lend(_outputs, shape, dtype)[0]
+
+
+def empty_cache() -> None:
+    """Let go of the memory that is kept for large gradients and outputs on the CPU and not in use.
+
+    What comes next takes it anew. ``torch.cuda.empty_cache`` is the same for GPUs.
+    """
+    _kept.clear()
+    _outputs.clear()
+
+
+def _lend(kept: _Kept, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, bool]:
+    """Make a tensor in a block of `kept`, which comes back there with its storage."""
+    block, new = kept.take(math.prod(shape) * dtype.itemsize)
     lent = block[:]  # lives as long as the storage of the tensor
     weakref.finalize(lent, _put_back, weakref.ref(kept), block).atexit = False
     storage = torch.from_numpy(lent).untyped_storage()
@@ -87,14 +132,6 @@ def empty(col: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tens
     if deterministic.fill_uninitialized_memory and torch.are_deterministic_algorithms_enabled():
         made.fill_(math.nan)  # as torch.empty does, so that what a kernel leaves unwritten shows
     return made, new
-
-
-def empty_cache() -> None:
-    """Let go of the memory that is kept for large gradients on the CPU and not in use.
-
-    Training takes it anew. ``torch.cuda.empty_cache`` is the same for GPUs.
-    """
-    _kept.clear()
 
 
 def _put_back(kept: weakref.ref[_Kept], block: NDArray[Any]) -> None:

@@ -136,6 +136,42 @@ def test_memory_is_as_that_of_empty(dtype: torch.dtype) -> None:
         assert copy.deepcopy(made).data_ptr() != made.data_ptr() or not made.numel()
 
 
+def test_outputs_take_the_place_of_those_that_are_gone() -> None:
+    if cpu.can_run(torch.device("cpu"), torch.float32) is not None:
+        pytest.skip("there is no compiler, and the reference keeps no memory")
+    kernels.empty_cache()
+    shape = pattern()
+    layers = [LocallyConnected(shape, 8, 8) for _ in range(2)]
+    x = torch.randn(4000, shape.num_sources, 8)  # 46 MB
+    first = layers[0](x)
+    expected, places = layers[1](x).detach().clone(), {first.data_ptr()}
+    held = layers[0](2.0 * x)
+    places.add(held.data_ptr())
+    copied = held.detach().clone()
+    del first
+    again = layers[1](x)
+    assert again.data_ptr() in places
+    assert again.data_ptr() != held.data_ptr()
+    assert torch.equal(again, expected)
+    assert torch.equal(held, copied)
+
+
+def test_few_outputs_lie_idle() -> None:
+    kernels.empty_cache()
+    rows = _kept._LEAST_OUTPUT // 4 + 1
+    many = [_kept.empty_output((rows + k // 8,), torch.float32) for k in range(16)]
+    large = _kept.empty_output((_kept._MOST_IDLE_OUTPUTS // 4 + 1,), torch.float32)
+    many.clear()
+    del large
+    free = [block.nbytes for blocks in _kept._outputs._free.values() for block in blocks]
+    assert 0 < sum(free) <= _kept._MOST_IDLE_OUTPUTS
+    kernels.empty_cache()
+    assert not any(_kept._outputs._free.values())
+    small = _kept.empty_output((7, 9), torch.float32)
+    del small
+    assert not any(_kept._outputs._free.values())
+
+
 @pytest.mark.parametrize("channels", [(40, 40), (72, 24), (37, 41), (160, 9), (512, 3)])
 def test_writes_past_the_caches_are_those_of_new_memory(channels: tuple[int, int]) -> None:
     """Gradients of more than 16 MiB go past the caches where their memory is not new."""

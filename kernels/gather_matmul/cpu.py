@@ -31,7 +31,7 @@ def gather_matmul(
     channels_out = weight.shape[1 if transpose_weight else 2]
     edges = _dense(row_ptr_M1), _dense(col_E), None if tie_E is None else _dense(tie_E)
     sites = row_ptr_M1.shape[0] - 1
-    y = x.new_empty(batch, sites, channels_out)
+    y = _kept.empty_output((batch, sites, channels_out), x.dtype)
     status = _library().scisparse_gather_matmul(
         DTYPES[x.dtype],
         _ISA_AUTO,
