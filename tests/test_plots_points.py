@@ -13,6 +13,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import ConvexHull
 
 from scisparse import grids, plots
 from scisparse.errors import DataError, GridError
@@ -125,10 +126,17 @@ def test_labels_run_across_the_date_line() -> None:
     assert {"170°E", "180°", "170°W"} <= set(labels)
 
 
+def triangles(level: int) -> grids.UnstructuredGrid:
+    """Middles of the triangles of an icosahedral mesh, the cells of ICON."""
+    corners = grids.icosahedral(level).positions()
+    x, y, z = corners[ConvexHull(corners).simplices].mean(1).T
+    return grids.UnstructuredGrid(np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x))
+
+
 @pytest.mark.parametrize(
     "grid",
-    [grids.healpix(16), grids.reduced_gaussian("O96"), grids.icosahedral(3)],
-    ids=["healpix", "gaussian", "icosahedral"],
+    [grids.healpix(16), grids.reduced_gaussian("O96"), grids.icosahedral(3), triangles(3)],
+    ids=["healpix", "gaussian", "icosahedral", "triangles"],
 )
 def test_global_grids_read_as_fields(grid: grids.UnstructuredGrid) -> None:
     figure = plots.map_field(smooth(grid))

@@ -122,18 +122,21 @@ def _widths(lat: FloatArray, heights: FloatArray) -> FloatArray:
 
 
 def _spacing(grid: UnstructuredGrid) -> FloatArray | None:
-    """Degrees from each point to the third nearest other one; ``None`` if they make up no field.
+    """Degrees from each point to the next row of a field; ``None`` if the points make up none.
 
     In a field most points have two neighbours that are about equally far; of points thrown at
-    random one in three has. The third lies in another row where rows are closer than columns.
+    random one in three has. The third lies in another row where rows are closer than columns. The
+    mean of the third and the fourth is larger only where a point has three neighbours, as triangles
+    have, between which larger holes are to be covered.
     """
     from scipy.spatial import cKDTree
 
     if grid.size < _FEWEST:
         return None
     positions = grid.positions()
-    distances = np.rad2deg(cKDTree(positions).query(positions, k=4)[0])
+    distances = np.rad2deg(cKDTree(positions).query(positions, k=5)[0])
     if np.mean(distances[:, 1] > 0.8 * distances[:, 2]) < 0.6:
         return None
+    spacing = distances[:, 3:].mean(1)
     # A point alone has far neighbours, but its cell is no larger for that.
-    return np.asarray(np.minimum(distances[:, 3], np.median(distances[:, 3])), dtype=np.float64)
+    return np.asarray(np.minimum(spacing, np.median(spacing)), dtype=np.float64)
