@@ -142,6 +142,18 @@ def test_a_region_over_the_date_line_is_in_one_piece() -> None:
     np.testing.assert_array_equal(drawn(figure.axes[0]).filled(0.0), field.fillna(0.0)[::-1])
 
 
+@pytest.mark.parametrize("first", [0.5, 0.49995])
+def test_the_globe_is_marked_every_sixty_degrees(first: float) -> None:
+    """Whatever rounding makes of its 360 degrees."""
+    lon = first + np.arange(360.0)
+    field = xr.DataArray(np.eye(2, 360), {"lat": [-45.0, 45.0], "lon": lon}, ("lat", "lon"))
+    figure = plots.map_field(field)
+    png(figure)
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert {"60°E", "120°E", "180°", "120°W", "60°W"} <= set(labels)
+    assert set(labels) <= {"0°", "60°E", "120°E", "180°", "120°W", "60°W"}
+
+
 def test_differences_are_centred() -> None:
     skewed = region() - 90.0
     (mesh,) = meshes(plots.map_field(skewed, centre=0.0).axes[0])

@@ -259,7 +259,8 @@ def _finish(ax: Axes, panel: Panel) -> None:
     ax.set_xlim(columns[0], columns[-1])
     ax.set_ylim(rows[0], rows[-1])
     for axis, edges in zip((ax.xaxis, ax.yaxis), panel.edges, strict=True):
-        count = 6 if edges[-1] - edges[0] > 90.0 else 5
+        # Of 7, as 360 degrees but for rounding are to be marked every 60 degrees.
+        count = 7 if edges[-1] - edges[0] > 90.0 else 5
         axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 3, 5, 6, 10]))
     for spine in ax.spines.values():
         spine.set_visible(True)
