@@ -241,6 +241,22 @@ def test_single_points_and_rows_can_be_drawn() -> None:
         assert png(plots.map_field(field)).startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("dims", [("lat", "lon"), ("y", "x")])
+def test_strips_are_wide_enough_to_be_seen(dims: tuple[str, str]) -> None:
+    step = 2.0 if dims[0] == "lat" else 2000.0
+    units = {} if dims[0] == "lat" else {"units": "m"}
+    coords = {dims[0]: (dims[0], [0.0], units), dims[1]: (dims[1], step * np.arange(180), units)}
+    strip = xr.DataArray(np.arange(180.0)[None], coords, dims, "t")
+    figure = plots.map_field(strip)
+    png(figure)
+    (low, high), (left, right) = figure.axes[0].get_ylim(), figure.axes[0].get_xlim()
+    assert (high, low) == (1.0, -1.0)  # a cell is as high as it is wide
+    assert right - left == 360.0
+    box = figure.axes[0].get_window_extent()
+    assert box.height > 0.5 * figure.dpi
+    assert box.width == pytest.approx(8.0 * box.height, rel=0.01)
+
+
 # --- bad input ---
 
 

@@ -30,6 +30,7 @@ _Ends = tuple[float, float]
 _MISSING = "0.82"
 _SEQUENTIAL, _DIVERGING = "viridis", "RdBu_r"
 _PANEL = 4.2  # width of a map in inches
+_NARROWEST, _FLATTEST = 0.3, 8.0  # width over height; maps that would be longer are drawn so
 _WIDE = 1.5  # maps wider than this times their height are put below each other
 _INCH = 72.0  # points
 
@@ -93,7 +94,8 @@ class Panel:
         if isinstance(self.frame.grid, UnstructuredGrid):
             across, up = self.places.limits
             return np.array(across), np.array(up)
-        columns, rows = (_edges(centres) for centres in self.axes)
+        east, north = self.axes
+        columns, rows = _edges(east, north), _edges(north, east)
         return columns, np.clip(rows, -90.0, 90.0) if self.frame.grid.spherical else rows
 
     @property
@@ -118,11 +120,16 @@ class Panel:
 
     @property
     def stretch(self) -> float:
-        """How much longer a unit of the rows is drawn than one of the columns."""
-        if not self.frame.grid.spherical:
-            return 1.0
-        rows = self.edges[1]
-        return float(1.0 / np.cos(np.deg2rad(np.clip(0.5 * (rows[0] + rows[-1]), -60.0, 60.0))))
+        """How much longer a unit of the rows is drawn than one of the columns.
+
+        As on the ground in the middle of the map, but for strips, such as a single row of a global
+        grid, which would be too thin to be seen.
+        """
+        columns, rows = self.edges
+        middle = 0.5 * (rows[0] + rows[-1]) if self.frame.grid.spherical else 0.0
+        true = 1.0 / np.cos(np.deg2rad(np.clip(middle, -60.0, 60.0)))
+        flat = (columns[-1] - columns[0]) / ((rows[-1] - rows[0]) * true)
+        return float(true * flat / np.clip(flat, _NARROWEST, _FLATTEST))
 
     @property
     def shape(self) -> float:
@@ -267,10 +274,14 @@ def _finish(ax: Axes, panel: Panel) -> None:
         spine.set_color(GREY)
 
 
-def _edges(centres: FloatArray) -> FloatArray:
-    """Return the ends of cells, halfway between centres, and of gaps."""
+def _edges(centres: FloatArray, across: FloatArray) -> FloatArray:
+    """Return the ends of cells, halfway between centres, and of gaps.
+
+    A single row or column is as wide as the cells of the other axis.
+    """
     if centres.size == 1:
-        return np.array([centres[0] - 0.5, centres[0] + 0.5])
+        step = float(np.median(np.diff(across))) if across.size > 1 else 1.0
+        return np.array([centres[0] - 0.5 * step, centres[0] + 0.5 * step])
     steps = np.diff(centres)
     gaps = _gaps(centres)
     steps[gaps] = np.median(steps)
