@@ -21,8 +21,8 @@ from scisparse.errors import DataError, GridError
 from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, UnstructuredGrid, from_xarray
 from scisparse.grids.canonical import (
     canonical_points,
-    check_dims,
     check_shape,
+    check_values,
     eastward,
     with_areas,
 )
@@ -262,10 +262,10 @@ class Frame:
         Raises
         ------
         DataError
-            `array` lies on another grid, or has dims besides; they are named.
+            `array` lies on another grid, has dims besides, or holds no numbers.
         """
         frame = self._for(array)
-        check_dims(array.dims, leading, frame.space)
+        check_values(array, leading, frame.space)
         absent = [dim for dim in leading if dim not in array.dims]
         ordered = array.expand_dims(absent).transpose(*leading, *frame.space)
         values = ordered.values

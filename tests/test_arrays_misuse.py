@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from scisparse import plots
 from scisparse.arrays import Frame
 from scisparse.errors import DataError, ShapeError
 
@@ -35,3 +36,16 @@ def test_dims_that_do_not_lead_are_named() -> None:
     with pytest.raises(DataError, match=r"dims \['time'\], neither .* `leading` \(=\[\]\); name"):
         FRAME.values(FIELD, [])
     assert FRAME.values(FIELD.isel(time=0), []).shape == (3, 4)
+
+
+def test_dates_and_durations_are_no_numbers() -> None:
+    """Missing ones were -9.2e18, and so were drawn on maps."""
+    seconds = FIELD.astype("timedelta64[s]").where(FIELD > 3)
+    for field in (seconds, seconds + np.datetime64("2001-01-01"), FIELD.astype(str)):
+        told = re.escape(f"has dtype {field.dtype}; it must hold numbers: convert it")
+        with pytest.raises(DataError, match=told):
+            FRAME.values(field, ["time"])
+        with pytest.raises(DataError, match=told):
+            plots.map_field(field.isel(time=0))
+    x = FRAME.values((seconds / np.timedelta64(1, "s")), ["time"])
+    np.testing.assert_array_equal(x, FRAME.values(FIELD.where(FIELD > 3), ["time"]))

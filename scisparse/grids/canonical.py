@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,7 +11,10 @@ from scisparse.errors import DataError, GridError, ShapeError
 from scisparse.grids.base import EARTH_RADIUS, FloatArray, Grid
 from scisparse.grids.unstructured import UnstructuredGrid
 
-__all__ = ["canonical_points", "check_dims", "check_shape", "eastward", "with_areas"]
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["canonical_points", "check_shape", "check_values", "eastward", "with_areas"]
 
 # Of a degree, about 11 m: coordinates are often in single precision, 3e-5 degrees apart near 360.
 _DIGITS = 4
@@ -61,9 +65,13 @@ def _usual_distance(positions: FloatArray) -> float:
     return EARTH_RADIUS * float(np.median(cKDTree(unique).query(unique, k=2)[0][:, 1]))
 
 
-def check_dims(dims: Sequence[Hashable], leading: Sequence[str], space: Sequence[str]) -> None:
-    """Raise unless every dim of an array leads or is one of the grid's."""
-    rest = [dim for dim in dims if dim not in (*leading, *space)]
+def check_values(array: xr.DataArray, leading: Sequence[str], space: Sequence[str]) -> None:
+    """Raise unless an array holds numbers, and every dim of it leads or is one of the grid's."""
+    if array.dtype.kind not in "fiub":  # a date that is missing would be a large number
+        raise DataError(
+            f"the array has dtype {array.dtype}; it must hold numbers: convert it first"
+        )
+    rest = [dim for dim in array.dims if dim not in (*leading, *space)]
     if rest:
         raise DataError(
             f"the array has dims {rest}, neither of the grid nor in `leading` (={[*leading]}); "
