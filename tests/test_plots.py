@@ -106,6 +106,20 @@ def colour_bar(figure: Figure) -> Axes:
     return axes
 
 
+def test_long_titles_are_in_lines() -> None:
+    title = (
+        "ensemble mean of the temperature at 2 m, 21 January 2021 at 12 UTC and 120 h\nof the start"
+    )
+    figure = plots.map_field(region(), title=title)
+    figure.draw_without_rendering()
+    drawn_title = figure.axes[0].get_title(loc="left")
+    assert drawn_title.replace("\n", " ") == title.replace("\n", " ")
+    assert drawn_title.endswith("\nof the start")
+    box = figure.axes[0].get_tightbbox()
+    assert box is not None
+    assert box.x1 <= figure.bbox.width
+
+
 def test_map_shows_the_values_where_they_are() -> None:
     field = region()
     figure = plots.map_field(field, title="here")

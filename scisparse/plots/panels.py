@@ -33,6 +33,7 @@ _PANEL = 4.2  # width of a map in inches
 _NARROWEST, _FLATTEST = 0.3, 8.0  # width over height; maps that would be longer are drawn so
 _WIDE = 1.5  # maps wider than this times their height are put below each other
 _INCH = 72.0  # points
+_LETTERS = 11.0  # of a title, in an inch
 
 
 def check_array(field: xr.DataArray) -> None:
@@ -200,7 +201,9 @@ def draw(
         points = isinstance(panel.frame.grid, UnstructuredGrid)
         shown = _points(ax, panel, scale) if points else _cells(ax, panel, scale)
         _finish(ax, panel)
-        ax.set_title(title, loc="left")
+        letters = round(_LETTERS * panel.size[0])
+        lines = [textwrap.fill(line, letters) for line in title.split("\n")]
+        ax.set_title("\n".join(lines), loc="left")
         if ax is axes[-1] or panel.shape > _WIDE:
             # An inset is as high as the map, whatever the aspect makes of the panel.
             space = ax.inset_axes((1.03, 0.0, 0.035, 1.0))
