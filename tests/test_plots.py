@@ -274,6 +274,16 @@ def test_strips_are_wide_enough_to_be_seen(dims: tuple[str, str]) -> None:
 # --- bad input ---
 
 
+@pytest.mark.parametrize("limits", [(10.0, 0.0), (np.nan, 1.0), (0.0, np.inf), (0.0, 1.0, 2.0)])
+def test_bad_scales_are_named(limits: tuple[float, float]) -> None:
+    with pytest.raises(
+        OptionError, match=r"`limits` \(=.*\) must be two finite numbers, the lower"
+    ):
+        plots.map_field(region(), limits=limits)
+    with pytest.raises(OptionError, match=r"`centre` \(=nan\) must be finite"):
+        plots.map_field(region(), centre=np.nan)
+
+
 def test_bad_maps_are_named() -> None:
     with pytest.raises(DataError, match=r"'rain' has dims \['time'\] beside those of its grid"):
         plots.map_field(region().expand_dims("time"))

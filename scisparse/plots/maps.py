@@ -63,6 +63,8 @@ def map_field(
         `field` is a Dataset, has other dims than those of its grid, or no finite values.
     GridError
         `field` has no grid, or a coordinate repeats or is not sorted.
+    OptionError
+        `centre` or `limits` are not finite, or `limits` do not rise.
     MissingDependencyError
         The extra ``plot`` is not installed.
 

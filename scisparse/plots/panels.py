@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from scisparse.arrays import Frame
-from scisparse.errors import DataError
+from scisparse.errors import DataError, OptionError
 from scisparse.grids import LatLonGrid, ProjectedGrid, UnstructuredGrid
 from scisparse.plots.canvas import GREY, new_figure, tidy
 from scisparse.plots.markers import Markers, Places
@@ -170,6 +170,7 @@ class Scale:
         colours: str | None,
     ) -> Scale:
         """Make the scale of some panels; the arguments are those of ``map_field``."""
+        _check_scale(centre, limits)
         values = np.concatenate([panel.values.ravel() for panel in panels])
         values = values[np.isfinite(values)]
         low, high = np.quantile(values, (0.01, 0.99)) if limits is None else limits
@@ -182,6 +183,19 @@ class Scale:
         extend = beyond.get((bool((values < low).any()), bool((values > high).any())), "neither")
         name = colours if colours is not None else _SEQUENTIAL if centre is None else _DIVERGING
         return cls((float(low), float(high)), name, extend)
+
+
+def _check_scale(centre: float | None, limits: _Ends | None) -> None:
+    """Raise for a centre or limits of which matplotlib would make other ones without a word."""
+    if centre is not None and not np.isfinite(centre):
+        raise OptionError(f"`centre` (={centre}) must be finite; leave it out for no centre")
+    if limits is None:
+        return
+    if np.shape(limits) != (2,) or not np.isfinite(limits).all() or limits[0] > limits[1]:
+        raise OptionError(
+            f"`limits` (={limits}) must be two finite numbers, the lower one first; leave them out "
+            "for percentiles 1 and 99"
+        )
 
 
 def new_panels(panels: Sequence[Panel]) -> tuple[Figure, list[Axes]]:
