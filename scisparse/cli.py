@@ -32,6 +32,23 @@ Target = Annotated[str, typer.Option(help="Variable to correct.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"scisparse {version('scisparse')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None: ...
+
+
 @app.command(epilog="Example: `scisparse demo -o demo_output`")
 def demo(
     output: Output = Path("demo_output"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,13 @@ def files(tmp_path: Path) -> Path:
     forecast.to_netcdf(tmp_path / "forecast.nc")
     observed.to_netcdf(tmp_path / "observed.nc")
     return tmp_path
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(monkeypatch, capsys, "--version")
+    assert (code, out) == (0, f"scisparse {version('scisparse')}\n")
+    _, out, _ = run(monkeypatch, capsys, "--help")
+    assert "correct forecasts from netCDF" in " ".join(out.split())
 
 
 def test_train_predict_evaluate(
