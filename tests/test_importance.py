@@ -44,6 +44,43 @@ def test_synaptic_flow_prunes_before_training() -> None:
     assert every[kept].min() >= every[~kept].max()
 
 
+@pytest.mark.parametrize("budget", ["global", "uniform"])
+@pytest.mark.parametrize("factor", [10.0, 0.001])
+def test_synaptic_flow_beyond_single_precision(budget: str, factor: float) -> None:
+    seed()
+    model = nn.Sequential(*[nn.Linear(16, 16, bias=False) for _ in range(40)])
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(factor)
+    scores = synflow(model, torch.zeros(1, 16))
+    every = torch.stack([score.flatten() for score in scores.values()])
+    limits = torch.finfo(torch.float32)
+    assert every.min() > limits.max or every.max() < limits.tiny
+    sparsifier = Sparsifier(model, None, "magnitude", sparsity=0.75, score=scores, budget=budget)
+    kept = torch.stack([mask.flatten() for mask in masks(sparsifier)])
+    rows = [slice(None)] if budget == "global" else list(range(40))
+    for row in rows:
+        assert every[row][kept[row]].min() > every[row][~kept[row]].max()
+
+
+@pytest.mark.parametrize("method", ["magnitude", "top_kast"])
+def test_scores_of_double_weights_are_compared_in_double(method: str) -> None:
+    seed()
+    layer = nn.Linear(8, 8).double()
+    with torch.no_grad():
+        layer.weight.copy_(1.0 + 1e-12 * torch.randperm(64).double().reshape(8, 8))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+    before = layer.weight.detach().clone()
+    schedule = schedules.OneShot(1) if method == "magnitude" else schedules.Steady(every=1)
+    sparsifier = Sparsifier(layer, optimizer, method, sparsity=0.5, schedule=schedule)
+    for _ in range(2):
+        layer(torch.zeros(1, 8).double()).sum().backward()
+        optimizer.step()
+        sparsifier.step()
+    (kept,) = masks(sparsifier)
+    assert before[kept].min() > before[~kept].max()
+
+
 def on_a_grid() -> LocallyConnected:
     seed()
     grid = LatLonGrid.regular(6, 12)

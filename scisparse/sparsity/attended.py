@@ -29,6 +29,7 @@ from scisparse.sparsity.far import FarSlots, repeats, warn_of_few
 from scisparse.sparsity.growth import gradient
 from scisparse.sparsity.ranks import agree, average, every, total, world
 from scisparse.sparsity.row_groups import RowGroups
+from scisparse.sparsity.scores import at_least_single
 from scisparse.sparsity.target import Move, Rules
 
 __all__ = ["AttentionLayer", "AttentionTarget"]
@@ -280,7 +281,8 @@ class AttentionTarget(EdgeTarget):
         if rules.importance.needs_gradient:
             effect /= self._scale(rules)
         slope = torch.where(weight > 0, effect / weight, 0)
-        return rules.importance.evaluate(weight, slope, rules.generator, of=self.name)
+        score = rules.importance.evaluate(weight, slope, rules.generator, of=self.name)
+        return at_least_single(score)
 
     def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:
         for layer in (self.layer, *self._copies):

@@ -18,6 +18,7 @@ from torch import Tensor
 from scisparse.errors import OptionError
 from scisparse.grids.masks import is_data_array
 from scisparse.sparsity.labels import SiteLabels
+from scisparse.sparsity.scores import at_least_single
 
 __all__ = [
     "AreaWeighted",
@@ -137,7 +138,7 @@ def global_magnitude(scores: Sequence[Tensor], density: float) -> list[int]:
     >>> global_magnitude([torch.tensor([1.0, 5.0]), torch.tensor([4.0, 6.0])], 0.5)
     [1, 1]
     """
-    flat = torch.cat([score.detach().float().flatten().cpu() for score in scores])
+    flat = torch.cat([at_least_single(score.detach()).flatten().cpu() for score in scores])
     goal = round(density * flat.numel())
     if not goal:
         return [0] * len(scores)

@@ -107,7 +107,7 @@ class EdgeTarget(Target):
 
     @abstractmethod
     def _score(self, rules: Rules) -> Tensor:
-        """Scores of active edges, larger = kept, ``[E]``."""
+        """Scores of active edges, larger = kept, ``[E]``, in single precision at least."""
 
     def _size(self, gradients: Tensor) -> Tensor:
         """What growth by gradient goes by, at least 0, ``[n]`` of ``[n, ...]``."""
@@ -304,7 +304,7 @@ class EdgeTarget(Target):
 
     def _importance(self, rules: Rules) -> Tensor:
         score = self._draw(rules) if rules.importance.draws else self._score(rules)
-        score = average(score.float().cpu())
+        score = average(score.cpu())
         rules.importance.check(score, of=self.name)
         return by_area(score, self.layer.pattern, self.name) if rules.importance.by_area else score
 

@@ -19,6 +19,7 @@ from scisparse.sparsity.link_prediction import Links
 from scisparse.sparsity.momentum import running_mean, scale_of
 from scisparse.sparsity.ranks import agree, average, every
 from scisparse.sparsity.redistribution import Standing
+from scisparse.sparsity.scores import at_least_single
 from scisparse.sparsity.select import next_active, survivors
 from scisparse.sparsity.structures import Block, ConstantFanIn, Structure, Unstructured
 from scisparse.sparsity.target import Move, Rules, Target
@@ -221,7 +222,7 @@ class MaskedTarget(Target):
 
     def _score(self, rules: Rules) -> Tensor:
         if rules.importance.by_name is not None:
-            return rules.importance.by_name[self.name].to(self.mask.device).float()
+            return at_least_single(rules.importance.by_name[self.name].to(self.mask.device))
         if rules.importance.sums:
             if self._sum is None:
                 raise OptionError(
@@ -230,7 +231,8 @@ class MaskedTarget(Target):
                     "schedule=OneShot(step), or leave it out of `params`"
                 )
             return rules.importance.of_sum(self.parameter, average(self._sum))
-        return average(self._evaluate(rules, self.parameter.detach(), self.parameter.grad).float())
+        score = self._evaluate(rules, self.parameter.detach(), self.parameter.grad)
+        return average(at_least_single(score))
 
     def _evaluate(self, rules: Rules, weight: Tensor, grad: Tensor | None) -> Tensor:
         return rules.importance.evaluate(weight, grad, rules.generator, of=self.name)

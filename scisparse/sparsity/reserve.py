@@ -13,6 +13,7 @@ from scisparse.errors import OptionError
 from scisparse.sparsity import optimizer_state
 from scisparse.sparsity.masked import MaskedTarget
 from scisparse.sparsity.ranks import agree, average
+from scisparse.sparsity.scores import at_least_single
 from scisparse.sparsity.structures import NM, Structure
 from scisparse.sparsity.target import Move, Rules
 
@@ -94,7 +95,7 @@ class ReserveTarget(MaskedTarget):
         if rules.importance.by_name is not None:
             return super()._score(rules)
         everything = self.parameter.detach() + self._rest
-        return average(self._evaluate(rules, everything, self.parameter.grad).float())
+        return average(at_least_single(self._evaluate(rules, everything, self.parameter.grad)))
 
     def change(self, count: int, drop: float, rules: Rules) -> Move:
         """Use the `count` best weights of all, and train those that come next as well."""

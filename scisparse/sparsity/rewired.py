@@ -17,6 +17,7 @@ from scisparse.sparsity.edge_target import EdgeTarget
 from scisparse.sparsity.far import Audit, outstanding, repeats, warn_of_few
 from scisparse.sparsity.ranks import agree, every, total, world
 from scisparse.sparsity.redistribution import Standing
+from scisparse.sparsity.scores import at_least_single
 from scisparse.sparsity.search import Search
 from scisparse.sparsity.target import Move, Rules
 
@@ -130,7 +131,7 @@ class RewiredTarget(EdgeTarget):
     def _score(self, rules: Rules) -> Tensor:
         weight, grad, rule = self.parameter.detach(), self.parameter.grad, rules.importance
         score = rule.evaluate(weight, grad, rules.generator, of=self.name)[: self.active.numel()]
-        return score.float().reshape(score.shape[0], -1).sum(1)
+        return at_least_single(score).reshape(score.shape[0], -1).sum(1)
 
     def _rewire(self, pattern: Pattern, kept: Tensor, rules: Rules | None) -> None:
         before_rows = self.parameter.shape[0]

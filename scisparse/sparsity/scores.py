@@ -280,6 +280,11 @@ def widen(weight: Tensor, name: str = "weight") -> Tensor:
     return weight.detach().to(score_dtype(weight, name))
 
 
+def at_least_single(score: Tensor) -> Tensor:
+    """Return scores in single precision, or in double where they are: flows may need its range."""
+    return score.to(torch.promote_types(score.dtype, torch.float32))
+
+
 def widen_as(weight: Tensor, name: str, tensor: Tensor, *, samples: bool = False) -> Tensor:
     """Return `tensor`, of the shape of `weight`, in the dtype that its scores are computed in."""
     given = list(tensor.shape)
