@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from postprocess_cases import FIRST_DAY, METHODS, NOISE, crps_normal, ensemble, fitted, moments
 
-from scisparse.postprocess import PostProcessor
+from scisparse.postprocess import PostProcessor, local
 from scisparse.verification import evaluate
 
 RNG_SEED = 11
@@ -53,6 +53,16 @@ def test_points_observed_in_one_season_have_no_bias(method: str) -> None:
     assert abs(errors[..., ::3][warm[..., ::3]].mean()) < 0.2
     others = np.delete(errors, [0, 3], -1)
     assert np.sqrt((others**2).mean()) < 1.3 * NOISE
+
+
+def test_what_is_held_in_memory_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points beside gaps read neighbours whose anomalies are of other cases than theirs."""
+    field, observed = ensemble(20)
+    seen = observed.copy(deep=True)
+    seen.values[:8, :, 3:] = np.nan
+    whole = fitted("local", field, seen).predict(field)
+    monkeypatch.setattr(local, "_CHUNK", 20 * 10)  # some points in place of all
+    xr.testing.assert_allclose(fitted("local", field, seen).predict(field), whole, rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["emos", "emos_local", "local"])

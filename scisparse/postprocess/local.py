@@ -272,6 +272,8 @@ class _Stencil:
         Only cases that are `present` ``[S, P]`` count at a point.
         """
         shape = (len(targets), *a.shape)
+        # Anomalies have the mean 0 over the cases of their own point, which others may not share.
+        centred = present.all() and np.abs(a.mean(0)).max() < _SMALLEST
         ridges = [
             _Ridge(np.empty((len(targets), *a.T.shape), np.float32), np.empty(shape, np.float32))
             for _ in _RIDGES
@@ -280,7 +282,7 @@ class _Stencil:
             root = np.sqrt(np.where(edges >= 0, self.taper[edges], 0.0))
             reads = a[:, self.col[edges]].transpose(1, 0, 2) * root[:, None]
             here = present[:, sites].T
-            if not here.all():  # the mean over all cases is 0 already
+            if not centred:
                 reads = _centred(reads, here)
             target = _centred(np.stack([z[:, sites].T for z in targets], -1), here)
             vectors, values = _decompose(reads)
