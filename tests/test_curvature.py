@@ -7,10 +7,10 @@ import os
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scisparse.errors import OptionError, ShapeError
-from scisparse.sparsity import curvature
+from scisparse.sparsity import Sparsifier, curvature, schedules
 from scisparse.sparsity.curvature import (
     empirical_fisher,
     optimal_brain_damage,
@@ -58,6 +58,31 @@ def test_empirical_fisher_equals_a_loop() -> None:
     fisher = empirical_fisher(grads)
     for i, j in itertools.product(range(2), range(3)):
         assert fisher[i, j].item() == pytest.approx(sum(g[i, j].item() ** 2 for g in grads) / 7)
+
+
+def test_damage_by_name_is_that_of_the_weights_as_they_are() -> None:
+    """A weight that has shrunk to 0 does none, whatever it was when gradients were large."""
+    layer, steps = nn.Linear(12, 8, bias=False).double(), 6
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+    schedule = schedules.OneShot(steps)
+    sparsifier = Sparsifier(
+        layer, optimizer, "gmp", sparsity=0.5, score="optimal_brain_damage", schedule=schedule
+    )
+    grads, start = draw(steps, 8, 12), draw(8, 12, seed=1)
+    now = torch.where(torch.arange(12) % 3 == 0, 1e-4, 1.0) * start
+    with torch.no_grad():
+        layer.weight.copy_(start)
+    for step, grad in enumerate(grads):
+        (layer.weight * grad).sum().backward()
+        optimizer.step()
+        if step == steps - 1:
+            with torch.no_grad():
+                layer.weight.copy_(now)
+        sparsifier.step()
+        optimizer.zero_grad()
+    expected, left = optimal_brain_damage(now, empirical_fisher(grads)), layer.weight != 0
+    assert int(left.sum()) == 48
+    assert expected[left].min() > expected[~left].max()
 
 
 def test_optimal_brain_damage_is_exact_where_weights_do_not_interact() -> None:

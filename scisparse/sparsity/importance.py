@@ -59,7 +59,10 @@ class Importance:
         Whether they are random numbers, of the generator that a sparsifier has.
     block
         Above 0 outer products of gradients are added up, in blocks of so many consecutive weights,
-        of which ``curvature.surgeon_of_sums`` makes the scores, and not `score`.
+        and not `score`.
+    of_sums
+        Takes the weights and what has been added up, and returns the scores; ``None``: the sums are
+        the scores.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Importance:
     by_name: Mapping[str, Tensor] | None = None
     draws: bool = False
     block: int = 0
+    of_sums: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def share(
         self,
@@ -87,7 +91,7 @@ class Importance:
 
     def of_sum(self, weight: Tensor, total: Tensor) -> Tensor:
         """Scores of weights, from the sums."""
-        return curvature.surgeon_of_sums(weight, total) if self.block else total
+        return total if self.of_sums is None else self.of_sums(weight, total)
 
     def forget(self, total: Tensor, weights: Tensor) -> None:
         """Set to 0 what sums hold of some `weights`, booleans of their shape."""
@@ -178,7 +182,7 @@ def mest(weight: Tensor, gradient: Tensor, share: float = 0.01) -> Tensor:
     return weight.abs() + share * gradient.abs()
 
 
-def _of_sums(weight: Tensor, gradient: Tensor | None) -> Tensor:
+def _of_blocks(weight: Tensor, gradient: Tensor | None) -> Tensor:
     raise OptionError("this score is made of sums over steps, not of weights and a gradient")
 
 
@@ -257,13 +261,21 @@ BY_NAME = {
     "mest": Importance("mest", lambda w, g: mest(w, _needed(g)), True),
     "optimal_brain_damage": Importance(
         "optimal_brain_damage",
-        # Squared gradients stand for the diagonal of the Fisher matrix, step by step.
-        lambda w, g: curvature.optimal_brain_damage(w, _needed(g).square()),
+        # Gradients of steps stand for those of samples, sums for means: of all weights alike.
+        lambda w, g: curvature.empirical_fisher(_needed(g).unsqueeze(0)),
         True,
         True,
+        of_sums=curvature.optimal_brain_damage,
     ),
-    # WoodFisher: gradients of steps stand for those of samples; 64 numbers are kept for a weight.
-    "optimal_brain_surgeon": Importance("optimal_brain_surgeon", _of_sums, True, True, block=64),
+    # WoodFisher, likewise; 64 numbers are kept for a weight.
+    "optimal_brain_surgeon": Importance(
+        "optimal_brain_surgeon",
+        _of_blocks,
+        True,
+        True,
+        block=64,
+        of_sums=curvature.surgeon_of_sums,
+    ),
 }
 
 
