@@ -85,6 +85,18 @@ def test_damage_by_name_is_that_of_the_weights_as_they_are() -> None:
     assert expected[left].min() > expected[~left].max()
 
 
+def test_sums_that_rounding_has_made_indefinite_have_scores() -> None:
+    """Gradients that go along with each other, over many steps, in one block of a hundred."""
+    grads, noise = draw(100, 8) * 1e-3, draw(8, 8, seed=1) * 1e-4
+    grads[0] = 1.0 + 1e-4 * draw(8, seed=2)
+    total = torch.stack([torch.outer(g, g) for g in grads])
+    sound = curvature.surgeon_of_sums(torch.ones(800), total)
+    total[0] += noise + noise.T
+    scores = curvature.surgeon_of_sums(torch.ones(800), total)
+    assert 0 < float(scores.min()) <= float(scores.max()) < 0.1
+    torch.testing.assert_close(scores[8:], sound[8:], rtol=1e-2, atol=0.0)
+
+
 def test_optimal_brain_damage_is_exact_where_weights_do_not_interact() -> None:
     weight, second = draw(3, 4), draw(3, 4, seed=1).square()
     minimum = weight.clone()

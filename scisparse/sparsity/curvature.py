@@ -188,7 +188,8 @@ def surgeon_of_sums(weight: Tensor, total: Tensor, damping: float = 1e-3) -> Ten
     total
         Sum of the :func:`outer_products` of their gradients, ``[b, n, n]``.
     damping
-        What is added to the diagonal, as a fraction of its mean.
+        What is added to the diagonal, as a fraction of its mean; more in blocks that rounding
+        of the sums, in single precision, has made indefinite.
 
     Returns
     -------
@@ -210,10 +211,22 @@ def surgeon_of_sums(weight: Tensor, total: Tensor, damping: float = 1e-3) -> Ten
     step = _blocks_at_once(size, size)
     blocks = cut(widen(weight).flatten(), size)
     for w, part, extra in zip(*(one.split(step) for one in (blocks, total, damped)), strict=True):
-        root = torch.linalg.cholesky(part.double() + torch.diag_embed(extra.expand(-1, size)))
+        root = _root_of_sums(part.double(), extra)
         inverse = torch.cholesky_inverse(root).diagonal(dim1=-2, dim2=-1)
         scores.append(0.5 * w.square() / inverse.to(w.dtype))
     return _unblocked(scores, weight)
+
+
+def _root_of_sums(total: Tensor, damping: Tensor) -> Tensor:
+    """Cholesky factors of ``[b, n, n]`` with `damping` ``[b, 1]``, tenfold as often as it fails."""
+    root = total
+    for _ in range(8):
+        damped = total + torch.diag_embed(damping.expand(total.shape[:-1]))
+        root, failed = torch.linalg.cholesky_ex(damped)
+        if not failed.any():
+            break
+        damping = torch.where(failed.unsqueeze(-1) > 0, 10.0 * damping, damping)
+    return root
 
 
 def surgeon_step(
