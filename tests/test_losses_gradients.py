@@ -81,6 +81,22 @@ def test_missing_values_leave_no_gradient(name: str) -> None:
         assert gradient.count_nonzero() == 1
 
 
+@pytest.mark.parametrize("bounds", [(math.nan, INF), (0.0, math.nan), (2.0, 2.0), (3.0, 1.0)])
+@pytest.mark.parametrize("kind", BOUNDED)
+def test_unusable_bounds_leave_no_gradient(kind: str, bounds: tuple[float, float]) -> None:
+    """Bounds of each point, such as capacities, may be missing at some."""
+    lower, upper = torch.tensor([0.0, bounds[0]]), torch.tensor([5.0, bounds[1]])
+    location, scale, observed = inputs = [
+        torch.full((2,), value, requires_grad=True) for value in (1.0, 0.7, 2.0)
+    ]
+    score = BOUNDED[kind](location, scale, observed, lower, upper)
+    torch.testing.assert_close(score[0], BOUNDED[kind](location, scale, observed, 0.0, 5.0)[0])
+    assert score[1].isnan()
+    for gradient in torch.autograd.grad(weighted_mean(score, mask=score.isfinite()), inputs):
+        assert gradient[0] != 0
+        assert gradient[1] == 0
+
+
 def test_missing_members_leave_no_gradient() -> None:
     members = torch.tensor([[1.0, 2.0, 4.0], [1.0, math.nan, 4.0], [1.0, 2.0, 4.0]])
     members.requires_grad_()

@@ -1,7 +1,7 @@
 """Continuous ranked probability scores: differentiable, safe at std 0 and where data are missing.
 
-A score is NaN, and its gradient 0, where an input is not finite or a scale is negative: a mean that
-masks these out stays clean in value and gradient.
+A score is NaN, and its gradient 0, where an input is not finite, a scale is negative or bounds are
+NaN or not in order: a mean that masks these out stays clean in value and gradient.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def crps_censored_normal(
     tensor([0.0770])
     """
     location, scale, observed, missing = _prepare(location, scale, observed)
-    lower, upper = _bounds(lower, upper, location)
+    lower, upper, missing = _bounds(lower, upper, location, missing)
     location, observed, lower, upper = _reflect(location, observed, lower, upper)
     inside = torch.clamp(observed, lower, upper)
     low = tails.ratio(lower - location, scale)
@@ -189,7 +189,7 @@ def crps_truncated_normal(
     """
     location, scale, observed, missing = _prepare(location, scale, observed)
     one_sided = _is_infinite(lower) or _is_infinite(upper)
-    lower, upper = _bounds(lower, upper, location)
+    lower, upper, missing = _bounds(lower, upper, location, missing)
     location, observed, lower, upper = _reflect(location, observed, lower, upper)
     inside = torch.clamp(observed, lower, upper)
     low = tails.ratio(lower - location, scale, _LARGE)
@@ -356,15 +356,21 @@ def _is_infinite(bound: Tensor | float) -> bool:
     return not isinstance(bound, Tensor) and math.isinf(bound)
 
 
-def _bounds(lower: Tensor | float, upper: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the bounds as tensors."""
+def _bounds(
+    lower: Tensor | float, upper: Tensor | float, like: Tensor, missing: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the bounds as tensors, harmless where unusable, and where anything is missing."""
     numbers = not isinstance(lower, Tensor) and not isinstance(upper, Tensor)
     if numbers and not lower < upper:
         raise OptionError(f"`lower` (={lower}) must be below `upper` (={upper})")
     low, high = (
         torch.as_tensor(bound, dtype=like.dtype, device=like.device) for bound in (lower, upper)
     )
-    return low, high
+    if numbers:
+        return low, high, missing
+    unusable = ~(low < high)
+    low, high = torch.where(unusable, -math.inf, low), torch.where(unusable, math.inf, high)
+    return low, high, missing | unusable
 
 
 def _reflect(
