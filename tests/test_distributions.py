@@ -135,6 +135,22 @@ def test_moments_that_no_distribution_has() -> None:
     assert torch.isnan(scale).tolist() == [True, False, False, False, True]
 
 
+@pytest.mark.parametrize("family", [Normal(), TruncatedNormal(1.0), CensoredNormal(1.0)])
+def test_quantiles_at_the_ends(family: Distribution) -> None:
+    """The last one is infinite, also far below a bound; a certain value is all of its quantiles."""
+    location = torch.tensor([-30.0, 0.0, 2.0, math.nan])
+    lower = getattr(family, "lower", -math.inf)
+    first, last = (family.quantile(p, location, torch.ones(4)) for p in (0.0, 1.0))
+    torch.testing.assert_close(first[:3], torch.full((3,), lower))
+    assert last[:3].tolist() == [math.inf] * 3
+    for p in (0.0, 0.4, 1.0):
+        certain = family.quantile(p, location, torch.zeros(4))
+        assert certain[:3].tolist() == location[:3].clamp(min=lower).tolist()
+        assert certain[3].isnan()
+    assert first[3].isnan()
+    assert last[3].isnan()
+
+
 def test_distributions_are_found_by_name() -> None:
     assert distribution("normal") == Normal()
     assert distribution("truncated_normal") == TruncatedNormal(0.0)

@@ -112,8 +112,7 @@ class Normal(Distribution):
 
     def quantile(self, p: Tensor | float, location: Tensor, scale: Tensor) -> Tensor:
         """Return the value that probability `p`, in [0, 1], lies below."""
-        standard: Tensor = torch.special.ndtri(_probability(p, location))
-        return location + scale * standard
+        return location + _in_units(torch.special.ndtri(_probability(p, location)), scale)
 
     def from_moments(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         """Return `mean` and `std`."""
@@ -226,8 +225,9 @@ class TruncatedNormal(_Bounded):
         lesser = p + (1.0 - p) * tails.survival(-below)
         greater = (1.0 - p) * tails.survival(below)
         z = torch.where(lesser < 0.5, torch.special.ndtri(lesser), -torch.special.ndtri(greater))
-        central = (location + scale * z).clamp(min=self.lower)
-        return torch.where(low < 0, central, self.lower + scale * _tail_step(p, low.clamp(min=0.0)))
+        central = (location + _in_units(z, scale)).clamp(min=self.lower)
+        beyond = self.lower + _in_units(_tail_step(p, low.clamp(min=0.0)), scale)
+        return torch.where(low < 0, central, beyond)
 
     def _bound(self, location: Tensor, scale: Tensor) -> Tensor:
         return tails.ratio(self.lower - location, scale, 1e8)
@@ -352,9 +352,15 @@ def _missing(location: Tensor, scale: Tensor) -> Tensor:
     return location.isnan() | scale.isnan()
 
 
+def _in_units(standard: Tensor, scale: Tensor) -> Tensor:
+    """Return ``scale * standard``, of infinity without spread 0."""
+    return scale * torch.where((scale == 0) & standard.isinf(), 0.0, standard)
+
+
 def _tail_step(p: Tensor, low: Tensor) -> Tensor:
     """Return the step above l >= 0 that holds probability p, by Newton's method on the log of Q."""
-    target = -torch.log1p(-p)
+    last = p >= 1.0
+    target = -torch.log1p(-torch.where(last, 0.0, p))
     step = 2.0 * target / ((low * low + 2.0 * target).sqrt() + low)
     for _ in range(5):
         x = low + step
@@ -363,7 +369,7 @@ def _tail_step(p: Tensor, low: Tensor) -> Tensor:
             (low + tails.scaled_excess(low)) / hazard
         )
         step = step - (reached - target) / hazard
-    return step
+    return step + torch.where(last, torch.inf, 0.0)
 
 
 def _excess_variance(x: Tensor) -> Tensor:
