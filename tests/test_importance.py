@@ -16,7 +16,7 @@ from scisparse.grids import LatLonGrid
 from scisparse.layers import LocallyConnected, SparseLinear
 from scisparse.patterns import window
 from scisparse.sparsity import Recipe, Sparsifier, curvature, probes, schedules, scores
-from scisparse.sparsity.importance import Importance, _needed, area_weighted, named
+from scisparse.sparsity.importance import Importance, _needed, area_weighted, mest, named
 from scisparse.sparsity.probes import synflow
 
 
@@ -79,6 +79,12 @@ def test_scores_of_double_weights_are_compared_in_double(method: str) -> None:
         sparsifier.step()
     (kept,) = masks(sparsifier)
     assert before[kept].min() > before[~kept].max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mest_of_weights_of_16_bits_sees_small_gradients(dtype: torch.dtype) -> None:
+    weight, grad = torch.ones(3, dtype=dtype), torch.tensor([0.01, 0.02, 0.03], dtype=dtype)
+    torch.testing.assert_close(mest(weight, grad), 1.0 + 0.01 * grad.float())
 
 
 def on_a_grid() -> LocallyConnected:

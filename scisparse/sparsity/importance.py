@@ -179,7 +179,8 @@ def mest(weight: Tensor, gradient: Tensor, share: float = 0.01) -> Tensor:
     Yuan, G., et al. (2021). MEST: accurate and fast memory-economic sparse training framework on
     the edge. https://doi.org/10.48550/arXiv.2110.14032
     """
-    return weight.abs() + share * gradient.abs()
+    going = scores.widen_as(weight, "gradient", gradient).abs()
+    return scores.magnitude(weight) + share * going
 
 
 def _of_blocks(weight: Tensor, gradient: Tensor | None) -> Tensor:
