@@ -7,7 +7,9 @@ are listed as not run.
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +36,7 @@ TESTS = (
 )
 LONG = ("test_gather_matmul.py", "test_graph_attention.py")
 LIMIT = 300  # seconds for all tests
+GRACE = 20  # seconds in which tests that are stopped may say what failed before
 SHARDS = ("float64", "float32", "bfloat16", "float16")  # of each long file, side by side
 
 
@@ -81,24 +84,40 @@ def _tests_pass() -> bool:
     selections = [[str(folder / name) for name in TESTS]]
     selections += [[str(folder / name), "-k", word] for name in LONG for word in words]
     command = [sys.executable, "-m", "pytest", "-q", "--maxfail=5", "-p", "no:cacheprovider"]
+    # All threads in each of them would wait for one another on the same cores.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
-            [*command, *each], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*command, *each],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
         )
         for each in selections
     ]
     passed = True
     for each, process in zip(selections, running, strict=True):
-        try:
-            said = process.communicate(timeout=max(1, LIMIT - (time.monotonic() - start)))[0]
-        except subprocess.TimeoutExpired:
-            process.kill()
-            said = process.communicate()[0] + f"\nstopped after {LIMIT} s"
+        said = _said_by(process, LIMIT - (time.monotonic() - start))
         passed = passed and process.returncode == 0
         shown = said if process.returncode else (said.strip().splitlines() or [""])[-1]
         print(f"tests {' '.join(Path(word).name for word in each)}: {shown}", flush=True)
     print(f"tests took {time.monotonic() - start:.0f} s", flush=True)
     return passed
+
+
+def _said_by(process: subprocess.Popen[str], seconds: float) -> str:
+    """What a process prints; after so many seconds it is asked to end, as Ctrl-C does."""
+    try:
+        return process.communicate(timeout=max(1, seconds))[0]
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+    try:
+        said = process.communicate(timeout=GRACE)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        said = process.communicate()[0]
+    return f"{said}\nstopped after {LIMIT} s"
 
 
 def _exactly(word: str) -> str:

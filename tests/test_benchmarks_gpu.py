@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,3 +32,42 @@ def test_memory_is_measured_of_all_that_run(harness: Any, monkeypatch: pytest.Mo
     with pytest.raises(RuntimeError, match="no libnvrtc"):
         harness.memory.measure_here(dataclasses.replace(work, makers=[lambda: broken]), False)
 
+
+INTERRUPTED = """
+import signal, sys, time
+if sys.argv[1] == "deaf":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("1 failed")
+"""
+
+
+@pytest.mark.parametrize(("kind", "said"), [("well", "1 failed\n"), ("deaf", "")])
+def test_tests_that_take_too_long_say_what_failed(
+    harness: Any, monkeypatch: pytest.MonkeyPatch, kind: str, said: str
+) -> None:
+    monkeypatch.setattr(harness.gpu, "GRACE", 30 if said else 1)
+    command = [sys.executable, "-c", INTERRUPTED, kind]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert harness.gpu._said_by(process, 0) == f"{said}\nstopped after 300 s"
+
+
+def test_tests_side_by_side_have_one_thread_each(
+    harness: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[dict[str, Any]] = []
+
+    def start(command: list[str], **options: Any) -> Any:
+        started.append(options)
+        return SimpleNamespace(returncode=0, communicate=lambda timeout: ("2 passed", None))
+
+    monkeypatch.setattr(harness.gpu.subprocess, "Popen", start)
+    assert harness.gpu._tests_pass()
+    assert len(started) == 1 + 2 * 5
+    assert {options["env"]["OMP_NUM_THREADS"] for options in started} == {"1"}
+    assert capsys.readouterr().out.count("2 passed") == len(started)
