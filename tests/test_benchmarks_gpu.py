@@ -71,3 +71,21 @@ def test_tests_side_by_side_have_one_thread_each(
     assert len(started) == 1 + 2 * 5
     assert {options["env"]["OMP_NUM_THREADS"] for options in started} == {"1"}
     assert capsys.readouterr().out.count("2 passed") == len(started)
+
+
+def test_bytes_of_attention_are_those_of_its_tensors(harness: Any) -> None:
+    """Floats of four bytes: what goes in and comes out of each pass, once."""
+    cases, channels, heads = harness.cases.attention, 12, 3
+    pattern = harness.cases.globe.encoder(1, "O5")
+    site, source = channels * pattern.num_sites, channels * pattern.num_sources
+    edges, rows = pattern.num_edges, 2 * (pattern.num_sites + 1)
+    rows_t = 2 * (pattern.num_sources + 1)
+    alone = cases.cost_of(pattern, cases.Sizes(channels, heads), 0)
+    q, k, v, out = site, source, source, site
+    assert alone.forward_bytes == 4 * (q + k + v + out + edges + rows)
+    assert alone.backward_bytes == 4 * (2 * (q + k + v) + out + 3 * edges + rows + rows_t)
+    x, y, attr, weights = source, site, 5 * edges, 70
+    layer = cases.cost_of(pattern, cases.Sizes(channels, heads, 5), weights)
+    assert layer.forward_bytes == 4 * (x + y + attr + weights + edges + rows)
+    ends = 2 * x + y + attr + 2 * weights
+    assert layer.backward_bytes == 4 * (ends + 3 * edges + rows + rows_t)
