@@ -5,10 +5,16 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from scisparse import orders, patterns
+
+# Of torch itself, where it loads its compiler.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script")
 
 
 def test_memory_is_measured_of_all_that_run(harness: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,3 +95,19 @@ def test_bytes_of_attention_are_those_of_its_tensors(harness: Any) -> None:
     assert layer.forward_bytes == 4 * (x + y + attr + weights + edges + rows)
     ends = 2 * x + y + attr + 2 * weights
     assert layer.backward_bytes == 4 * (ends + 3 * edges + rows + rows_t)
+
+
+def test_points_are_put_along_curves_once(harness: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the mesh of level 6 it takes seconds of the minutes that a run has."""
+    gpu, made = harness.cases.attention_gpu, []
+
+    def counted(grid: Any) -> Any:
+        made.append(grid)
+        return orders.hilbert(grid)
+
+    monkeypatch.setattr(gpu, "hilbert", counted)
+    pattern = partial(patterns.mesh, 1, multiscale=True)
+    work = gpu.operator_work(pattern, harness.cases.attention.Sizes(8, 2), gpu.Place())
+    names = [work.makers[1]().name for _ in range(2)]
+    assert names == ["scisparse, Hilbert order"] * 2
+    assert len(made) == 2  # of sites and of sources

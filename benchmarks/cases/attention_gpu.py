@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -81,15 +81,19 @@ def operator_work(make: Callable[[], Pattern], sizes: Sizes, place: Place = HALF
             samples=samples,
         )
 
-    def along_curves() -> Implementation:
-        """Points that are near each other have near numbers, as a model may give them once."""
+    @cache  # it takes seconds, and is wanted once for times and once for memory
+    def moved() -> tuple[PatternEdges, Numbers]:
         site_grid, source_grid = pattern.site_grid, pattern.source_grid
         if site_grid is None or source_grid is None:
             raise ValueError("only points on a grid lie along a curve")
         numbers = hilbert(site_grid), hilbert(source_grid)
-        moved = PatternEdges(pattern.reorder(*numbers)).to(place.device)
-        there = (numbers[0].to(place.device), numbers[1].to(place.device))
-        return implementation("scisparse, Hilbert order", partial(ours, moved), there)
+        edges = PatternEdges(pattern.reorder(*numbers)).to(place.device)
+        return edges, (numbers[0].to(place.device), numbers[1].to(place.device))
+
+    def along_curves() -> Implementation:
+        """Points that are near each other have near numbers, as a model may give them once."""
+        edges, there = moved()
+        return implementation("scisparse, Hilbert order", partial(ours, edges), there)
 
     compiled = torch.compile(torch_own, dynamic=False)
     return Work(
