@@ -36,6 +36,8 @@ _NEGATIVE_FILLS = (
 # So many times the size of all others: values of one variable have extremes, and far ones.
 _LARGE_RATIO, _NEGATIVE_RATIO = 1e6, 10.0
 _FEWEST_OTHERS = 10
+# Absolute temperatures, pressures, shares: none is below 0, if no other is, as those of anomalies.
+_FROM_ZERO = ("K", "Pa", "hPa", "kPa", "%")
 # Other names of one unit, in small letters; never a conversion.
 _NAMES = {
     "kelvin": "K", "kelvins": "K", "celsius": "degC", "c": "degC", "metre": "m", "metres": "m",
@@ -203,13 +205,14 @@ def check_unpacked(what: str, attrs: Mapping[Any, Any], values: Callable[[], Any
             )
 
 
-def check_no_fill(what: str, values: NDArray[Any]) -> None:
+def check_no_fill(what: str, values: NDArray[Any], units: object) -> None:
     """Raise where the least or the largest number cannot be a value and is a known fill value.
 
     Nothing turns it off, so it is sure rather than complete: a large number such as netCDF's
     9.96921e36 or 1e20 must be a million times as large as all others, one below 0 such as -999 or
-    -32768 ten times as large.  Numbers above 0 such as 9999 and small ones such as -99 pass, as
-    they may be values (a visibility of "10 km or more", an anomaly).
+    -32768 ten times as large, or the only one below 0 in kelvin, pascals or percent.  Numbers above
+    0 such as 9999 and small ones such as -99 pass, as they may be values (a visibility of "10 km or
+    more", an anomaly), and -999 m of geopotential height too.
 
     Parameters
     ----------
@@ -217,6 +220,8 @@ def check_no_fill(what: str, values: NDArray[Any]) -> None:
         Name of what has them, for errors.
     values
         Numbers, some of them NaN.
+    units
+        Value of CF attribute ``units``, or ``None``.
 
     Raises
     ------
@@ -233,6 +238,8 @@ def check_no_fill(what: str, values: NDArray[Any]) -> None:
         if rest.size < _FEWEST_OTHERS:
             continue
         low, high = float(rest.min()), float(rest.max())
+        if sign < 0 <= low and spelled(str(units)) in _FROM_ZERO:
+            ratio = 0.0
         if abs(end) > ratio * max(-low, high):
             raise DataError(
                 f"{what} has {int((values == end).sum())} values of {end:.9g}, where all others "

@@ -143,7 +143,7 @@ def test_numbers_that_mean_missing_are_known_without_attributes(
 ) -> None:
     holes = np.r_[values, np.nan, fill, fill].astype(dtype)
     with pytest.raises(DataError, match=r"^x has 2 values of .* where all others lie from") as info:
-        check_no_fill("x", holes)
+        check_no_fill("x", holes, None)
     assert len(re.findall(r"\.where\(data [<>] \S+\)$", str(info.value))) == 1
     limit = float(str(info.value).split()[-1].rstrip(")"))
     kept = holes > limit if fill < 0 else holes < limit
@@ -171,7 +171,23 @@ HEIGHTS = np.r_[np.linspace(0.0, 2500.0, 200), -99.0]
     ],
 )  # fmt: skip
 def test_numbers_that_may_be_values_are(values: np.ndarray) -> None:
-    check_no_fill("x", values)
+    check_no_fill("x", values, "m")
+
+
+@pytest.mark.parametrize(
+    ("values", "fill", "units"),
+    [
+        (TEMPERATURE, -999.0, "kelvin"), (PRESSURE, -9999.0, "Pa"), (PRESSURE, -99999.0, "Pa"),
+        (PRESSURE / 100.0, -999.0, "mbar"), (np.linspace(0.0, 100.0, 20), -999.0, "percent"),
+    ],
+)  # fmt: skip
+def test_what_is_never_below_zero_tells_more(values: np.ndarray, fill: float, units: str) -> None:
+    holes = np.r_[values, fill]
+    with pytest.raises(DataError, match=r"^x has 1 values of -9+, where all others lie from"):
+        check_no_fill("x", holes, units)
+    for other in ("m", "m2 s-2", "W m-2", None):
+        check_no_fill("x", holes, other)
+    check_no_fill("x", np.r_[values, 0.01 * fill, fill], units)  # anomalies are below 0, too
 
 
 def test_training_and_scores_refuse_numbers_that_mean_missing() -> None:
@@ -185,3 +201,6 @@ def test_training_and_scores_refuse_numbers_that_mean_missing() -> None:
         lambda: model.predict(forecast.where(forecast < forecast.max(), 1e20))
     )
     assert f"has {count} values of -9999" in error_of(lambda: evaluate(forecast, holes))
+    few = observed.where(observed > 279.5, -999.0)
+    assert f"has {count} values of -999" in fit_error(forecast, few)
+    assert f"has {count} values of -999" in error_of(lambda: evaluate(forecast, few))

@@ -193,7 +193,8 @@ def read_observed(
             f"the observation has members along {axes.member!r}; select one, or take their mean"
         )
     name = target if observed.name is None else str(observed.name)
-    values = _finite(frame.values(observed, list(leading)), name, "the observation")
+    values = frame.values(observed, list(leading))
+    _check_finite(values, name, "the observation", observed.attrs.get("units"))
     values = np.broadcast_to(values, (*leading.values(), *frame.grid.shape))
     return values.reshape(-1, frame.grid.size)
 
@@ -310,7 +311,8 @@ def _members(
 ) -> FloatArray:
     """Values ``[S, R, P]``, where dims of `leading` that `field` lacks have length 1."""
     member = [] if axes.member is None else [axes.member]
-    values = _finite(frame.values(field, [*leading, *member]), name, "the forecast")
+    values = frame.values(field, [*leading, *member])
+    _check_finite(values, name, "the forecast", field.attrs.get("units"))
     count = field.sizes[member[0]] if member else 1
     return values.reshape(-1, count, frame.grid.size)
 
@@ -375,7 +377,7 @@ def _checked_type(field: xr.DataArray, name: str, what: str) -> xr.DataArray:
     return field
 
 
-def _finite(values: FloatArray, name: str, what: str) -> FloatArray:
+def _check_finite(values: FloatArray, name: str, what: str, units: object) -> None:
     if values.size == 0:
         raise DataError(
             f"variable {name!r} of {what} is empty, of shape {values.shape}; check the selection"
@@ -388,8 +390,7 @@ def _finite(values: FloatArray, name: str, what: str) -> FloatArray:
         )
     if np.isnan(values).all():
         raise DataError(f"variable {name!r} of {what} is NaN everywhere; check file and selection")
-    check_no_fill(f"variable {name!r} of {what}", values)
-    return values
+    check_no_fill(f"variable {name!r} of {what}", values, units)
 
 
 def _quoted(field: xr.DataArray) -> str:

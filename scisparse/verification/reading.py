@@ -198,7 +198,7 @@ def checked(data: xr.Dataset, what: str) -> xr.Dataset:
             raise DataError(
                 f"{name!r} of {what} has {infinite} infinite values; mark missing values as NaN"
             )
-        check_no_fill(f"{name!r} of {what}", array.values)
+        check_no_fill(f"{name!r} of {what}", array.values, array.attrs.get("units"))
     for dim, index in data.indexes.items():
         if index.nlevels > 1:
             raise DataError(
