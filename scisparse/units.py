@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from scisparse.errors import DataError
 
 __all__ = [
-    "check_celsius",
     "check_no_fill",
+    "check_scale",
     "check_units",
     "check_unpacked",
     "spelled",
-    "warn_celsius",
+    "warn_scale",
 ]
 
 # Between means of one temperature in kelvin and in degrees Celsius, if one is up to 70 K off.
 _LEAST_OFFSET, _LARGEST_OFFSET = 203.15, 343.15
+# Means of pressure at the surface or at sea level, in hectopascals.
+_PRESSURES = 400.0, 1100.0
+_Means = tuple[float, float]
 # What files have for no value where no attribute says so, of either sign: of netCDF, MERRA, GRIB,
 # GrADS, CMIP, Ferret, GDAL; and numbers below 0 of tables and packed integers.
 _LARGE_FILLS = (
@@ -111,10 +114,8 @@ def check_units(what: str, units: object, expected: object) -> None:
     )
 
 
-def check_celsius(
-    what: str, units: object, expected: object, difference: Callable[[], float]
-) -> None:
-    """Raise where one is in kelvin and one in degrees Celsius, though units do not tell.
+def check_scale(what: str, units: object, expected: object, means: Callable[[], _Means]) -> None:
+    """Raise where one is in another scale than it must fit, though units do not tell.
 
     Arithmetic drops units or keeps those that no longer hold, as the version of xarray is.
 
@@ -124,46 +125,53 @@ def check_celsius(
         Name of what has the units, for errors.
     units, expected
         As of :func:`check_units`.
-    difference
-        Gives the mean of what has the units, less that of what it must fit; asked for temperatures.
+    means
+        Gives the mean of what has the units and of what it must fit; asked for temperatures and
+        pressures.
 
     Raises
     ------
     DataError
-        They differ as both units do.
+        They differ as kelvin and degrees Celsius do, or pascals and hectopascals.
     """
-    if told := _apart(what, units, expected, difference):
+    if told := _apart(what, units, expected, means):
         raise DataError(told)
 
 
-def warn_celsius(
-    what: str, units: object, expected: object, difference: Callable[[], float], stacklevel: int
+def warn_scale(
+    what: str, units: object, expected: object, means: Callable[[], _Means], stacklevel: int
 ) -> None:
-    """Warn where :func:`check_celsius` raises: anomalies, of units K too, may be meant.
+    """Warn where :func:`check_scale` raises: anomalies, of units K too, may be meant.
 
     Warns
     -----
     UserWarning
-        Values differ as kelvin and degrees Celsius do.
+        Values differ as two scales of one quantity do.
     """
-    if told := _apart(what, units, expected, difference):
+    if told := _apart(what, units, expected, means):
         warnings.warn(told, UserWarning, stacklevel=stacklevel + 1)
 
 
-def _apart(
-    what: str, units: object, expected: object, difference: Callable[[], float]
-) -> str | None:
-    """How temperatures differ, if they do as both scales do."""
+def _apart(what: str, units: object, expected: object, means: Callable[[], _Means]) -> str | None:
+    """How temperatures or pressures differ, if they do as both scales do."""
     known = {spelled(str(each)) for each in (units, expected) if each is not None}
-    if known not in ({"K"}, {"degC"}):
+    if known not in ({"K"}, {"degC"}, {"Pa"}, {"hPa"}):
         return None
-    offset = difference()
-    if not _LEAST_OFFSET < abs(offset) < _LARGEST_OFFSET:
+    mean, other = means()
+    offset, (low, high) = mean - other, sorted((mean, other))
+    if known in ({"K"}, {"degC"}):
+        scales, kind = "kelvin and degrees Celsius", "temperatures"
+        differ = _LEAST_OFFSET < abs(offset) < _LARGEST_OFFSET
+    else:
+        scales, kind = "pascals and hectopascals", "pressures"
+        least, largest = _PRESSURES
+        differ = least < low < largest and 100 * least < high < 100 * largest
+    if not differ:
         return None
     told = [f"units {each!r}" if each is not None else "no units" for each in (units, expected)]
     return (
         f"{what} has {told[0]} and differs by {offset:.0f} on average from what it must fit, "
-        f"which has {told[1]}, as kelvin and degrees Celsius do, or anomalies and temperatures; "
+        f"which has {told[1]}, as {scales} do, or anomalies and {kind}; "
         "convert one, and set attrs['units'] of both, or add the climatology to anomalies"
     )
 

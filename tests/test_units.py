@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+import xarray as xr
 from postprocess_cases import ensemble, error_of, fit_error, fitted
 
 from scisparse.errors import DataError
@@ -103,13 +104,38 @@ def test_arithmetic_does_not_hide_the_scale(unit: str, other: float, kept: bool)
         fitted("emos", forecast, here)
     assert "postprocess_cases" in record[0].filename
     model = fitted("emos", forecast, observed)
-    with pytest.warns(UserWarning, match=rf"^the forecast {told}.*{rest}anomalies") as record:
+    with pytest.raises(DataError, match=rf"^variable 't2m' of the forecast {told}.*{rest}anomal"):
         model.predict(there)
-    assert record[0].filename == __file__
     text = error_of(lambda: evaluate(forecast, here))
     assert f"the prediction has units {unit!r} and differs by {-np.sign(other) * 27:.0f}" in text
     same = model.predict(forecast.drop_attrs())["t2m_mean"]
     np.testing.assert_array_equal(same, model.predict(forecast)["t2m_mean"])
+
+
+@pytest.mark.parametrize("factor", [0.01, 100.0])
+def test_pascals_and_hectopascals_differ(factor: float) -> None:
+    """Whose units arithmetic has kept: the mean was a hundred times too large or too small."""
+    unit, usual = ("Pa", 101_000.0) if factor < 1 else ("hPa", 1010.0)
+    forecast, observed = ((each / 280.0 * usual).assign_attrs(units=unit) for each in ensemble(12))
+    there, here = ((each * factor).assign_attrs(units=unit) for each in (forecast, observed))
+    told = rf"has units '{unit}' and differs by .*, as pascals and hectopascals do, or anomalies"
+    with pytest.warns(UserWarning, match=f"^the observation 'analysis' {told}"):
+        fitted("emos", forecast, here)
+    model = fitted("emos", forecast, observed)
+    with pytest.raises(DataError, match=f"^variable 't2m' of the forecast {told}"):
+        model.predict(there)
+    with pytest.raises(DataError, match=f"^the prediction {told}"):
+        evaluate(forecast, here)
+    model.predict(forecast - 0.05 * usual)
+    evaluate(forecast - 0.05 * usual, observed)
+
+
+def test_predictors_in_another_scale_are_named() -> None:
+    forecast, observed = ensemble(12)
+    both = xr.Dataset({"t2m": forecast, "sst": forecast.mean("member").assign_attrs(units="K")})
+    model = fitted("emos", both, observed)
+    other = both.assign(sst=(both["sst"] - 273.15).assign_attrs(units="K"))
+    assert error_of(lambda: model.predict(other)).startswith("variable 'sst' of the forecast has")
 
 
 def test_anomalies_in_kelvin_predict_temperatures() -> None:

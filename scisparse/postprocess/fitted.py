@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from scisparse.postprocess.methods import Network
 from scisparse.postprocess.samples import Forecast, as_field, read_forecast
 from scisparse.postprocess.standard import Standard
 from scisparse.postprocess.times import check_times
-from scisparse.units import check_units, warn_celsius
+from scisparse.units import check_scale, check_units
 
 __all__ = ["Fitted"]
 
@@ -75,14 +76,14 @@ class Fitted:
         ------
         DataError
             Grid, units, calendar, level, lead time, variables or groups differ from the training's;
-            both are named.
+            both are named. Or temperatures differ from it as kelvin and degrees Celsius do, or
+            pressures as pascals and hectopascals, though units do not tell.
 
         Warns
         -----
         UserWarning
             There are fewer members than in training. All methods read the mean and the spread of
             members, which are what they were, but less certain than the model takes them to be.
-            Or temperatures differ from those of the training as kelvin and degrees Celsius do.
         """
         field = as_field(forecast, target, "the forecast")
         if isinstance(forecast, xr.Dataset):
@@ -102,15 +103,23 @@ class Fitted:
                 f"the forecast has predictors {list(cases.names)} but the model was trained on "
                 f"{list(self.names)}; give the same variables and groups of members"
             )
-        told = field.attrs.get("units"), self.units.get(target)
-        warn_celsius("the forecast", *told, lambda: self._departure(cases), stacklevel=3)
+        self._compare_scales(forecast, target, cases)
         self._compare_members(field)
         return frame, cases
 
-    def _departure(self, cases: Forecast) -> float:
-        """Mean of a forecast less that of the training."""
-        usual = self.standard.forecast_mean[: cases.mean.shape[1]]
-        return float(np.nanmean(cases.mean) - np.nanmean(usual))
+    def _compare_scales(self, forecast: _Object, target: str, cases: Forecast) -> None:
+        """Raise where values are in another scale than those of the training."""
+        groups = cases.mean.shape[1]
+        names = [*[target] * groups, *cases.names[groups:]]
+        values = [*cases.mean.swapaxes(0, 1), *cases.extra.swapaxes(0, 1)]
+        for name, given, usual in zip(names, values, self.standard.forecast_mean, strict=True):
+            field = forecast[name] if isinstance(forecast, xr.Dataset) else forecast
+            check_scale(
+                f"variable {name!r} of the forecast",
+                field.attrs.get("units"),
+                self.units.get(name),
+                partial(_means, given, usual),
+            )
 
     def _compare_members(self, field: xr.DataArray) -> None:
         dim = find_dim(field, "member")
@@ -143,3 +152,8 @@ class Fitted:
         location, scale = (np.concatenate(each) for each in zip(*parts, strict=True))
         location, scale = self.standard.in_units(location, scale)
         return np.where(missing, np.nan, location), np.where(missing, np.nan, scale)
+
+
+def _means(values: FloatArray, usual: FloatArray) -> tuple[float, float]:
+    """Means of a forecast and of the training."""
+    return float(np.nanmean(values)), float(np.nanmean(usual))

@@ -153,7 +153,8 @@ class PostProcessor:
         Warns
         -----
         UserWarning
-            Temperatures differ as kelvin and degrees Celsius do, though units do not tell.
+            Temperatures differ as kelvin and degrees Celsius do, or pressures as pascals and
+            hectopascals, though units do not tell.
         """
         forecast = arrays.with_coordinates(forecast, self.target)
         observed = arrays.with_coordinates(observed, self.target)
@@ -238,7 +239,7 @@ class PostProcessor:
         ------
         DataError
             Not fitted, or grid, units, calendar, level, lead time, variables or groups differ from
-            those of the training; both are named.
+            those of the training; both are named. Or values do, as kelvin and degrees Celsius.
         OptionError
             More than one of `members`, `quantiles` and `thresholds` is asked for, or it cannot be
             given.

@@ -13,7 +13,7 @@ from scisparse.arrays import Axes, Frame, check_object, find_axes
 from scisparse.errors import DataError
 from scisparse.grids import Grid
 from scisparse.losses import Distribution
-from scisparse.units import check_no_fill, check_units, check_unpacked, warn_celsius
+from scisparse.units import check_no_fill, check_units, check_unpacked, warn_scale
 
 __all__ = [
     "Forecast",
@@ -220,21 +220,21 @@ def check_bound(truth: FloatArray, distribution: Distribution, seen: xr.DataArra
 def compare_scales(
     cases: Forecast, truth: FloatArray, field: xr.DataArray, seen: xr.DataArray
 ) -> None:
-    """Warn where one tells units of temperature and the other has another scale.
+    """Warn where one tells units of temperature or pressure and the other has another scale.
 
     No error, as anomalies, in kelvin too, predict temperatures as well as temperatures do.
 
     Warns
     -----
     UserWarning
-        Means differ as kelvin and degrees Celsius do.
+        Means differ as kelvin and degrees Celsius do, or pascals and hectopascals.
     """
 
-    def difference() -> float:
-        return float(np.nanmean(truth) - np.nanmean(cases.mean))
+    def means() -> tuple[float, float]:
+        return float(np.nanmean(truth)), float(np.nanmean(cases.mean))
 
     told = seen.attrs.get("units"), field.attrs.get("units")
-    warn_celsius(f"the observation{_quoted(seen)}", *told, difference, stacklevel=3)
+    warn_scale(f"the observation{_quoted(seen)}", *told, means, stacklevel=3)
 
 
 def refuse_truth(cases: Forecast, truth: FloatArray, forecast: _Object, seen: xr.DataArray) -> None:

@@ -61,7 +61,7 @@ from scisparse.errors import DataError, MissingDependencyError, OptionError
 from scisparse.losses.rising import exceedance_thresholds
 from scisparse.names import check_name
 from scisparse.times import check_starts
-from scisparse.units import check_celsius, check_units
+from scisparse.units import check_scale, check_units
 from scisparse.verification.described import described, in_order
 from scisparse.verification.matching import area_weights, check_meaning, match, place_weights
 from scisparse.verification.pointwise import along_thresholds, quantile_score
@@ -188,7 +188,7 @@ def evaluate(
     if isinstance(weights, xr.DataArray):
         areas = place_weights(weights, truth.to_dataset(name=target))
     for each in scored:
-        check_celsius(each.what, each.units, told, partial(_mean_error, each, truth))
+        check_scale(each.what, each.units, told, partial(_means, each, truth))
     over = _dims_over(dims, truth)
     for each in scored if dims is None else []:
         check_meaning(each.data, seen, each.what, each.own_dim)
@@ -266,10 +266,13 @@ def _usable(truth: xr.DataArray, scored: Sequence[Prediction]) -> xr.DataArray:
     return truth.broadcast_like(valid).where(valid)
 
 
-def _mean_error(prediction: Prediction, truth: xr.DataArray) -> float:
-    """Mean error of the best guess, 0 where there is none."""
+def _means(prediction: Prediction, truth: xr.DataArray) -> tuple[float, float]:
+    """Mean of the best guess, by its mean error, and of the truth; 0 where there is no guess."""
     best = prediction.point()
-    return 0.0 if best is None else float((best - truth).mean())
+    if best is None:
+        return 0.0, 0.0
+    usual = float(truth.mean())
+    return usual + float((best - truth).mean()), usual
 
 
 def _dims_over(dims: str | Iterable[Hashable] | None, truth: xr.DataArray) -> list[str]:
