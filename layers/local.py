@@ -337,16 +337,21 @@ class LocallyConnected(Rewirable, PatternLayer):
         return torch.cat([state, pack_edges(self.pattern)]) if self.rewired else state
 
     def _saved_edges(self, extra_state: Tensor) -> Tensor | None:
-        return extra_state[64:] if extra_state.numel() > 64 else None
+        if extra_state.numel() > 64:
+            return extra_state[64:]
+        # Of edges that never moved there is the fingerprint: the layer knows those of its start.
+        start = self.rewired and bytes(extra_state[:32].tolist()).hex() == self.built_on.fingerprint
+        return pack_edges(self.built_on) if start else None
 
     def set_extra_state(self, state: Any) -> None:
         """Check the fingerprints of the pattern and the tie that the weights were trained with."""
         digests = bytes(state[:64].tolist())
-        if digests[:32].hex() != self.pattern.fingerprint:
+        pattern = self.built_on if state.numel() == 64 else self.pattern
+        if digests[:32].hex() != pattern.fingerprint:
             shared = isinstance(self.tie, str) and self.tie == "all"
             by_tap = ", or copy its parameters one by one: tie='all' has them by tap"
             raise PatternError(
-                f"the saved weights belong to another pattern than this layer's {self.pattern!r}; "
+                f"the saved weights belong to another pattern than this layer's {pattern!r}; "
                 "build the layer on the pattern (grid, mask, stencil) it was trained on"
                 f"{by_tap if shared else ''}"
             )

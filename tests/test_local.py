@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -343,3 +344,23 @@ def test_a_pattern_made_by_hand_is_checked() -> None:
         LocallyConnected(Pattern(row_ptr, col, 3), 1, 1)
     with pytest.raises(PatternError, match="row_ptr"):
         LocallyConnected(Pattern(torch.tensor([0, 2, 1]), col, 8), 1, 1)
+
+
+@pytest.mark.parametrize("spare", [0, 20])
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_rewired_layer_goes_back_to_the_state_it_was_built_with(moved: bool, spare: int) -> None:
+    """Such as initial weights, of a lottery: the state of edges that never moved holds none."""
+    pattern = window((4, 6), 3, padding=1)
+    layer, other = (LocallyConnected(pattern, 2, 3) for _ in "ab")
+    x = torch.randn(2, 24, 2)
+    y, state = layer(x).detach(), copy.deepcopy(layer.state_dict())
+    kept = torch.rand(pattern.num_edges) < 0.7 if moved else torch.ones(pattern.num_edges) > 0
+    edges = torch.stack([pattern.col.long(), pattern.rows()])[:, kept]
+    layer.rewire(Pattern.from_edge_index(edges, 24, 24), rows=pattern.num_edges + spare)
+    layer.load_state_dict(state)
+    torch.testing.assert_close(layer(x), y)
+    other.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(other(x), y)
+    wider = LocallyConnected(window((4, 6), 5, padding=2), 2, 3)
+    with pytest.raises(PatternError, match="belong to another pattern"):
+        layer.load_state_dict(wider.state_dict())
