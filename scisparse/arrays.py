@@ -26,7 +26,7 @@ from scisparse.grids.canonical import (
     eastward,
     with_areas,
 )
-from scisparse.grids.discovery import grid_dims, has_grid, places_among
+from scisparse.grids.discovery import grid_dims, has_grid, places_among, role_of
 from scisparse.grids.same import Labels, difference, labels_of, order_of
 from scisparse.grids.same import same_points as same_points
 
@@ -58,6 +58,7 @@ _STANDARD_NAMES = {
     "lead": ("forecast_period",),
 }
 _AXIS = {"time": "T", "member": "E"}
+_PLACES = ("latitude", "longitude")
 _Object = xr.DataArray | xr.Dataset
 
 
@@ -321,8 +322,8 @@ class Frame:
 def with_coordinates(data: _Object, target: str | None = None) -> _Object:
     """Make coordinates of latitudes, longitudes and valid times that a file holds as variables.
 
-    Never of `target`, nor of what only looks like a place and changes with time, member or lead
-    time, as along the track of a storm.
+    Never of `target`, nor of what changes with time, member or lead time, as along the track of a
+    storm, if it only looks like a place or there are coordinates that tell places.
 
     Examples
     --------
@@ -333,17 +334,12 @@ def with_coordinates(data: _Object, target: str | None = None) -> _Object:
     """
     if not isinstance(data, xr.Dataset):
         return data
-    others = {name: variable for name, variable in data.data_vars.items() if name != target}
-    told = [
-        name
-        for name, variable in others.items()
-        if variable.attrs.get("standard_name") in ("latitude", "longitude") or _tells_time(variable)
-    ]
-    fixed = [
-        name
-        for name, variable in others.items()
-        if not any(find_dim(variable, role) for role in _NAMES)
-    ]
+    others = [each for name, each in data.data_vars.items() if name != target]
+    fixed = [each.name for each in others if not any(find_dim(each, role) for role in _NAMES)]
+    roles = {role_of(coordinate) for coordinate in data.coords.values()}
+    places = [each for each in others if each.attrs.get("standard_name") in _PLACES]
+    told = [each.name for each in others if _tells_time(each)]
+    told += [each.name for each in places if each.name in fixed or role_of(each) not in roles]
     found = [*told, *places_among(data, fixed, target)]
     # Where there is nothing else, one of them is the field.
     return data if {*found} == {*data.data_vars} else data.set_coords(found)

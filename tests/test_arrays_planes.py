@@ -63,6 +63,21 @@ def test_latitudes_of_tracks_are_no_places(target: str, given: bool, attrs: dict
         xr.testing.assert_identical(evaluate(tracks, seen, target=target)["rmse"], scores["rmse"])
 
 
+@pytest.mark.parametrize("dims", [("time",), ("time", "lat", "lon")])
+def test_a_field_with_coordinates_may_have_the_track_of_a_storm_beside_it(
+    dims: tuple[str, ...],
+) -> None:
+    """It lay on the points of the track, of which there are as many as times."""
+    wind, rng = ensemble(5)[1], np.random.default_rng(0)
+    data = wind.to_dataset(name="wind")
+    for name in ("latitude", "longitude"):
+        shape = [wind.sizes[dim] for dim in dims]
+        data[f"centre_{name}"] = (dims, rng.normal(20.0, 1.0, shape), {"standard_name": name})
+    found = with_coordinates(data)
+    assert {*found.coords} == {*data.coords}
+    assert Frame.of(found["wind"]).grid == Frame.of(wind).grid
+
+
 @pytest.mark.parametrize("dims", [("time",), ("member", "time"), ("time", "x"), ("lead", "y", "x")])
 def test_latitudes_that_change_are_variables(dims: tuple[str, ...]) -> None:
     data = field().drop_vars(["lat", "lon"]).expand_dims(time=2, member=3, lead=2).to_dataset()
