@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from scisparse.arrays import find_dim
 from scisparse.coordinates import (
@@ -22,10 +25,11 @@ from scisparse.coordinates import (
 )
 from scisparse.errors import DataError
 
-__all__ = ["calendar_name", "check_stamps", "check_starts"]
+__all__ = ["calendar_name", "check_stamps", "check_starts", "warn_months"]
 
 _Object = xr.DataArray | xr.Dataset
 _Names = tuple[str, str]
+_FEWEST_MONTHS, _FEWEST_DAYS = 3, 20
 _STANDARD = ("standard", "gregorian", "proleptic_gregorian")
 
 
@@ -117,6 +121,52 @@ def _check_single_kinds(first: _Object, second: _Object, names: _Names) -> None:
             f"times of {names[0]} are {kinds[0]} but of {names[1]} {kinds[1]}; "
             f"{_conversion(found, told, names, single)}"
         )
+
+
+def warn_months(first: _Object, second: _Object, names: _Names) -> None:
+    """Warn where one has a time a month, on the same day, and the other as many as days or more.
+
+    Means over months would meet single days in silence; but these may be what is meant.
+
+    Warns
+    -----
+    UserWarning
+        They have times in common; names the remedy of both.
+    """
+    dims = [find_dim(data, "time") for data in (first, second)]
+    both = zip((first, second), dims, strict=True)
+    indexes = [data.indexes[dim] for data, dim in both if dim in data.indexes]
+    if len(indexes) < 2 or not all(map(_are_dates, indexes)):
+        return
+    for coarse, fine in ((0, 1), (1, 0)):
+        one, many = indexes[coarse], indexes[fine]
+        often = len(many) / max(len(np.unique(_months(many))), 1)
+        if _is_monthly(one) and often >= _FEWEST_DAYS and one.isin(many).any():
+            data, other = (names[place].removeprefix("the ") for place in (fine, coarse))
+            warnings.warn(
+                f"{names[coarse]} has one time a month and {names[fine]} {often:.0f}, of which the "
+                f"same alone are used: if {names[coarse]} is of means over months, take those of "
+                f"{names[fine]}, with {data}.resample({dims[fine]}='MS').mean() or other stamps; "
+                f"else select its times, with {data}.sel({dims[fine]}={other}[{dims[coarse]!r}])",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+def _is_monthly(index: Any) -> bool:
+    """Whether times are one a month, always on the same day or on the last one."""
+    if len(index) < _FEWEST_MONTHS or len(np.unique(_months(index))) < len(index):
+        return False
+    day = np.asarray(index.day)
+    return bool((day == day[0]).all() or (day == np.asarray(index.days_in_month)).all())
+
+
+def _months(index: Any) -> NDArray[np.int64]:
+    return np.asarray(12 * np.asarray(index.year) + np.asarray(index.month))
+
+
+def _are_dates(index: Any) -> bool:
+    return hasattr(index, "calendar") or index.dtype.kind == "M"
 
 
 def check_starts(forecast: _Object, observed: _Object, names: _Names) -> None:
@@ -282,7 +332,7 @@ def _conversion(
             return f"convert to UTC without a zone: {data}.assign_coords({dim}={times})"
     if None in dims:
         return "bring both to one calendar, with .convert_calendar"
-    if not all(hasattr(index, "calendar") or index.dtype.kind == "M" for index in found):
+    if not all(map(_are_dates, found)):
         return "give both dates, for example with xr.decode_cf, or both numbers"
     calendars = [getattr(index, "calendar", "standard") for index in found]
     # What is no cftime stays so; else the first is brought to the calendar of the second.

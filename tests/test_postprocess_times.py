@@ -356,3 +356,25 @@ def test_times_with_a_zone_meet_none_without() -> None:
     assert "observation.assign_coords(time=observation.indexes['time'].tz_convert(None))" in text
     plain = second.assign_coords(time=second.indexes["time"].tz_convert(None))
     assert int(evaluate(FORECAST, plain)["count"]) == OBSERVED.size
+
+
+@pytest.mark.parametrize("calendar", ["standard", "360_day"])
+@pytest.mark.parametrize("stamp", ["MS", "ME"])
+def test_means_over_months_beside_days(stamp: str, calendar: str) -> None:
+    """The first day of each month was the truth of the month, without a word."""
+    cftime = calendar != "standard"
+    count = 360 if cftime else 365
+    days = xr.date_range("2001-01-01", periods=count, calendar=calendar, use_cftime=cftime)
+    daily, observed = (each.assign_coords(time=days) for each in ensemble(count))
+    forecast = daily.resample(time=stamp).mean()
+    with pytest.warns(UserWarning, match="has one time a month and the observation 30, of") as all_:
+        model = fitted("emos", forecast, observed)
+    with pytest.warns(UserWarning, match=r"observation\.resample\(time='MS'\)\.mean\(\)"):
+        evaluate(model.predict(forecast), observed)
+    with pytest.warns(UserWarning, match=r"and the forecast 30, of which the same"):
+        fitted("emos", daily, forecast.mean("member"))
+    assert "postprocess_cases" in all_[0].filename
+    for truth in (observed.sel(time=forecast["time"]), observed.resample(time=stamp).mean()):
+        evaluate(fitted("emos", forecast, truth).predict(forecast), truth)
+    weeks = observed[::7]
+    evaluate(fitted("emos", weeks.rename("t2m"), observed).predict(weeks.rename("t2m")), observed)

@@ -153,8 +153,7 @@ class PostProcessor:
         Warns
         -----
         UserWarning
-            Temperatures differ as kelvin and degrees Celsius do, or pressures as pascals and
-            hectopascals, though units do not tell.
+            Values differ as of K and degC, or Pa and hPa, though units do not; or months meet days.
         """
         forecast = arrays.with_coordinates(forecast, self.target)
         observed = arrays.with_coordinates(observed, self.target)

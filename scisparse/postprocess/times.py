@@ -9,7 +9,7 @@ import xarray as xr
 from scisparse.arrays import Axes, find_axes, has_role
 from scisparse.coordinates import check_scalars, rounded
 from scisparse.errors import DataError
-from scisparse.times import calendar_name, check_stamps, check_starts
+from scisparse.times import calendar_name, check_stamps, check_starts, warn_months
 
 __all__ = ["align", "calendar_of", "check_times"]
 
@@ -38,11 +38,17 @@ def align(
         starts and the observation valid times, no time is common or some nearly match, a coordinate
         of one value differs, or one has dims of its own; all values are named. Of the forecast,
         lead times may be.
+
+    Warns
+    -----
+    UserWarning
+        One has a time a month and the other as many as days.
     """
     axes = find_axes(field), find_axes(observed)
     first, second = (_time_dim(a, what) for a, what in zip(axes, _NAMES, strict=True))
     check_starts(field, observed, _NAMES)
     check_stamps(field, observed, _NAMES)
+    warn_months(field, observed, _NAMES)
     parts = [data.coords.to_dataset() for data in (field, observed)]
     check_scalars(parts, _NAMES, [axis.member for axis in axes if axis.member is not None])
     indexes = [

@@ -60,7 +60,7 @@ from scisparse.arrays import check_object, with_coordinates
 from scisparse.errors import DataError, MissingDependencyError, OptionError
 from scisparse.losses.rising import exceedance_thresholds
 from scisparse.names import check_name
-from scisparse.times import check_starts
+from scisparse.times import check_starts, warn_months
 from scisparse.units import check_scale, check_units
 from scisparse.verification.described import described, in_order
 from scisparse.verification.matching import area_weights, check_meaning, match, place_weights
@@ -153,6 +153,11 @@ def evaluate(
         do not rise, or of a prediction that is quantiles.
     MissingDependencyError
         The extra ``verify`` is not installed.
+
+    Warns
+    -----
+    UserWarning
+        One has a time a month and the other has days.
 
     Examples
     --------
@@ -249,6 +254,8 @@ def _matched(
         [*names, "the observation"],
         own,
     )
+    for each in scored:
+        warn_months(each.data, truth, (each.what, "the observation"))
     placed = [p.with_data(d) for p, d in zip(scored, [base, *others[:-1]], strict=True)]
     return placed, _usable(others[-1]["observed"], placed)
 
