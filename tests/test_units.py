@@ -138,6 +138,13 @@ def test_predictors_in_another_scale_are_named() -> None:
     assert error_of(lambda: model.predict(other)).startswith("variable 'sst' of the forecast has")
 
 
+def test_a_group_of_members_without_values_has_no_scale() -> None:
+    forecast, observed = ensemble(12)
+    forecast = forecast.assign_coords(model=("member", list("aabb")))
+    model = fitted("emos", forecast, observed, groups="model")
+    assert model.predict(forecast.where(forecast["model"] == "a"))["t2m_mean"].isnull().all()
+
+
 def test_anomalies_in_kelvin_predict_temperatures() -> None:
     forecast, observed = ensemble(12)
     with pytest.warns(UserWarning, match="or anomalies and temperatures; convert one"):

@@ -155,5 +155,6 @@ class Fitted:
 
 
 def _means(values: FloatArray, usual: FloatArray) -> tuple[float, float]:
-    """Means of a forecast and of the training."""
-    return float(np.nanmean(values)), float(np.nanmean(usual))
+    """Means of a forecast and of the training, NaN of a group of members that is missing."""
+    given, trained = (each[np.isfinite(each)] for each in (values, usual))
+    return float(given.mean()) if given.size else np.nan, float(trained.mean())
