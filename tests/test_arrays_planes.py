@@ -75,7 +75,11 @@ def test_a_field_with_coordinates_may_have_the_track_of_a_storm_beside_it(
         data[f"centre_{name}"] = (dims, rng.normal(20.0, 1.0, shape), {"standard_name": name})
     found = with_coordinates(data)
     assert {*found.coords} == {*data.coords}
-    assert Frame.of(found["wind"]).grid == Frame.of(wind).grid
+    told = data.set_coords(["centre_latitude", "centre_longitude"])
+    for moved in (found["wind"], told["wind"], told["wind"].drop_attrs()):
+        assert Frame.of(moved).grid == Frame.of(wind).grid
+    scores = [evaluate(each.rename("wind") + 1.0, each) for each in (wind, told["wind"])]
+    xr.testing.assert_identical(*(each["crps"].drop_attrs() for each in scores))
 
 
 @pytest.mark.parametrize("dims", [("time",), ("member", "time"), ("time", "x"), ("lead", "y", "x")])

@@ -214,7 +214,11 @@ class _Coordinates:
         used = (
             {dim for name in variables for dim in data[name].dims} if variables else set(data.dims)
         )
-        self._candidates = [c for c in self._candidates if used.issuperset(c.dims)]
+        along = [c for c in self._candidates if used.issuperset(c.dims)]
+        # What moves, such as the centre of a storm, is no place of a grid that stays.
+        moving = {c.name for c in along if any(_is_time(data, dim) for dim in c.dims)}
+        told = {role_of(c) for c in along if c.name not in moving}
+        self._candidates = [c for c in along if c.name not in moving or role_of(c) not in told]
         self.listing = [str(c.name) for c in self._candidates] or "no coordinates"
 
     def only(self, role: str) -> xr.DataArray | None:
@@ -229,6 +233,15 @@ class _Coordinates:
             if matches:
                 return matches[0]
         return None
+
+
+def _is_time(data: xr.Dataset | xr.DataArray, dim: Hashable) -> bool:
+    """Whether there are dates along a dim, or its attributes tell of times."""
+    if dim not in data.indexes:
+        return False
+    index, attrs = data.indexes[dim], data[dim].attrs
+    dates = index.dtype.kind == "M" or hasattr(index, "calendar")
+    return dates or attrs.get("axis") == "T" or attrs.get("standard_name") == "time"
 
 
 _Sign = Callable[["xr.DataArray"], "str | None"]
