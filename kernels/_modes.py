@@ -27,6 +27,7 @@ __all__ = [
 
 _PLAIN = {Tensor, Parameter, type(None)}
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
+_has_storage = torch._C._has_storage
 
 
 def is_transformed() -> bool:
@@ -150,5 +151,7 @@ def is_plain(first: Tensor, second: Tensor, *edges: Tensor | None) -> bool:
         and torch._C._get_tracing_state() is None
         and not torch._C._autograd._profiler_enabled()
         and not (first.is_neg() or second.is_neg())
+        and _has_storage(first)  # not so what a finished torch.func.vjp has saved
+        and _has_storage(second)
         and not (_is_batched(first) or _is_batched(second))  # by autograd, for a whole Jacobian
     )

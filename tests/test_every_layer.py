@@ -127,6 +127,30 @@ def test_activations_may_be_recomputed(name: str) -> None:
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.parametrize("name", MAKE)
+def test_products_with_the_jacobian_are_taken_later(name: str) -> None:
+    """What ``torch.func.vjp`` returns is called when the transform is over."""
+    torch.manual_seed(0)
+    make, shape = MAKE[name]
+    layer, x = make(), torch.randn(7, *shape)
+    weights = {name: p for name, p in layer.named_parameters() if p.requires_grad}
+
+    def call(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        y: Tensor = torch.func.functional_call(layer, weights, (x,))
+        return y
+
+    vjp: Any = torch.func.vjp
+    y, pull_back = vjp(call, {name: p.detach() for name, p in weights.items()}, x)
+    pull = torch.randn_like(y)
+    slopes, slope = pull_back(pull)
+    taken = (*weights.values(), x.requires_grad_())
+    expected = torch.autograd.grad(layer(x), taken, pull, materialize_grads=True)
+    torch.testing.assert_close((*slopes.values(), slope), expected)
+    # So are the weights of the layer itself, which the transform only reads.
+    y, pull_back = vjp(lambda x: layer(x), x.detach())
+    torch.testing.assert_close(pull_back(pull), expected[-1:])
+
+
 @pytest.mark.parametrize("name", MASKED)
 @pytest.mark.parametrize("batch_of_mask", ["none", "one", "all"])
 def test_compiles_with_masks_and_free_shapes(name: str, batch_of_mask: str) -> None:
