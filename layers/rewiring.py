@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from scisparse.errors import PatternError, ShapeError
 from scisparse.layers.buffers import OwnBuffers
@@ -80,8 +81,8 @@ class Rewirable(OwnBuffers):
         Raises
         ------
         PatternError
-            Another number of sites or sources, weights that edges share, or that torch computes
-            from other tensors: parametrized, normed or pruned ones.
+            Another number of sites or sources, weights that edges share, that torch computes from
+            other tensors (parametrized, normed or pruned ones), or that ``fully_shard`` has cut.
 
         Examples
         --------
@@ -127,11 +128,12 @@ class Rewirable(OwnBuffers):
             pattern = unpack_edges(edges, self.pattern)
             rows = len(state_dict.get(prefix + "weight", ()))
             if pattern.fingerprint != self.pattern.fingerprint:
-                if prefix + "weight" in state_dict:  # it may be this very weight, which moves now
-                    state_dict[prefix + "weight"] = state_dict[prefix + "weight"].clone()
-                if self._loads_computed(state_dict, prefix, pattern):
+                if self._loads_all(state_dict, prefix, pattern):
+                    self.check_rewirable()
                     self._exchange(pattern)
                 else:
+                    if prefix + "weight" in state_dict:  # it may be this very weight, which moves
+                        state_dict[prefix + "weight"] = state_dict[prefix + "weight"].clone()
                     self.rewire(pattern, rows=rows)
             elif rows != len(self.weight) and self._fits(state_dict.get(prefix + "weight")):
                 spares = self.weight.new_zeros(rows - pattern.num_edges, *self.weight.shape[1:])
@@ -143,13 +145,18 @@ class Rewirable(OwnBuffers):
         own = "weight" in self._parameters
         return own and saved is not None and len(saved) >= self.pattern.num_edges
 
-    def _loads_computed(self, state: Mapping[str, Any], prefix: str, pattern: Pattern) -> bool:
-        """Whether what the weight is computed from, such as behind gates, comes with the edges."""
-        if "weight" in self._parameters or pattern.num_edges != self.pattern.num_edges:
-            return False
-        self.check_rewirable()
+    def _loads_all(self, state: Mapping[str, Any], prefix: str, pattern: Pattern) -> bool:
+        """Whether all weights of the saved edges come with them, so that none need be moved.
+
+        Shards of weights (``fully_shard``) could not be. Weights may be computed from others, such
+        as behind gates.
+        """
+        if "weight" in self._parameters:
+            saved = state.get(prefix + "weight")
+            return saved is not None and saved.shape == self.weight.shape
         parts = (f"{prefix}parametrizations.weight.", f"{prefix}weight_")
-        return any(name.startswith(parts) for name in state)
+        same = pattern.num_edges == self.pattern.num_edges
+        return same and any(name.startswith(parts) for name in state)
 
     def _exchange(self, pattern: Pattern) -> None:
         """Belong to the edges of another pattern."""
@@ -162,12 +169,12 @@ class Rewirable(OwnBuffers):
 
 
 def check_parameters(layer: nn.Module, *names: str) -> None:
-    """Raise unless these tensors of a layer, where it has them, are its parameters.
+    """Raise unless these tensors of a layer, where it has them, are its parameters, and whole.
 
     Raises
     ------
     PatternError
-        One is computed from others, so that values written to it are lost.
+        One is computed from others, so that values written to it are lost, or lies in shards.
     """
     for name in names:
         if name not in layer._parameters and getattr(layer, name) is not None:
@@ -176,6 +183,12 @@ def check_parameters(layer: nn.Module, *names: str) -> None:
                 "(a parametrization, weight_norm, spectral_norm or torch.nn.utils.prune); make it "
                 f"one before its edges change: torch.nn.utils.parametrize.remove_parametrizations"
                 f"(layer, {name!r}), remove_weight_norm, remove_spectral_norm or prune.remove"
+            )
+        if is_traceable_wrapper_subclass(layer._parameters.get(name)):
+            raise PatternError(
+                f"`{name}` of {type(layer).__name__} is a {type(getattr(layer, name)).__name__}, "
+                "as of fully_shard, whose rows cannot be moved; change edges before the model is "
+                "sharded, or load a state of as many weights"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +85,29 @@ def test_files_may_have_other_spare_rows(spare: tuple[int, int]) -> None:
     optimizer.step()
     layer.load_state_dict(saved.state_dict())
     assert torch.equal(layer(x), saved(x))
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+def test_shards_load_weights_of_other_edges(tmp_path: Path) -> None:
+    """As a layer does that is drawn with another seed than the one that was saved."""
+    from torch.distributed.fsdp import fully_shard
+
+    saved, layer, smaller = (SparseLinear(12, 6, fan_in=n) for n in (5, 5, 4))
+    assert layer.pattern.fingerprint != saved.pattern.fingerprint
+    x = torch.randn(3, 12)
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        for each in (saved, layer, smaller):
+            fully_shard(each)
+        state = saved.state_dict()
+        layer.load_state_dict(state)
+        with torch.no_grad():
+            assert torch.equal(layer(x), saved(x))
+        assert layer.pattern.fingerprint == saved.pattern.fingerprint
+        with pytest.raises(PatternError, match="`weight` of FSDPSparseLinear is a DTensor, as of"):
+            smaller.load_state_dict(state)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_moves_and_types() -> None:
