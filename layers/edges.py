@@ -172,9 +172,9 @@ class EdgeBias(OwnBuffers):
         self.tap_weight = nn.Parameter(torch.zeros(pattern.num_taps, num_heads)) if taps else None
 
     def _write_buffers(self, device: torch.device) -> None:
-        """Write the buffers: in float64 where they have been moved to it, else in float32."""
+        """Write the buffers: in float64 where that is the type of the layer, else in float32."""
         before = [self._buffers.get(name) for name in ("log_area", "features")]
-        dtype = next((t.dtype for t in before if t is not None), torch.float32)
+        dtype = next((t.dtype for t in before if t is not None), torch.get_default_dtype())
         arrays = self._arrays(self._pattern, torch.empty(0, dtype=dtype, device=device))
         for name, values in arrays._asdict().items():
             self._put_buffer(name, values, device)

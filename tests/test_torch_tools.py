@@ -21,6 +21,7 @@ from layer_cases import (
     every_tie,
     index_pattern,
     masked_pattern,
+    needs_scipy,
     randn,
     randomize,
 )
@@ -41,7 +42,7 @@ from scisparse.layers import (
     Scores,
     SparseAttention,
 )
-from scisparse.patterns import window
+from scisparse.patterns import radius, window
 
 
 def low_rank(**options: Any) -> LowRankLocallyConnected:
@@ -144,6 +145,21 @@ def test_autocast_computes_in_bfloat16(make: Any, shape: tuple[int, ...]) -> Non
         assert not torch.equal(mine.float(), want)
     for parameter, gradient in zip(layer.parameters(), rough[2:], strict=True):
         assert gradient.dtype == parameter.dtype == torch.float32
+
+
+@needs_scipy
+def test_default_type_is_that_of_geometry_too() -> None:
+    """Areas and distances are as precise as those of a layer that is moved to float64."""
+    pattern = radius(LatLonGrid.regular(*SHAPE), 4e6)
+    scores = Scores(areas=True, knots=3)
+    moved = SparseAttention(pattern, 2, 1, scores=scores).double()
+    torch.set_default_dtype(torch.float64)
+    try:
+        layer = SparseAttention(pattern, 2, 1, scores=scores)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, values in moved.named_buffers():
+        assert torch.equal(values, layer.get_buffer(name)), name
 
 
 @every_layer
