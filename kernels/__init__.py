@@ -2,6 +2,9 @@
 
 Kernels never see a :class:`~scisparse.Pattern`, a grid or a module. Each operator is registered
 with torch, has a readable reference, and is differentiable to any order.
+
+A process that only loads what ``torch.export.save`` has written imports this module first, as
+operators are registered here, and ``import scisparse`` alone loads nothing.
 """
 
 from __future__ import annotations

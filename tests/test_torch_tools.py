@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,19 @@ def test_exports_with_a_free_batch(make: Any, shape: tuple[int, ...]) -> None:
     program = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},))
     for inputs in (x, randn(7, *shape[1:], seed=3)):
         assert_equal(program.module()(inputs), layer(inputs))
+
+
+def test_exported_programs_run_where_only_the_kernels_are_imported(tmp_path: Path) -> None:
+    x = randn(3, 24, 2)
+    model = nn.Sequential(attention(), build(index_pattern())).eval()
+    torch.export.save(torch.export.export(model, (x,)), tmp_path / "model.pt2")
+    torch.save((x, model(x)), tmp_path / "sample.pt")
+    load = (
+        "import torch, scisparse.kernels\n"
+        "x, y = torch.load('sample.pt')\n"
+        "assert torch.equal(torch.export.load('model.pt2').module()(x), y)\n"
+    )
+    subprocess.run([sys.executable, "-c", load], cwd=tmp_path, check=True)
 
 
 @every_layer
