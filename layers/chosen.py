@@ -72,6 +72,11 @@ class _ChosenAttention(nn.Module):
                 "from sample to sample; give samples as a batch, or loop over them for gradients "
                 "of each"
             )
+        if torch.compiler.is_exporting():
+            raise BackendError(
+                f"torch.export cannot take {type(self).__name__}, as the number of edges that it "
+                "chooses depends on the data; use torch.compile, or SparseAttention over a pattern"
+            )
         if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
             raise BackendError(
                 f"torch.jit.trace cannot take {type(self).__name__}, as it would keep the edges "

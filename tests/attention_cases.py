@@ -156,13 +156,16 @@ def assert_transforms_work(layer: nn.Module, x: Tensor) -> None:
     torch.testing.assert_close(hessian, expected)
 
 
-def assert_jit_trace_is_refused(layer: nn.Module, x: Tensor) -> None:
-    """It would hold the edges of one call, whose number and indices fit no other input."""
+def assert_traces_are_refused(layer: nn.Module, x: Tensor) -> None:
+    """They would hold the edges of one call, whose number and indices fit no other input."""
     refused = f"torch.jit.trace cannot take {type(layer).__name__}, .*; use torch.compile"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of shapes that a trace fixes
         with pytest.raises(BackendError, match=refused):
             torch.jit.trace(layer, (x,))
+    refused = f"torch.export cannot take {type(layer).__name__}, .*; use torch.compile, or Sparse"
+    with pytest.raises(BackendError, match=refused):
+        torch.export.export(layer, (x,))
 
 
 def assert_vmap_is_refused(layer: nn.Module, x: Tensor) -> None:

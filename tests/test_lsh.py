@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_cases import assert_jit_trace_is_refused, assert_vmap_is_refused
+from attention_cases import assert_traces_are_refused, assert_vmap_is_refused
 from chosen_cases import assert_same_with_gradients, copies_of, masked_attention
 from layer_cases import randn, randomize
 from torch import Tensor
@@ -254,5 +254,5 @@ def test_what_does_not_fit_is_named() -> None:
 
 
 def test_vmap_and_traces_are_refused_as_edges_differ() -> None:
-    assert_jit_trace_is_refused(build(4, 2, 2, 3), randn(2, 11, 4))
+    assert_traces_are_refused(build(4, 2, 2, 3), randn(2, 11, 4))
     assert_vmap_is_refused(build(4, 2, 2, 3), randn(3, 2, 11, 4))
