@@ -10,6 +10,8 @@ being freed.
 
 Outputs: any layer may take what another has freed. As nothing bounds how many a program holds at
 once, what lies idle of them is bounded by a number of bytes, so that large ones are not kept.
+
+Memory that is lent cannot be resized (``storage.resize_``, an ``out=`` that grows), as NumPy's.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ _WINDOW = 64
 class _Kept:
     """Free blocks of memory by their size in bytes, the last one freed last.
 
-    Those beyond `most` bytes are let go, the oldest of a size first.
+    Those beyond `most` bytes are let go, of the size first that was given back longest ago.
     """
 
     def __init__(self, most: float = math.inf) -> None:
@@ -61,9 +63,12 @@ class _Kept:
 
     def put(self, block: NDArray[Any]) -> None:
         """Take a block back, unless it alone is too large."""
-        if block.nbytes > self._most:
+        size = block.nbytes
+        if size > self._most:
             return
-        self._free[block.nbytes].append(block)
+        blocks = self._free.pop(size, [])  # the size goes to the end
+        blocks.append(block)
+        self._free[size] = blocks
         idle = sum(size * len(blocks) for size, blocks in [*self._free.items()])
         for size, blocks in [*self._free.items()]:
             while idle > self._most and blocks:
@@ -72,13 +77,16 @@ class _Kept:
 
     def clear(self) -> None:
         """Let go of what is free."""
-        for blocks in [*self._free.values()]:
-            blocks.clear()
+        self._free.clear()
+        self._idle.clear()
 
     def _trim(self) -> None:
         """Let go of what nothing needed since the last time: the oldest of each size."""
         for size, idle in [*self._idle.items()]:
-            del self._free[size][:idle]
+            if not (blocks := self._free.get(size, [])[idle:]):
+                self._free.pop(size, None)
+            else:
+                self._free[size] = blocks
         self._idle = {size: len(blocks) for size, blocks in [*self._free.items()]}
 
 

@@ -346,12 +346,13 @@ class LocallyConnected(Rewirable, PatternLayer):
     def set_extra_state(self, state: Any) -> None:
         """Check the fingerprints of the pattern and the tie that the weights were trained with."""
         digests = bytes(state[:64].tolist())
-        pattern = self.built_on if state.numel() == 64 else self.pattern
-        if digests[:32].hex() != pattern.fingerprint:
+        back = self.rewired and torch.equal(pack_edges(self.pattern), pack_edges(self.built_on))
+        known = self.pattern.fingerprint, self.built_on.fingerprint if back else None
+        if digests[:32].hex() not in known:
             shared = isinstance(self.tie, str) and self.tie == "all"
             by_tap = ", or copy its parameters one by one: tie='all' has them by tap"
             raise PatternError(
-                f"the saved weights belong to another pattern than this layer's {pattern!r}; "
+                f"the saved weights belong to another pattern than this layer's {self.pattern!r}; "
                 "build the layer on the pattern (grid, mask, stencil) it was trained on"
                 f"{by_tap if shared else ''}"
             )

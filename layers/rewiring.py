@@ -146,14 +146,15 @@ class Rewirable(OwnBuffers):
         return own and saved is not None and len(saved) >= self.pattern.num_edges
 
     def _loads_all(self, state: Mapping[str, Any], prefix: str, pattern: Pattern) -> bool:
-        """Whether all weights of the saved edges come with them, so that none need be moved.
+        """Whether all weights of the saved edges come with them and need not be moved.
 
-        Shards of weights (``fully_shard``) could not be. Weights may be computed from others, such
-        as behind gates.
+        Shards of weights (``fully_shard``) could not be, nor weights that are computed from others,
+        such as behind gates.
         """
         if "weight" in self._parameters:
             saved = state.get(prefix + "weight")
-            return saved is not None and saved.shape == self.weight.shape
+            whole = saved is not None and saved.shape == self.weight.shape
+            return whole and is_traceable_wrapper_subclass(self.weight)
         parts = (f"{prefix}parametrizations.weight.", f"{prefix}weight_")
         same = pattern.num_edges == self.pattern.num_edges
         return same and any(name.startswith(parts) for name in state)

@@ -147,7 +147,8 @@ def warn_months(first: _Object, second: _Object, names: _Names) -> None:
                 f"{names[coarse]} has one time a month and {names[fine]} {often:.0f}, of which the "
                 f"same alone are used: if {names[coarse]} is of means over months, take those of "
                 f"{names[fine]}, with {data}.resample({dims[fine]}='MS').mean() or other stamps; "
-                f"else select its times, with {data}.sel({dims[fine]}={other}[{dims[coarse]!r}])",
+                f"else select its times, with "
+                f"{data}.sel({dims[fine]}={data}[{dims[fine]!r}].isin({other}[{dims[coarse]!r}]))",
                 UserWarning,
                 stacklevel=4,
             )

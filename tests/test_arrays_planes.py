@@ -8,6 +8,7 @@ import xarray as xr
 from postprocess_cases import PLANE, ensemble, fitted
 
 from scisparse.arrays import Frame, with_coordinates
+from scisparse.errors import GridError
 from scisparse.grids import ProjectedGrid
 from scisparse.verification import evaluate
 
@@ -80,6 +81,17 @@ def test_a_field_with_coordinates_may_have_the_track_of_a_storm_beside_it(
         assert Frame.of(moved).grid == Frame.of(wind).grid
     scores = [evaluate(each.rename("wind") + 1.0, each) for each in (wind, told["wind"])]
     xr.testing.assert_identical(*(each["crps"].drop_attrs() for each in scores))
+
+
+def test_latitudes_along_rows_that_are_numbered_are_not_passed_over() -> None:
+    """As in files joined with what each of them repeats: numbers of rows were taken for degrees."""
+    wind = ensemble(5)[1].drop_attrs()
+    wind = wind.assign_coords({dim: np.arange(wind.sizes[dim]) for dim in ("lat", "lon")})
+    for name in ("latitude", "longitude"):
+        values = wind.dims, np.full(wind.shape, 20.0), {"standard_name": name}
+        wind = wind.assign_coords({f"mass_{name}": values})
+    with pytest.raises(GridError, match="mass_latitude"):
+        Frame.of(wind)
 
 
 @pytest.mark.parametrize("dims", [("time",), ("member", "time"), ("time", "x"), ("lead", "y", "x")])

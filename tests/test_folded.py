@@ -15,6 +15,9 @@ BATCHES = [1, 2, 4, 5, 8, 11, 16, 17]
 # The narrow side (2, 4 or 8 fold, according to the vector) and the other, which may leave a rest.
 WIDTHS = [(2, 3), (2, 16), (4, 2), (4, 7), (8, 1), (8, 9), (8, 22)]
 
+# Channels in and out: rows that end inside a quarter, a half or a whole vector, or behind it.
+VECTORS = [(1, 2), (1, 3), (1, 8), (1, 35), (2, 1), (3, 1), (4, 1), (5, 1), (16, 1), (40, 1)]
+
 
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", REALS, ids=str)
@@ -41,7 +44,7 @@ def test_vectors_of_every_type(
 ) -> None:
     """One input or one output: rows that end inside a vector, at its end and behind it."""
     monkeypatch.setattr(cpu, "_ISA_AUTO", isa)
-    for channels_in, channels_out in [(1, 3), (1, 8), (1, 35), (5, 1), (16, 1), (40, 1)]:
+    for channels_in, channels_out in VECTORS:
         for batch in (1, 5, 9):
             case = Case(batch, 19, 12, channels_in, channels_out, 5, weights)
             x, weight, grad, edges = case.tensors(dtype, seed=batch)

@@ -172,6 +172,26 @@ def test_few_outputs_lie_idle() -> None:
     assert not any(_kept._outputs._free.values())
 
 
+def test_sizes_that_come_back_stay_and_others_are_forgotten() -> None:
+    kernels.empty_cache()
+    least = _kept._LEAST_OUTPUT // 4
+
+    def take(size: int) -> Tensor:
+        return _kept.empty_output((size,), torch.float32)
+
+    def use(size: int) -> int:
+        return take(size).data_ptr()
+
+    use(3 * least)
+    both = [take(3 * least + more) for more in (1, 2)]
+    del both
+    assert use(3 * least) == use(3 * least)  # what was given back longest ago went, not this
+    for more in range(3 * _kept._WINDOW):
+        use(least + 1 + more % (2 * _kept._WINDOW))
+    assert len(_kept._outputs._free) <= _kept._WINDOW + 1
+    kernels.empty_cache()
+
+
 @pytest.mark.parametrize("channels", [(40, 40), (72, 24), (37, 41), (160, 9), (512, 3)])
 def test_writes_past_the_caches_are_those_of_new_memory(channels: tuple[int, int]) -> None:
     """Gradients of more than 16 MiB go past the caches where their memory is not new."""

@@ -364,3 +364,18 @@ def test_a_rewired_layer_goes_back_to_the_state_it_was_built_with(moved: bool, s
     wider = LocallyConnected(window((4, 6), 5, padding=2), 2, 3)
     with pytest.raises(PatternError, match="belong to another pattern"):
         layer.load_state_dict(wider.state_dict())
+
+
+def test_a_moved_layer_loads_a_layer_built_on_its_edges() -> None:
+    """Its state has their fingerprint alone, which was compared with that of the start."""
+    start, there = (Pattern.from_dense(torch.eye(6).roll(k, 0).bool()) for k in (0, 1))
+    moved, fresh = (LocallyConnected(each, 2, 3) for each in (start, there))
+    moved.rewire(there)
+    for first, second in ((fresh, moved), (moved, LocallyConnected(there, 2, 3))):
+        second.load_state_dict(first.state_dict())
+        x = torch.randn(2, 6, 2)
+        assert torch.equal(second(x), first(x))
+    with pytest.raises(PatternError, match="belong to another pattern"):
+        moved.load_state_dict(
+            LocallyConnected(Pattern.from_dense(torch.eye(6).roll(3, 0).bool()), 2, 3).state_dict()
+        )

@@ -135,7 +135,20 @@ def test_predictors_in_another_scale_are_named() -> None:
     both = xr.Dataset({"t2m": forecast, "sst": forecast.mean("member").assign_attrs(units="K")})
     model = fitted("emos", both, observed)
     other = both.assign(sst=(both["sst"] - 273.15).assign_attrs(units="K"))
-    assert error_of(lambda: model.predict(other)).startswith("variable 'sst' of the forecast has")
+    with pytest.warns(UserWarning, match="^variable 'sst' of the forecast has units 'K'") as record:
+        model.predict(other)
+    assert record[0].filename == __file__
+
+
+def test_a_day_of_a_predictor_may_be_far_from_its_mean() -> None:
+    """The top of clouds has 0 K where there are none; a day without any was refused."""
+    forecast, observed = ensemble(12)
+    top = xr.zeros_like(forecast.mean("member")).assign_attrs(units="K")
+    top[0] = 245.0
+    model = fitted("emos", xr.Dataset({"t2m": forecast, "top": top}), observed)
+    cloudy = xr.Dataset({"t2m": forecast, "top": top}).isel(time=[0])
+    with pytest.warns(UserWarning, match="'top' of the forecast"):
+        assert model.predict(cloudy)["t2m_mean"].notnull().all()
 
 
 def test_a_group_of_members_without_values_has_no_scale() -> None:

@@ -58,6 +58,7 @@ struct Alternate {  // every other lane
 };
 template <int L, int UNIT, int HALF, int BLOCK = L>
 struct Interleave {  // units of a and b in turn, from the low or high half of each block
+  static_assert(2 * UNIT <= BLOCK && BLOCK <= L);
   static constexpr int at(int l) {
     return l / UNIT % 2 * L + l / BLOCK * BLOCK + HALF * BLOCK / 2 + l % BLOCK / UNIT / 2 * UNIT + l % UNIT;
   }
@@ -157,7 +158,7 @@ SCISPARSE_INLINE V sum_square(const V (&t)[N]) {
   if constexpr (N == 1) {
     return t[0];
   } else {
-    constexpr int L = lanes<V>, BLOCK = UNIT < block_lanes<V> ? block_lanes<V> : L;
+    constexpr int L = lanes<V>, BLOCK = UNIT < block_lanes<V> && block_lanes<V> < L ? block_lanes<V> : L;
     V next[N / 2];
     unrolled<N / 2>([&](auto k) SCISPARSE_INLINE_LAMBDA {
       next[k] = pick<Interleave<L, UNIT, 0, BLOCK>>(t[2 * k], t[2 * k + 1]) +

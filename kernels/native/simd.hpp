@@ -114,6 +114,7 @@ SCISPARSE_INLINE Vec<float, L> widen_float16(Vec<uint16_t, L> v) {
 #endif
 #if SCISPARSE_ISA >= 2
   if constexpr (L == 8) return bit_cast<Vec<float, L>>(_mm256_cvtph_ps(bit_cast<__m128i>(v)));
+  if constexpr (L == 4) return bit_cast<Vec<float, L>>(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(&v))));
 #endif
   Vec<float, L> wide;
   for (int l = 0; l < L; l++) wide[l] = widen_float16(uint16_t(v[l]));

@@ -215,15 +215,16 @@ class _Coordinates:
             {dim for name in variables for dim in data[name].dims} if variables else set(data.dims)
         )
         along = [c for c in self._candidates if used.issuperset(c.dims)]
-        # What moves, such as the centre of a storm, is no place of a grid that stays.
-        moving = {c.name for c in along if any(_is_time(data, dim) for dim in c.dims)}
-        told = {role_of(c) for c in along if c.name not in moving}
-        self._candidates = [c for c in along if c.name not in moving or role_of(c) not in told]
+        moving = [c for c in along if any(_is_time(data, dim) for dim in c.dims)]
+        moved = {c.name for c in moving}
+        staying = [c for c in along if c.name not in moved]
+        beside = {c.name for c in moving if any(_stays_beside(c, other) for other in staying)}
+        self._candidates = [c for c in along if c.name not in beside]
         self.listing = [str(c.name) for c in self._candidates] or "no coordinates"
 
     def only(self, role: str) -> xr.DataArray | None:
         """Give the one coordinate of a role, by the surest sign that any has."""
-        for sign in (_by_standard_name, _by_axis, _by_units, _by_name):
+        for sign in _SIGNS:
             matches = [c for c in self._candidates if _role(c, sign) == role]
             if len(matches) > 1:
                 raise GridError(
@@ -233,6 +234,23 @@ class _Coordinates:
             if matches:
                 return matches[0]
         return None
+
+
+def _stays_beside(moving: xr.DataArray, other: xr.DataArray) -> bool:
+    """Whether another coordinate is of a grid, beside what moves, such as the centre of a storm.
+
+    Not numbers of rows and columns along which latitudes move that are told by a surer sign.
+    """
+    if role_of(moving) != role_of(other):
+        return False
+    apart = set(other.dims).isdisjoint(moving.dims)
+    return apart or _sureness(other) <= _sureness(moving)
+
+
+def _sureness(coordinate: xr.DataArray) -> int:
+    """Place of the surest sign that tells the role of a coordinate."""
+    surest = _surest(coordinate)
+    return len(_SIGNS) if surest is None else _SIGNS.index(surest[0])
 
 
 def _is_time(data: xr.Dataset | xr.DataArray, dim: Hashable) -> bool:
@@ -255,7 +273,7 @@ def _role(coordinate: xr.DataArray, sign: _Sign) -> str | None:
 
 def _surest(coordinate: xr.DataArray) -> tuple[_Sign, str] | None:
     """Surest sign that a coordinate has, and the role that it gives."""
-    for sign in (_by_standard_name, _by_axis, _by_units, _by_name):
+    for sign in _SIGNS:
         role = sign(coordinate)
         if role is not None:
             return sign, role
@@ -292,6 +310,9 @@ def _by_name(coordinate: xr.DataArray) -> str | None:
     if coordinate.attrs.get("standard_name") in ("grid_latitude", "grid_longitude"):
         return None
     return role
+
+
+_SIGNS: tuple[_Sign, ...] = (_by_standard_name, _by_axis, _by_units, _by_name)
 
 
 def _units(coordinate: xr.DataArray) -> str:

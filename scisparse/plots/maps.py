@@ -64,7 +64,7 @@ def map_field(
     GridError
         `field` has no grid, or a coordinate repeats or is not sorted.
     OptionError
-        `centre` or `limits` are not finite, or `limits` do not rise.
+        `centre` or `limits` are not finite, or `limits` fall.
     MissingDependencyError
         The extra ``plot`` is not installed.
 

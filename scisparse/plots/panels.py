@@ -216,7 +216,11 @@ def draw(
         shown = _points(ax, panel, scale) if points else _cells(ax, panel, scale)
         _finish(ax, panel)
         letters = round(_LETTERS * panel.size[0])
-        lines = [textwrap.fill(line, letters) for line in title.split("\n")]
+        # A formula must stay in one line.
+        lines = [
+            line if "$" in line else textwrap.fill(line, letters)
+            for line in (title or "").split("\n")
+        ]
         ax.set_title("\n".join(lines), loc="left")
         if ax is axes[-1] or panel.shape > _WIDE:
             # An inset is as high as the map, whatever the aspect makes of the panel.

@@ -21,7 +21,7 @@ from scisparse.postprocess.methods import Network
 from scisparse.postprocess.samples import Forecast, as_field, read_forecast
 from scisparse.postprocess.standard import Standard
 from scisparse.postprocess.times import check_times
-from scisparse.units import check_scale, check_units
+from scisparse.units import check_scale, check_units, warn_scale
 
 __all__ = ["Fitted"]
 
@@ -76,14 +76,15 @@ class Fitted:
         ------
         DataError
             Grid, units, calendar, level, lead time, variables or groups differ from the training's;
-            both are named. Or temperatures differ from it as kelvin and degrees Celsius do, or
-            pressures as pascals and hectopascals, though units do not tell.
+            both are named. Or temperatures of the target differ from it as kelvin and degrees
+            Celsius do, or pressures as pascals and hectopascals, though units do not tell.
 
         Warns
         -----
         UserWarning
             There are fewer members than in training. All methods read the mean and the spread of
             members, which are what they were, but less certain than the model takes them to be.
+            Or a predictor differs from the training as two scales do.
         """
         field = as_field(forecast, target, "the forecast")
         if isinstance(forecast, xr.Dataset):
@@ -108,13 +109,17 @@ class Fitted:
         return frame, cases
 
     def _compare_scales(self, forecast: _Object, target: str, cases: Forecast) -> None:
-        """Raise where values are in another scale than those of the training."""
+        """Raise where the target is in another scale than in training; warn where a predictor is.
+
+        A single day of a predictor may lie that far from its mean, such as the top of a cloud.
+        """
         groups = cases.mean.shape[1]
         names = [*[target] * groups, *cases.names[groups:]]
         values = [*cases.mean.swapaxes(0, 1), *cases.extra.swapaxes(0, 1)]
         for name, given, usual in zip(names, values, self.standard.forecast_mean, strict=True):
             field = forecast[name] if isinstance(forecast, xr.Dataset) else forecast
-            check_scale(
+            told = check_scale if name == target else partial(warn_scale, stacklevel=4)
+            told(
                 f"variable {name!r} of the forecast",
                 field.attrs.get("units"),
                 self.units.get(name),

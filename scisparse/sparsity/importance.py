@@ -62,7 +62,7 @@ class Importance:
         and not `score`.
     of_sums
         Takes the weights and what has been added up, and returns the scores; ``None``: the sums are
-        the scores.
+        the scores, or give those of ``curvature.surgeon_of_sums`` in blocks.
     """
 
     name: str
@@ -91,7 +91,9 @@ class Importance:
 
     def of_sum(self, weight: Tensor, total: Tensor) -> Tensor:
         """Scores of weights, from the sums."""
-        return total if self.of_sums is None else self.of_sums(weight, total)
+        if self.of_sums is not None:
+            return self.of_sums(weight, total)
+        return curvature.surgeon_of_sums(weight, total) if self.block else total
 
     def forget(self, total: Tensor, weights: Tensor) -> None:
         """Set to 0 what sums hold of some `weights`, booleans of their shape."""
@@ -275,7 +277,6 @@ BY_NAME = {
         True,
         True,
         block=64,
-        of_sums=curvature.surgeon_of_sums,
     ),
 }
 
