@@ -87,6 +87,16 @@ def test_files_may_have_other_spare_rows(spare: tuple[int, int]) -> None:
     assert torch.equal(layer(x), saved(x))
 
 
+def test_gradients_go_along_where_other_edges_are_loaded() -> None:
+    first, second = ([[1, 1, 0], [0, 1, 1]], [[0, 1, 1], [1, 0, 1]])
+    patterns = [Pattern.from_dense(torch.tensor(each).bool()) for each in (first, second)]
+    layer, other = (SparseLinear(3, 2, pattern=each) for each in patterns)
+    layer.weight.grad = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    layer.load_state_dict(other.state_dict())
+    assert layer.pattern == other.pattern
+    assert layer.weight.grad.tolist() == [2.0, 0.0, 0.0, 4.0]
+
+
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 def test_shards_load_weights_of_other_edges(tmp_path: Path) -> None:
     """As a layer does that is drawn with another seed than the one that was saved."""

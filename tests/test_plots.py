@@ -118,6 +118,9 @@ def test_long_titles_are_in_lines() -> None:
     box = figure.axes[0].get_tightbbox()
     assert box is not None
     assert box.x1 <= figure.bbox.width
+    formula = r"a formula that reaches over the end of the first line: $\alpha + \beta T + \gamma$"
+    figure = plots.map_field(region(), title=formula)
+    assert figure.axes[0].get_title(loc="left").split("\n")[-1].count("$") == 2
 
 
 def test_map_shows_the_values_where_they_are() -> None:

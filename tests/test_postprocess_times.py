@@ -371,8 +371,10 @@ def test_means_over_months_beside_days(stamp: str, calendar: str) -> None:
         model = fitted("emos", forecast, observed)
     with pytest.warns(UserWarning, match=r"observation\.resample\(time='MS'\)\.mean\(\)"):
         evaluate(model.predict(forecast), observed)
-    with pytest.warns(UserWarning, match=r"and the forecast 30, of which the same"):
+    with pytest.warns(UserWarning, match=r" 30, .*forecast\[.time.\]\.isin\(observation"):
         fitted("emos", daily, forecast.mean("member"))
+    chosen = daily.sel(time=daily["time"].isin(forecast["time"]))  # as it advises
+    evaluate(chosen, forecast.mean("member"))
     assert "postprocess_cases" in all_[0].filename
     for truth in (observed.sel(time=forecast["time"]), observed.resample(time=stamp).mean()):
         evaluate(fitted("emos", forecast, truth).predict(forecast), truth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -216,12 +217,7 @@ def draw(
         shown = _points(ax, panel, scale) if points else _cells(ax, panel, scale)
         _finish(ax, panel)
         letters = round(_LETTERS * panel.size[0])
-        # A formula must stay in one line.
-        lines = [
-            line if "$" in line else textwrap.fill(line, letters)
-            for line in (title or "").split("\n")
-        ]
-        ax.set_title("\n".join(lines), loc="left")
+        ax.set_title(_in_lines(title, letters), loc="left")
         if ax is axes[-1] or panel.shape > _WIDE:
             # An inset is as high as the map, whatever the aspect makes of the panel.
             space = ax.inset_axes((1.03, 0.0, 0.035, 1.0))
@@ -328,3 +324,13 @@ def _meridian(value: float, _: float = 0.0) -> str:
 
 def _parallel(value: float, _: float = 0.0) -> str:
     return "0°" if value == 0 else f"{abs(value):g}°{'N' if value > 0 else 'S'}"
+
+
+def _in_lines(title: str, letters: int) -> str:
+    """A title in lines of so many letters; formulas stay whole."""
+    joined = re.sub(r"\$[^$]*\$", lambda found: found[0].replace(" ", "\0"), title or "")
+    lines = []
+    for line in joined.split("\n"):
+        plain = "$" not in line
+        lines.append(textwrap.fill(line, letters, break_long_words=plain, break_on_hyphens=plain))
+    return "\n".join(lines).replace("\0", " ")
