@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.cases.attention_sizes import Sizes, cost_of
 from benchmarks.cases.globe import within
-from benchmarks.registry import Case, Cost, Implementation, Samples, Work, register
+from benchmarks.registry import Case, Implementation, Samples, Work, register
 from scisparse.kernels import graph_attention, transpose_edges
 from scisparse.layers import GraphTransformer, PatternEdges, Scores, SparseAttention
 from scisparse.pattern import Pattern
@@ -22,19 +23,6 @@ SAMPLED = 64
 EDGE_WIDTH = 11
 COMPARED = (20, 60)  # rows of a grid of latitudes
 OP = "graph_attention"
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Channels of the nodes, heads that share them, features of an edge."""
-
-    channels: int
-    heads: int
-    edges: int = 0
-
-    @property
-    def width(self) -> int:
-        return self.channels // self.heads
 
 
 @dataclass(frozen=True)
@@ -166,34 +154,6 @@ def _exact_layer(
 def on_cpu(samples: Samples) -> Samples:
     """Where they are compared."""
     return Samples(*(t.cpu() for t in (samples.output, samples.grad_x, samples.grad_weight)))
-
-
-def cost_of(pattern: Pattern, sizes: Sizes, parameters: int, itemsize: int = 4) -> Cost:
-    """Each tensor once; products of edges, and the maps of a layer, if it has parameters.
-
-    A layer reads `x` and writes `y`, and in the backward pass reads `x` and a gradient and writes
-    one. Attention alone reads queries, keys and values and writes its output, and in the backward
-    pass reads a gradient beside them and writes three.
-    """
-    sites, sources = (itemsize * count * sizes.channels for count in pattern.shape)
-    forward, backward = sites + sources, sites + 2 * sources
-    if not parameters:
-        forward, backward = 2 * sites + 2 * sources, 3 * sites + 4 * sources
-    features = itemsize * pattern.num_edges * sizes.edges
-    col, rows = 4 * pattern.num_edges, 8 * (pattern.num_sites + 1)
-    weights = itemsize * parameters
-    per_edge = 2 * pattern.num_edges * (2 * sizes.channels + 2 * sizes.heads * sizes.edges)
-    maps = 2 * pattern.num_sources * parameters
-    return Cost(
-        forward_bytes=forward + col + rows + features + weights,
-        forward_flops=per_edge + maps,
-        # Transposed edges also have the order of the edges.
-        backward_bytes=(
-            backward + 3 * col + rows + 8 * (pattern.num_sources + 1) + features + 2 * weights
-        ),
-        backward_flops=2 * (per_edge + maps),
-        weight_bytes=weights,
-    )
 
 
 def window_work(length: int, width: int, heads: int, head_width: int) -> Work:

@@ -11,13 +11,12 @@ from torch import Tensor
 from benchmarks.cases.attention import (
     EDGE_WIDTH,
     Place,
-    Sizes,
-    cost_of,
     layer_work,
     on_cpu,
     register_attention,
     sphere_work,
 )
+from benchmarks.cases.attention_sizes import Sizes, cost_of
 from benchmarks.cases.globe import decoder, encoder
 from benchmarks.registry import Implementation, Samples, Work
 from scisparse.kernels import graph_attention
