@@ -69,11 +69,12 @@ class _Kept:
         blocks = self._free.pop(size, [])  # the size goes to the end
         blocks.append(block)
         self._free[size] = blocks
-        idle = sum(size * len(blocks) for size, blocks in [*self._free.items()])
-        for size, blocks in [*self._free.items()]:
-            while idle > self._most and blocks:
-                del blocks[:1]
-                idle -= size
+        listed = [*self._free.items()]
+        beyond = sum(bytes_ * len(free) for bytes_, free in listed) - self._most
+        for bytes_, free in listed:
+            while beyond > 0 and free:
+                del free[:1]
+                beyond -= bytes_
 
     def clear(self) -> None:
         """Let go of what is free."""
@@ -82,12 +83,10 @@ class _Kept:
 
     def _trim(self) -> None:
         """Let go of what nothing needed since the last time: the oldest of each size."""
-        for size, idle in [*self._idle.items()]:
-            if not (blocks := self._free.get(size, [])[idle:]):
-                self._free.pop(size, None)
-            else:
-                self._free[size] = blocks
-        self._idle = {size: len(blocks) for size, blocks in [*self._free.items()]}
+        idle = self._idle
+        needed = {size: blocks[idle.get(size, 0) :] for size, blocks in [*self._free.items()]}
+        self._free = {size: blocks for size, blocks in needed.items() if blocks}
+        self._idle = {size: len(blocks) for size, blocks in self._free.items()}
 
 
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()

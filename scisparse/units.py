@@ -159,11 +159,13 @@ def _apart(what: str, units: object, expected: object, means: Callable[[], _Mean
         return None
     mean, other = means()
     offset, (low, high) = mean - other, sorted((mean, other))
+    remedy = "convert one, and set attrs['units'] of both"
     if known in ({"K"}, {"degC"}):
-        scales, kind = "kelvin and degrees Celsius", "temperatures"
+        scales = "kelvin and degrees Celsius do, or anomalies and temperatures"
+        remedy += ", or add the climatology to anomalies"
         differ = _LEAST_OFFSET < abs(offset) < _LARGEST_OFFSET
     else:
-        scales, kind = "pascals and hectopascals", "pressures"
+        scales = "pascals and hectopascals do"
         least, largest = _PRESSURES
         differ = least < low < largest and 100 * least < high < 100 * largest
     if not differ:
@@ -171,8 +173,7 @@ def _apart(what: str, units: object, expected: object, means: Callable[[], _Mean
     told = [f"units {each!r}" if each is not None else "no units" for each in (units, expected)]
     return (
         f"{what} has {told[0]} and differs by {offset:.0f} on average from what it must fit, "
-        f"which has {told[1]}, as {scales} do, or anomalies and {kind}; "
-        "convert one, and set attrs['units'] of both, or add the climatology to anomalies"
+        f"which has {told[1]}, as {scales}; {remedy}"
     )
 
 

@@ -118,7 +118,7 @@ def test_pascals_and_hectopascals_differ(factor: float) -> None:
     unit, usual = ("Pa", 101_000.0) if factor < 1 else ("hPa", 1010.0)
     forecast, observed = ((each / 280.0 * usual).assign_attrs(units=unit) for each in ensemble(12))
     there, here = ((each * factor).assign_attrs(units=unit) for each in (forecast, observed))
-    told = rf"has units '{unit}' and differs by .*, as pascals and hectopascals do, or anomalies"
+    told = rf"has units '{unit}' and differs by .*, as pascals and hectopascals do; convert one,"
     with pytest.warns(UserWarning, match=f"^the observation 'analysis' {told}"):
         fitted("emos", forecast, here)
     model = fitted("emos", forecast, observed)

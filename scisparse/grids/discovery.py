@@ -215,11 +215,13 @@ class _Coordinates:
             {dim for name in variables for dim in data[name].dims} if variables else set(data.dims)
         )
         along = [c for c in self._candidates if used.issuperset(c.dims)]
-        moving = [c for c in along if any(_is_time(data, dim) for dim in c.dims)]
-        moved = {c.name for c in moving}
-        staying = [c for c in along if c.name not in moved]
-        beside = {c.name for c in moving if any(_stays_beside(c, other) for other in staying)}
-        self._candidates = [c for c in along if c.name not in beside]
+        moving = {c.name for c in along if any(_is_time(data, dim) for dim in c.dims)}
+        staying = [c for c in along if c.name not in moving]
+        self._candidates = [
+            c
+            for c in along
+            if c.name not in moving or not any(_stays_beside(c, other) for other in staying)
+        ]
         self.listing = [str(c.name) for c in self._candidates] or "no coordinates"
 
     def only(self, role: str) -> xr.DataArray | None:

@@ -118,8 +118,8 @@ class Fitted:
         values = [*cases.mean.swapaxes(0, 1), *cases.extra.swapaxes(0, 1)]
         for name, given, usual in zip(names, values, self.standard.forecast_mean, strict=True):
             field = forecast[name] if isinstance(forecast, xr.Dataset) else forecast
-            told = check_scale if name == target else partial(warn_scale, stacklevel=4)
-            told(
+            compare = check_scale if name == target else partial(warn_scale, stacklevel=4)
+            compare(
                 f"variable {name!r} of the forecast",
                 field.attrs.get("units"),
                 self.units.get(name),

@@ -271,13 +271,7 @@ BY_NAME = {
         of_sums=curvature.optimal_brain_damage,
     ),
     # WoodFisher, likewise; 64 numbers are kept for a weight.
-    "optimal_brain_surgeon": Importance(
-        "optimal_brain_surgeon",
-        _of_blocks,
-        True,
-        True,
-        block=64,
-    ),
+    "optimal_brain_surgeon": Importance("optimal_brain_surgeon", _of_blocks, True, True, block=64),
 }
 
 
