@@ -187,11 +187,11 @@ class GraphTransformer(nn.Module):
             *(q, k, self._heads(self.lin_value(sources)), row_ptr, col),
             dropout=self.dropout if self.training else 0.0,
             **options,
-        )[0]
+        ).squeeze(0)
         out = self._skip(y.flatten(1) if self.concat else y.mean(1), sites)
         if not isinstance(return_attention_weights, bool):
             return out
-        weights = attention_weights(q, k, row_ptr, col, **options)[0]
+        weights = attention_weights(q, k, row_ptr, col, **options).squeeze(0)
         if graph.order is not None:
             weights = torch.empty_like(weights).index_copy(0, graph.order, weights)
         return out, (edge_index, weights)

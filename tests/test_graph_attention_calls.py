@@ -15,7 +15,9 @@ from torch import Tensor
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels import Edges, debug_mode, graph_attention, transpose_edges, use_backend
 from scisparse.kernels._backends import choose
+from scisparse.kernels._kept import empty_output
 from scisparse.kernels._native import load
+from scisparse.kernels.graph_attention import cpu
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -171,6 +173,42 @@ def test_batches_that_do_not_fit_the_workspace_together() -> None:
         assert torch.equal(y[b], y_b[0])
         of_b = torch.autograd.grad(y_b, [alone[n] for n in "qkv"], grad[b : b + 1])
         assert all(torch.equal(g[b], o[0]) for g, o in zip(grads[:3], of_b, strict=True))
+
+
+@pytest.mark.skipif(isinstance(load(), str), reason="no compiled kernels")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("groups_at_once", [0, 1, 2, 7])
+def test_heads_that_do_not_fit_the_workspace_together(
+    groups_at_once: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads go through in turns then, those of one head of the sources together at least."""
+    case = Attention(3, 90, 80, 6, 5, groups=3, edge_width=3, bias="ebh", fan_in=9)
+    tensors, edges, grad = case.tensors(dtype)
+    inputs = leaves(tensors)
+
+    def gradients() -> list[Tensor]:
+        y = graph_attention(**inputs, row_ptr=edges.row_ptr, col=edges.col, backend="cpu")
+        return list(torch.autograd.grad(y, list(inputs.values()), grad))
+
+    expected = gradients()
+    real = 8 if dtype == torch.float64 else 4
+    one_group = 2 * 2 * len(edges.col) * real
+    for name in ("_ROOM", "_MOST_ROOM"):
+        monkeypatch.setattr(cpu, name, groups_at_once * one_group)
+    sizes = []
+
+    def recorded(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        sizes.append(shape[0] * dtype.itemsize)
+        return empty_output(shape, dtype)
+
+    monkeypatch.setattr(cpu, "empty_output", recorded)
+    actual = gradients()
+    assert sizes == [max(1, groups_at_once) * one_group]
+    for name, got, want in zip(inputs, actual, expected, strict=True):
+        if name == "edge_attr":  # summed over heads in another order
+            torch.testing.assert_close(got, want)
+        else:
+            assert torch.equal(got, want), name
 
 
 @pytest.mark.parametrize("backend", PLAIN)

@@ -21,19 +21,24 @@ struct HeadsOf {
   SCISPARSE_INLINE BlockOf<R> of_row(int64_t r, int64_t h = 0) const { return {data + (h * rows + r) * pitch, rows * pitch}; }
 };
 
+// Some batch entries and some of their heads.
+struct Entries {
+  int64_t first_batch, last_batch, first_head, last_head;
+};
+
 // What both passes over sites have in common: the scores of some rows.
 template <class T>
 class Scores {
  public:
   using R = Real<T>;
 
-  Scores(const scisparse_attention& p, const Span& sites)
+  Scores(const scisparse_attention& p, const Span& sites, const Entries& entries)
       : q{p.q, p.edges.sites, p.heads, p.width}, k{p.k, p.edges.sources, p.source_heads, p.width},
         v{p.v, p.edges.sources, p.source_heads, p.value_width}, edge_q{p.edge_q, p.edges.sites, p.heads, p.edge_room},
-        attr{static_cast<const T*>(p.edge_attr), p.edge_width}, rows(p.edges, sites), p_(p), group_(p.heads / p.source_heads) {
+        attr{static_cast<const T*>(p.edge_attr), p.edge_width}, rows(p.edges, sites), of(entries), p_(p), group_(p.heads / p.source_heads) {
     // Heads go through each stage of a row together, so that none waits for what the one before is doing; as many as stay near.
     constexpr int64_t most = 2048;
-    heads_at_once = max_of(int64_t(1), min_of(p.heads, most / (sites.at_once * rows.room())));
+    heads_at_once = max_of(int64_t(1), min_of(of.last_head - of.first_head, most / (sites.at_once * rows.room())));
   }
 
   explicit operator bool() const { return bool(rows); }
@@ -42,12 +47,12 @@ class Scores {
 
   // Scores of `heads` heads from at.h on at the sites from at.i on, whose edges `rows` has read.
   SCISPARSE_INLINE void read(Place at, int64_t heads, const HeadsOf<R>& score) const {
-    if (at.h == 0) rows.ask(at.i, v, at.b);
+    if (at.h == of.first_head) rows.ask(at.i, v, at.b);
     for (int64_t h = 0; h < heads; h++) {
       rows.dots(at + h, q, keys(at + h), score[h]);
       for (int64_t r = 0; r < rows.size(); r++) multiply(score[h][r], rows[r].count(), R(p_.scale));
     }
-    if (at.h == 0) rows.ask(at.i + 1, k, at.b);
+    if (at.h == of.first_head) rows.ask(at.i + 1, k, at.b);
     if (p_.edge_width) add_carried(at, heads, edge_q, score);
     if (p_.bias)
       for (int64_t h = 0; h < heads; h++) add_bias(at + h, score[h]);
@@ -86,6 +91,7 @@ class Scores {
   const Heads<T> q, k, v, edge_q;
   const Array<T> attr;
   RowBlock rows;
+  const Entries of;
   int64_t heads_at_once;
 
  private:
@@ -101,27 +107,38 @@ class Scores {
 
 // Calls task({b, i, h}, count) for the blocks of a span of rows, which `rows` has read, and `at_once` heads from h on, or fewer.
 template <class F>
-SCISPARSE_INLINE void for_heads(RowBlock& rows, const Span& span, int64_t first_batch, int64_t last_batch, int64_t heads, int64_t at_once,
-                                const F& task) {
-  for (int64_t b = first_batch; b < last_batch; b++)
+SCISPARSE_INLINE void for_heads(RowBlock& rows, const Span& span, const Entries& of, int64_t at_once, const F& task) {
+  for (int64_t b = of.first_batch; b < of.last_batch; b++)
     for (int64_t i = span.first; i < span.last; i += span.at_once) {
       rows.read(i, min_of(span.at_once, span.last - i));
-      for (int64_t h = 0; h < heads; h += at_once) task(Place{b, i, h}, min_of(at_once, heads - h));
+      for (int64_t h = of.first_head; h < of.last_head; h += at_once) task(Place{b, i, h}, min_of(at_once, of.last_head - h));
     }
 }
 
-// Weight and slope of each edge and head, [E, H, 2], between the passes of a backward pass.
-template <class R>
-SCISPARSE_INLINE Heads<R> kept_of(const EdgeWorkspace& space, const scisparse_attention& p) {
-  return {space.numbers, p.edges.count, p.heads, 2};
+// Those of a workspace, `group` heads for each of the sources.
+SCISPARSE_INLINE Entries entries_of(const EdgeWorkspace& space, int64_t group) {
+  return {space.first_batch, space.last_batch, space.first_source_head * group, space.last_source_head * group};
 }
+
+// Weight and slope of each edge and head between the passes of a backward pass.
+template <class R>
+struct Kept {
+  Entries of;
+  Heads<R> numbers;
+
+  Kept(const EdgeWorkspace& space, const scisparse_attention& p)
+      : of(entries_of(space, p.heads / p.source_heads)), numbers{space.numbers, p.edges.count, of.last_head - of.first_head, 2} {}
+
+  SCISPARSE_INLINE int64_t entry(int64_t b) const { return b - of.first_batch; }
+  SCISPARSE_INLINE const R* at(Place at, int64_t place) const { return numbers.at(entry(at.b), place, at.h - of.first_head); }
+};
 
 template <class T>
 struct AttentionForward {
   using R = Real<T>;
 
   static Status run(const scisparse_attention& p, const Span& sites) {
-    Scores<T> scores(p, sites);
+    Scores<T> scores(p, sites, {0, p.batch, 0, p.heads});
     const RowBlock& rows = scores.rows;
     const int64_t room = rows.room(), width = round_up(max_of(p.value_width, p.edge_room), 16);
     const int64_t numbers = scores.heads_at_once * sites.at_once * room;
@@ -129,7 +146,7 @@ struct AttentionForward {
     if (!scores || !buffer) return Status::no_memory;
     const HeadsOf<R> score{buffer.get(), sites.at_once, room};
     const BlockOf<R> sum{buffer.get() + numbers, width};
-    for_heads(scores.rows, sites, 0, p.batch, p.heads, scores.heads_at_once, [&](Place at, int64_t heads) SCISPARSE_INLINE_LAMBDA {
+    for_heads(scores.rows, sites, scores.of, scores.heads_at_once, [&](Place at, int64_t heads) SCISPARSE_INLINE_LAMBDA {
       scores.read(at, heads, score);
       for (int64_t r = 0; r < rows.size(); r++)
         in_fours(heads, [&](auto n, int64_t h) SCISPARSE_INLINE_LAMBDA {
@@ -151,14 +168,14 @@ struct AttentionSites {
   static Status run(const scisparse_attention_backward& p, const EdgeWorkspace& space, const Span& sites) {
     AttentionSites kernel(p, space, sites);
     if (!kernel.scores_ || !kernel.buffer_) return Status::no_memory;
-    for_heads(kernel.scores_.rows, sites, space.first_batch, space.last_batch, p.forward.heads, kernel.scores_.heads_at_once,
+    for_heads(kernel.scores_.rows, sites, kernel.scores_.of, kernel.scores_.heads_at_once,
               [&](Place at, int64_t heads) SCISPARSE_INLINE_LAMBDA { kernel.heads(at, heads); });
     return Status::ok;
   }
 
  private:
   AttentionSites(const scisparse_attention_backward& p, const EdgeWorkspace& space, const Span& sites)
-      : p_(p), f_(p.forward), space_(space), scores_(f_, sites),
+      : p_(p), f_(p.forward), kept_(space, f_), scores_(f_, sites, kept_.of),
         grad_{p.grad, f_.edges.sites, f_.heads, f_.value_width}, grad_edge_{p.grad_edge, f_.edges.sites, f_.heads, f_.edge_room},
         room_(scores_.rows.room()), numbers_(scores_.heads_at_once * sites.at_once * room_),
         width_(round_up(max_of(f_.width, f_.edge_room), 16)), buffer_(2 * numbers_ + sites.at_once * width_),
@@ -202,10 +219,9 @@ struct AttentionSites {
 
   // Weights and slopes of the edges, for the sources to sum up.
   void keep(Place at, const Row& row, const R* weight, const R* slope) const {
-    const Heads<R> kept = kept_of<R>(space_, f_);
     const int64_t* place = row.places();
     for (int64_t j = 0; j < row.count(); j++) {
-      R* to = reals<R>(space_.numbers) + kept.number(at.b - space_.first_batch, place[j], at.h);
+      R* to = const_cast<R*>(kept_.at(at, place[j]));
       to[0] = weight[j];
       to[1] = slope[j];
     }
@@ -222,7 +238,7 @@ struct AttentionSites {
 
   const scisparse_attention_backward& p_;
   const scisparse_attention& f_;
-  const EdgeWorkspace& space_;
+  const Kept<R> kept_;
   Scores<T> scores_;
   Heads<T> grad_, grad_edge_;
   int64_t room_, numbers_, width_;
@@ -239,25 +255,24 @@ struct AttentionSources {
   static Status run(const scisparse_attention_backward& p, const EdgeWorkspace& space, const Span& sources) {
     AttentionSources kernel(p, space, sources);
     if (!kernel.rows_ || !kernel.buffer_) return Status::no_memory;
-    for_heads(kernel.rows_, sources, space.first_batch, space.last_batch, p.forward.source_heads, 1,
-              [&](Place at, int64_t) SCISPARSE_INLINE_LAMBDA { kernel.head(at); });
+    for_heads(kernel.rows_, sources, entries_of(space, 1), 1, [&](Place at, int64_t) SCISPARSE_INLINE_LAMBDA { kernel.head(at); });
     return Status::ok;
   }
 
  private:
   AttentionSources(const scisparse_attention_backward& p, const EdgeWorkspace& space, const Span& sources)
-      : p_(p), f_(p.forward), space_(space), q_{f_.q, f_.edges.sites, f_.heads, f_.width},
-        grad_{p.grad, f_.edges.sites, f_.heads, f_.value_width}, kept_(kept_of<R>(space, f_)), group_(f_.heads / f_.source_heads),
+      : p_(p), f_(p.forward), first_head_(space.first_source_head), q_{f_.q, f_.edges.sites, f_.heads, f_.width},
+        grad_{p.grad, f_.edges.sites, f_.heads, f_.value_width}, kept_(space, f_), group_(f_.heads / f_.source_heads),
         rows_(p.transposed, sources), width_(round_up(max_of(f_.width, f_.value_width), 16)),
         buffer_(block_rows * (2 * rows_.room() + 3 * width_)), weight_{buffer_.get(), rows_.room()},
         slope_{weight_[block_rows], rows_.room()}, sum_k_{slope_[block_rows], width_}, sum_v_{sum_k_[block_rows], width_},
         part_{sum_v_[block_rows], width_} {}
 
   void head(Place at) {
-    if (at.h == 0) {
+    if (at.h == first_head_) {
       rows_.ask(at.i + 1, q_, at.b);
       rows_.ask(at.i + 1, grad_, at.b);
-      rows_.ask_places(at.i + 1, kept_, at.b - space_.first_batch);
+      rows_.ask_places(at.i + 1, kept_.numbers, kept_.entry(at.b));
     }
     const int64_t number = (at.b * p_.transposed.sites + at.i) * f_.source_heads + at.h;
     const RowSums<T> of_k{p_.grad_k, number, f_.source_heads, f_.width, sum_k_};
@@ -276,7 +291,7 @@ struct AttentionSources {
   void read(Place at) const {
     for (int64_t r = 0; r < rows_.size(); r++)
       for (int64_t e = 0; e < rows_[r].count(); e++) {
-        const R* from = kept_.at(at.b - space_.first_batch, rows_[r].places()[e], at.h);
+        const R* from = kept_.at(at, rows_[r].places()[e]);
         weight_[r][e] = from[0];
         slope_[r][e] = from[1];
       }
@@ -289,9 +304,9 @@ struct AttentionSources {
 
   const scisparse_attention_backward& p_;
   const scisparse_attention& f_;
-  const EdgeWorkspace& space_;
+  const int64_t first_head_;
   const Heads<T> q_, grad_;
-  const Heads<R> kept_;
+  const Kept<R> kept_;
   const int64_t group_;
   RowBlock rows_;
   const int64_t width_;

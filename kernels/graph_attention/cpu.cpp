@@ -1,9 +1,6 @@
 // The C interface of attention: chooses the instruction set and divides the work among threads.
 #include "cpu.hpp"
 
-#include <cstdlib>
-#include <cstring>
-
 #include "../native/isa.hpp"
 #include "../native/threads.hpp"
 #include "kernels.hpp"
@@ -58,11 +55,23 @@ int64_t rows_at_once(const scisparse_edges& edges) {
   return 2 * shared > all ? block_rows : 1;
 }
 
-// Batch entries that share a workspace: as many as it has room for, and one at least.
-int64_t batches_at_once(const scisparse_attention& p) {
-  constexpr int64_t most_bytes = int64_t(64) << 20;
-  const int64_t bytes = 2 * p.edges.count * p.heads * size_of_real(DType(p.dtype)), fitting = bytes ? most_bytes / bytes : p.batch;
-  return fitting < 1 ? 1 : fitting < p.batch ? fitting : p.batch;
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Calls task(workspace) for parts of a problem that fill the room it has: as many batch entries as fit, or heads of one.
+template <class Task>
+int over_workspaces(const scisparse_attention_backward& p, const Task& task) {
+  const scisparse_attention& f = p.forward;
+  const int64_t bytes = 2 * f.edges.count * (f.heads / f.source_heads) * size_of_real(DType(f.dtype));
+  const int64_t fitting = bytes ? p.room_bytes / bytes : f.batch * f.source_heads;
+  if (fitting < 1) return f.batch ? no_memory : ok;
+  ask_for_huge_pages(p.room, p.room_bytes);
+  const int64_t batches = larger(1, fitting / f.source_heads), heads = smaller(fitting, f.source_heads);
+  int worst = ok;
+  for (int64_t b = 0; b < f.batch && worst == ok; b += batches)
+    for (int64_t h = 0; h < f.source_heads && worst == ok; h += heads)
+      worst = task(EdgeWorkspace{b, smaller(b + batches, f.batch), h, smaller(h + heads, f.source_heads), p.room});
+  return worst;
 }
 
 // Runs one of the kernels over [first, last) of `edges`, of a problem that has dtype, batch, heads and width.
@@ -94,26 +103,17 @@ extern "C" int scisparse_graph_attention_backward(const scisparse_attention_back
   const AttentionKernels* kernels = kernels_of(isa);
   if (const Status status = check(f.dtype, kernels, f.edges)) return status;
   if (!has_ends(p.transposed)) return bad_rows;
-  const int64_t batches = batches_at_once(f), numbers = batches * f.edges.count * f.heads, real = size_of_real(DType(f.dtype));
-  char* room = static_cast<char*>(std::malloc(size_t(2 * numbers * real) + 1));
-  if (!room) return no_memory;
-  ask_for_huge_pages(room, 2 * numbers * real);
   const int64_t sites_at_once = rows_at_once(f.edges), sources_at_once = rows_at_once(p.transposed);
-  int worst = ok;
-  for (int64_t first = 0; first < f.batch && worst == ok; first += batches) {
-    const int64_t last = first + batches < f.batch ? first + batches : f.batch;
-    const EdgeWorkspace space = {first, last, room};
-    const int64_t work = (last - first) * f.heads * (f.width + f.value_width);
-    worst = over_sites(f.edges, work, threads, [&](int64_t i, int64_t end) {
+  return over_workspaces(p, [&](const EdgeWorkspace& space) {
+    const int64_t heads = (space.last_source_head - space.first_source_head) * (f.heads / f.source_heads);
+    const int64_t work = (space.last_batch - space.first_batch) * heads * (f.width + f.value_width);
+    const Status status = over_sites(f.edges, work, threads, [&](int64_t i, int64_t end) {
       return kernels->backward_sites(p, space, {i, end, sites_at_once});
     });
-    if (worst == ok)
-      worst = over_sites(p.transposed, work, threads, [&](int64_t j, int64_t end) {
-        return kernels->backward_sources(p, space, {j, end, sources_at_once});
-      });
-  }
-  std::free(room);
-  return worst;
+    return status ? status : over_sites(p.transposed, work, threads, [&](int64_t j, int64_t end) {
+      return kernels->backward_sources(p, space, {j, end, sources_at_once});
+    });
+  });
 }
 
 extern "C" int scisparse_spmm(const scisparse_spmm_problem* problem, int isa, int threads) {

@@ -45,6 +45,8 @@ struct scisparse_attention_backward {
   void* grad_edge_q;                  // 0 behind A; null with edge_width 0
   void* grad_edge_attr;               // reals [E,A], added to; null: not wanted
   void* grad_bias;                    // reals with the steps of bias, added to; null: not wanted
+  void* room;                         // for 2 reals of every edge, for H / G heads of one batch entry at least; what fits is taken at once
+  int64_t room_bytes;
 };
 
 // y[b,i,h] = sum_e value[b,e,h] * x[b,j,h]: value reals, x [B,N,H,D], y [B,M,H,D]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scisparse.kernels._edges import Edges
+from scisparse.kernels._kept import empty_output
 from scisparse.kernels._native import DTYPES, can_run, library, raise_for
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention.inputs import Inputs
@@ -29,6 +30,9 @@ __all__ = [
 
 _SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _ISA_AUTO = 0
+# Bytes of what a backward pass keeps of edges between its halves: for as many batch entries as fit
+# the first; for one of them up to the second, and beyond for some of its heads at a time.
+_ROOM, _MOST_ROOM = 64 << 20, 256 << 20
 _FUNCTIONS = (
     *("graph_attention", "graph_attention_backward", "spmm", "sddmm"),
     *("choose", "choice_sources", "choice_edges", "segment_softmax"),
@@ -62,6 +66,8 @@ class _AttentionBackward(ctypes.Structure):
         ("forward", _Attention),
         ("transposed", _Edges),
         *_fields("", "grad grad_edge grad_q grad_k grad_v grad_edge_q grad_edge_attr grad_bias"),
+        *_fields("", "room"),
+        *_fields("room_bytes"),
     )
 
 
@@ -135,13 +141,24 @@ def attention_backward(
         torch.zeros_like(attr, dtype=real) if attr is not None and wanted[0] else None,
         torch.zeros_like(bias) if bias is not None and wanted[1] else None,
     )
+    room = _room(q, k, edges, real)
     problem = _AttentionBackward(
         _problem(inputs, edges, scale, lse),
         _edges(edges_t, q.shape[1]),
-        *map(_address, (grad, grad_edge, *out)),
+        *map(_address, (grad, grad_edge, *out, room)),
+        room.nbytes,
     )
     _run("scisparse_graph_attention_backward", problem, (edges, edges_t))
     return out
+
+
+def _room(q: Tensor, k: Tensor, edges: Edges, real: torch.dtype) -> Tensor:
+    """Memory for two numbers of each edge and head; for the heads of one source head at least."""
+    batch, _, heads, _ = q.shape
+    one_head = 2 * edges.col.shape[0]
+    entry, least = one_head * heads, one_head * (heads // k.shape[2])
+    most = max(_ROOM // real.itemsize, min(entry, _MOST_ROOM // real.itemsize), least)
+    return empty_output((min(batch * entry, most),), real)
 
 
 def spmm(value: Tensor, x: Tensor, edges: Edges) -> Tensor:

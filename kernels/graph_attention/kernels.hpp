@@ -6,10 +6,10 @@
 
 namespace scisparse {
 
-// Room for what the two passes of a backward pass know of edges: batch entries [first_batch, last_batch), [E, H, 2] each, of weights and
-// gradients of scores, times the scale.
+// Room for what the two passes of a backward pass know of edges: [E, heads, 2] for each of some batch entries and some heads, of weights
+// and gradients of scores, times the scale. Heads go together that share a head of the sources.
 struct EdgeWorkspace {
-  int64_t first_batch, last_batch;
+  int64_t first_batch, last_batch, first_source_head, last_source_head;
   void* numbers;
 };
 
