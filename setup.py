@@ -20,6 +20,7 @@ from setuptools.errors import CCompilerError, ExecError, PlatformError
 SOURCES = [
     "kernels/gather_matmul/cpu.cpp",
     "kernels/graph_attention/cpu.cpp",
+    "kernels/laplacian/cpu.cpp",
     "kernels/native/avx2.cpp",
     "kernels/native/avx512.cpp",
     "kernels/native/baseline.cpp",

@@ -22,16 +22,20 @@ from scisparse.kernels.graph_attention import graph_attention as graph_attention
 from scisparse.kernels.graph_attention import sddmm as sddmm
 from scisparse.kernels.graph_attention import segment_softmax as segment_softmax
 from scisparse.kernels.graph_attention import spmm as spmm
+from scisparse.kernels.laplacian import dirichlet_energy as dirichlet_energy
+from scisparse.kernels.laplacian import laplacian as laplacian
 
 __all__ = [
     "Edges",
     "attention_weights",
     "current_backend",
     "debug_mode",
+    "dirichlet_energy",
     "edge_outer",
     "empty_cache",
     "gather_matmul",
     "graph_attention",
+    "laplacian",
     "sddmm",
     "segment_softmax",
     "spmm",

@@ -22,7 +22,7 @@ from scisparse.layers.base import (
 )
 from scisparse.layers.convolution import convolve, is_convolution
 from scisparse.layers.rewiring import Rewirable, check_parameters, checked_pattern, pack_edges
-from scisparse.layers.smoothness import WeightPairs, roughness, weight_pairs
+from scisparse.layers.smoothness import WeightCouplings, couple_weights, roughness
 from scisparse.memory import check_fits
 from scisparse.pattern import Pattern
 from scisparse.pattern.edges import index_dtype
@@ -143,7 +143,7 @@ class LocallyConnected(Rewirable, PatternLayer):
         self.reset_parameters()
 
     def _indices(self, tying: Tying) -> dict[str, Tensor | None]:
-        self._pairs: WeightPairs | None = None
+        self._couplings: WeightCouplings | None = None
         pattern, tying_split = split_channels(self.pattern, tying, self.groups)
         transposed, order = pattern.transpose()
         # Numbers of weights can pass 32 bits where those of sources do not.
@@ -321,11 +321,11 @@ class LocallyConnected(Rewirable, PatternLayer):
         >>> layer.smoothness().item()
         4.5
         """
-        if self._pairs is None:
-            tying = tie_edges(self.pattern, self.tie)
-            pairs = weight_pairs(self.pattern, tying, self.groups, sites=self.built_on)
-            self._pairs = pairs.to(self.weight.device)
-        return roughness(self.weight, self._pairs) / max(1, self.pattern.num_sites)
+        held = self._couplings
+        if held is None or held.col.device != self.weight.device:
+            held = couple_weights(self.pattern, self.tie, self.groups, sites=self.built_on)
+            held = self._couplings = held.to(self.weight.device)
+        return roughness(self.weight, held) / max(1, self.pattern.num_sites)
 
     def get_extra_state(self) -> Tensor:
         """Fingerprints of pattern and tie, so that weights never load onto others, ``[64]``.

@@ -17,6 +17,8 @@ from scisparse.kernels.gather_matmul import edge_outer, gather_matmul
 from scisparse.kernels.gather_matmul.ops import GATHER_IMPLEMENTATIONS, OUTER_IMPLEMENTATIONS
 from scisparse.kernels.graph_attention import graph_attention, sddmm, segment_softmax, spmm
 from scisparse.kernels.graph_attention.ops import IMPLEMENTATIONS
+from scisparse.kernels.laplacian import IMPLEMENTATIONS as LAPLACIANS
+from scisparse.kernels.laplacian import dirichlet_energy, laplacian
 
 __all__ = ["KERNELS", "largest_errors", "report"]
 
@@ -87,6 +89,14 @@ def _segment_softmax(p: _Problem, backend: str) -> Tensor:
     return segment_softmax(p.value, p.row_ptr, backend=backend)
 
 
+def _laplacian(p: _Problem, backend: str, of: Callable[..., Tensor] = laplacian) -> Tensor:
+    return of(p.y[0], p.row_ptr, p.col, p.value[0, :, 0].square(), backend=backend)
+
+
+def _dirichlet_energy(p: _Problem, backend: str) -> Tensor:
+    return _laplacian(p, backend, dirichlet_energy)
+
+
 def _slopes(call: Callable[..., Tensor], grad: Tensor, *inputs: Tensor) -> Tensor:
     """Derivatives of ``sum(grad * call(*inputs))``, side by side."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
@@ -125,6 +135,8 @@ KERNELS = {
     "spmm (max)": _Kernel(IMPLEMENTATIONS["spmm_extreme"], _spmm_max),
     "sddmm": _Kernel(IMPLEMENTATIONS["sddmm"], _sddmm),
     "segment_softmax": _Kernel(IMPLEMENTATIONS["segment_softmax"], _segment_softmax),
+    "laplacian": _Kernel(LAPLACIANS["laplacian"], _laplacian),
+    "dirichlet_energy": _Kernel(LAPLACIANS["energy_of_rows"], _dirichlet_energy),
     "graph_attention (backward)": _Kernel(
         IMPLEMENTATIONS["attention_backward"], _attention_backward
     ),

@@ -283,3 +283,9 @@ def test_a_transposed_layer_is_as_smooth_as_the_layer_that_it_transposes(
     expected = layer.smoothness() * pattern.num_sites
     assert expected > 0
     torch.testing.assert_close(other.smoothness() * transposed.num_sites, expected)
+
+
+def test_smoothness_follows_the_layer_to_another_device() -> None:
+    layer = build(index_pattern(), None)
+    assert layer.smoothness() > 0
+    assert layer.to("meta").smoothness().is_meta

@@ -17,6 +17,7 @@
 #endif
 #include "../gather_matmul/unit.hpp"
 #include "../graph_attention/unit.hpp"
+#include "../laplacian/unit.hpp"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
@@ -24,5 +25,6 @@
 namespace scisparse {
 extern const Kernels avx2_kernels = scisparse_avx2::kernels;
 extern const AttentionKernels avx2_attention = scisparse_avx2::attention;
+extern const LaplacianKernels avx2_laplacian = scisparse_avx2::laplacian;
 }
 #endif

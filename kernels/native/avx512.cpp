@@ -17,6 +17,7 @@
 #endif
 #include "../gather_matmul/unit.hpp"
 #include "../graph_attention/unit.hpp"
+#include "../laplacian/unit.hpp"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
@@ -24,5 +25,6 @@
 namespace scisparse {
 extern const Kernels avx512_kernels = scisparse_avx512::kernels;
 extern const AttentionKernels avx512_attention = scisparse_avx512::attention;
+extern const LaplacianKernels avx512_laplacian = scisparse_avx512::laplacian;
 }
 #endif
