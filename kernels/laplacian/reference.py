@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -11,8 +12,8 @@ from scisparse.kernels._segments import segment_sum, site_of_edge
 
 __all__ = ["energy_of_rows", "laplacian"]
 
-# Bytes of differences at once: as fast as all together, without their memory.
-_CHUNK_BYTES = 2**22
+# Bytes of differences at once: as fast as all together, without their memory. GPUs want more work.
+_CHUNK_BYTES, _CHUNK_BYTES_OF_GPU = 2**22, 2**26
 
 
 def laplacian(x_TC: Tensor, row_ptr: Tensor, col_E: Tensor, value_E: Tensor) -> Tensor:
@@ -37,12 +38,12 @@ def _differences(
     x: Tensor, row_ptr: Tensor, col: Tensor, value: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Values and differences of the edges of some rows, and where each row begins among them."""
+    chunk = _CHUNK_BYTES if x.is_cpu else _CHUNK_BYTES_OF_GPU
     fan_in = max(1.0, len(col) / max(1, len(x)))
-    rows = max(1, int(_CHUNK_BYTES / max(1, x.shape[1] * x.element_size()) / fan_in))
-    for first in range(0, len(x), rows):
-        offsets = row_ptr[first : first + rows + 1]
-        start, end = offsets[[0, -1]].tolist()
-        offsets = offsets - start
+    rows = max(1, int(chunk / max(1, x.shape[1] * x.element_size()) / fan_in))
+    bounds = [*row_ptr[:-1:rows].tolist(), len(col)]
+    for first, (start, end) in zip(range(0, len(x), rows), pairwise(bounds), strict=True):
+        offsets = row_ptr[first : first + rows + 1] - start
         site = first + site_of_edge(offsets, end - start)
         # index_select is several times faster than indexing where rows are short.
         apart = x.index_select(0, site).sub_(x.index_select(0, col[start:end]))
