@@ -119,6 +119,31 @@ def test_threads_and_chunks_do_not_change_bits(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(laplacian(x, row_ptr, col, value, backend="reference"), whole)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script` is deprecated"
+)  # torch's own, in forward mode
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_transforms_of_torch_func(backend: str) -> None:
+    row_ptr, col, value, dense = couplings(9, torch.float64, 0.5)
+    xs = torch.randn(3, 9, 4, generator=generator(), dtype=torch.float64)
+    matrix = dense.sum(1).diag() - dense
+
+    def energy(x: Tensor) -> Tensor:
+        return dirichlet_energy(x, row_ptr, col, value, backend=backend)
+
+    torch.testing.assert_close(
+        torch.func.vmap(energy)(xs), torch.stack([energy(x) for x in xs]), rtol=1e-12, atol=0
+    )
+    grads = torch.func.vmap(torch.func.grad(energy))(xs)
+    torch.testing.assert_close(grads, 2 * matrix @ xs)
+    _, slope = torch.func.jvp(energy, (xs[0],), (xs[1],))
+    torch.testing.assert_close(slope, (grads[0] * xs[1]).sum())
+    hessian = torch.func.hessian(lambda x: energy(x[:, None]))(xs[0, :, 0])
+    torch.testing.assert_close(hessian, 2 * matrix)
+    with pytest.raises(ShapeError, match="cannot be mapped"):
+        torch.func.vmap(lambda v: laplacian(xs[0], row_ptr, col, v))(value.expand(2, -1))
+
+
 def test_compiles_as_a_whole_and_is_a_registered_operator() -> None:
     row_ptr, col, value, _ = couplings(20, torch.float32)
     x = torch.randn(20, 5, generator=generator(), requires_grad=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scisparse.errors import ShapeError
 from scisparse.kernels import _backends, _debug
+from scisparse.kernels._modes import is_transformed
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.laplacian import cpu, reference
 
@@ -70,7 +71,8 @@ def laplacian(
             [ 3.]])
     """
     wide, value = _prepare(x, row_ptr, col, value)
-    y: Tensor = _laplacian(wide, row_ptr, col, value, backend)
+    run = _Linear.apply if is_transformed() else _laplacian
+    y: Tensor = run(wide, row_ptr, col, value, backend)
     return y.to(x.dtype)
 
 
@@ -105,6 +107,8 @@ def dirichlet_energy(
     tensor(9.)
     """
     wide, value = _prepare(x, row_ptr, col, value)
+    if is_transformed():
+        return (wide * laplacian(wide, row_ptr, col, value, backend=backend)).sum()
     energy: Tensor = _dirichlet_energy(wide, row_ptr, col, value, backend)
     return energy
 
@@ -159,6 +163,41 @@ def _energy_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     else:  # no derivative by `grad` is wanted: scales what is smaller than `x`
         pull = _laplacian(x, row_ptr, col, 2 * grad * value, ctx.backend)
     return pull, None, None, None, None
+
+
+class _Linear(torch.autograd.Function):
+    """The Laplacian under ``torch.func`` and in forward mode: linear in `x`, and symmetric."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        y: Tensor = _laplacian(*inputs)
+        return y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _save(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:4])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        _, *couplings = ctx.saved_tensors
+        return _Linear.apply(grad, *couplings, ctx.backend), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        _, *couplings = ctx.saved_tensors
+        y: Tensor = _Linear.apply(tangent, *couplings, ctx.backend)
+        return y
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], x: Tensor, *rest: Any
+    ) -> tuple[Tensor, int]:
+        if in_dims[0] is None or any(dim is not None for dim in in_dims[1:4]):
+            raise ShapeError("couplings of a Laplacian cannot be mapped by vmap, only its numbers")
+        columns = x.movedim(in_dims[0], 1)  # copies side by side
+        y: Tensor = _Linear.apply(columns.flatten(1), *rest)
+        return y.unflatten(1, columns.shape[1:]), 1
 
 
 _laplacian.register_fake(lambda x, *_: torch.empty_like(x))
