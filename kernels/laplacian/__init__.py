@@ -200,7 +200,7 @@ class _Linear(torch.autograd.Function):
         return y.unflatten(1, columns.shape[1:]), 1
 
 
-_laplacian.register_fake(lambda x, *_: torch.empty_like(x))
+_laplacian.register_fake(lambda x, *_: x.new_empty(x.shape))
 _laplacian.register_autograd(_laplacian_backward, setup_context=_save)
 _dirichlet_energy.register_fake(lambda x, *_: x.new_empty(()))
 _dirichlet_energy.register_autograd(_energy_backward, setup_context=_save)
