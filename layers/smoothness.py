@@ -72,9 +72,9 @@ def couple_weights(
     apart = first != second
     first, second, strength = first[apart], second[apart], strength[apart]
     size = tying.num_weights * groups
-    key = torch.cat([first * size + second, second * size + first])
-    key, meeting = torch.unique(key, return_inverse=True)
-    total = strength.new_zeros(len(key)).index_add_(0, meeting, strength.repeat(2))
+    key, order = torch.cat([first * size + second, second * size + first]).sort(stable=True)
+    key, meeting = torch.unique_consecutive(key, return_inverse=True)
+    total = strength.new_zeros(len(key)).index_add_(0, meeting, strength.repeat(2)[order])
     row_ptr = torch.searchsorted(key, size * torch.arange(size + 1, device="cpu"))
     return WeightCouplings(row_ptr, (key % max(1, size)).to(torch.int32), total)
 
