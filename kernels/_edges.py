@@ -39,6 +39,11 @@ class Edges(NamedTuple):
         tie = None if self.tie is None else self.tie.to(device)
         return Edges(self.row_ptr.to(device), self.col.to(device), tie)
 
+    def dense(self) -> Edges:
+        """Return the same edges, each tensor in one piece of memory."""
+        tie = None if self.tie is None else self.tie.contiguous()
+        return Edges(self.row_ptr.contiguous(), self.col.contiguous(), tie)
+
 
 def transpose_edges(
     row_ptr: Tensor, col: Tensor, num_sources: int, tie: Tensor | None = None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scisparse.kernels._edges import sort_by_tie
+from scisparse.kernels._edges import Edges, sort_by_tie
 from scisparse.kernels._triton import (
     Call,
     accumulator_type,
@@ -45,7 +45,7 @@ def gather_matmul(
     y = x_BNC.new_empty(x_BNC.shape[0], row_ptr_M1.numel() - 1, channels_out)
     if y.numel() == 0 or col_E.numel() == 0 or x_BNC.shape[2] == 0:
         return y.zero_()
-    edges = (row_ptr_M1.contiguous(), col_E.contiguous(), _contiguous(tie_E))
+    edges = Edges(row_ptr_M1, col_E, tie_E).dense()
     gather_call(x_BNC.contiguous(), weight_TCO.contiguous(), *edges, y, transpose_weight).run(
         y.device
     )
@@ -152,10 +152,6 @@ def _shape(x: Tensor, y: Tensor, col: Tensor, transposed: bool = False) -> Shape
         itemsize=x.element_size(),
         transposed=transposed,
     )
-
-
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
 
 
 def _operand(dtype: torch.dtype) -> Any:

@@ -13,7 +13,7 @@ from scisparse.kernels._edges import Edges
 from scisparse.kernels._kept import empty_output
 from scisparse.kernels._native import DTYPES, can_run, library, raise_for
 from scisparse.kernels._segments import accumulator
-from scisparse.kernels.graph_attention.inputs import Inputs
+from scisparse.kernels.graph_attention.inputs import Inputs, steps_of
 
 __all__ = [
     "attention",
@@ -106,7 +106,7 @@ class _Softmax(ctypes.Structure):
 
 def attention(inputs: Inputs, edges: Edges, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Run the C++ kernel; see :func:`scisparse.kernels.graph_attention.reference.attention`."""
-    inputs, edges = _dense_inputs(inputs), _dense_edges(edges)
+    inputs, edges = inputs.dense(), edges.dense()
     q, v = inputs.q, inputs.v
     out = q.new_empty(*q.shape[:3], v.shape[3])
     edge_out = q.new_empty(0) if inputs.edge_q is None else torch.empty_like(inputs.edge_q)
@@ -128,20 +128,12 @@ def attention_backward(
     scale: float,
 ) -> Inputs:
     """Run the C++ kernel; see the function of the same name in ``reference``."""
-    inputs, edges, edges_t = _dense_inputs(inputs), _dense_edges(edges), _dense_edges(edges_t)
+    inputs, edges, edges_t = inputs.dense(), edges.dense(), edges_t.dense()
     grad, lse = grad.contiguous(), lse.contiguous()
     grad_edge = None if grad_edge is None else grad_edge.contiguous()
-    q, k, v, edge_q, attr, bias = inputs
-    real = accumulator(q.dtype)
-    out = Inputs(
-        torch.empty_like(q),
-        torch.empty_like(k),
-        torch.empty_like(v),
-        None if edge_q is None else torch.empty_like(edge_q),
-        torch.zeros_like(attr, dtype=real) if attr is not None and wanted[0] else None,
-        torch.zeros_like(bias) if bias is not None and wanted[1] else None,
-    )
-    room = _room(q, k, edges, real)
+    q, k = inputs.q, inputs.k
+    out = inputs.empty_gradients(wanted)
+    room = _room(q, k, edges, accumulator(q.dtype))
     problem = _AttentionBackward(
         _problem(inputs, edges, scale, lse),
         _edges(edges_t, q.shape[1]),
@@ -163,11 +155,11 @@ def _room(q: Tensor, k: Tensor, edges: Edges, real: torch.dtype) -> Tensor:
 
 def spmm(value: Tensor, x: Tensor, edges: Edges) -> Tensor:
     """Run the C++ kernel; see the function of the same name in ``reference``."""
-    x, edges = x.contiguous(), _dense_edges(edges)
+    x, edges = x.contiguous(), edges.dense()
     batch, sources, heads, width = x.shape
     y = x.new_empty(batch, edges.row_ptr.shape[0] - 1, heads, width)
     problem = _Spmm(
-        *(DTYPES[x.dtype], batch, heads, width, *_steps(value), _edges(edges, sources)),
+        *(DTYPES[x.dtype], batch, heads, width, *steps_of(value), _edges(edges, sources)),
         *map(_address, (value, x, y)),
     )
     _run("scisparse_spmm", problem, (edges,))
@@ -176,7 +168,7 @@ def spmm(value: Tensor, x: Tensor, edges: Edges) -> Tensor:
 
 def sddmm(x: Tensor, z: Tensor, edges: Edges) -> Tensor:
     """Run the C++ kernel; see the function of the same name in ``reference``."""
-    x, z, edges = x.contiguous(), z.contiguous(), _dense_edges(edges)
+    x, z, edges = x.contiguous(), z.contiguous(), edges.dense()
     batch, sources, heads, width = z.shape
     value = x.new_empty(batch, edges.col.shape[0], heads, dtype=accumulator(x.dtype))
     problem = _Sddmm(
@@ -189,7 +181,7 @@ def sddmm(x: Tensor, z: Tensor, edges: Edges) -> Tensor:
 
 def spmm_extreme(value: Tensor, x: Tensor, edges: Edges, smallest: bool) -> tuple[Tensor, Tensor]:
     """Run the C++ kernel; see the function of the same name in ``reference``."""
-    x, edges = x.contiguous(), _dense_edges(edges)
+    x, edges = x.contiguous(), edges.dense()
     y = x.new_empty(x.shape[0], edges.row_ptr.shape[0] - 1, *x.shape[2:])
     choice = torch.empty_like(y, dtype=torch.int32)
     tensors = (value, y, x, choice)
@@ -202,7 +194,7 @@ def choice_sources(
 ) -> Tensor:
     """Run the C++ kernel; see the function of the same name in ``reference``."""
     y, choice = y.contiguous(), choice.contiguous()
-    edges, edges_t = _dense_edges(edges), _dense_edges(edges_t)
+    edges, edges_t = edges.dense(), edges_t.dense()
     x = y.new_empty(y.shape[0], edges_t.row_ptr.shape[0] - 1, *y.shape[2:])
     problem = _choice((value, y, x, choice), edges, edges_t)
     _run("scisparse_choice_sources", problem, (edges, edges_t))
@@ -211,7 +203,7 @@ def choice_sources(
 
 def choice_edges(y: Tensor, x: Tensor, choice: Tensor, edges: Edges) -> Tensor:
     """Run the C++ kernel; see the function of the same name in ``reference``."""
-    y, x, choice, edges = y.contiguous(), x.contiguous(), choice.contiguous(), _dense_edges(edges)
+    y, x, choice, edges = y.contiguous(), x.contiguous(), choice.contiguous(), edges.dense()
     value = x.new_empty(x.shape[0], edges.col.shape[0], x.shape[2], dtype=accumulator(x.dtype))
     _run("scisparse_choice_edges", _choice((value, y, x, choice), edges), (edges,))
     return value
@@ -250,16 +242,11 @@ def _choice(
     value, y, x, _ = tensors
     batch, sources, heads, width = x.shape
     return _Choice(
-        *(DTYPES[x.dtype], batch, heads, width, smallest, *_steps(value)),
+        *(DTYPES[x.dtype], batch, heads, width, smallest, *steps_of(value)),
         _edges(edges, sources),
         _Edges() if edges_t is None else _edges(edges_t, y.shape[1]),
         *map(_address, tensors),
     )
-
-
-def _steps(value: Tensor) -> list[int]:
-    """Steps between numbers, 0 along a dimension of which there is one."""
-    return [s if n > 1 else 0 for s, n in zip(value.stride(), value.shape, strict=True)]
 
 
 def _problem(inputs: Inputs, edges: Edges, scale: float, lse: Tensor) -> _Attention:
@@ -267,11 +254,10 @@ def _problem(inputs: Inputs, edges: Edges, scale: float, lse: Tensor) -> _Attent
     batch, _, heads, width = q.shape
     carried = (0, 0) if attr is None or edge_q is None else (attr.shape[1], edge_q.shape[3])
     sizes = (heads, k.shape[2], width, v.shape[3], *carried)
-    steps = [0, 0, 0] if bias is None else _steps(bias)
     return _Attention(
         *(DTYPES[q.dtype], batch, *sizes, scale, _edges(edges, k.shape[1])),
         *map(_address, (q, k, v, edge_q, attr, bias)),
-        *(*steps, None, None, _address(lse)),
+        *(*steps_of(bias), None, None, _address(lse)),
     )
 
 
@@ -281,15 +267,6 @@ def _edges(edges: Edges, sources: int) -> _Edges:
         *(row_ptr.shape[0] - 1, sources, col.shape[0], row_ptr.data_ptr(), col.data_ptr()),
         *(8 * col.itemsize, _address(tie), 0 if tie is None else 8 * tie.itemsize),
     )
-
-
-def _dense_inputs(inputs: Inputs) -> Inputs:
-    return Inputs(*(None if t is None else t.contiguous() for t in inputs))  # type: ignore[arg-type]
-
-
-def _dense_edges(edges: Edges) -> Edges:
-    row_ptr, col, tie = edges
-    return Edges(row_ptr.contiguous(), col.contiguous(), None if tie is None else tie.contiguous())
 
 
 def _address(tensor: Tensor | None) -> int | None:

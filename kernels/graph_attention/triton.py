@@ -11,15 +11,9 @@ from torch import Tensor
 from scisparse.kernels._edges import Edges
 from scisparse.kernels._segments import accumulator, site_of_edge
 from scisparse.kernels._triton import Call, accumulator_type, can_run, ceil_div, is_wide
-from scisparse.kernels.graph_attention.inputs import Inputs
+from scisparse.kernels.graph_attention.inputs import Inputs, steps_of
 from scisparse.kernels.graph_attention.plans import RowPlan, plan_edges
-from scisparse.kernels.graph_attention.triton_launch import (
-    dense_edges,
-    plan_of,
-    tensors_of,
-    tile_of,
-    widths_of,
-)
+from scisparse.kernels.graph_attention.triton_launch import plan_of, tensors_of, tile_of, widths_of
 from scisparse.kernels.graph_attention.triton_product_calls import (
     choice_edges,
     choice_sources,
@@ -54,7 +48,7 @@ WORKSPACE = 256 << 20  # bytes for the weights and slopes of some batch entries
 
 def attention(inputs: Inputs, edges: Edges, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Run a Triton kernel; see :func:`scisparse.kernels.graph_attention.reference.attention`."""
-    wide, inputs, edges = inputs, _dense_inputs(inputs.narrow()), dense_edges(edges)
+    wide, inputs, edges = inputs, inputs.narrow().dense(), edges.dense()
     q, v = inputs.q, inputs.v
     out = q.new_empty(*q.shape[:3], v.shape[3])
     edge_out = q.new_empty(0) if inputs.edge_q is None else torch.empty_like(inputs.edge_q)
@@ -75,7 +69,7 @@ def attention_call(
     blocks = ceil_div(q.shape[2], plan.heads)
     tensors = tensors_of(q, k, v, edge_q, attr, bias, *edges[:2], *results)
     rows = q.shape[0] * q.shape[1]
-    sizes = (float(scale), q.shape[1], k.shape[1], rows, blocks, *_steps(bias))
+    sizes = (float(scale), q.shape[1], k.shape[1], rows, blocks, *steps_of(bias))
     programs = ceil_div(rows, plan.sites) * blocks
     return Call(_KERNELS, "attention_rows", programs, (*tensors, *sizes), constants, plan.warps)
 
@@ -91,21 +85,14 @@ def attention_backward(
     scale: float,
 ) -> Inputs:
     """Run the Triton kernels; see the function of the same name in ``reference``."""
-    wide, inputs = inputs, _dense_inputs(inputs.narrow())
-    edges, edges_t = dense_edges(edges), dense_edges(edges_t)
-    q, k, v, edge_q, attr, bias = inputs
+    wide, inputs = inputs, inputs.narrow().dense()
+    edges, edges_t = edges.dense(), edges_t.dense()
+    q, attr = inputs.q, inputs.edge_attr
     grad, lse = grad.contiguous(), lse.contiguous()
     if grad_edge is not None and attr is not None:
         grad_edge = grad_edge[..., : attr.shape[1]].contiguous()
     real, (batch, _, heads, _), count = accumulator(q.dtype), q.shape, edges.col.numel()
-    out = Inputs(
-        torch.empty_like(q),
-        torch.empty_like(k),
-        torch.empty_like(v),
-        None if edge_q is None else torch.empty_like(edge_q),
-        torch.zeros_like(attr, dtype=real) if attr is not None and wanted[0] else None,
-        torch.zeros_like(bias) if bias is not None and wanted[1] else None,
-    )
+    out = inputs.empty_gradients(wanted)
     if count == 0 or batch == 0:
         out = Inputs(*(None if t is None else t.zero_() for t in out))  # type: ignore[arg-type]
         return out if out.edge_q is None else out._replace(edge_q=wide.with_room(out.edge_q))
@@ -153,7 +140,7 @@ def sites_call(
     blocks = ceil_div(q.shape[2], plan.heads)
     tensors = tensors_of(*grads, lse, q, k, v, edge_q, attr, bias, *edges[:2], *results, space)
     rows = q.shape[0] * q.shape[1]
-    sizes = (float(scale), q.shape[1], k.shape[1], edges.col.numel(), rows, blocks, *_steps(bias))
+    sizes = (float(scale), q.shape[1], k.shape[1], edges.col.numel(), rows, blocks, *steps_of(bias))
     programs = ceil_div(rows, plan.sites) * blocks
     return Call(_KERNELS, "attention_sites", programs, (*tensors, *sizes), constants, plan.warps)
 
@@ -207,20 +194,9 @@ def _constants(plan: RowPlan, inputs: Inputs, tensors: tuple[Tensor | None, ...]
     return constants | tile_of(plan, q.dtype, tensors)
 
 
-def _steps(bias: Tensor | None) -> tuple[int, ...]:
-    """Numbers from one batch entry, edge and head to the next."""
-    if bias is None:
-        return (0, 0, 0)
-    return tuple(s if n > 1 else 0 for s, n in zip(bias.stride(), bias.shape, strict=True))
-
-
 def _batches(inputs: Inputs, part: slice) -> Inputs:
     """Some batch entries of all that have any."""
     q, k, v, edge_q, attr, bias = inputs
     if bias is not None and bias.shape[0] > 1:
         bias = bias[part]
     return Inputs(q[part], k[part], v[part], None if edge_q is None else edge_q[part], attr, bias)
-
-
-def _dense_inputs(inputs: Inputs) -> Inputs:
-    return Inputs(*(None if t is None else t.contiguous() for t in inputs))  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from scisparse.kernels._edges import Edges
 from scisparse.kernels._triton import accumulator_type, is_wide, larger_tiles, power_of_two
 from scisparse.kernels.graph_attention.plans import RowPlan, plan_rows
 
-__all__ = ["dense_edges", "plan_of", "tensors_of", "tile_of", "widths_of"]
+__all__ = ["plan_of", "tensors_of", "tile_of", "widths_of"]
 
 
 def plan_of(
@@ -48,9 +48,3 @@ def tensors_of(*tensors: Tensor | None) -> tuple[Tensor, ...]:
     """What a kernel takes: another tensor, never read, in the place of one that is not there."""
     some = next(t for t in tensors if t is not None)
     return tuple(some if t is None else t for t in tensors)
-
-
-def dense_edges(edges: Edges) -> Edges:
-    """Edges in one piece of memory each."""
-    row_ptr, col, tie = edges
-    return Edges(row_ptr.contiguous(), col.contiguous(), None if tie is None else tie.contiguous())

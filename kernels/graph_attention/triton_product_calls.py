@@ -11,13 +11,7 @@ from scisparse.kernels._edges import Edges
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels._triton import Call, ceil_div, is_wide, power_of_two
 from scisparse.kernels.graph_attention.plans import RowPlan, plan_edges
-from scisparse.kernels.graph_attention.triton_launch import (
-    dense_edges,
-    plan_of,
-    tensors_of,
-    tile_of,
-    widths_of,
-)
+from scisparse.kernels.graph_attention.triton_launch import plan_of, tensors_of, tile_of, widths_of
 
 __all__ = [
     "choice_edges",
@@ -40,7 +34,7 @@ _CHOICES = "scisparse.kernels.graph_attention.triton_choices"
 
 def spmm(value: Tensor, x: Tensor, edges: Edges) -> Tensor:
     """Run a Triton kernel; see the function of the same name in ``reference``."""
-    value, x, edges = value.contiguous(), x.contiguous(), dense_edges(edges)
+    value, x, edges = value.contiguous(), x.contiguous(), edges.dense()
     y = x.new_empty(x.shape[0], edges.row_ptr.shape[0] - 1, *x.shape[2:])
     if edges.col.numel() == 0 or y.numel() == 0:
         return y.zero_()
@@ -69,7 +63,7 @@ def spmm_call(
 
 def sddmm(x: Tensor, z: Tensor, edges: Edges) -> Tensor:
     """Run a Triton kernel; see the function of the same name in ``reference``."""
-    x, z, edges = x.contiguous(), z.contiguous(), dense_edges(edges)
+    x, z, edges = x.contiguous(), z.contiguous(), edges.dense()
     value = x.new_empty(x.shape[0], edges.col.shape[0], x.shape[2], dtype=accumulator(x.dtype))
     if value.numel():
         sddmm_call(x, z, edges, value).run(x.device)
@@ -130,7 +124,7 @@ def _rows_call(kernel: str, tensors: tuple[Tensor, ...], row_ptr: Tensor) -> Cal
 
 def spmm_extreme(value: Tensor, x: Tensor, edges: Edges, smallest: bool) -> tuple[Tensor, Tensor]:
     """Run a Triton kernel; see the function of the same name in ``reference``."""
-    value, x, edges = value.contiguous(), x.contiguous(), dense_edges(edges)
+    value, x, edges = value.contiguous(), x.contiguous(), edges.dense()
     y = x.new_empty(x.shape[0], edges.row_ptr.shape[0] - 1, *x.shape[2:])
     choice = torch.empty_like(y, dtype=torch.int32)
     if edges.col.numel() == 0 or y.numel() == 0:
@@ -154,7 +148,7 @@ def choice_sources(
 ) -> Tensor:
     """Run a Triton kernel; see the function of the same name in ``reference``."""
     value, y, choice = value.contiguous(), y.contiguous(), choice.contiguous()
-    edges, edges_t = dense_edges(edges), dense_edges(edges_t)
+    edges, edges_t = edges.dense(), edges_t.dense()
     x = y.new_empty(y.shape[0], edges_t.row_ptr.shape[0] - 1, *y.shape[2:])
     if edges.col.numel() == 0 or x.numel() == 0:
         return x.zero_()
@@ -164,7 +158,7 @@ def choice_sources(
 
 def choice_edges(y: Tensor, x: Tensor, choice: Tensor, edges: Edges) -> Tensor:
     """Run a Triton kernel; see the function of the same name in ``reference``."""
-    y, x, choice, edges = y.contiguous(), x.contiguous(), choice.contiguous(), dense_edges(edges)
+    y, x, choice, edges = y.contiguous(), x.contiguous(), choice.contiguous(), edges.dense()
     value = x.new_empty(x.shape[0], edges.col.shape[0], x.shape[2], dtype=accumulator(x.dtype))
     if x.shape[3] == 0:
         return value.zero_()
