@@ -146,8 +146,8 @@ def _save_extreme(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
     ctx.mark_non_differentiable(output[1])
 
 
-def _of_sites(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of value and sources from those of the sites."""
+def _sites_backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Gradients of ``choice_sites``, and of ``spmm_extreme`` with its choice held fixed."""
     value, x, *places = ctx.saved_tensors
     if places[3] is None:
         places[3:] = transpose_edges(places[1], places[2], x.shape[1])
@@ -158,15 +158,7 @@ def _of_sites(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         grad_value = _run_edges(grad, x, *rest).sum_to_size(value.shape)
     if of_x:
         grad_x = _run_sources(value, grad, *rest)
-    return grad_value, grad_x
-
-
-def _extreme_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *_of_sites(ctx, grad), *(None,) * 7
-
-
-def _sites_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_of_sites(ctx, grad), *(None,) * 7
+    return grad_value, grad_x, *(None,) * 7
 
 
 def _sources_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -205,7 +197,7 @@ class _Extreme(torch.autograd.Function):
             places[2:] = transpose_edges(places[0], places[1], x.shape[1])
         ctx.save_for_forward(value, x, output[1], *places)
 
-    backward = staticmethod(_extreme_backward)
+    backward = staticmethod(_sites_backward)
 
     @staticmethod
     def jvp(ctx: Any, dvalue: Tensor | None, dx: Tensor | None, *_: Any) -> tuple[Tensor, None]:
@@ -253,7 +245,7 @@ register(
     "Tensor? tie_t, bool smallest, str backend) -> (Tensor, Tensor)",
     _extreme,
     _extreme_fake,
-    _extreme_backward,
+    _sites_backward,
     _save_extreme,
 )
 register(
