@@ -20,6 +20,7 @@ from torch import Tensor
 
 from scisparse.kernels._backends import why_not_capability, why_not_dtype
 from scisparse.kernels._edges import sort_by_tie
+from scisparse.kernels._segments import accumulator
 
 __all__ = [
     "SOURCE",
@@ -236,8 +237,7 @@ def ties_call(
     (batch, sources, _), sites = x.shape, grad.shape[1]
     wanted = (1 << 18) // out.numel()  # threads that fill a GPU
     parts = max(1, min(wanted, col.numel() // (16 * out.shape[0])))
-    accumulator = torch.float64 if x.dtype == torch.float64 else torch.float32
-    sums = x.new_empty(parts, *out.shape, dtype=accumulator)
+    sums = x.new_empty(parts, *out.shape, dtype=accumulator(x.dtype))
     tensors = (*map(_aligned, (x, grad)), tie_ptr, col, site, sums)
     sizes = (sites, sources, Small(batch), out.shape[0], Small(parts))
     return Call(

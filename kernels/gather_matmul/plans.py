@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scisparse.kernels._triton import power_of_two
+from scisparse.kernels._triton import ceil_div, power_of_two
 
 __all__ = [
     "GatherPlan",
@@ -159,7 +159,7 @@ def plan_ties(shape: Shape, edges: int, weights: int) -> TiePlan:
         power_of_two(shape.channels_out, 1, 16),
     )
     at_once = max(8, 1024 // (inputs * outputs))
-    blocks = -(-shape.channels_in // inputs) * -(-shape.channels_out // outputs)
+    blocks = ceil_div(shape.channels_in, inputs) * ceil_div(shape.channels_out, outputs)
     each = edges / max(weights, 1) / at_once  # steps for the edges of a weight
     most = max(1, 4096 // (max(weights, 1) * blocks))
     return TiePlan(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scisparse.kernels._edges import Edges, sort_by_tie
+from scisparse.kernels._segments import accumulator
 from scisparse.kernels._triton import (
     Call,
     accumulator_type,
@@ -131,8 +132,7 @@ def ties_call(
     (batch, sources, channels_in), (sites, channels_out) = x.shape, grad.shape[1:]
     weights = out.shape[0]
     plan = plan_ties(_shape(x, grad, col), col.numel(), weights)
-    accumulator = torch.float64 if x.dtype == torch.float64 else torch.float32
-    parts = x.new_empty(plan.parts, *out.shape, dtype=accumulator)
+    parts = x.new_empty(plan.parts, *out.shape, dtype=accumulator(x.dtype))
     blocks = (ceil_div(channels_in, plan.inputs), ceil_div(channels_out, plan.outputs))
     tensors = (x, grad, tie_ptr, col, site, parts)
     constants = {"C": channels_in, "O": channels_out, "ACC": accumulator_type(x.dtype)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scisparse.kernels._triton import power_of_two
+from scisparse.kernels._triton import ceil_div, power_of_two
 
 __all__ = ["EdgePlan", "RowPlan", "plan_edges", "plan_rows"]
 
@@ -83,6 +83,6 @@ def _heads(heads: int, numbers: int, itemsize: int) -> int:
     most = max(1, WARP * MOST_WARPS * 16 // (numbers * itemsize))
     sizes = [1 << n for n in range(power_of_two(heads).bit_length()) if 1 << n <= most]
     full = [n for n in sizes if n * numbers * itemsize >= LINE] or sizes[-1:]
-    least = min(-(-heads // n) * n for n in full)
-    busy = [n for n in full if -(-heads // n) * n == least]
+    least = min(ceil_div(heads, n) * n for n in full)
+    busy = [n for n in full if ceil_div(heads, n) * n == least]
     return next((n for n in busy if n * numbers * itemsize >= PIECE), busy[-1])
