@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scisparse.errors import PatternError
 
-__all__ = ["check_edges", "check_ends", "debug_mode", "is_debugging"]
+__all__ = ["check_edges", "check_ends", "check_ends_for", "debug_mode", "is_debugging"]
 
 # A plain variable, not a context variable: autograd may run the backward pass on another thread.
 _enabled: bool | None = None  # not asked yet
@@ -82,6 +82,12 @@ def check_edges(
             f"`col` falls from {int(col[edge])} to {int(col[edge + 1])} inside the row of edge "
             f"{edge}; edges must be sorted by (row, col)"
         )
+
+
+def check_ends_for(backend: str, row_ptr: Tensor, num_edges: int) -> None:
+    """Check what the C++ kernels check themselves; on a GPU it would be a wait."""
+    if backend != "cpu" and row_ptr.is_cpu:
+        check_ends(row_ptr, num_edges)
 
 
 def check_ends(row_ptr: Tensor, num_edges: int) -> None:

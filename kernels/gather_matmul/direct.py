@@ -47,7 +47,7 @@ def gather_matmul(
         edges_t = None if row_ptr_t is None else Edges(row_ptr_t, col_t, tie_t)
         _check(Edges(row_ptr, col, tie), edges_t, x.shape[1], weight.shape[0])
     chosen = _backends.choose("gather_matmul", GATHER_IMPLEMENTATIONS, backend, x.device, x.dtype)
-    _check_ends(chosen, row_ptr, col)
+    _debug.check_ends_for(chosen.name, row_ptr, col.shape[0])
     y: Tensor = chosen.run(x, weight, row_ptr, col, tie, transpose_weight)
     return y
 
@@ -70,7 +70,7 @@ def edge_outer(
         _check(Edges(row_ptr, col, tie), edges_t, x.shape[1], num_weights)
     _watch.tell(col, x, grad)
     chosen = _backends.choose("edge_outer", OUTER_IMPLEMENTATIONS, backend, x.device, x.dtype)
-    _check_ends(chosen, row_ptr, col)
+    _debug.check_ends_for(chosen.name, row_ptr, col.shape[0])
     out: Tensor = chosen.run(x, grad, row_ptr, col, tie, num_weights)
     return out
 
@@ -80,9 +80,3 @@ def _check(edges: Edges, edges_t: Edges | None, num_sources: int, num_weights: i
     _debug.check_edges(*edges, num_sources, num_weights)
     if edges_t is not None:
         check_is_transpose(edges_t, edges, num_sources)
-
-
-def _check_ends(chosen: _backends.Implementation, row_ptr: Tensor, col: Tensor) -> None:
-    """Check what the C++ kernels check themselves; on a GPU it would be a wait."""
-    if chosen.name != "cpu" and row_ptr.is_cpu:
-        _debug.check_ends(row_ptr, col.shape[0])

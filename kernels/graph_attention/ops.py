@@ -57,8 +57,7 @@ def choose(
         if edges_t is not None:
             check_is_transpose(edges_t, edges, num_sources)
     chosen = _backends.choose(op, IMPLEMENTATIONS[op], backend, like.device, like.dtype)
-    if chosen.name != "cpu" and edges.row_ptr.is_cpu:
-        _debug.check_ends(edges.row_ptr, edges.col.shape[0])
+    _debug.check_ends_for(chosen.name, edges.row_ptr, edges.col.shape[0])
     return chosen.run
 
 

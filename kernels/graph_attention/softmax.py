@@ -22,8 +22,7 @@ def _choose(op: str, backend: str, like: Tensor, row_ptr: Tensor) -> Any:
         each = torch.arange(count, device=row_ptr.device)
         _debug.check_edges(row_ptr, each, None, count, count)
     chosen = _backends.choose(op, IMPLEMENTATIONS[op], backend, like.device, like.dtype)
-    if chosen.name != "cpu" and row_ptr.is_cpu:
-        _debug.check_ends(row_ptr, count)
+    _debug.check_ends_for(chosen.name, row_ptr, count)
     return chosen.run
 
 
