@@ -1,6 +1,6 @@
 // gather_matmul with lanes over the inputs, for transposed weights: each output is a dot product with a weight row.
 //
-// Best for one output, and where the batch is too small to fill vectors (see packed.hpp).
+// Best where the batch is too small to fill vectors (see packed.hpp).
 #pragma once
 
 #include "rows.hpp"
