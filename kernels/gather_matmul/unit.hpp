@@ -129,9 +129,9 @@ Status any_outer_panel(const scisparse::EdgeOuter& p, const Panel& x, int64_t fi
                                    : outer_panel<float>(p, x, first, last, add, sums);
 }
 
-constexpr scisparse::Kernels kernels = {simd_bytes,
-  any_gather_matmul, any_edge_outer,     any_edge_outer_sums, any_add_sums,
-                                        any_fill_panel,    any_gather_weights, any_gather_panel,    any_outer_panel};
+constexpr scisparse::Kernels kernels = {simd_bytes,   any_gather_matmul, any_edge_outer,     any_edge_outer_sums,
+                                        any_add_sums, any_fill_panel,    any_gather_weights, any_gather_panel,
+                                        any_outer_panel};
 
 }  // namespace
 }  // namespace SCISPARSE_NAMESPACE
