@@ -35,6 +35,7 @@ _NAMES = {
     "lon": "lon", "longitude": "lon", "clon": "lon", "nav_lon": "lon", "xlong": "lon",
     "y": "y", "projection_y_coordinate": "y", "x": "x", "projection_x_coordinate": "x",
 }  # fmt: skip
+_ROTATED = ("grid_latitude", "grid_longitude")  # CF names for a rotated pole: no latitude
 _ROLES = {"lat": "latitude", "lon": "longitude", "y": "projection y", "x": "projection x"}
 
 
@@ -288,10 +289,7 @@ def _by_standard_name(coordinate: xr.DataArray) -> str | None:
 
 def _by_axis(coordinate: xr.DataArray) -> str | None:
     axis = str(coordinate.attrs.get("axis", "")).upper()
-    if axis not in ("X", "Y") or coordinate.attrs.get("standard_name") in (
-        "grid_latitude",
-        "grid_longitude",
-    ):
+    if axis not in ("X", "Y") or coordinate.attrs.get("standard_name") in _ROTATED:
         return None
     units = _units(coordinate)
     if units in _METRES:
@@ -306,12 +304,9 @@ def _by_units(coordinate: xr.DataArray) -> str | None:
 
 
 def _by_name(coordinate: xr.DataArray) -> str | None:
-    name: Hashable = coordinate.name
-    role = _NAMES.get(str(name).lower())
-    # CF names for a rotated pole: not latitude, whatever the variable is called.
-    if coordinate.attrs.get("standard_name") in ("grid_latitude", "grid_longitude"):
+    if coordinate.attrs.get("standard_name") in _ROTATED:  # whatever the variable is called
         return None
-    return role
+    return _NAMES.get(str(coordinate.name).lower())
 
 
 _SIGNS: tuple[_Sign, ...] = (_by_standard_name, _by_axis, _by_units, _by_name)
