@@ -137,7 +137,7 @@ class _Bounded(Distribution):
         The standardised bound l follows from (mean - lower) / std, which falls as l rises.
         """
         wanted = tails.ratio(mean - self.lower, std)
-        one, plain = torch.ones_like(wanted), self._with_lower(0.0)
+        one, plain = torch.ones_like(wanted), type(self)(0.0)
         left = torch.full_like(wanted, math.asinh(-50.0))
         right = torch.full_like(wanted, math.asinh(self._largest_bound))
         for _ in range(_STEPS):
@@ -152,9 +152,6 @@ class _Bounded(Distribution):
         possible = (mean >= self.lower) & (free | (wanted >= self._least_ratio * (1.0 - 1e-6)))
         scale = torch.where(possible, torch.where(free, std, scale), math.nan)
         return torch.where(free, mean, self.lower + scale * location), scale
-
-    @abstractmethod
-    def _with_lower(self, lower: float) -> Distribution: ...
 
 
 @dataclass(frozen=True)
@@ -232,9 +229,6 @@ class TruncatedNormal(_Bounded):
     def _bound(self, location: Tensor, scale: Tensor) -> Tensor:
         return tails.ratio(self.lower - location, scale, 1e8)
 
-    def _with_lower(self, lower: float) -> Distribution:
-        return TruncatedNormal(lower)
-
 
 @dataclass(frozen=True)
 class CensoredNormal(_Bounded):
@@ -288,9 +282,6 @@ class CensoredNormal(_Bounded):
     def quantile(self, p: Tensor | float, location: Tensor, scale: Tensor) -> Tensor:
         """Return the value that probability `p`, in [0, 1], lies below."""
         return Normal().quantile(p, location, scale).clamp(min=self.lower)
-
-    def _with_lower(self, lower: float) -> Distribution:
-        return CensoredNormal(lower)
 
 
 def distribution(name: str, lower: float = 0.0) -> Distribution:
