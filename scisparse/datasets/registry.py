@@ -88,6 +88,21 @@ _NMME = DataSource(
     ),
 )
 
+_IMPROVER_SHA256 = {
+    ("temp_fc", "20170602"): "f878fca6cb6b8af8967d1bcdae28d9933b27cfd25e8e9bcf93498cae3e2163df",
+    ("temp_fc", "20170603"): "c72e48ae88fb3a9c909323376c20d9bcaecec5e1b55a42accdab7201ce8d7cc8",
+    ("temp_fc", "20170604"): "a7bd5d01ed80297fb5b28be9a308fd8de20c162a87220be5e59c8ac3ffa800f0",
+    ("temp_truth", "20170602"): "17a25550876783a88ff04e6fab55ad8924187df288897d0c12b38a68cae28290",
+    ("temp_truth", "20170603"): "ee8638a56d5c8866106ed0e0e9578f391300d9271b78b49e70baeae78ebb9e2d",
+    ("temp_truth", "20170604"): "9c9ad173c54991e3e2a7f28481c395d33b0a3b4cc407167c5e7b30890eb5c532",
+    ("wind_fc", "20170602"): "4d6f2a70e895017464765f7c9ec1df67e4fc33992783241971a4d630177b6e08",
+    ("wind_fc", "20170603"): "11e0ff3506e0456abd4b169846cf1f5bcc9596fcb50eb520ba9f68c988fa786d",
+    ("wind_fc", "20170604"): "db4aa83b225fd02aa6d15b5ea1500b960d2da46378290ebba9d45b8a29c189f2",
+    ("wind_truth", "20170602"): "397b0e3712041863f9d8ac45480b67162f6e740cf9b7d2e1521a6844074146e8",
+    ("wind_truth", "20170603"): "1032b6e41987c08ad4caace25e182a02701177408461c7b573f3e8b304b31c16",
+    ("wind_truth", "20170604"): "fe84db49d69ea62e2e82312c7b3d860c7329c627d79d76c2543d365f69d2e0d8",
+}
+
 
 def _improver_case(kind: str, day: str, sha256: str) -> DataFile:
     """Name a forecast or analysis of one day, here and at its origin."""
@@ -125,66 +140,7 @@ _IMPROVER_UK = DataSource(
             "8964d00ec69f384501269e0093bb7c4684d1fd7cf292a8286ee4ea68fe3b73e4",
             f"{_IMPROVER}/estimate-samos-gam/roughness_length.nc",
         ),
-        _improver_case(
-            "temp_fc",
-            "20170602",
-            "f878fca6cb6b8af8967d1bcdae28d9933b27cfd25e8e9bcf93498cae3e2163df",
-        ),
-        _improver_case(
-            "temp_fc",
-            "20170603",
-            "c72e48ae88fb3a9c909323376c20d9bcaecec5e1b55a42accdab7201ce8d7cc8",
-        ),
-        _improver_case(
-            "temp_fc",
-            "20170604",
-            "a7bd5d01ed80297fb5b28be9a308fd8de20c162a87220be5e59c8ac3ffa800f0",
-        ),
-        _improver_case(
-            "temp_truth",
-            "20170602",
-            "17a25550876783a88ff04e6fab55ad8924187df288897d0c12b38a68cae28290",
-        ),
-        _improver_case(
-            "temp_truth",
-            "20170603",
-            "ee8638a56d5c8866106ed0e0e9578f391300d9271b78b49e70baeae78ebb9e2d",
-        ),
-        _improver_case(
-            "temp_truth",
-            "20170604",
-            "9c9ad173c54991e3e2a7f28481c395d33b0a3b4cc407167c5e7b30890eb5c532",
-        ),
-        _improver_case(
-            "wind_fc",
-            "20170602",
-            "4d6f2a70e895017464765f7c9ec1df67e4fc33992783241971a4d630177b6e08",
-        ),
-        _improver_case(
-            "wind_fc",
-            "20170603",
-            "11e0ff3506e0456abd4b169846cf1f5bcc9596fcb50eb520ba9f68c988fa786d",
-        ),
-        _improver_case(
-            "wind_fc",
-            "20170604",
-            "db4aa83b225fd02aa6d15b5ea1500b960d2da46378290ebba9d45b8a29c189f2",
-        ),
-        _improver_case(
-            "wind_truth",
-            "20170602",
-            "397b0e3712041863f9d8ac45480b67162f6e740cf9b7d2e1521a6844074146e8",
-        ),
-        _improver_case(
-            "wind_truth",
-            "20170603",
-            "1032b6e41987c08ad4caace25e182a02701177408461c7b573f3e8b304b31c16",
-        ),
-        _improver_case(
-            "wind_truth",
-            "20170604",
-            "fe84db49d69ea62e2e82312c7b3d860c7329c627d79d76c2543d365f69d2e0d8",
-        ),
+        *(_improver_case(kind, day, sha256) for (kind, day), sha256 in _IMPROVER_SHA256.items()),
     ),
 )
 
