@@ -17,6 +17,7 @@ from scisparse.pattern.edges import (
     join,
     kept,
     move,
+    pick,
     row_ptr_of,
     stable_argsort,
 )
@@ -46,9 +47,9 @@ def union(first: Pattern, second: Pattern) -> Pattern:
         first,
         row_ptr=row_ptr_of(site[order], first.num_sites),
         col=source[order].to(first.col.dtype),
-        tap=_pick(tap, order),
-        distance=_pick(join(first.distance, second.distance), order),
-        bearing=_pick(join(first.bearing, second.bearing), order),
+        tap=pick(tap, order),
+        distance=pick(join(first.distance, second.distance), order),
+        bearing=pick(join(first.bearing, second.bearing), order),
         site_grid=second.site_grid if first.site_grid is None else first.site_grid,
         source_grid=second.source_grid if first.source_grid is None else first.source_grid,
         window=first.window if same_window else None,
@@ -84,9 +85,9 @@ def restrict(
         row_ptr=row_ptr_of(site, num_sites),
         col=source.to(index_dtype(num_sources)),
         num_sources=num_sources,
-        tap=_pick(pattern.tap, edges),
-        distance=_pick(pattern.distance, edges),
-        bearing=_pick(pattern.bearing, edges),
+        tap=pick(pattern.tap, edges),
+        distance=pick(pattern.distance, edges),
+        bearing=pick(pattern.bearing, edges),
         site_grid=None if relabel and site_mask is not None else pattern.site_grid,
         source_grid=None if relabel and source_mask is not None else pattern.source_grid,
         window=pattern.window if whole else None,
@@ -113,9 +114,9 @@ def select(pattern: Pattern, edges: Tensor | ArrayLike) -> Pattern:
         pattern,
         row_ptr=torch.searchsorted(edges, pattern.row_ptr),
         col=pattern.col[edges],
-        tap=_pick(pattern.tap, edges),
-        distance=_pick(pattern.distance, edges),
-        bearing=_pick(pattern.bearing, edges),
+        tap=pick(pattern.tap, edges),
+        distance=pick(pattern.distance, edges),
+        bearing=pick(pattern.bearing, edges),
         window=pattern.window if edges.numel() == pattern.num_edges else None,
         tap_count=None if pattern.tap is None else pattern.num_taps,
     )
@@ -143,8 +144,8 @@ def transposed(pattern: Pattern) -> tuple[Pattern, Tensor]:
         row_ptr=row_ptr_of(pattern.col, pattern.num_sources),
         col=pattern.rows()[order].to(index_dtype(pattern.num_sites)),
         num_sources=pattern.num_sites,
-        tap=_pick(pattern.tap, order),
-        distance=_pick(pattern.distance, order),
+        tap=pick(pattern.tap, order),
+        distance=pick(pattern.distance, order),
         bearing=None,
         site_grid=pattern.source_grid,
         source_grid=pattern.site_grid,
@@ -152,10 +153,6 @@ def transposed(pattern: Pattern) -> tuple[Pattern, Tensor]:
         tap_count=None if pattern.tap is None else pattern.num_taps,
     )
     return swapped, order
-
-
-def _pick(values: Tensor | None, edges: Tensor) -> Tensor | None:
-    return None if values is None else values[edges]
 
 
 def _check_same_points(first: Pattern, second: Pattern) -> None:

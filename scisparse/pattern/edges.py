@@ -18,6 +18,7 @@ __all__ = [
     "join",
     "kept",
     "move",
+    "pick",
     "row_ptr_of",
     "row_ptr_of_fan_in",
     "sort_rows",
@@ -79,6 +80,11 @@ def first_true(flags: Tensor) -> int | None:
 def move(values: Tensor | None, device: torch.device) -> Tensor | None:
     """Put an edge array that may be absent on a device."""
     return None if values is None else values.to(device)
+
+
+def pick(values: Tensor | None, edges: Tensor) -> Tensor | None:
+    """Take some of an edge array that may be absent, or all in another order."""
+    return None if values is None else values[edges]
 
 
 def join(first: Tensor | None, second: Tensor | None) -> Tensor | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scisparse.errors import PatternError
 from scisparse.grids import Grid, UnstructuredGrid
-from scisparse.pattern.edges import as_tensor, edge_order, row_ptr_of
+from scisparse.pattern.edges import as_tensor, edge_order, pick, row_ptr_of
 
 if TYPE_CHECKING:
     from scisparse.pattern.value import Pattern
@@ -80,9 +80,9 @@ def reordered(
         pattern,
         row_ptr=row_ptr_of(site, pattern.num_sites),
         col=source[edges].to(pattern.col.dtype),
-        tap=None if pattern.tap is None else pattern.tap[edges],
-        distance=None if pattern.distance is None else pattern.distance[edges],
-        bearing=None if pattern.bearing is None else pattern.bearing[edges],
+        tap=pick(pattern.tap, edges),
+        distance=pick(pattern.distance, edges),
+        bearing=pick(pattern.bearing, edges),
         site_grid=_moved(pattern.site_grid, site_at),
         source_grid=_moved(pattern.source_grid, source_at),
         window=pattern.window if site_at is source_at is None else None,
