@@ -18,7 +18,7 @@ from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.grids import Grid, LatLonGrid
 from scisparse.grids.masks import has_coordinates, in_order_of
 from scisparse.pattern import Pattern
-from scisparse.pattern.edges import index_dtype
+from scisparse.pattern.edges import index_dtype, pick, row_ptr_of_fan_in
 
 __all__ = [
     "Tie",
@@ -178,7 +178,7 @@ def split_channels(pattern: Pattern, tying: Tying, groups: int) -> tuple[Pattern
     if groups == 1:
         return pattern, tying
     fan_in = pattern.fan_in.repeat_interleave(groups)
-    row_ptr = torch.cat([fan_in.new_zeros(1), fan_in.cumsum(0)])
+    row_ptr = row_ptr_of_fan_in(fan_in)
     num_edges, num_sources = pattern.num_edges * groups, pattern.num_sources * groups
     site = torch.repeat_interleave(_numbers(len(fan_in)), fan_in, output_size=num_edges)
     edge = pattern.row_ptr[site // groups] + _numbers(num_edges) - row_ptr[site]
@@ -187,7 +187,7 @@ def split_channels(pattern: Pattern, tying: Tying, groups: int) -> tuple[Pattern
         row_ptr=row_ptr,
         col=(pattern.col.long()[edge] * groups + channel_group).to(index_dtype(num_sources)),
         num_sources=num_sources,
-        tap=None if pattern.tap is None else pattern.tap[edge],
+        tap=pick(pattern.tap, edge),
         tap_count=pattern.num_taps,
     )
     group = (tying.group[:, None] * groups + _numbers(groups)).flatten()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError
+from scisparse.pattern.edges import row_ptr_of_fan_in
 
 __all__ = ["Links", "break_ties", "cannistraci_hebb"]
 
@@ -54,7 +55,7 @@ class Links:
         """
         present = present.cpu()
         sites, sources = present.shape
-        row_ptr = torch.cat([torch.zeros(1, dtype=torch.int64), present.sum(1).cumsum(0)])
+        row_ptr = row_ptr_of_fan_in(present.sum(1))
         site = torch.arange(sites).repeat_interleave(sources)
         source = torch.arange(sources).repeat(sites)
         return cls(row_ptr, present.nonzero()[:, 1], sources, site, source)
