@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from scisparse.layers.linear import SparseLinear
 from scisparse.layers.rewiring import packed_shape
+from scisparse.sparsity.chains import NORMS
 from scisparse.sparsity.forms import CompressedLinear, SemiStructuredLinear
 
 __all__ = ["restore"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def restore(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Module:
@@ -91,7 +91,7 @@ def _rebuilt(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     if type(module) in _CONVOLUTIONS and weight is not None:
         return _convolution(layer, state)
     values = state.get("running_mean", weight)
-    if type(module) in _NORMS and values is not None:
+    if type(module) in NORMS and values is not None:
         return _norm(layer, len(values))
     return module
 
