@@ -39,6 +39,7 @@ __all__ = [
     "find_dim",
     "has_role",
     "same_points",
+    "tells_valid_time",
     "with_coordinates",
 ]
 
@@ -338,17 +339,16 @@ def with_coordinates(data: _Object, target: str | None = None) -> _Object:
     fixed = [each.name for each in others if not any(find_dim(each, role) for role in _NAMES)]
     roles = {role_of(coordinate) for coordinate in data.coords.values()}
     places = [each for each in others if each.attrs.get("standard_name") in _PLACES]
-    told = [each.name for each in others if _tells_time(each)]
+    told = [each.name for each in others if tells_valid_time(each) and each.dtype.kind in "MO"]
     told += [each.name for each in places if each.name in fixed or role_of(each) not in roles]
     found = [*told, *places_among(data, fixed, target)]
     # Where there is nothing else, one of them is the field.
     return data if {*found} == {*data.data_vars} else data.set_coords(found)
 
 
-def _tells_time(variable: xr.DataArray) -> bool:
-    """Whether a variable holds valid times, as dates."""
-    told = variable.name == "valid_time" or variable.attrs.get("standard_name") == "time"
-    return told and variable.dtype.kind in "MO"
+def tells_valid_time(variable: xr.DataArray) -> bool:
+    """Whether a variable says that it holds valid times."""
+    return variable.name == "valid_time" or variable.attrs.get("standard_name") == "time"
 
 
 def check_object(obj: object, what: str) -> None:

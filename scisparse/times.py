@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.arrays import find_dim
+from scisparse.arrays import find_dim, tells_valid_time
 from scisparse.coordinates import (
     START,
     START_NAMES,
@@ -300,7 +300,7 @@ def _valid_time(data: _Object, dim: str) -> str | None:
 def _valid_times(data: _Object, dim: str) -> Iterator[xr.DataArray]:
     """Coordinates of valid times along the time dim, of the same kind as its times."""
     for name, coord in data.coords.items():
-        told = name == "valid_time" or coord.attrs.get("standard_name") == "time"
+        told = tells_valid_time(coord)
         # Of any resolution: files of one archive decode to several.
         if told and name != dim and dim in coord.dims and coord.dtype.kind == data[dim].dtype.kind:
             yield coord

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import xarray as xr
 
-from scisparse.arrays import find_dim, has_role
+from scisparse.arrays import find_dim, has_role, tells_valid_time
 from scisparse.coordinates.numbers import in_seconds, is_duration, number_values
 
 __all__ = [
@@ -130,9 +130,8 @@ def valid_times(data: _Object) -> xr.DataArray | None:
 
 def _stated(data: _Object) -> Iterator[xr.DataArray]:
     """Coordinates that say that they are valid times."""
-    for name, coordinate in data.coords.items():
-        told = name == "valid_time" or coordinate.attrs.get("standard_name") == "time"
-        if told and not coordinate.isnull().any():
+    for coordinate in data.coords.values():
+        if tells_valid_time(coordinate) and not coordinate.isnull().any():
             yield coordinate
 
 
