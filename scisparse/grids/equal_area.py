@@ -103,8 +103,12 @@ def _ring(nside: int) -> tuple[FloatArray, FloatArray]:
 def _even_bits(values: NDArray[np.int64]) -> NDArray[np.int64]:
     """Gather bits 0, 2, 4, ... into bits 0, 1, 2, ..."""
     bits = values & 0x5555555555555555
-    for shift, keep in ((1, 0x3333333333333333), (2, 0x0F0F0F0F0F0F0F0F), (4, 0x00FF00FF00FF00FF)):
-        bits = (bits | bits >> shift) & keep
-    for shift, keep in ((8, 0x0000FFFF0000FFFF), (16, 0x00000000FFFFFFFF)):
+    for shift, keep in (
+        (1, 0x3333333333333333),
+        (2, 0x0F0F0F0F0F0F0F0F),
+        (4, 0x00FF00FF00FF00FF),
+        (8, 0x0000FFFF0000FFFF),
+        (16, 0x00000000FFFFFFFF),
+    ):
         bits = (bits | bits >> shift) & keep
     return bits
