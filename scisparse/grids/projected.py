@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from scisparse.errors import GridError
 from scisparse.grids.base import (
-    BoolArray,
     FloatArray,
     Grid,
     axis_bounds,
@@ -147,8 +146,7 @@ class ProjectedGrid(Grid):
         return cls(values["y_axis"], values["x_axis"], unpack_mask(values["mask"], shape), lat, lon)
 
     def _arrays(self) -> tuple[NDArray[Any] | None, ...]:
-        mask: BoolArray | None = self._mask
-        return (self._y_axis, self._x_axis, mask, self._lat, self._lon)
+        return (self._y_axis, self._x_axis, self._mask, self._lat, self._lon)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ProjectedGrid, self._arrays())
