@@ -143,8 +143,7 @@ def score_table(
     ax.set_yticks(range(len(names)), _with_counts(names, scores))
     ax.set_ylim(-0.6, len(names) - 0.4)
     tidy(ax)
-    ax.tick_params(axis="y", length=0)
-    ax.tick_params(axis="y", labelsize=10)
+    ax.tick_params(axis="y", length=0, labelsize=10)
     ax.spines["left"].set_visible(False)
     order = "higher is better" if score.endswith(_SKILL) else "lower is better"
     order = f"best at {_BEST[score]}" if score in _BEST else order
