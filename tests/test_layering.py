@@ -25,13 +25,7 @@ ROWS = (
     ("scisparse.arrays", "scisparse.files", "scisparse.sparsity", "scisparse.testing"),
     ("scisparse.coordinates", "scisparse.losses", "scisparse.models"),
     ("scisparse.times",),
-    (
-        "scisparse.bias",
-        "scisparse.datasets",
-        "scisparse.plots",
-        "scisparse.postprocess",
-        "scisparse.verification",
-    ),
+    ("scisparse.datasets", "scisparse.plots", "scisparse.postprocess", "scisparse.verification"),
     ("scisparse.demo", "scisparse.doctor"),
     ("scisparse.cli", "scisparse"),
 )
