@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import scipy.integrate
 import scipy.optimize
 import torch
+from kernel_cases import generator
 from torch import Tensor
 from torch.autograd import gradcheck
 from torch.nn.utils.parametrize import register_parametrization
@@ -20,10 +20,6 @@ from torch.nn.utils.parametrize import register_parametrization
 from scisparse.errors import OptionError, ShapeError
 from scisparse.sparsity.gates import HardConcrete, VariationalDropout
 from scisparse.sparsity.proximal import group_soft_threshold, soft_threshold
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed + int(os.environ.get("SCISPARSE_TEST_SEED", "0")))
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable
 
 import pytest
 import torch
+from kernel_cases import generator
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError, ShapeError
@@ -15,10 +15,6 @@ from scisparse.sparsity.probes import grasp, hessian_gradient, leave_one_out, sy
 from scisparse.sparsity.scores import magnitude, movement, random, snip, taylor, wanda
 
 WITH_GRADIENT = {"taylor": taylor, "movement": movement, "snip": snip, "grasp": grasp}
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed + int(os.environ.get("SCISPARSE_TEST_SEED", "0")))
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
