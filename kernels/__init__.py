@@ -14,6 +14,7 @@ from scisparse.kernels._backends import use_backend as use_backend
 from scisparse.kernels._debug import debug_mode as debug_mode
 from scisparse.kernels._edges import Edges as Edges
 from scisparse.kernels._edges import transpose_edges as transpose_edges
+from scisparse.kernels._flops import register_when_imported
 from scisparse.kernels._kept import empty_cache as empty_cache
 from scisparse.kernels.gather_matmul import edge_outer as edge_outer
 from scisparse.kernels.gather_matmul import gather_matmul as gather_matmul
@@ -42,3 +43,5 @@ __all__ = [
     "transpose_edges",
     "use_backend",
 ]
+
+register_when_imported()

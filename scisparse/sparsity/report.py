@@ -99,7 +99,8 @@ class LayerReport:
         """Operations that active weights need for one sample, at one of the places that share them.
 
         A convolution needs as many at each position of its output; a dense layer under a
-        mask multiplies by its zeros as well.
+        mask multiplies by its zeros as well. Where every weight belongs to one edge this is what
+        ``torch.utils.flop_counter`` counts in a forward pass of one sample.
         """
         return self.operations * self.active
 
