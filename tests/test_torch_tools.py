@@ -356,3 +356,12 @@ def test_stacked_layers_run_as_an_ensemble(make: Any, shape: tuple[int, ...]) ->
         expected = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
         for (name, _), slope in zip(layer.named_parameters(), expected, strict=True):
             assert_equal(slopes[name][n], slope)
+
+
+@pytest.mark.parametrize("make", [lambda: build(index_pattern()), attention])
+def test_mapped_layers_compile_as_one_graph(make: Any) -> None:
+    """``torch.vmap`` asks for the repr of what it maps."""
+    layer, x = make(), randn(2, 3, 24, 2)
+    torch._dynamo.reset()
+    mapped = torch.compile(lambda x: torch.vmap(layer)(x), fullgraph=True, backend="eager")
+    assert_equal(mapped(x), torch.stack([layer(one) for one in x]))

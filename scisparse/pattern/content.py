@@ -37,7 +37,7 @@ def digest(pattern: Pattern) -> str:
 
 def describe(pattern: Pattern) -> str:
     """Sizes in one line, the repr of a pattern."""
-    if pattern.device.type == "meta":
+    if pattern.device.type == "meta" or torch.compiler.is_compiling():  # vmap asks for names
         fan_in = "unknown"
     else:
         low, high = map(int, pattern.fan_in.aminmax()) if pattern.num_sites else (0, 0)
