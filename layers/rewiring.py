@@ -65,7 +65,7 @@ class Rewirable(OwnBuffers):
         Parameters
         ----------
         pattern
-            M sites and N sources as before; E' edges.
+            M sites and N sources as before, whose grids stay; E' edges.
         kept
             int64 ``[E']``: old number of each new edge, -1 for a new one. Found by site, source
             and tap where not given.
@@ -95,7 +95,8 @@ class Rewirable(OwnBuffers):
         """
         self.check_rewirable()
         check_parameters(self, "weight")
-        pattern = checked_on_points_of(replace(pattern, window=None), self.pattern)
+        pattern = checked_on_points_of(pattern, self.pattern)
+        pattern = _on_grids_of(pattern, self.pattern)
         if kept is None:
             kept = match_edges(self.pattern, pattern)
         elif kept.shape != (pattern.num_edges,) or kept.dtype != torch.int64:
@@ -223,6 +224,12 @@ def checked_on_points_of(pattern: Pattern, before: Pattern) -> Pattern:
             f"`pattern` (sites x sources {pattern.shape}) must have this layer's {before.shape}"
         )
     return pattern
+
+
+def _on_grids_of(pattern: Pattern, before: Pattern) -> Pattern:
+    """Edges of `pattern` between the points of `before`, as saved states hold no grids."""
+    site_grid, source_grid = before.site_grid, before.source_grid
+    return replace(pattern, window=None, site_grid=site_grid, source_grid=source_grid)
 
 
 def match_edges(old: Pattern, new: Pattern) -> Tensor:
