@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -125,6 +127,8 @@ class Rewirable(OwnBuffers):
     ) -> None:
         """Take over the edges of saved weights before the weights."""
         saved = state_dict.get(prefix + "_extra_state")
+        if saved is None and prefix + "weight" in state_dict:
+            self._warn_of_lost_edges()
         edges = None if saved is None else self._saved_edges(saved)
         if edges is not None:
             pattern = unpack_edges(edges, self.pattern)
@@ -141,6 +145,17 @@ class Rewirable(OwnBuffers):
                 spares = self.weight.new_zeros(rows - pattern.num_edges, *self.weight.shape[1:])
                 resize(self.weight, torch.cat([self.edge_weight.detach(), spares]))
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
+
+    def _warn_of_lost_edges(self) -> None:
+        """With ``strict=False`` weights load without what says where they were."""
+        with contextlib.suppress(PatternError):
+            self.check_rewirable()  # else edges never move
+            warnings.warn(
+                f"the state has weights of a {type(self).__name__} but no `_extra_state`, their "
+                "edges; they are taken for those of this layer's edges, and mean nothing on "
+                "others: save the whole state_dict(), not parameters alone",
+                stacklevel=2,
+            )
 
     def _fits(self, saved: Tensor | None) -> bool:
         """Whether saved weights may be of the edges of this pattern and, perhaps, spare rows."""

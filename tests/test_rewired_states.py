@@ -51,6 +51,13 @@ def test_edges_given_without_grids_load_into_a_new_layer(build: Any) -> None:
     assert new.pattern == layer.pattern
 
 
+def test_weights_without_their_edges_load_with_a_warning() -> None:
+    with pytest.warns(UserWarning, match="mean nothing on others"):
+        linear().load_state_dict(dict(linear().named_parameters()), strict=False)
+    tied = LocallyConnected(window(GRID, 3), 1, 1, tie="longitude")
+    tied.load_state_dict(dict(tied.named_parameters()), strict=False)
+
+
 def test_rewire_says_what_a_pattern_is() -> None:
     with pytest.raises(PatternError, match="from_edge_index"):
         local().rewire(torch.zeros(2, 8, dtype=torch.int64))  # type: ignore[arg-type]
