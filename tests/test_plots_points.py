@@ -151,6 +151,18 @@ def test_global_grids_read_as_fields(grid: grids.UnstructuredGrid) -> None:
     assert not np.asarray(markers(axes).get_linewidth()).any()
 
 
+@pytest.mark.parametrize("poles", [False, True])
+def test_rows_and_columns_as_points_leave_no_white_bands_near_the_poles(poles: bool) -> None:
+    rows = grids.LatLonGrid.regular(36 + poles, 72, poles=poles)
+    points = grids.UnstructuredGrid.from_grid(rows, np.arange(rows.size))
+    figure = plots.map_field(smooth(points))
+    assert share_of("white", pixels(figure)) < 1e-4
+    reach = markers(figure.axes[0])
+    assert np.asarray(reach.get_heights()).max() < 10.0
+    elsewhere = np.abs(np.rad2deg(points.lat)) < 89.0
+    assert np.asarray(reach.get_widths())[elsewhere].max() < 20.0  # four columns
+
+
 def test_a_field_shows_the_value_at_each_place() -> None:
     grid = grids.healpix(16)
     field = smooth(grid)

@@ -20,6 +20,7 @@ _MARGIN, _LEAST = 0.05, 0.02  # around points, of that side of the map and of th
 _LARGEST_CELL, _LARGEST_DOT = 20.0, 9.0
 _OVERLAP = 1.6  # of a cell's height to the spacing; sqrt(2) leaves no gaps on a square lattice
 _DOT = 0.7  # height of a dot in terms of the mean spacing
+_DIGITS = 4  # of a degree; latitudes of one row differ by less
 _FEWEST = 12  # fewer points make no field; those of the smallest grids around the globe
 
 
@@ -102,8 +103,8 @@ class Markers:
         row = unit * stretch
         spacing = _spacing(grid)
         if spacing is not None and _OVERLAP * float(spacing.max()) * row <= _LARGEST_CELL:
-            heights = _OVERLAP * spacing
-            return cls(_widths(grid.lat, heights), heights, 0.0)
+            heights = _OVERLAP * np.maximum(spacing, _to_next_rows(grid, float(np.median(spacing))))
+            return cls(_widths(grid.lat, _OVERLAP * spacing), heights, 0.0)
         height = min(_DOT * float(np.sqrt(places.area / grid.size)), _LARGEST_DOT / row)
         heights = np.full(grid.size, height)
         return cls(heights * stretch, heights, 0.05 * height * row)
@@ -140,3 +141,14 @@ def _spacing(grid: UnstructuredGrid) -> FloatArray | None:
     spacing = distances[:, 3:].mean(1)
     # A point alone has far neighbours, but its cell is no larger for that.
     return np.asarray(np.minimum(spacing, np.median(spacing)), dtype=np.float64)
+
+
+def _to_next_rows(grid: UnstructuredGrid, most: float) -> FloatArray:
+    """Degrees, `most` at the utmost, from each point to the farther of the rows beside its own.
+
+    Near the poles the nearest points may all lie in the row: so do those of a grid of rows and
+    columns. Points that lie in no rows have close latitudes, which say nothing.
+    """
+    rows, row = np.unique(np.round(np.rad2deg(grid.lat), _DIGITS), return_inverse=True)
+    gaps = np.pad(np.diff(rows), 1, mode="edge") if rows.size > 1 else np.zeros(2)
+    return np.asarray(np.minimum(np.maximum(gaps[:-1], gaps[1:])[row], most), dtype=np.float64)
