@@ -85,6 +85,21 @@ def test_areas_of_cells_have_their_closed_form() -> None:
     np.testing.assert_allclose(grid.areas, expected, rtol=1e-13)
 
 
+@pytest.mark.parametrize("rows", [2, 48, 320])
+@pytest.mark.parametrize("decimals", [3, 12])
+def test_rows_at_gaussian_latitudes_have_areas_of_gaussian_weights(
+    rows: int, decimals: int
+) -> None:
+    nodes, weights = np.polynomial.legendre.leggauss(rows)
+    lat, quarter = np.rad2deg(np.arcsin(nodes)).round(decimals), EARTH_RADIUS**2 * np.pi / 2
+    for part in (slice(None), slice(None, None, -1), slice(rows // 2 + 1), slice(rows - 2, None)):
+        grid = LatLonGrid.from_degrees(lat[part], [0, 90, 180, 270])
+        expected = quarter * np.repeat(weights[part], 4)
+        np.testing.assert_allclose(grid.areas, expected, rtol=1e-9)
+        back = LatLonGrid(grid.lat_axis[::-1], grid.lon_axis)
+        assert np.array_equal(back.areas.reshape(-1, 4)[::-1].ravel(), grid.areas)
+
+
 def test_area_stops_half_a_step_before_a_pole_that_has_room_for_a_row() -> None:
     grid = LatLonGrid.from_degrees(np.arange(88, -90, -2), np.arange(0, 360, 2))
     assert grid.pole_ends == (False, False)

@@ -1,7 +1,8 @@
-"""Reduced Gaussian grids: rows at Gaussian latitudes, shorter towards the poles."""
+"""Gaussian latitudes, and reduced Gaussian grids, whose rows are shorter towards the poles."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -11,7 +12,12 @@ from scisparse.errors import GridError
 from scisparse.grids.base import EARTH_RADIUS, FloatArray
 from scisparse.grids.unstructured import UnstructuredGrid
 
-__all__ = ["gaussian_latitudes", "reduced_gaussian"]
+__all__ = ["gaussian_bounds", "gaussian_latitudes", "reduced_gaussian"]
+
+# Colatitudes of the first two of n rows, times n + 1/2: zeros of the Bessel function J0.
+_FIRST, _SECOND = 2.404826, 5.520078
+# Rounded latitudes in files are so close, in terms of the distance of rows; even rows are not.
+_NEAR = 2e-3
 
 
 def reduced_gaussian(name: str | Sequence[int]) -> UnstructuredGrid:
@@ -62,6 +68,39 @@ def reduced_gaussian(name: str | Sequence[int]) -> UnstructuredGrid:
     return UnstructuredGrid(lat[row], lon, areas=areas, dims=("values",))
 
 
+def gaussian_bounds(lat: FloatArray) -> FloatArray | None:
+    """Find latitudes between rows, such that the areas of the rows are Gaussian weights.
+
+    Parameters
+    ----------
+    lat
+        Latitudes in radians ``[n]``, rising or falling.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Radians ``[n + 1]``; ``None`` unless these are Gaussian latitudes, all of them or those from
+        a pole on.
+    """
+    if abs(lat[0]) < abs(lat[-1]):
+        bounds = gaussian_bounds(lat[::-1])
+        return None if bounds is None else bounds[::-1]
+    pole = np.copysign(1.0, lat[0])
+    from_pole = np.pi / 2 - pole * lat[:2]
+    if lat.size < 2 or abs(from_pole[1] * _FIRST - from_pole[0] * _SECOND) > 0.02 * from_pole[1]:
+        return None
+    rows = int(np.rint(_FIRST / from_pole[0] - 0.5))
+    if rows % 2 or rows < lat.size:
+        return None
+    exact, weight = gaussian_latitudes(rows)
+    if np.abs(pole * lat - exact[: lat.size]).max() > _NEAR * np.pi / rows:
+        return None
+    half = np.arcsin(1.0 - np.cumsum(weight[: rows // 2 - 1]))
+    bounds = np.concatenate([[np.pi / 2], half, [0.0], -half[::-1], [-np.pi / 2]])
+    return np.asarray(pole * bounds[: lat.size + 1], dtype=np.float64)
+
+
+@functools.lru_cache(maxsize=8)
 def gaussian_latitudes(rows: int) -> tuple[FloatArray, FloatArray]:
     """Find latitudes (radians, north to south) and weights (sum 2) of an even number of rows.
 
@@ -76,7 +115,10 @@ def gaussian_latitudes(rows: int) -> tuple[FloatArray, FloatArray]:
     _, slope = _legendre(rows, x)
     weight = 2 / ((1 - x**2) * slope**2)
     lat = np.arcsin(x)
-    return np.concatenate([lat, -lat[::-1]]), np.concatenate([weight, weight[::-1]])
+    found = np.concatenate([lat, -lat[::-1]]), np.concatenate([weight, weight[::-1]])
+    for array in found:
+        array.setflags(write=False)
+    return found
 
 
 def _legendre(degree: int, x: FloatArray) -> tuple[FloatArray, FloatArray]:

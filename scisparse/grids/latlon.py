@@ -19,6 +19,7 @@ from scisparse.grids.base import (
     pack_mask,
     unpack_mask,
 )
+from scisparse.grids.gaussian import gaussian_bounds
 from scisparse.grids.integers import integer
 
 __all__ = ["LatLonGrid"]
@@ -39,7 +40,8 @@ class LatLonGrid(Grid):
 
     The outermost rows end at the pole where no further row would fit before it, else half a step
     on; so do the columns beside the widest gap of longitudes that are not all around, wherever the
-    axis starts.
+    axis starts. Rows at Gaussian latitudes, all of them or those from a pole on, reach so far that
+    their areas are the Gaussian weights.
 
     Parameters
     ----------
@@ -187,6 +189,9 @@ class LatLonGrid(Grid):
     @property
     def lat_bounds(self) -> FloatArray:
         """Latitudes between the rows and at the outer ends, in radians, ``[nlat + 1]``."""
+        gaussian = gaussian_bounds(self._lat_axis)
+        if gaussian is not None:
+            return gaussian
         widths = self._lon_steps()
         bounds = axis_bounds(self._lat_axis, None if widths is None else widths.mean())
         for end, index in zip(self.pole_ends, (0, -1), strict=True):
