@@ -49,12 +49,18 @@ def convolve(x: Tensor, weight: Tensor, window: WindowSpec, groups: int) -> Tens
     kernel = weight.reshape(*window.kernel_size, groups, *weight.shape[1:])
     if window.transposed:
         kernel = kernel.movedim((-3, -2, -1), (0, 1, 2)).flatten(0, 1)
-        y = _transposed(fields, kernel, window, groups)
+        y = _transposed(fields, _in_order(kernel), window, groups)
     else:
         kernel = kernel.movedim((-3, -1, -2), (0, 1, 2)).flatten(0, 1)
         fields = pad_axes(fields, window.padding, window.padding_modes)
-        y = _CONVOLUTIONS[axes](fields, kernel, None, window.stride, 0, window.dilation, groups)
+        options = window.stride, 0, window.dilation, groups
+        y = _CONVOLUTIONS[axes](fields, _in_order(kernel), None, *options)
     return y.movedim(1, -1).reshape(batch, math.prod(window.site_size), channels_out)
+
+
+def _in_order(kernel: Tensor) -> Tensor:
+    """Copy a kernel whose first size is 1: as channels_last, torch may find no gradient of it."""
+    return kernel.contiguous() if kernel.shape[0] == 1 else kernel
 
 
 def _transposed(fields: Tensor, kernel: Tensor, window: WindowSpec, groups: int) -> Tensor:

@@ -66,6 +66,18 @@ def test_equals_a_sum_over_edges(
     assert convolve(x[:0], weight, spec(pattern), groups).shape == (0, *expected.shape[1:])
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("channels", "out_channels"), [(3, 1), (1, 3), (1, 1)])
+def test_layers_of_one_channel_have_gradients(
+    channels: int, out_channels: int, transposed: bool
+) -> None:
+    pattern = window((3, 4), 3, padding=1)
+    pattern = pattern.transpose()[0] if transposed else pattern
+    x, weight = randn(1, 12, channels), randn(9, channels, out_channels, seed=2)
+    inputs = x.requires_grad_(), weight.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, w: convolve(x, w, spec(pattern), 1), inputs)
+
+
 def test_padding_is_not_copied_where_there_is_none() -> None:
     pattern = window((6, 6), 3, padding=0)
     x, weight = torch.randn(2, 36, 4), torch.randn(9, 4, 4)
