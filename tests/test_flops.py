@@ -33,7 +33,8 @@ def counted(run: Any) -> dict[str, int]:
 @pytest.mark.parametrize("first", ["scisparse.kernels", "torch.utils.flop_counter"])
 def test_whichever_is_imported_first(first: str) -> None:
     code = (
-        f"import {first}, sys, torch, scisparse.kernels\n"
+        f"import {first}, importlib.util, sys, torch, scisparse.kernels\n"
+        "assert importlib.util.find_spec('torch.utils.flop_counter')  # looks, and loads nothing\n"
         f"assert ('torch.utils.flop_counter' in sys.modules) == (not {first!r}.startswith('sci'))\n"
         "from torch.utils.flop_counter import flop_registry\n"
         "assert torch.ops.scisparse.gather_matmul in flop_registry\n"
