@@ -182,7 +182,7 @@ class Rewirable(OwnBuffers):
         self._write_buffers(self.weight.device)
         for weight, edges in held(self):
             if weight.is_set_to(self.weight):
-                edges.set_(self.get_extra_state())  # type: ignore[call-overload]
+                edges.set_(self.get_extra_state())
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
@@ -190,7 +190,7 @@ class Rewirable(OwnBuffers):
         """A state holds the weight itself, which goes on changing; so do the edges beside it."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         weight, edges = (destination.get(prefix + name) for name in ("weight", "_extra_state"))
-        if weight is not None and not is_traceable_wrapper_subclass(weight):
+        if weight is not None and edges is not None and not is_traceable_wrapper_subclass(weight):
             hold(self, weight, edges)
 
     def _saved_edges(self, extra_state: Tensor) -> Tensor | None:
