@@ -108,6 +108,10 @@ def _heads_of_edges(shapes: Sequence[Any]) -> int:
     return operations
 
 
+def _differences(x: _Shape, row_ptr: _Shape, col: _Shape, *_: Any, **__: Any) -> int:
+    return 2 * col[0] * x[1]
+
+
 _FORMULAS: dict[str, Callable[..., int]] = {
     "gather_matmul": _gather_matmul,
     "edge_outer": _edge_outer,
@@ -115,4 +119,6 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "sddmm": _product,
     "graph_attention": _attention,
     "graph_attention_backward": _attention_backward,
+    "laplacian": _differences,
+    "dirichlet_energy": _differences,
 }

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scisparse.grids import LatLonGrid
 from scisparse.kernels import spmm
 from scisparse.layers import LocallyConnected, SparseAttention, SparseLinear
+from scisparse.layers.smoothness import couple_weights
 from scisparse.patterns import window
 from scisparse.sparsity import Sparsifier
 
@@ -97,3 +98,12 @@ def test_agree_with_the_report_of_a_sparsifier(layer: Any, shape: Any, option: A
     sparsifier = Sparsifier(layer, optimizer, method="set", sparsity=0, total_steps=4, **option)
     reported = sum(one.flops for one in sparsifier.report().layers)
     assert sum(counted(lambda: layer(torch.randn(shape))).values()) == reported
+
+
+def test_smoothness_and_its_gradient() -> None:
+    layer = LocallyConnected(STENCIL, 3, 5)
+    couplings = len(couple_weights(STENCIL).col)
+    assert couplings > 2 * EDGES
+    found = counted(lambda: layer.smoothness().backward())
+    terms = 2 * couplings * 3 * 5
+    assert found == {"scisparse.dirichlet_energy": terms, "scisparse.laplacian": terms}
