@@ -194,3 +194,15 @@ def test_distances_between_a_projected_grid_and_the_sphere() -> None:
         assert all(part is not None for part in found)
         distances = torch.cat([part for part in found if part is not None]).float()
         torch.testing.assert_close(distances, pattern.distance, rtol=1e-5, atol=1.0)
+
+
+def test_equal_scores_of_all_pairs_go_by_their_place() -> None:
+    """As they do among listed candidates, so that both move the same edges."""
+    pattern = Pattern.from_dense(torch.ones(6, 5).bool())
+    every, listed = AllPairs(pattern), Listed(pattern)
+    (chunk,) = every.chunks(1)
+    for quota in torch.randint(0, 7, (20, 6), generator=generator(1)):
+        score = torch.randint(0, 3, (30,), generator=generator(int(quota.sum()))).float()
+        score[score == 2] = -torch.inf  # never chosen
+        expected = listed.best_of_sites(chunk, score, quota)
+        assert torch.equal(every.best_of_sites(chunk, score, quota), expected)

@@ -37,11 +37,11 @@ class TwoLinear(nn.Module):
         return y
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_mask_and_compact_give_the_same_losses(accumulate: int) -> None:
+@pytest.mark.parametrize(("accumulate", "method"), [(1, "rigl"), (2, "rigl"), (1, "srigl")])
+def test_mask_and_compact_give_the_same_losses(accumulate: int, method: str) -> None:
     seed()
     dense = TwoLinear(nn.Linear(12, 20), nn.Linear(20, 6))
-    options: dict[str, Any] = {"method": "rigl", "sparsity": 0.8, "schedule": OFTEN, "seed": 3}
+    options: dict[str, Any] = {"method": method, "sparsity": 0.8, "schedule": OFTEN, "seed": 3}
     optimizer = adam(dense)
     masked = Sparsifier(dense, optimizer, budget="uniform", **options)
     compact = TwoLinear(SparseLinear.from_dense(dense.first), SparseLinear.from_dense(dense.second))

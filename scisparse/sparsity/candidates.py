@@ -16,7 +16,7 @@ from scisparse.kernels.gather_matmul import edge_outer
 from scisparse.layers.rewiring import match_edges
 from scisparse.pattern import Pattern
 from scisparse.sparsity.distances import distance_on_grids
-from scisparse.sparsity.select import best_of_groups
+from scisparse.sparsity.select import best_of_groups, best_of_rows
 
 __all__ = [
     "AllPairs",
@@ -254,11 +254,7 @@ class AllPairs:
     def best_of_sites(self, chunk: Chunk, score: Tensor, quota: Tensor) -> Tensor:
         """Places of the ``quota[i]`` highest scores of each site of the chunk, rising."""
         matrix = score.reshape(-1, self.like.num_sources)
-        most = min(int(quota.max()) if quota.numel() else 0, matrix.shape[1])
-        top = matrix.topk(most, dim=1)
-        wanted = (torch.arange(most) < quota[:, None]) & (top.values > -torch.inf)
-        start = torch.arange(len(matrix))[:, None] * matrix.shape[1]
-        return (start + top.indices)[wanted].sort().values
+        return best_of_rows(matrix, quota)
 
 
 CandidateEdges = Listed | AllPairs

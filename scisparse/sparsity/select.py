@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["best", "best_of_groups", "next_active", "places", "survivors"]
+__all__ = ["best", "best_of_groups", "best_of_rows", "next_active", "places", "survivors"]
 
 _NONE = -torch.inf
 
@@ -62,6 +62,28 @@ def best_of_groups(score: Tensor, group: Tensor | None, quota: Tensor) -> Tensor
     chosen = torch.zeros_like(score, dtype=torch.bool)
     chosen[order] = rank < quota[group[order]]
     return chosen & (score > _NONE)
+
+
+def best_of_rows(score: Tensor, quota: Tensor) -> Tensor:
+    """Return the places of the ``quota[m]`` highest of each row, rising, of all ``M * N``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> score = torch.tensor([[0.0, 3.0, 3.0, 3.0], [0.0, 0.0, 1.0, 0.0]])
+    >>> best_of_rows(score, torch.tensor([2, 2])).tolist()
+    [1, 2, 4, 6]
+    """
+    rows, columns = score.shape
+    most = min(int(quota.max()) + 1 if rows else 0, columns)
+    values, places = score.topk(most, dim=1)
+    if most > 1:  # of equal scores topk takes any: where they meet the quota, places decide
+        next_one = quota[:, None].clamp(1, most - 1)
+        tied = (values.gather(1, next_one - 1) == values.gather(1, next_one)).squeeze(1)
+        ordered = score[tied].sort(dim=1, descending=True, stable=True)
+        values[tied], places[tied] = ordered.values[:, :most], ordered.indices[:, :most]
+    wanted = (torch.arange(most) < quota[:, None]) & (values > _NONE)
+    return (torch.arange(rows)[:, None] * columns + places)[wanted].sort().values
 
 
 def survivors(
