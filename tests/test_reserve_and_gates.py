@@ -341,3 +341,29 @@ def test_bad_uses() -> None:
     nn.utils.parametrizations.weight_norm(model)
     with pytest.raises(OptionError, match=r"parametrization|`params`"):
         Sparsifier(model, adam(model), "l0", sparsity=0.5, total_steps=10)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("method", ["top_kast", "l0", "gmp"])
+def test_a_state_from_between_the_optimizer_and_the_sparsifier(
+    method: str, order: tuple[int, ...]
+) -> None:
+    """What is lent to the optimizer is kept, and gates that it has trained by get a new draw."""
+
+    def start() -> list[Any]:
+        seed()
+        model = network()
+        optimizer = adam(model)
+        return [model, optimizer, Sparsifier(model, optimizer, method, sparsity=0.6, total_steps=9)]
+
+    data = batches(9)
+    whole = start()
+    train(*whole, data[:3])
+    train(whole[0], whole[1], None, data[3:4])
+    states = copy.deepcopy([part.state_dict() for part in whole])
+    again = start()
+    for k in order:
+        again[k].load_state_dict(states[k])
+    for run in (whole, again):
+        run[2].step()
+    assert train(*again, data[4:]) == train(*whole, data[4:])

@@ -188,6 +188,7 @@ class GatedTarget(MaskedTarget):
             "goal": self.goal,
             "trained": self._trained,
             "generator": self._before,
+            "used": self._used,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -200,6 +201,7 @@ class GatedTarget(MaskedTarget):
         self._trained = state["trained"]
         self._generator.set_state(state["generator"])
         self._draw()
+        self._used = state["used"]
 
 
 def _fold(module: nn.Module, attribute: str, settled: Tensor, order: list[str]) -> None:

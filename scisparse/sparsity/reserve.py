@@ -66,7 +66,8 @@ class ReserveTarget(MaskedTarget):
         super().gather(rules)
         weight, grad, growth = self.parameter, self.parameter.grad, rules.growth
         if not self._lent:
-            weight.add_(self._rest.masked_fill(~self._trained, 0))
+            lent = self._rest.masked_fill(~self._trained, 0)
+            weight.copy_(torch.where(self.mask, weight, lent))
             self._lent = True
         if grad is None or growth is None or not growth.penalty:
             return
@@ -79,11 +80,14 @@ class ReserveTarget(MaskedTarget):
     @torch.no_grad()
     def enforce(self) -> None:
         """Take back what was lent; what is not active is 0 again."""
-        if self._lent:
-            lent = self._trained & ~self.mask
-            self._rest = torch.where(lent, self.parameter, self._rest)
-            self._lent = False
+        self._rest, self._lent = self._returned(), False
         super().enforce()
+
+    def _returned(self) -> Tensor:
+        """Values of all that is not active, those that are lent as the optimizer left them."""
+        if not self._lent:
+            return self._rest
+        return torch.where(self._trained & ~self.mask, self.parameter.detach(), self._rest)
 
     def release(self) -> None:
         """Take back what is lent, and take the hook off."""
@@ -125,7 +129,7 @@ class ReserveTarget(MaskedTarget):
 
     def state_dict(self) -> dict[str, Any]:
         """Add the weights that are not in use, and which of them are trained."""
-        return super().state_dict() | {"rest": self._rest, "trained": self._trained.cpu()}
+        return super().state_dict() | {"rest": self._returned(), "trained": self._trained.cpu()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
