@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from sparsity_cases import OFTEN, adam, fields, locally, network, seed, train
+from sparsity_cases import OFTEN, adam, batches, fields, locally, network, seed, train
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
@@ -17,6 +17,7 @@ from scisparse.errors import OptionError, PatternError
 from scisparse.layers import LocallyConnected, SparseAttention, SparseLinear
 from scisparse.patterns import window
 from scisparse.sparsity import Sparsifier
+from scisparse.sparsity.masked import MaskedTarget
 
 EMA: list[dict[str, Any]] = [
     {},
@@ -178,3 +179,22 @@ def test_copies_that_cannot_follow() -> None:
     dense = network()
     masked = Sparsifier(dense, adam(dense), "rigl", sparsity=0.5, total_steps=40)
     masked.follow(AveragedModel(dense, use_buffers=True))
+
+
+@pytest.mark.parametrize("method", ["rigl", "top_kast"])
+def test_an_average_that_is_made_before_the_sparsifier_steps(method: str) -> None:
+    """Until then weights under the mask are what the optimizer has made of them."""
+    model = network()
+    optimizer = torch.optim.Muon([p for p in model.parameters() if p.dim() == 2])
+    sparsifier = Sparsifier(model, optimizer, method, sparsity=0.5, total_steps=400)
+    average: Any = AveragedModel(model)
+    sparsifier.follow(average)
+    for batch in batches(3):
+        train(model, optimizer, None, [batch])
+        average.update_parameters(model)
+        sparsifier.step()
+    for target in sparsifier.targets:
+        assert isinstance(target, MaskedTarget)
+        weight = average.module.get_parameter(target.name)
+        assert not weight[~target.mask].any()
+        assert weight[target.mask].all()

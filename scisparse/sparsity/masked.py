@@ -307,8 +307,9 @@ class MaskedTarget(Target):
 
     @torch.no_grad()
     def enforce(self) -> None:
-        """Set what is not active to 0."""
-        self.parameter.masked_fill_(~self.mask.to(self.parameter.device), 0)
+        """Set what is not active to 0, also in copies, which may be averaged before."""
+        for weight in (self.parameter, *self._copies):
+            weight.masked_fill_(~self.mask.to(weight.device), 0)
 
     def reattach(self, like: Target) -> None:
         """Mask the gradients of the copied weight."""
@@ -322,8 +323,7 @@ class MaskedTarget(Target):
     def follow(self, copy: nn.Module) -> None:
         """Zero the same weights of a copy."""
         self._copies.append(copy.get_parameter(self.name))
-        with torch.no_grad():
-            self._copies[-1].masked_fill_(~self.mask, 0)
+        self.enforce()
 
     def refresh(self, model: nn.Module) -> None:
         """Take over the weight of this name, and what of it is not 0 as active."""
