@@ -206,3 +206,29 @@ def test_equal_scores_of_all_pairs_go_by_their_place() -> None:
         score[score == 2] = -torch.inf  # never chosen
         expected = listed.best_of_sites(chunk, score, quota)
         assert torch.equal(every.best_of_sites(chunk, score, quota), expected)
+
+
+def test_groups_of_a_convolution_have_sources_of_their_own() -> None:
+    """Inputs of another group that have the same place in its weights are others."""
+    seen: list[Candidates] = []
+
+    def first(candidates: Candidates) -> Tensor:
+        seen.append(candidates)
+        return -torch.arange(candidates.count).float()
+
+    layer, x = nn.Conv1d(4, 4, 1, groups=2), torch.randn(2, 4, 5, generator=generator(1))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    rule = Growth("first", first, needs_degrees=True, needs_links=True)
+    sparsifier = Sparsifier(layer, optimizer, growth=rule, sparsity=0.5, schedule=OFTEN)
+    for _ in range(2):
+        layer(x).square().mean().backward()
+        optimizer.step()
+        sparsifier.step()
+    (known,) = seen
+    links = known.links
+    assert links is not None
+    assert known.source_degree is not None
+    assert links.sources == 4
+    assert links.source.tolist() == [0, 1, 0, 1, 2, 3, 2, 3]
+    left = torch.bincount(links.col, minlength=4)
+    assert known.source_degree.tolist() == left[links.source].tolist()

@@ -282,6 +282,7 @@ UNFIT: list[tuple[str, dict[str, Any], str]] = [
     ("dense", {"structure": "v:n:m", "sparsity": 0.75}, r"VNM\(.*of weight cannot grow"),
     ("tied", {"structure": "taps"}, r"EdgeGroups\(\) of weight cannot grow"),
     ("tied", {"growth": "cannistraci_hebb"}, "by links is not known for weight"),
+    ("tied", {"growth": "preferential_attachment"}, "by links is not known for weight"),
     ("tied", {"growth": growth.distance_prior(1e5)}, "needs distances, which weight does not"),
     ("edges", {"growth": growth.distance_prior(1e5)}, "needs distances, which weight does not"),
     ("edges", {"score": "movement"}, "'movement' is summed over steps"),

@@ -44,8 +44,10 @@ class Links:
     source: Tensor
 
     @classmethod
-    def of_matrix(cls, present: Tensor) -> Links:
+    def of_matrix(cls, present: Tensor, groups: int = 1) -> Links:
         """Take links that booleans ``[M, N]`` mark, and all pairs as candidates.
+
+        With `groups` each group of sites that follow each other reads N sources of its own.
 
         Examples
         --------
@@ -57,8 +59,8 @@ class Links:
         sites, sources = present.shape
         row_ptr = row_ptr_of_fan_in(present.sum(1))
         site = torch.arange(sites).repeat_interleave(sources)
-        source = torch.arange(sources).repeat(sites)
-        return cls(row_ptr, present.nonzero()[:, 1], sources, site, source)
+        source = torch.arange(sources).repeat(sites) + site * groups // max(1, sites) * sources
+        return cls(row_ptr, source[present.flatten()], sources * groups, site, source)
 
 
 def cannistraci_hebb(

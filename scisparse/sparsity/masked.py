@@ -267,8 +267,8 @@ class MaskedTarget(Target):
         assert rules.growth is not None
         gradient = self._gradient if rules.growth.needs_gradient else None
         gradient = None if gradient is None else average(gradient).abs()
-        matrix = kept.reshape(self.shape[0], -1)
-        degrees = [matrix.sum(axis, keepdim=True).expand_as(matrix).reshape(-1) for axis in (1, 0)]
+        matrix = kept.reshape(self._groups, -1, math.prod(self.shape[1:]))
+        degrees = [matrix.sum(axis, keepdim=True).expand_as(matrix).reshape(-1) for axis in (2, 1)]
         found = Candidates(
             count=self.size,
             site_degree=degrees[0],
@@ -281,14 +281,15 @@ class MaskedTarget(Target):
         )
         return rules.growth.evaluate(found).reshape(self.shape).to(self.mask.device)
 
+    @property
+    def _groups(self) -> int:
+        """Of outputs that read inputs of their own."""
+        convolves = isinstance(self.module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        return int(self.module.groups) if convolves else 1
+
     def _links(self, matrix: Tensor) -> Links:
         """Between outputs and all numbers that an output reads, those of a kernel's taps, too."""
-        if self.pattern is not None:
-            raise OptionError(
-                f"{self.name} is masked on the edges of a pattern, where growth by links is not "
-                "known; use a method that starts sparse, such as 'set', which moves the edges"
-            )
-        return Links.of_matrix(matrix)
+        return Links.of_matrix(matrix.flatten(0, 1), self._groups)
 
     @torch.no_grad()
     def _set(self, mask: Tensor, rules: Rules) -> Move:

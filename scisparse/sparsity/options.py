@@ -247,7 +247,7 @@ def _check_growth(target: Target, rules: Rules, prunes_only: bool) -> None:
             f"{target.name} are inputs, as its convolution is transposed; choose 'gradient' or "
             "'random', or leave it out of `params`"
         )
-    if grows.needs_links and target.pattern is not None:
+    if (grows.needs_links or grows.needs_degrees) and target.pattern is not None:
         raise OptionError(
             f"growth {grows.name!r} by links is not known for {target.name}, which is masked on "
             "the edges of a pattern; build it with tie=None and groups=1, or leave it out of "
