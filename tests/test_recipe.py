@@ -53,6 +53,13 @@ def test_round_trip() -> None:
     assert "teleconnections" not in recipe.to_yaml()
 
 
+@pytest.mark.parametrize("written", ["5e5", "5E+5", "+.5e6", "500000", "500_000.0"])
+def test_numbers_are_written_as_python_does(written: str) -> None:
+    recipe = Recipe.from_yaml(f"growth: {{distance_prior: {{scale: {written}}}}}\nparams: [e5]")
+    assert recipe.growth == {"distance_prior": {"scale": 5e5}}
+    assert recipe.params == ["e5"]
+
+
 BAD = [
     ("sparsty: 0.5\n", "did you mean 'sparsity'"),
     ("method: rigel\n", "did you mean 'rigl'"),

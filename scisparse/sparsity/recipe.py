@@ -203,12 +203,15 @@ def _plain(value: Any) -> Any:
 
 
 def _load(text: str) -> Any:
-    """Read YAML, with 2:4 as a word: to YAML it is a number to the base of 60."""
+    """Read YAML, with 2:4 as a word, a number to the base of 60 otherwise, and 1e-4 as a number."""
     import yaml
 
-    ratio = ("tag:yaml.org,2002:str", re.compile(r"\d+:\d+$"))
+    words = [
+        ("tag:yaml.org,2002:str", re.compile(r"\d+:\d+$")),
+        ("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")),
+    ]
     resolvers = {
-        first: [ratio, *known] if first.isdigit() else known
+        first: [*words, *known] if first in "-+.0123456789" else known
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     loader = type("Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": resolvers})
