@@ -169,7 +169,8 @@ class SparseLinear(Rewirable):
         with torch.no_grad():
             linear.weight.zero_()
             site = self.pattern.rows().to(self.col.device)
-            linear.weight[site, self.col.long()] = self.edge_weight
+            at = (site, self.col.long())  # a pattern may have an edge twice
+            linear.weight.index_put_(at, self.edge_weight, accumulate=True)
             if self.bias is not None:
                 linear.bias.copy_(self.bias)
         dense: nn.Linear = as_trainable(linear, self).train(self.training)

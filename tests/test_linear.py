@@ -231,3 +231,11 @@ def test_from_dense_takes_pruned_layers_and_layers_without_inputs() -> None:
     torch.testing.assert_close(layer(x), dense(x))
     assert layer.weight.requires_grad
     assert SparseLinear(0, 5, 0)(torch.randn(2, 0)).shape == (2, 5)
+
+
+def test_an_edge_that_is_there_twice_adds_up_in_a_dense_layer() -> None:
+    """As where padding repeats the rim."""
+    layer = SparseLinear(20, 20, pattern=window((4, 5), 3, padding=1, padding_mode="replicate"))
+    assert layer.pattern.statistics()["duplicates"]
+    x = torch.randn(3, 20)
+    torch.testing.assert_close(layer.to_dense()(x), layer(x))
