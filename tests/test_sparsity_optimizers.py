@@ -210,3 +210,45 @@ def test_optimizers_that_step_in_other_threads() -> None:
     ended.set()
     thread.join()
     assert not failed
+
+
+STATEFUL = [
+    (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
+    (torch.optim.Adam, {"amsgrad": True}),
+    (torch.optim.NAdam, {}),
+    (torch.optim.Adamax, {}),
+    (torch.optim.RMSprop, {"momentum": 0.5, "centered": True}),
+    (torch.optim.Adagrad, {"initial_accumulator_value": 0.5}),
+    (torch.optim.Rprop, {}),
+    (torch.optim.ASGD, {}),
+    (torch.optim.LBFGS, {"lr": 0.1, "max_iter": 3}),
+]
+
+
+def losses_by_closure(model: nn.Module, optimizer: Any, sparsifier: Sparsifier) -> list[float]:
+    losses = []
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = (model(x.double()) - y).square().mean()
+        loss.backward()
+        return loss.item()
+
+    for x, y in batches(16):
+        losses.append(optimizer.step(closure))
+        sparsifier.step()
+    return losses
+
+
+@pytest.mark.parametrize(("kind", "options"), STATEFUL)
+def test_any_optimizer_trains_edges_as_weights_under_a_mask(kind: Any, options: Any) -> None:
+    losses: list[list[float]] = []
+    for compact in (False, True):
+        seed()
+        model = network((12, 6)).double()
+        if compact:
+            model[0] = SparseLinear.from_dense(model[0])
+        optimizer = kind(model.parameters(), **({"lr": 0.01} | options))
+        sparsifier = Sparsifier(model, optimizer, "rigl", sparsity=0.6, schedule=OFTEN, seed=1)
+        losses.append(losses_by_closure(model, optimizer, sparsifier))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
