@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import threading
 import weakref
@@ -228,14 +229,14 @@ STATEFUL = [
 def losses_by_closure(model: nn.Module, optimizer: Any, sparsifier: Sparsifier) -> list[float]:
     losses = []
 
-    def closure() -> float:
+    def closure(x: Tensor, y: Tensor) -> float:
         optimizer.zero_grad()
         loss = (model(x.double()) - y).square().mean()
         loss.backward()
         return loss.item()
 
-    for x, y in batches(16):
-        losses.append(optimizer.step(closure))
+    for batch in batches(16):
+        losses.append(optimizer.step(functools.partial(closure, *batch)))
         sparsifier.step()
     return losses
 
