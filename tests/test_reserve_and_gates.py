@@ -367,3 +367,27 @@ def test_a_state_from_between_the_optimizer_and_the_sparsifier(
     for run in (whole, again):
         run[2].step()
     assert train(*again, data[4:]) == train(*whole, data[4:])
+
+
+def test_a_state_of_gates_stays_as_it_was() -> None:
+    """While training goes on, and while a run that has loaded it does."""
+    runs = []
+    for _ in range(2):
+        seed()
+        model = network()
+        optimizer = adam(model)
+        runs.append(
+            (model, optimizer, Sparsifier(model, optimizer, "l0", sparsity=0.6, total_steps=40))
+        )
+    data = batches(9)
+    train(*runs[0], data[:3])
+    state = runs[0][2].state_dict()
+    before = copy.deepcopy(state)
+    train(*runs[0], data[3:6])
+    runs[1][2].load_state_dict(state)
+    train(*runs[1], data[6:])
+    for target in ("0.weight", "2.weight"):
+        now, then = (one["targets"][target] for one in (state, before))
+        assert torch.equal(now["gates"], then["gates"])
+        moments, others = (part["adam"]["state"][0]["exp_avg"] for part in (now, then))
+        assert torch.equal(moments, others)

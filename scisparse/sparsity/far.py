@@ -18,6 +18,7 @@ The tests look at one edge at a time: a source that goes along with a true one p
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Sequence
@@ -153,13 +154,13 @@ class AuditState:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything."""
-        return vars(self) | {"steps": self.steps, "passes": self.passes}
+        return copy.deepcopy(vars(self) | {"steps": self.steps, "passes": self.passes})
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         """Go on where :meth:`state_dict` was taken."""
         audit = cls.__new__(cls)
-        vars(audit).update(state)
+        vars(audit).update(copy.deepcopy(state))
         return audit
 
 

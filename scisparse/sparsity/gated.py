@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -182,8 +183,8 @@ class GatedTarget(MaskedTarget):
     def state_dict(self) -> dict[str, Any]:
         """Add the gates and what trains them."""
         return super().state_dict() | {
-            "gates": self._gates.log_alpha.detach(),
-            "adam": self._adam.state_dict(),
+            "gates": self._gates.log_alpha.detach().clone(),
+            "adam": copy.deepcopy(self._adam.state_dict()),
             "price": self._price,
             "goal": self.goal,
             "trained": self._trained,
@@ -196,7 +197,7 @@ class GatedTarget(MaskedTarget):
         super().load_state_dict(state)
         with torch.no_grad():
             self._gates.log_alpha.copy_(state["gates"])
-        self._adam.load_state_dict(state["adam"])
+        self._adam.load_state_dict(copy.deepcopy(state["adam"]))
         self._price, self.goal = state["price"], state["goal"]
         self._trained = state["trained"]
         self._generator.set_state(state["generator"])
