@@ -350,11 +350,11 @@ def test_a_state_from_between_the_optimizer_and_the_sparsifier(
 ) -> None:
     """What is lent to the optimizer is kept, and gates that it has trained by get a new draw."""
 
-    def start() -> list[Any]:
+    def start() -> tuple[Any, Any, Any]:
         seed()
         model = network()
         optimizer = adam(model)
-        return [model, optimizer, Sparsifier(model, optimizer, method, sparsity=0.6, total_steps=9)]
+        return model, optimizer, Sparsifier(model, optimizer, method, sparsity=0.6, total_steps=9)
 
     data = batches(9)
     whole = start()

@@ -252,3 +252,22 @@ def test_no_steps_follow_the_end(end: str) -> None:
     getattr(sparsifier, end)()
     with pytest.raises(OptionError, match="has ended the sparsifier; build a new one"):
         sparsifier.step()
+
+
+def test_a_gradient_that_overflows_under_the_mask_grows_nothing() -> None:
+    """The optimizer does not see it, and a gradient scaler has nothing to skip."""
+    layer = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    schedule = schedules.CosineDrop(end=100, every=1, fraction=1.0)
+    sparsifier = Sparsifier(layer, optimizer, "rigl", sparsity=0.5, schedule=schedule)
+    (mask,) = masks(sparsifier)
+    x = torch.ones(2, 4).masked_fill(~mask, 3e38)
+    for inputs, waits in ((x, True), (torch.ones(2, 4), False)):
+        optimizer.zero_grad()
+        (100 * layer(inputs)).sum().backward()
+        assert layer.weight.grad is not None
+        assert layer.weight.grad.isfinite().all()
+        optimizer.step()
+        sparsifier.step()
+        assert (sparsifier.progress.pending is not None) == waits
+        assert torch.equal(masks(sparsifier)[0], mask) == waits

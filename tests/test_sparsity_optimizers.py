@@ -231,9 +231,9 @@ def losses_by_closure(model: nn.Module, optimizer: Any, sparsifier: Sparsifier) 
 
     def closure(x: Tensor, y: Tensor) -> float:
         optimizer.zero_grad()
-        loss = (model(x.double()) - y).square().mean()
+        loss: Tensor = (model(x.double()) - y).square().mean()
         loss.backward()
-        return loss.item()
+        return float(loss.item())
 
     for batch in batches(16):
         losses.append(optimizer.step(functools.partial(closure, *batch)))
@@ -246,7 +246,7 @@ def test_any_optimizer_trains_edges_as_weights_under_a_mask(kind: Any, options: 
     losses: list[list[float]] = []
     for compact in (False, True):
         seed()
-        model = network((12, 6)).double()
+        model: Any = network((12, 6)).double()
         if compact:
             model[0] = SparseLinear.from_dense(model[0])
         optimizer = kind(model.parameters(), **({"lr": 0.01} | options))

@@ -284,8 +284,8 @@ class MaskedTarget(Target):
     @property
     def _groups(self) -> int:
         """Of outputs that read inputs of their own."""
-        convolves = isinstance(self.module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        return int(self.module.groups) if convolves else 1
+        module = self.module
+        return module.groups if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) else 1
 
     def _links(self, matrix: Tensor) -> Links:
         """Between outputs and all numbers that an output reads, those of a kernel's taps, too."""
