@@ -138,7 +138,8 @@ def test_gradient_scaler_and_autocast() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["rigl", "gmp", "movement", "lottery", "sparse_momentum", "top_kast", "l0"]
+    "method",
+    ["rigl", "set", "srigl", "gmp", "movement", "lottery", "sparse_momentum", "top_kast", "l0"],
 )
 def test_resumes_bit_for_bit(method: str) -> None:
     def start() -> tuple[Any, Any, Any]:
@@ -146,7 +147,7 @@ def test_resumes_bit_for_bit(method: str) -> None:
         model = network()
         optimizer = adam(model)
         options: dict[str, Any] = {"total_steps": 40}
-        if method in ("rigl", "sparse_momentum"):
+        if method in ("rigl", "set", "srigl", "sparse_momentum"):
             options = {"schedule": OFTEN}
         return model, optimizer, Sparsifier(model, optimizer, method, sparsity=0.6, **options)
 

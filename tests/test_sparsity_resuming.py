@@ -285,3 +285,28 @@ def test_a_pattern_layer_that_was_loaded_before_its_sparsifier_was_built() -> No
     loaded.rewire(saved.model.get_submodule("").pattern)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="before either loads its state"):
         build(loaded).load_state_dict(saved.state_dict())
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_what_was_ablated_or_active_once_is_known_again(compact: bool) -> None:
+    def start() -> tuple[Any, Any, Sparsifier]:
+        seed()
+        model: Any = network()
+        if compact:
+            model[0] = SparseLinear.from_dense(model[0])
+        options: dict[str, Any] = {"structure": structures.ConstantFanIn(0.8), "schedule": OFTEN}
+        options |= {"sparsity": 0.8, "growth": "never_active_first", "params": ["0"]}
+        optimizer = adam(model)
+        return model, optimizer, Sparsifier(model, optimizer, "srigl", **options)
+
+    data = batches(40)
+    whole = start()
+    train(*whole, data[:17])
+    again = start()
+    for part, state in zip(again, copy.deepcopy([p.state_dict() for p in whole]), strict=True):
+        part.load_state_dict(state)
+    assert again[2].report() == whole[2].report()
+    assert train(*again, data[17:]) == train(*whole, data[17:])
+    assert again[2].report() == whole[2].report()
+    fan_in: Any = whole[2].state_dict()["targets"]["0.weight"]["fan_in"]
+    assert 0 < int((fan_in == 0).sum()) < 20
