@@ -310,3 +310,19 @@ def test_what_was_ablated_or_active_once_is_known_again(compact: bool) -> None:
     assert again[2].report() == whole[2].report()
     fan_in: Any = whole[2].state_dict()["targets"]["0.weight"]["fan_in"]
     assert 0 < int((fan_in == 0).sum()) < 20
+
+
+def test_a_change_that_waits_comes_after_resuming() -> None:
+    runs: list[tuple[Any, Any, Sparsifier]] = []
+    for _ in range(2):
+        seed()
+        model = network()
+        optimizer = adam(model)
+        runs.append((model, optimizer, Sparsifier(model, optimizer, sparsity=0.5, schedule=OFTEN)))
+    train(*runs[0], batches(1))
+    model, _, sparsifier = runs[0]
+    model(torch.full((2, SIZES[0]), torch.inf)).sum().backward()
+    sparsifier.step()  # a gradient scaler has skipped that of the optimizer
+    runs[1][2].load_state_dict(sparsifier.state_dict())
+    train(*runs[1], batches(1))
+    assert sorted(runs[1][2].progress.moved) == ["0.weight", "2.weight"]
