@@ -5,6 +5,10 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +60,16 @@ def test_constant_fan_in_and_ablation() -> None:
     assert 0 < int((fan_in == 0).sum()) < 30  # some neurons are ablated: 2 of 40 weights is little
     total = sum(t.count for t in sparsifier.targets)
     assert 0.85 * 72 <= total <= 72
+
+
+def test_every_method_trains_where_the_model_is() -> None:
+    """On a GPU a tensor that is made without naming it would lie on the CPU."""
+    program = Path(__file__).with_name("other_device.py")
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    refused = json.loads(done.stdout)
+    assert len(refused) == len(BY_NAME) - 1
+    assert {method: why for method, why in refused.items() if why is not None} == {}
 
 
 def test_new_connections_start_at_zero_with_clean_moments() -> None:

@@ -251,12 +251,13 @@ class MaskedTarget(Target):
         drops = math.floor(drop * int(active.sum()))
         quota = quota.to(keep.device)
         ablates = isinstance(structure, ConstantFanIn) and structure.ablation > 0
-        limits = (None, torch.tensor([count])) if ablates else (group, quota)
+        whole = torch.full((1,), count, device=keep.device)
+        limits = (None, whole) if ablates else (group, quota)
         kept = structure.expand(survivors(active, keep, *limits, drops), shape)
         grow = structure.pool(self._growth(rules, kept))
         if isinstance(structure, ConstantFanIn) and ablates:
             before = quota if self._fan_in is None else self._fan_in
-            salient = next_active(active, keep, grow, None, torch.tensor([count]), drops)
+            salient = next_active(active, keep, grow, None, whole, drops)
             rows = salient.reshape(shape[0], -1)
             quota = structure.ablated(rows.sum(1), before, count, rows.shape[1])
             self._fan_in = quota
