@@ -180,3 +180,24 @@ def test_what_does_not_fit_is_an_error() -> None:
     if not isinstance(cpu.can_run(x.device, x.dtype), str):
         with pytest.raises(PatternError, match="row_ptr"):
             laplacian(x, row_ptr + 1, col, value, backend="cpu")
+
+
+@pytest.mark.parametrize(("chunk", "most"), [(2**22, 0), (300, 1)], ids=["whole", "in parts"])
+def test_bounds_of_rows_are_read_once_if_at_all(
+    chunk: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU each look at values is a wait, and impossible inside a CUDA graph."""
+    row_ptr, col, value, dense = couplings(40, torch.float64)
+    x = torch.randn(40, 3, generator=generator(), dtype=torch.float64)
+    expected = dense.sum(1)[:, None] * x - dense @ x
+    looks: list[Tensor] = []
+    read = Tensor.tolist
+
+    def counted(values: Tensor) -> object:
+        looks.append(values)
+        return read(values)
+
+    monkeypatch.setattr(reference, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(Tensor, "tolist", counted)
+    torch.testing.assert_close(reference.laplacian(x, row_ptr, col, value), expected)
+    assert len(looks) == most

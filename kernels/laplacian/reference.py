@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -12,8 +12,9 @@ from scisparse.kernels._segments import segment_sum, site_of_edge
 
 __all__ = ["energy_of_rows", "laplacian"]
 
-# Bytes of differences at once: as fast as all together, without their memory. GPUs want more work.
-_CHUNK_BYTES, _CHUNK_BYTES_OF_GPU = 2**22, 2**26
+# Bytes of differences at once: as fast as all together, without their memory. A GPU needs more work
+# at once than the caches of a CPU hold.
+_CHUNK_BYTES, _GPU_CHUNK_BYTES = 2**22, 2**28
 
 
 def laplacian(x_TC: Tensor, row_ptr: Tensor, col_E: Tensor, value_E: Tensor) -> Tensor:
@@ -38,11 +39,13 @@ def _differences(
     x: Tensor, row_ptr: Tensor, col: Tensor, value: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Values and differences of the edges of some rows, and where each row begins among them."""
-    chunk = _CHUNK_BYTES if x.is_cpu else _CHUNK_BYTES_OF_GPU
     fan_in = max(1.0, len(col) / max(1, len(x)))
+    chunk = _CHUNK_BYTES if x.is_cpu else _GPU_CHUNK_BYTES
     rows = max(1, int(chunk / max(1, x.shape[1] * x.element_size()) / fan_in))
-    bounds = [*row_ptr[:-1:rows].tolist(), len(col)]
-    for first, (start, end) in zip(range(0, len(x), rows), pairwise(bounds), strict=True):
+    # Read together: on a GPU it is a wait.
+    inner = row_ptr[rows : len(x) : rows].tolist() if rows < len(x) else []
+    bounds = itertools.pairwise([0, *inner, len(col)])
+    for first, (start, end) in zip(range(0, len(x), rows), bounds, strict=False):
         offsets = row_ptr[first : first + rows + 1] - start
         site = first + site_of_edge(offsets, end - start)
         # index_select is several times faster than indexing where rows are short.
