@@ -26,17 +26,22 @@ NOT_TRIED = {"l0"}  # draws there, for which torch needs a generator of the devi
 class There(torch.Tensor):
     """A tensor on the other device."""
 
-    inner: Tensor
+    held: Tensor
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> There:
-        options = {"strides": inner.stride(), "dtype": inner.dtype, "device": "elsewhere:0"}
-        made: There = torch.Tensor._make_wrapper_subclass(cls, inner.shape, **options)  # type: ignore[attr-defined]
-        made.inner = inner
+    def __new__(cls, held: Tensor) -> There:
+        made: There = torch.Tensor._make_wrapper_subclass(
+            cls,
+            held.shape,
+            strides=held.stride(),
+            dtype=held.dtype,
+            device=torch.device("elsewhere:0"),
+        )
+        made.held = held
         return made
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return run(func, args, kwargs or {})
@@ -65,7 +70,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     elif name == "copy_":
         there = isinstance(args[0], There)
     with _disable_current_modes():
-        inside = tree_map(lambda x: x.inner if isinstance(x, There) else x, (args, kwargs))
+        inside = tree_map(lambda x: x.held if isinstance(x, There) else x, (args, kwargs))
         result = func(*inside[0], **inside[1])
     if not there:
         return result
