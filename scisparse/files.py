@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +17,7 @@ import xarray as xr
 
 from scisparse.errors import DataError, MissingDependencyError
 
-__all__ = ["check_target", "open_data", "write_data"]
+__all__ = ["check_target", "final_path", "open_data", "replace_file", "write_data"]
 
 _ZARR = ".zarr"
 # One of them lies in the folder of every Zarr group.
@@ -93,15 +95,17 @@ def check_target(target: Path, *, stores: bool) -> None:
     ------
     DataError
         The folder does not exist or cannot be written, or another kind of file or folder has the
-        name.
+        name, also of what a link leads to.
     """
     store = stores and target.suffix == _ZARR
-    if not target.parent.is_dir():
-        raise DataError(f"{target}: folder {target.parent} does not exist; create it first")
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise DataError(
-            f"{target}: folder {target.parent} cannot be written; choose a writable folder"
-        )
+    try:
+        folder = final_path(target).parent
+    except FileExistsError as error:
+        raise DataError(f"{target}: {error.strerror}; choose another name") from error
+    if not folder.is_dir():
+        raise DataError(f"{target}: folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DataError(f"{target}: folder {folder} cannot be written; choose a writable folder")
     if store:
         _require_zarr(target)
     if target.exists() and target.is_dir() != store:
@@ -112,6 +116,26 @@ def check_target(target: Path, *, stores: bool) -> None:
             f"{target}: is a folder without any of {', '.join(_ZARR_MARKS)}, no Zarr store, and "
             "would be lost; choose another name"
         )
+
+
+def final_path(target: Path) -> Path:
+    """Where `target` leads: a link stays, and the file that it names is replaced.
+
+    Raises
+    ------
+    FileExistsError
+        It is a device or a pipe, which a file must not replace.
+    """
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise FileExistsError(errno.EEXIST, "is a device or pipe, not a file")
+    return target.resolve() if target.is_symlink() else target
+
+
+def replace_file(draft: Path, target: Path) -> None:
+    """Give a finished file its name, and the permissions of the one that had it."""
+    if target.exists():
+        draft.chmod(stat.S_IMODE(target.stat().st_mode))
+    draft.replace(target)
 
 
 def write_data(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
@@ -129,8 +153,9 @@ def write_data(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
     store = target.suffix == _ZARR
     plain = _plain(dataset, {} if store else _COMPRESSED)
     dataset = _for_zarr(plain) if store else _for_netcdf(plain, target)
+    final = final_path(target)
     try:
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{target.name}."))
     except OSError as error:
         raise DataError(
             f"{target}: cannot be written ({error.strerror}); choose a writable folder"
@@ -141,7 +166,7 @@ def write_data(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
             dataset.to_zarr(draft, mode="w", consolidated=False)
         else:
             dataset.to_netcdf(draft, engine="netcdf4")
-        _replace(draft, target)
+        _replace(draft, final)
     except (TypeError, ValueError, NotImplementedError) as error:
         kind = "Zarr" if store else "netCDF"
         raise DataError(
@@ -164,7 +189,7 @@ def _reason(error: Exception) -> str:
 def _replace(draft: Path, target: Path) -> None:
     """Move `draft` to `target`; a store that is there stays until the new one has its name."""
     if not target.is_dir():
-        draft.replace(target)
+        replace_file(draft, target)
         return
     aside = draft.with_name(f"old.{target.name}")
     target.rename(aside)

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from scisparse.errors import CheckpointError
+from scisparse.files import final_path, replace_file
 
 __all__ = ["check_spec", "read_checkpoint", "write_checkpoint"]
 
@@ -76,18 +77,24 @@ def write_checkpoint(
     target = Path(path)
     header = {"format": _FORMAT, "spec": json.dumps(spec)}
     data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, header)
-    draft = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    name = f".{target.name}.{uuid.uuid4().hex}"
     try:
-        with draft.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
+        final = final_path(target)
+        _write_whole(data, final, final.with_name(name))
     except OSError as error:
         raise CheckpointError(
             f"{target}: cannot be written ({error.strerror or error}); choose a file in a folder "
             "that exists and is writable, with room for it"
         ) from error
+
+
+def _write_whole(data: bytes, target: Path, draft: Path) -> None:
+    try:
+        with draft.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        replace_file(draft, target)
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
