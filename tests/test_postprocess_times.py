@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 from postprocess_cases import ensemble, error_of, fit_error, fitted, on_calendar
 
+from scisparse.postprocess import PostProcessor
 from scisparse.verification import evaluate
 
 FORECAST, OBSERVED = ensemble(6)
@@ -59,6 +60,12 @@ def test_times_without_a_coordinate() -> None:
         "the forecast has no coordinate for its time dim 'time' alone; assign one, with "
         ".assign_coords(time=times)"
     )
+    # As WRF has it:
+    dates = FORECAST["time"].rename(time="Time").variable
+    data = FORECAST.drop_vars("time").rename(time="Time").assign_coords(XTIME=dates)
+    remedy = ".assign_coords(Time=data['XTIME'].values)"
+    assert fit_error(data, OBSERVED).endswith(f"assign one, with {remedy}")
+    PostProcessor("emos", target="t2m").fit(data.assign_coords(Time=data["XTIME"].values), OBSERVED)
 
 
 @pytest.mark.parametrize(

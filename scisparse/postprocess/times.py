@@ -115,15 +115,21 @@ def _index(data: xr.DataArray, dim: str, what: str) -> Any:
         raise DataError(f"{what} has no times along {dim!r}; check the selection")
     if dim not in data.indexes:
         crossed = f" but one along {list(data[dim].dims)}" if dim in data.coords else ""
+        dates = [str(name) for name, c in data.coords.items() if _is_dates(c, dim)]
+        source = f"data[{dates[0]!r}].values" if len(dates) == 1 else "times"
         raise DataError(
             f"{what} has no coordinate for its time dim {dim!r} alone{crossed}; assign one, with "
-            f".assign_coords({dim}=times)"
+            f".assign_coords({dim}={source})"
         )
     index = data.indexes[dim]
     if index.hasnans:
         raise DataError(f"{what} has missing times along {dim!r}; drop them with .dropna({dim!r})")
     _check_repeats(index, dim, what)
     return index
+
+
+def _is_dates(coordinate: xr.DataArray, dim: str) -> bool:
+    return coordinate.dims == (dim,) and coordinate.dtype.kind == "M"
 
 
 def _check_repeats(index: Any, dim: str, what: str) -> None:
