@@ -236,6 +236,7 @@ def test_one_of_everything() -> None:
     ("arguments", "message"),
     [
         ({"members": 0}, r"members \(=0\) must be a whole number of at least 1"),
+        ({"members": True}, r"members \(=True\) must be a whole number"),
         ({"times": -2}, r"times \(=-2\)"),
         ({"lead_steps": 1.5}, r"lead_steps \(=1.5\)"),
         ({"interval": 0}, r"interval \(=0\)"),

@@ -126,8 +126,9 @@ def test_one_mode_stands_for_both_axes() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"width": 0}, r"`width` \(=0\) must be at least 1"),
+        ({"width": 0}, r"`width` \(=0\) must be whole numbers, at least 1"),
         ({"depth": -1}, r"`depth` \(=-1\) at least 0"),
+        ({"depth": 1.5}, r"`depth` \(=1.5\) at least 0"),
         ({"in_channels": 0}, r"`in_channels` \(=0\)"),
         ({"padding_mode": "wrap"}, r"`padding_mode` \(='wrap'\) must be one of"),
         ({"padding_mode": ("zeros",)}, r"`padding_mode` \(=\('zeros',\)\)"),

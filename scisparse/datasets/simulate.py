@@ -150,7 +150,8 @@ def _check(shape: object, **numbers: object) -> None:
 
 
 def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int | np.integer) and bool(value >= least)
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and bool(value >= least)
 
 
 def _dataset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -70,10 +71,11 @@ class UNet(nn.Module):
         padding_mode: str | Sequence[str] = "replicate",
     ) -> None:
         super().__init__()
-        if min(in_channels, out_channels, width) < 1 or depth < 0:
+        sizes = (in_channels, out_channels, width, depth)
+        if not all(map(_is_whole, sizes)) or min(sizes[:3]) < 1 or depth < 0:
             raise OptionError(
                 f"`in_channels` (={in_channels}), `out_channels` (={out_channels}) and `width` "
-                f"(={width}) must be at least 1, and `depth` (={depth}) at least 0"
+                f"(={width}) must be whole numbers, at least 1, and `depth` (={depth}) at least 0"
             )
         self.in_channels, self.modes = in_channels, _modes(padding_mode)
         widths = [width * 2**level for level in range(depth + 1)]
@@ -129,6 +131,10 @@ class _Block(nn.Module):
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = F.gelu(norm(convolution(pad_axes(x, [(1, 1), (1, 1)], modes))))
         return x
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _modes(padding_mode: str | Sequence[str]) -> tuple[str, ...]:
