@@ -152,6 +152,12 @@ def test_points_have_no_rows_and_columns(grid: Grid) -> None:
         UNetLocal(regression(grid, 1), grid, 1, width=2, depth=1)
 
 
+def test_one_point_is_no_plane() -> None:
+    field, observed = (each.isel(lat=[0], lon=[0]) for each in ensemble(12))
+    with pytest.raises(GridError, match=r"needs a grid of several points, .* use 'emos_local'"):
+        fitted("unet_local", field, observed)
+
+
 @pytest.mark.parametrize("factor", [2.0**-30, 2.0**20])
 def test_what_is_learned_does_not_know_the_units(factor: float) -> None:
     field, observed = ensemble(60)

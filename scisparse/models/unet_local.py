@@ -40,7 +40,7 @@ class UNetLocal(nn.Module):
     Raises
     ------
     GridError
-        The grid has no rows and columns.
+        The grid has no rows and columns, or one point.
 
     References
     ----------
@@ -77,13 +77,15 @@ class UNetLocal(nn.Module):
 
 
 def check_plane(grid: Grid) -> None:
-    """Raise unless the grid has rows and columns.
+    """Raise unless the grid has rows and columns, of more than one point.
 
     Raises
     ------
     GridError
-        It has none.
+        It has none, or one point.
     """
+    if grid.size == 1:
+        raise GridError(f"a U-Net needs a grid of several points, not {grid!r}; use 'emos_local'")
     if len(grid.shape) != 2:
         raise GridError(
             f"a U-Net needs a grid with rows and columns, not {grid!r}; use method='local'"
