@@ -39,8 +39,9 @@ _NEGATIVE_FILLS = (
 # So many times the size of all others: values of one variable have extremes, and far ones.
 _LARGE_RATIO, _NEGATIVE_RATIO = 1e6, 10.0
 _FEWEST_OTHERS = 10
-# Absolute temperatures, pressures, shares: none is below 0, if no other is, as those of anomalies.
-_FROM_ZERO = ("K", "Pa", "hPa", "kPa", "%")
+# Absolute temperatures, pressures, shares, radiation: none is below 0, if no other is, as those
+# of anomalies.
+_FROM_ZERO = ("K", "Pa", "hPa", "kPa", "%", "W m-2")
 # Other names of one unit, in small letters; never a conversion.
 _NAMES = {
     "kelvin": "K", "kelvins": "K", "celsius": "degC", "c": "degC", "metre": "m", "metres": "m",
@@ -219,9 +220,10 @@ def check_no_fill(what: str, values: NDArray[Any], units: object) -> None:
 
     Nothing turns it off, so it is sure rather than complete: a large number such as netCDF's
     9.96921e36 or 1e20 must be a million times as large as all others, one below 0 such as -999 or
-    -32768 ten times as large, or the only one below 0 in kelvin, pascals or percent.  Numbers above
-    0 such as 9999 and small ones such as -99 pass, as they may be values (a visibility of "10 km or
-    more", an anomaly), and -999 m of geopotential height too.
+    -32768 ten times as large, or the only one below 0 in kelvin, pascals, percent or W m-2. Several
+    fill values do not hide each other. Numbers above 0 such as 9999 and small ones such as -99
+    pass, as they may be values (a visibility of "10 km or more", an anomaly), and -999 m of
+    geopotential height too.
 
     Parameters
     ----------
@@ -243,18 +245,32 @@ def check_no_fill(what: str, values: NDArray[Any], units: object) -> None:
         ratio = _ratio_of_fill(end)
         if ratio is None or end * sign <= 0:
             continue
-        rest = values[np.isfinite(values) & (values != end)]
+        known = _fills_in(values, sign)
+        rest = values[np.isfinite(values) & ~np.isin(values, known)]
         if rest.size < _FEWEST_OTHERS:
             continue
         low, high = float(rest.min()), float(rest.max())
-        if sign < 0 <= low and spelled(str(units)) in _FROM_ZERO:
+        alone = sign < 0 <= low and known == [end]
+        if alone and spelled(str(units)) in _FROM_ZERO:
             ratio = 0.0
-        if abs(end) > ratio * max(-low, high):
+        fills = [each for each in known if abs(each) > ratio * max(-low, high)]
+        if fills:
+            others = values[np.isfinite(values) & ~np.isin(values, fills)]
+            told = " and ".join(f"{each:.9g}" for each in fills)
             raise DataError(
-                f"{what} has {int((values == end).sum())} values of {end:.9g}, where all others "
-                f"lie from {low:.6g} to {high:.6g}; mark missing values as NaN, for example with "
-                f".where(data {'>' if sign < 0 else '<'} {0.5 * end:.6g})"
+                f"{what} has {int(np.isin(values, fills).sum())} values of {told}, where all "
+                f"others lie from {others.min():.6g} to {others.max():.6g}; mark missing values as "
+                f"NaN, for example with .where(data {'>' if sign < 0 else '<'} "
+                f"{0.5 * min(fills, key=abs):.6g})"
             )
+
+
+def _fills_in(values: NDArray[Any], sign: float) -> list[float]:
+    """Known fill values of one sign that are there."""
+    sizes = [abs(each) for each in (_LARGE_FILLS + (_NEGATIVE_FILLS if sign < 0 else ()))]
+    near = (values[np.isclose(values, sign * size, rtol=1e-5, atol=0.0)] for size in sizes)
+    found = np.unique(np.concatenate([np.unique(each) for each in near]))
+    return [float(each) for each in found if _ratio_of_fill(float(each)) is not None]
 
 
 def _ratio_of_fill(value: float) -> float | None:

@@ -196,6 +196,25 @@ def test_numbers_that_mean_missing_are_known_without_attributes(
     assert kept.sum() == len(values)
 
 
+@pytest.mark.parametrize(
+    ("values", "fills"),
+    [
+        (TEMPERATURE - 273.15, [-9999.0, -999.0]),
+        (TEMPERATURE, [-32768.0, -9999.0]),
+        (RAIN, [1e20, 9.969209968386869e36]),
+    ],
+)
+def test_two_numbers_that_mean_missing_do_not_hide_each_other(
+    values: np.ndarray, fills: list[float]
+) -> None:
+    holes = np.r_[values, fills]
+    with pytest.raises(DataError, match=r"^x has 2 values of \S+ and \S+, where all") as info:
+        check_no_fill("x", holes, None)
+    limit = float(str(info.value).split()[-1].rstrip(")"))
+    kept = holes > limit if fills[0] < 0 else holes < limit
+    assert kept.sum() == len(values)
+
+
 FOG = np.r_[np.full(180, 9999.0), np.linspace(100.0, 2300.0, 20)]  # visibility, as METAR has it
 DISCHARGE = np.r_[np.arange(33, 233), 999]
 # Fluxes, columns and totals in units that make them large, with noise below 0 or a far extreme.
@@ -225,13 +244,14 @@ def test_numbers_that_may_be_values_are(values: np.ndarray) -> None:
     [
         (TEMPERATURE, -999.0, "kelvin"), (PRESSURE, -9999.0, "Pa"), (PRESSURE, -99999.0, "Pa"),
         (PRESSURE / 100.0, -999.0, "mbar"), (np.linspace(0.0, 100.0, 20), -999.0, "percent"),
+        (np.linspace(0.0, 980.0, 20), -999.0, "W/m2"),
     ],
 )  # fmt: skip
 def test_what_is_never_below_zero_tells_more(values: np.ndarray, fill: float, units: str) -> None:
     holes = np.r_[values, fill]
     with pytest.raises(DataError, match=r"^x has 1 values of -9+, where all others lie from"):
         check_no_fill("x", holes, units)
-    for other in ("m", "m2 s-2", "W m-2", None):
+    for other in ("m", "m2 s-2", None):
         check_no_fill("x", holes, other)
     check_no_fill("x", np.r_[values, 0.01 * fill, fill], units)  # anomalies are below 0, too
 
