@@ -194,16 +194,20 @@ def doctor() -> None:
 
 def _lines(scores: xr.Dataset) -> Iterator[str]:
     """Numbers, one a line, for each threshold too; of other scores, the dims they have."""
+    rows = []
     for name, values in scores.data_vars.items():
         if not {*values.dims} <= {"threshold"}:
-            yield f"{name:22s} by {', '.join(map(str, values.dims))}"
+            rows.append((str(name), f"by {', '.join(map(str, values.dims))}"))
             continue
         units = values.attrs.get("units", "1")
         limits = scores["threshold"].values if values.ndim else [None]
         for limit, value in zip(limits, values.values.reshape(-1), strict=True):
-            label = name if limit is None else f"{name} (> {limit:g})"
-            yield f"{label:22s} {value:12.5g} {'' if units == '1' else units}".rstrip()
-    yield f"{'weights':22s} {scores.attrs['weights']}"
+            label = str(name) if limit is None else f"{name} (> {limit:g})"
+            rows.append((label, f"{value:12.5g} {'' if units == '1' else units}".rstrip()))
+    rows.append(("weights", scores.attrs["weights"]))
+    width = max(22, *(len(label) for label, _ in rows))
+    for label, text in rows:
+        yield f"{label:{width}s} {text}"
 
 
 def _check_output(output: Path, *inputs: Path, stores: bool = True) -> None:

@@ -333,6 +333,22 @@ def test_evaluate_prints_every_number_whatever_the_dims(
             assert found == [f"{float(values):.5g}"]
 
 
+def test_long_labels_keep_the_columns_of_the_table() -> None:
+    names = {"brier_score_reference": ("threshold", [0.25]), "crps": ((), 0.5)}
+    scores = xr.Dataset(names, {"threshold": [273.15]}, {"weights": "area"})
+    lines = list(cli._lines(scores))
+    assert (
+        len(
+            {
+                line.index(text) + len(text)
+                for line, text in zip(lines, ("0.25", "0.5"), strict=False)
+            }
+        )
+        == 1
+    )
+    assert lines[2].index("area") == len("brier_score_reference (> 273.15)") + 1
+
+
 @pytest.mark.parametrize("command", ["demo", "train", "predict", "evaluate", "doctor"])
 def test_help_of_every_command_shows_an_example(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
