@@ -150,8 +150,9 @@ def _check(shape: object, **numbers: object) -> None:
 
 
 def _is_whole(value: object, least: int) -> bool:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return whole and bool(value >= least)
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int | np.integer) and bool(value >= least)
 
 
 def _dataset(
