@@ -78,6 +78,8 @@ def test_the_first_rain_of_a_dry_point_leaves_the_others_alone(method: str) -> N
     assert spread[1] == pytest.approx(spread[0], rel=0.1)
 
 
+# Dry for ever is at the bound, of the truncated normal too, which says so.
+@pytest.mark.filterwarnings("ignore:.*exactly 0, where 'truncated_normal':UserWarning")
 @pytest.mark.parametrize("family", ["censored_normal", "truncated_normal", "normal"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_point_that_never_varied_keeps_its_value_for_sure(method: str, family: str) -> None:
@@ -156,6 +158,14 @@ def test_bounds_bring_no_bias(family: str, method: str) -> None:
     assert abs(float((predicted["t2m_mean"] - observed[test]).mean())) < 0.06 * typical
     rainy = float(model.predict(field[test], thresholds=[1e-6])["t2m_probability"].mean())
     assert rainy == pytest.approx(float((observed[test] > 1e-6).mean()), abs=0.04)
+
+
+def test_many_values_at_the_bound_are_no_truncated_normal() -> None:
+    field, observed = rain("censored_normal", 40)
+    with pytest.warns(UserWarning, match=r"% of the observation .*use.*'censored_normal'") as told:
+        fitted("emos", field, observed, distribution="truncated_normal")
+    assert len(told) == 1
+    fitted("emos", field, observed, distribution="censored_normal")
 
 
 def test_local_reads_the_target_alone_and_says_so() -> None:

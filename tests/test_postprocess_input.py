@@ -292,6 +292,7 @@ def test_groups_that_changed_since_training() -> None:
     assert f"['t2m[a]', 't2m[b]', 't2m[c]'] {trained}" in predict_error(other, model)
 
 
+@pytest.mark.filterwarnings("ignore:.*exactly 0, where 'truncated_normal':UserWarning")
 @pytest.mark.parametrize("name", ["truncated_normal", "censored_normal"])
 def test_observations_below_the_bound(name: str) -> None:
     rain = (OBSERVED - 280.0).rename("rain")

@@ -134,6 +134,7 @@ def spread_tells_error() -> tuple[xr.DataArray, xr.DataArray]:
     return field.copy(data=values), observed.copy(data=truth)
 
 
+@pytest.mark.filterwarnings("ignore:.*exactly 0, where 'truncated_normal':UserWarning")
 @pytest.mark.parametrize("distribution", ["normal", "truncated_normal", "censored_normal"])
 def test_an_ensemble_without_spread_is_no_error(distribution: str) -> None:
     field, observed = spread_tells_error()
@@ -184,6 +185,7 @@ def test_quantiles_that_do_not_rise_are_refused(levels: list[float]) -> None:
         model.predict(FORECAST, quantiles=levels)
 
 
+@pytest.mark.filterwarnings("ignore:.*exactly 0, where 'truncated_normal':UserWarning")
 @pytest.mark.parametrize("distribution", ["normal", "truncated_normal", "censored_normal"])
 def test_probabilities_of_exceedance_are_those_of_the_distribution(distribution: str) -> None:
     from scipy.stats import norm
@@ -230,6 +232,7 @@ def test_probabilities_of_exceedance_have_attributes_of_their_own(tmp_path: Path
         xr.testing.assert_identical(read.load(), result)
 
 
+@pytest.mark.filterwarnings("ignore:.*exactly 0, where 'truncated_normal':UserWarning")
 @pytest.mark.parametrize("distribution", ["truncated_normal", "censored_normal"])
 @pytest.mark.parametrize("method", WIDEST)
 def test_bounded_distributions_stay_above_their_bound(method: str, distribution: str) -> None:

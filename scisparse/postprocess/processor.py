@@ -19,6 +19,7 @@ from scisparse.grids import grid_from_dict
 from scisparse.grids.same import has_twins, labels_of
 from scisparse.losses import distribution as distribution_of
 from scisparse.names import check_name, choice
+from scisparse.postprocess.bounds import check_bound
 from scisparse.postprocess.checkpoint import check_spec, read_checkpoint, write_checkpoint
 from scisparse.postprocess.fitted import Fitted
 from scisparse.postprocess.methods import METHODS, Training
@@ -28,7 +29,6 @@ from scisparse.postprocess.samples import (
     Forecast,
     as_field,
     cell_areas,
-    check_bound,
     compare_scales,
     predictor_units,
     read_forecast,
@@ -153,7 +153,8 @@ class PostProcessor:
         Warns
         -----
         UserWarning
-            Values differ as of K and degC, or Pa and hPa, though units do not; or months meet days.
+            Values differ as of K and degC, or Pa and hPa, though units do not; months meet days; or
+            many observations are at the bound of a truncated normal distribution.
         """
         forecast = arrays.with_coordinates(forecast, self.target)
         observed = arrays.with_coordinates(observed, self.target)

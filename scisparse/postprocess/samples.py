@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scisparse.arrays import Axes, Frame, check_object, find_axes
 from scisparse.errors import DataError
 from scisparse.grids import Grid
-from scisparse.losses import Distribution
 from scisparse.units import check_no_fill, check_units, check_unpacked, warn_scale
 
 __all__ = [
@@ -20,9 +19,9 @@ __all__ = [
     "as_field",
     "case_dims",
     "cell_areas",
-    "check_bound",
     "compare_scales",
     "predictor_units",
+    "quoted",
     "read_forecast",
     "read_observed",
     "refuse_truth",
@@ -199,24 +198,6 @@ def read_observed(
     return values.reshape(-1, frame.grid.size)
 
 
-def check_bound(truth: FloatArray, distribution: Distribution, seen: xr.DataArray) -> None:
-    """Raise when something was observed that cannot be, according to the distribution.
-
-    Raises
-    ------
-    DataError
-        Values are below its bound; their number and the lowest are named.
-    """
-    lower = getattr(distribution, "lower", -np.inf)
-    below = int((truth < lower).sum())
-    if below:
-        raise DataError(
-            f"the observation{_quoted(seen)} has {below} values below {lower:g}, down to "
-            f"{np.nanmin(truth):.4g}, where {distribution.name!r} has none; raise them with "
-            f".clip(min={lower:g}), or use distribution='normal'"
-        )
-
-
 def compare_scales(
     cases: Forecast, truth: FloatArray, field: xr.DataArray, seen: xr.DataArray
 ) -> None:
@@ -234,7 +215,7 @@ def compare_scales(
         return float(np.nanmean(truth)), float(np.nanmean(cases.mean))
 
     told = seen.attrs.get("units"), field.attrs.get("units")
-    warn_scale(f"the observation{_quoted(seen)}", *told, means, stacklevel=3)
+    warn_scale(f"the observation{quoted(seen)}", *told, means, stacklevel=3)
 
 
 def refuse_truth(cases: Forecast, truth: FloatArray, forecast: _Object, seen: xr.DataArray) -> None:
@@ -272,7 +253,7 @@ def same_units(field: xr.DataArray, observed: xr.DataArray) -> str | None:
         They differ; both are named.
     """
     expected, units = (data.attrs.get("units") for data in (field, observed))
-    check_units(f"the observation{_quoted(observed)}", units, expected)
+    check_units(f"the observation{quoted(observed)}", units, expected)
     known = units if expected is None else expected
     return None if known is None else str(known)
 
@@ -393,5 +374,6 @@ def _check_finite(values: FloatArray, name: str, what: str, units: object) -> No
     check_no_fill(f"variable {name!r} of {what}", values, units)
 
 
-def _quoted(field: xr.DataArray) -> str:
+def quoted(field: xr.DataArray) -> str:
+    """Name of a field for errors, after a space; nothing where it has none."""
     return "" if field.name is None else f" {str(field.name)!r}"
