@@ -84,6 +84,8 @@ def _tests_pass() -> bool:
     selections = [[str(folder / name) for name in TESTS]]
     selections += [[str(folder / name), "-k", word] for name in LONG for word in words]
     command = [sys.executable, "-m", "pytest", "-q", "--maxfail=5", "-p", "no:cacheprovider"]
+    # A shell has what it runs in the background ignore Ctrl-C, and so would these.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # All threads in each of them would wait for one another on the same cores.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     running = [
