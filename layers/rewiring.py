@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from scisparse.errors import PatternError, ShapeError
 from scisparse.layers.buffers import OwnBuffers
-from scisparse.layers.states import held, hold
 from scisparse.pattern import Pattern
 from scisparse.pattern.taps import taps_as_in
 
@@ -180,18 +179,6 @@ class Rewirable(OwnBuffers):
         """Belong to the edges of another pattern."""
         self.pattern, self.rewired = pattern, True
         self._write_buffers(self.weight.device)
-        for weight, edges in held(self):
-            if weight.is_set_to(self.weight):
-                edges.set_(self.get_extra_state())
-
-    def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
-    ) -> None:
-        """A state holds the weight itself, which goes on changing; so do the edges beside it."""
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        weight, edges = (destination.get(prefix + name) for name in ("weight", "_extra_state"))
-        if weight is not None and edges is not None and not is_traceable_wrapper_subclass(weight):
-            hold(self, weight, edges)
 
     def _saved_edges(self, extra_state: Tensor) -> Tensor | None:
         """Edges in a saved extra state, packed, if it has any."""

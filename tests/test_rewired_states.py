@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -61,34 +60,3 @@ def test_weights_without_their_edges_load_with_a_warning() -> None:
 def test_rewire_says_what_a_pattern_is() -> None:
     with pytest.raises(PatternError, match="from_edge_index"):
         local().rewire(torch.zeros(2, 8, dtype=torch.int64))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("build", [local, linear])
-@pytest.mark.parametrize("moved_before", [False, True])
-def test_a_state_by_reference_goes_on_with_the_layer(build: Any, moved_before: bool) -> None:
-    layer, new = build(), build()
-    if moved_before:
-        layer.rewire(edges(layer, 1))
-    snapshot, before = copy.deepcopy(layer.state_dict()), outputs(layer)
-    state, copied = layer.state_dict(), dict(layer.state_dict())
-    layer.rewire(edges(layer, 2))
-    with torch.no_grad():
-        layer.weight.normal_()
-    after = outputs(layer)
-    for one in (state, copied):
-        layer.load_state_dict(one)
-        new.load_state_dict(one)
-        assert torch.equal(outputs(layer), after)
-        assert torch.equal(outputs(new), after)
-    layer.load_state_dict(snapshot)
-    assert torch.equal(outputs(layer), before)
-    new.load_state_dict(state)
-    assert torch.equal(outputs(new), before)
-
-
-def test_a_state_by_reference_keeps_the_edges_of_weights_that_it_alone_has() -> None:
-    layer, new = linear(), linear()
-    state, before = layer.state_dict(), outputs(layer)
-    layer.rewire(SparseLinear(24, 24, fan_in=7).pattern)
-    new.load_state_dict(state)
-    assert torch.equal(outputs(new), before)
