@@ -29,7 +29,7 @@ def register_when_imported() -> None:
     """Give torch's counter the formulas, now or as soon as something imports it."""
     if _COUNTER in sys.modules:
         _register()
-    else:
+    else:  # stays there: to shorten the list could make an import on another thread fail
         sys.meta_path.insert(0, _Finder())
 
 
@@ -47,7 +47,6 @@ class _Finder(MetaPathFinder):
 
             def load(module: ModuleType) -> None:
                 execute(module)
-                sys.meta_path.remove(self)
                 _register()
 
             spec.loader.exec_module = load  # type: ignore[method-assign]
@@ -55,10 +54,12 @@ class _Finder(MetaPathFinder):
 
 
 def _register() -> None:
-    from torch.utils.flop_counter import register_flop_formula
+    from torch.utils.flop_counter import flop_registry, register_flop_formula
 
     for name, formula in _FORMULAS.items():
-        register_flop_formula(getattr(torch.ops.scisparse, name))(formula)
+        operator = getattr(torch.ops.scisparse, name)
+        if operator not in flop_registry:  # else this module is loaded again
+            register_flop_formula(operator)(formula)
 
 
 # Tensors come as their shapes, in the order of the schemas.

@@ -10,6 +10,8 @@ being freed.
 
 Outputs: any layer may take what another has freed. As nothing bounds how many a program holds at
 once, what lies idle of them is bounded by a number of bytes, so that large ones are not kept.
+Rooms that kernels keep for themselves during a call are lent in the same way, from a store of
+their own.
 
 Memory that is lent cannot be resized (``storage.resize_``, an ``out=`` that grows), as NumPy's.
 """
@@ -25,13 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["empty", "empty_cache", "empty_output"]
+__all__ = ["empty", "empty_cache", "empty_output", "empty_room"]
 
 # Bytes of a gradient. What is smaller is mostly kept by the system's allocator.
 _LEAST = 1 << 20
 # Bytes of an output. Up to here glibc keeps what was freed once (DEFAULT_MMAP_THRESHOLD_MAX).
 _LEAST_OUTPUT = 32 << 20
-_MOST_IDLE_OUTPUTS = 256 << 20
+_MOST_IDLE = 256 << 20
 # After so many requests, what none of them needed is let go.
 _WINDOW = 64
 
@@ -90,7 +92,7 @@ class _Kept:
 
 
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
-_outputs = _Kept(_MOST_IDLE_OUTPUTS)
+_outputs, _rooms = _Kept(_MOST_IDLE), _Kept(_MOST_IDLE)
 
 
 def empty(col: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, bool]:
@@ -119,6 +121,13 @@ def empty_output(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return _lend(_outputs, shape, dtype)[0]
 
 
+def empty_room(count: int, dtype: torch.dtype) -> Tensor:
+    """Make room for `count` numbers that a kernel keeps for itself, where such a room was."""
+    if count * dtype.itemsize <= _LEAST_OUTPUT:
+        return torch.empty(count, dtype=dtype)
+    return _lend(_rooms, (count,), dtype)[0]
+
+
 def empty_cache() -> None:
     """Let go of the memory that is kept for large gradients and outputs on the CPU and not in use.
 
@@ -126,6 +135,7 @@ def empty_cache() -> None:
     """
     _kept.clear()
     _outputs.clear()
+    _rooms.clear()
 
 
 def _lend(kept: _Kept, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, bool]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scisparse.adjacency import tied_pairs
+from scisparse.kernels._modes import outside_transforms
 from scisparse.kernels.laplacian import dirichlet_energy
 from scisparse.pattern import Pattern
 from scisparse.tying import Tie, Tying, split_channels, tie_edges
@@ -35,6 +36,8 @@ class WeightCouplings(NamedTuple):
         return WeightCouplings(*(tensor.to(device) for tensor in self))
 
 
+@torch.inference_mode(False)  # they are kept for other calls, whatever this one is made in
+@outside_transforms()
 def couple_weights(
     pattern: Pattern, tie: Tie = None, groups: int = 1, *, sites: Pattern | None = None
 ) -> WeightCouplings:
@@ -87,7 +90,7 @@ def roughness(weight: Tensor, couplings: WeightCouplings) -> Tensor:
     Parameters
     ----------
     weight
-        ``[T, ...]``.
+        ``[T, ...]``, or more rows.
     couplings
         On the device of `weight`.
 
@@ -96,7 +99,8 @@ def roughness(weight: Tensor, couplings: WeightCouplings) -> Tensor:
     Tensor
         A scalar of the dtype of `weight`, float32 for 16-bit weights.
     """
-    return dirichlet_energy(weight.flatten(1), *couplings)
+    rows = len(couplings.row_ptr) - 1  # spare ones, of edges to come, lie behind
+    return dirichlet_energy(weight[:rows].flatten(1), *couplings)
 
 
 def _weights_by_edge(pattern: Pattern, tying: Tying, groups: int) -> Tensor:

@@ -124,11 +124,14 @@ def final_path(target: Path) -> Path:
     Raises
     ------
     FileExistsError
-        It is a device or a pipe, which a file must not replace.
+        It is a device or a pipe, which a file must not replace, or a link that leads to itself.
     """
     if target.exists() and not (target.is_file() or target.is_dir()):
         raise FileExistsError(errno.EEXIST, "is a device or pipe, not a file")
-    return target.resolve() if target.is_symlink() else target
+    try:
+        return target.resolve() if target.is_symlink() else target
+    except (OSError, RuntimeError) as error:  # by the version of Python
+        raise FileExistsError(errno.EEXIST, "is a link that leads to itself") from error
 
 
 def replace_file(draft: Path, target: Path) -> None:

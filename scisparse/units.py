@@ -250,8 +250,7 @@ def check_no_fill(what: str, values: NDArray[Any], units: object) -> None:
         if rest.size < _FEWEST_OTHERS:
             continue
         low, high = float(rest.min()), float(rest.max())
-        alone = sign < 0 <= low and known == [end]
-        if alone and spelled(str(units)) in _FROM_ZERO:
+        if sign < 0 <= low and spelled(str(units)) in _FROM_ZERO:
             ratio = 0.0
         fills = [each for each in known if abs(each) > ratio * max(-low, high)]
         if fills:

@@ -11,8 +11,8 @@ import pytest
 import torch
 import xarray as xr
 
-from scisparse.errors import ScisparseError
-from scisparse.files import write_data
+from scisparse.errors import CheckpointError, DataError, ScisparseError
+from scisparse.files import check_target, write_data
 from scisparse.postprocess.checkpoint import write_checkpoint
 
 
@@ -68,3 +68,13 @@ def test_a_pipe_or_device_is_never_replaced(tmp_path: Path, write: Callable[...,
             write(path)
     assert pipe.is_fifo()
     assert sorted(tmp_path.iterdir()) == [link, pipe]
+
+
+def test_links_that_go_in_circles_are_an_error(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.nc", tmp_path / "b.nc"
+    first.symlink_to(second)
+    second.symlink_to(first)
+    with pytest.raises(DataError, match=r"a\.nc: is a link that leads to itself"):
+        check_target(first, stores=True)
+    with pytest.raises(CheckpointError, match="is a link that leads to itself"):
+        write_model(first)

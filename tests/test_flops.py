@@ -107,3 +107,14 @@ def test_smoothness_and_its_gradient() -> None:
     found = counted(lambda: layer.smoothness().backward())
     terms = 2 * couplings * 3 * 5
     assert found == {"scisparse.dirichlet_energy": terms, "scisparse.laplacian": terms}
+
+
+def test_modules_may_be_loaded_again() -> None:
+    code = (
+        "import importlib, scisparse.kernels, torch.utils.flop_counter as counter\n"
+        "importlib.reload(importlib.import_module('scisparse.kernels'))\n"
+        "import torch\n"
+        "counter = importlib.reload(counter)\n"
+        "assert torch.ops.scisparse.gather_matmul in counter.flop_registry\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

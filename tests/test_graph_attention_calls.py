@@ -15,7 +15,7 @@ from torch import Tensor
 from scisparse.errors import OptionError, PatternError, ShapeError
 from scisparse.kernels import Edges, debug_mode, graph_attention, transpose_edges, use_backend
 from scisparse.kernels._backends import choose
-from scisparse.kernels._kept import empty_output
+from scisparse.kernels._kept import empty_room
 from scisparse.kernels._native import load
 from scisparse.kernels.graph_attention import cpu
 
@@ -197,11 +197,11 @@ def test_heads_that_do_not_fit_the_workspace_together(
         monkeypatch.setattr(cpu, name, groups_at_once * one_group)
     sizes = []
 
-    def recorded(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        sizes.append(shape[0] * dtype.itemsize)
-        return empty_output(shape, dtype)
+    def recorded(count: int, dtype: torch.dtype) -> Tensor:
+        sizes.append(count * dtype.itemsize)
+        return empty_room(count, dtype)
 
-    monkeypatch.setattr(cpu, "empty_output", recorded)
+    monkeypatch.setattr(cpu, "empty_room", recorded)
     actual = gradients()
     assert sizes == [max(1, groups_at_once) * one_group]
     for name, got, want in zip(inputs, actual, expected, strict=True):

@@ -160,11 +160,11 @@ def test_few_outputs_lie_idle() -> None:
     kernels.empty_cache()
     rows = _kept._LEAST_OUTPUT // 4 + 1
     many = [_kept.empty_output((rows + k // 8,), torch.float32) for k in range(16)]
-    large = _kept.empty_output((_kept._MOST_IDLE_OUTPUTS // 4 + 1,), torch.float32)
+    large = _kept.empty_output((_kept._MOST_IDLE // 4 + 1,), torch.float32)
     many.clear()
     del large
     free = [block.nbytes for blocks in _kept._outputs._free.values() for block in blocks]
-    assert 0 < sum(free) <= _kept._MOST_IDLE_OUTPUTS
+    assert 0 < sum(free) <= _kept._MOST_IDLE
     kernels.empty_cache()
     assert not any(_kept._outputs._free.values())
     small = _kept.empty_output((7, 9), torch.float32)
@@ -209,3 +209,21 @@ def test_writes_past_the_caches_are_those_of_new_memory(channels: tuple[int, int
     assert torch.equal(again, expected)
     exact = reference.edge_outer(x.double(), grad.double(), *edges)
     torch.testing.assert_close(again.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_rooms_and_outputs_do_not_push_each_other_out() -> None:
+    _kept.empty_cache()
+    count = _kept._MOST_IDLE // 4
+    room, output = (
+        _kept.empty_room(count, torch.float32),
+        _kept.empty_output((10**7,), torch.float32),
+    )
+    places = room.data_ptr(), output.data_ptr()
+    del room, output
+    gc.collect()
+    room, output = (
+        _kept.empty_room(count, torch.float32),
+        _kept.empty_output((10**7,), torch.float32),
+    )
+    assert (room.data_ptr(), output.data_ptr()) == places
+    _kept.empty_cache()

@@ -134,6 +134,10 @@ def test_transforms_of_torch_func(backend: str) -> None:
     torch.testing.assert_close(
         torch.func.vmap(energy)(xs), torch.stack([energy(x) for x in xs]), rtol=1e-12, atol=0
     )
+    far = 1e8 + xs  # differences alone count
+    torch.testing.assert_close(
+        torch.func.vmap(energy)(far), torch.stack([energy(x) for x in far]), rtol=1e-6, atol=0
+    )
     grads = torch.func.vmap(torch.func.grad(energy))(xs)
     torch.testing.assert_close(grads, 2 * matrix @ xs)
     slope = torch.func.jvp(energy, (xs[0],), (xs[1],))[1]
@@ -173,6 +177,17 @@ def test_what_does_not_fit_is_an_error() -> None:
         laplacian(x[:5], row_ptr, col, value)
     with pytest.raises(ShapeError, match="must be"):
         dirichlet_energy(x, row_ptr, col, value[1:])
+    for given in (col.float(), col.short(), col[:, None]):
+        with pytest.raises(ShapeError, match="`col` is"):
+            laplacian(x, row_ptr, given, value)
+    with pytest.raises(ShapeError, match=r"`row_ptr` is torch\.int32"):
+        laplacian(x, row_ptr.int(), col, value)
+    with pytest.raises(ShapeError, match="several devices"):
+        laplacian(x, row_ptr, col.to("meta"), value)
+    with pytest.raises(ShapeError, match="must be floats"):
+        laplacian(x.long(), row_ptr, col, value)
+    with pytest.raises(PatternError, match="row_ptr"):
+        laplacian(x, row_ptr + 1, col, value, backend="reference")
     with pytest.raises(OptionError, match="'triton' is unknown"):
         laplacian(x, row_ptr, col, value, backend="triton")
     with debug_mode(), pytest.raises(PatternError, match="below 6 sources"):

@@ -60,6 +60,12 @@ def test_numbers_are_written_as_python_does(written: str) -> None:
     assert recipe.params == ["e5"]
 
 
+def test_whole_numbers_may_have_exponents_and_words_stay_words() -> None:
+    assert Recipe.from_yaml("total_steps: 1e3").total_steps == 1000
+    recipe = Recipe(params=["1e5", "a"], sparsity=1e-5)
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+
+
 BAD = [
     ("sparsty: 0.5\n", "did you mean 'sparsity'"),
     ("method: rigel\n", "did you mean 'rigl'"),

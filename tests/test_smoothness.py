@@ -289,3 +289,33 @@ def test_smoothness_follows_the_layer_to_another_device() -> None:
     layer = build(index_pattern(), None)
     assert layer.smoothness() > 0
     assert layer.to("meta").smoothness().is_meta
+
+
+def test_spare_rows_have_no_roughness() -> None:
+    layer = build(index_pattern(), None)
+    before = layer.pattern
+    layer.rewire(before.select(torch.arange(before.num_edges) % 3 > 0), rows=before.num_edges)
+    energy = layer.smoothness()
+    energy.backward()
+    assert_equal(energy, smoothness_by_hand(layer, index_pairs()))
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.shape == layer.weight.shape
+    assert not layer.weight.grad[layer.pattern.num_edges :].any()
+
+
+def test_the_first_call_may_be_made_in_any_mode() -> None:
+    """What it finds of neighbours is kept for calls in other modes."""
+    first, second = build(index_pattern(), None), build(index_pattern(), None)
+    with torch.inference_mode():
+        first.smoothness()
+    first.smoothness().backward()
+
+    def energy(weight: Tensor) -> Tensor:
+        found: Tensor = torch.func.functional_call(second, {"weight": weight}, (), {})
+        return found
+
+    second.forward = second.smoothness  # type: ignore[method-assign, assignment]
+    slope = torch.func.grad(energy)(second.weight.detach())
+    second.smoothness().backward()
+    assert second.weight.grad is not None
+    assert_equal(second.weight.grad, slope)

@@ -253,7 +253,9 @@ def test_what_is_never_below_zero_tells_more(values: np.ndarray, fill: float, un
         check_no_fill("x", holes, units)
     for other in ("m", "m2 s-2", None):
         check_no_fill("x", holes, other)
-    check_no_fill("x", np.r_[values, 0.01 * fill, fill], units)  # anomalies are below 0, too
+    check_no_fill("x", np.r_[values, 0.003 * fill, fill], units)  # anomalies are below 0, too
+    with pytest.raises(DataError, match=r"^x has 2 values of -\S+ and -\S+, where all others"):
+        check_no_fill("x", np.r_[values, -999.9, fill], units)
 
 
 def test_training_and_scores_refuse_numbers_that_mean_missing() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scisparse.kernels._edges import Edges
-from scisparse.kernels._kept import empty_output
+from scisparse.kernels._kept import empty_room
 from scisparse.kernels._native import DTYPES, can_run, library, raise_for
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention.inputs import Inputs, steps_of
@@ -150,7 +150,7 @@ def _room(q: Tensor, k: Tensor, edges: Edges, real: torch.dtype) -> Tensor:
     one_head = 2 * edges.col.shape[0]
     entry, least = one_head * heads, one_head * (heads // k.shape[2])
     most = max(_ROOM // real.itemsize, min(entry, _MOST_ROOM // real.itemsize), least)
-    return empty_output((min(batch * entry, most),), real)
+    return empty_room(min(batch * entry, most), real)
 
 
 def spmm(value: Tensor, x: Tensor, edges: Edges) -> Tensor:

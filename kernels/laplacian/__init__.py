@@ -17,6 +17,8 @@ from scisparse.errors import ShapeError
 from scisparse.kernels import _backends, _debug
 from scisparse.kernels._modes import is_transformed
 from scisparse.kernels._segments import accumulator
+from scisparse.kernels.graph_attention.checks import check_edges, check_places
+from scisparse.kernels.graph_attention.ops import register
 from scisparse.kernels.laplacian import cpu, reference
 
 __all__ = ["IMPLEMENTATIONS", "dirichlet_energy", "laplacian"]
@@ -57,7 +59,7 @@ def laplacian(
     Raises
     ------
     ShapeError
-        Shapes do not fit together.
+        Shapes or types do not fit together, or tensors lie on several devices.
     BackendError
         The named backend cannot run on this device or dtype.
 
@@ -108,6 +110,7 @@ def dirichlet_energy(
     """
     wide, value = _prepare(x, row_ptr, col, value)
     if is_transformed():
+        wide = wide - wide.detach().mean(0)  # what all rows have in common would cancel
         return (wide * laplacian(wide, row_ptr, col, value, backend=backend)).sum()
     energy: Tensor = _dirichlet_energy(wide, row_ptr, col, value, backend)
     return energy
@@ -115,7 +118,11 @@ def dirichlet_energy(
 
 def _prepare(x: Tensor, row_ptr: Tensor, col: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Check the arguments; numbers in the type in which they are added up."""
-    if x.dim() != 2 or row_ptr.shape != (len(x) + 1,) or value.shape != col.shape:
+    check_edges(row_ptr, col)
+    check_places(x=x, row_ptr=row_ptr, col=col, value=value)
+    if not (x.is_floating_point() and value.is_floating_point()):
+        raise ShapeError(f"`x` ({x.dtype}) and `value` ({value.dtype}) must be floats")
+    if x.dim() != 2 or len(row_ptr) != len(x) + 1 or value.shape != col.shape:
         raise ShapeError(
             f"`x` {list(x.shape)}, `row_ptr` {list(row_ptr.shape)}, `col` {list(col.shape)} and "
             f"`value` {list(value.shape)} must be [T, C], [T + 1], [E] and [E]"
@@ -129,19 +136,17 @@ def _choose(op: str, backend: str, x: Tensor, row_ptr: Tensor, col: Tensor) -> A
         _debug.check_edges(row_ptr, col, None, len(x), len(col))
     if backend == "auto" and _backends.current_backend() in ("triton", "cuda"):
         backend = "reference"  # on a GPU there is no other
-    return _backends.choose(op, IMPLEMENTATIONS[op], backend, x.device, x.dtype).run
+    chosen = _backends.choose(op, IMPLEMENTATIONS[op], backend, x.device, x.dtype)
+    _debug.check_ends_for(chosen.name, row_ptr, len(col))
+    return chosen.run
 
 
-@torch.library.custom_op("scisparse::laplacian", mutates_args=())
-def _laplacian(x: Tensor, row_ptr: Tensor, col: Tensor, value: Tensor, backend: str) -> Tensor:
+def _run_laplacian(x: Tensor, row_ptr: Tensor, col: Tensor, value: Tensor, backend: str) -> Tensor:
     y: Tensor = _choose("laplacian", backend, x, row_ptr, col)(x, row_ptr, col, value)
     return y
 
 
-@torch.library.custom_op("scisparse::dirichlet_energy", mutates_args=())
-def _dirichlet_energy(
-    x: Tensor, row_ptr: Tensor, col: Tensor, value: Tensor, backend: str
-) -> Tensor:
+def _run_energy(x: Tensor, row_ptr: Tensor, col: Tensor, value: Tensor, backend: str) -> Tensor:
     energy: Tensor = _choose("energy_of_rows", backend, x, row_ptr, col)(x, row_ptr, col, value)
     return energy.sum() / 2
 
@@ -200,7 +205,22 @@ class _Linear(torch.autograd.Function):
         return y.unflatten(1, columns.shape[1:]), 1
 
 
-_laplacian.register_fake(lambda x, *_: x.new_empty(x.shape))
-_laplacian.register_autograd(_laplacian_backward, setup_context=_save)
-_dirichlet_energy.register_fake(lambda x, *_: x.new_empty(()))
-_dirichlet_energy.register_autograd(_energy_backward, setup_context=_save)
+_SCHEMA = "(Tensor x, Tensor row_ptr, Tensor col, Tensor value, str backend) -> Tensor"
+register(
+    "laplacian",
+    _SCHEMA,
+    _run_laplacian,
+    lambda x, *_: x.new_empty(x.shape),
+    _laplacian_backward,
+    _save,
+)
+register(
+    "dirichlet_energy",
+    _SCHEMA,
+    _run_energy,
+    lambda x, *_: x.new_empty(()),
+    _energy_backward,
+    _save,
+)
+_laplacian = torch.ops.scisparse.laplacian
+_dirichlet_energy = torch.ops.scisparse.dirichlet_energy

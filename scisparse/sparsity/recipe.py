@@ -33,6 +33,7 @@ _PARTS: dict[str, dict[str, Callable[..., Any]]] = {
     "structure": structures.BY_NAME,
     "growth": {**growth.BY_NAME, "distance_prior": growth.distance_prior},
 }
+_FLOAT = "tag:yaml.org,2002:float"
 _TYPES = {
     "method": "string",
     "sparsity": "number",
@@ -150,7 +151,9 @@ class Recipe:
 
         default = Recipe()
         given = {k: _plain(v) for k, v in asdict(self).items() if v != getattr(default, k)}
-        text: str = yaml.safe_dump({"method": self.method} | given, sort_keys=False)
+        # Words that would be read as numbers get quotes.
+        dumper = type("Dumper", (yaml.SafeDumper,), {"yaml_implicit_resolvers": _resolvers()})
+        text: str = yaml.dump({"method": self.method} | given, Dumper=dumper, sort_keys=False)
         return text
 
     def apply(self, model: nn.Module, optimizer: Optimizer | None = None) -> Sparsifier:
@@ -203,19 +206,30 @@ def _plain(value: Any) -> Any:
 
 
 def _load(text: str) -> Any:
-    """Read YAML, with 2:4 as a word, a number to the base of 60 otherwise, and 1e-4 as a number."""
+    """Read YAML, where 1e-4 and 1e3 are numbers, the latter an integer."""
+    import yaml
+
+    def number(loader: Any, node: Any) -> float:
+        value: float = loader.construct_yaml_float(node)
+        return int(value) if "e" in node.value.lower() and value.is_integer() else value
+
+    loader = type("Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": _resolvers()})
+    loader.add_constructor(_FLOAT, number)  # type: ignore[attr-defined]
+    return yaml.load(text, loader)
+
+
+def _resolvers() -> dict[Any, list[Any]]:
+    """What YAML takes words for: 2:4 for a word, elsewhere a number to the base of 60."""
     import yaml
 
     words = [
         ("tag:yaml.org,2002:str", re.compile(r"\d+:\d+$")),
-        ("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")),
+        (_FLOAT, re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")),
     ]
-    resolvers = {
+    return {
         first: [*words, *known] if first in "-+.0123456789" else known
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-    loader = type("Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": resolvers})
-    return yaml.load(text, loader)
 
 
 def _part(key: str, value: Any) -> Any:

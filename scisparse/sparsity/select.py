@@ -82,8 +82,9 @@ def best_of_rows(score: Tensor, quota: Tensor) -> Tensor:
         tied = (values.gather(1, next_one - 1) == values.gather(1, next_one)).squeeze(1)
         ordered = score[tied].sort(dim=1, descending=True, stable=True)
         values[tied], places[tied] = ordered.values[:, :most], ordered.indices[:, :most]
-    wanted = (torch.arange(most) < quota[:, None]) & (values > _NONE)
-    return (torch.arange(rows)[:, None] * columns + places)[wanted].sort().values
+    numbers = torch.arange(max(rows, most), device=score.device)
+    wanted = (numbers[:most] < quota[:, None]) & (values > _NONE)
+    return (numbers[:rows, None] * columns + places)[wanted].sort().values
 
 
 def survivors(
