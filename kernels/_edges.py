@@ -7,12 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scisparse.errors import PatternError
+from scisparse.errors import PatternError, ShapeError
 from scisparse.kernels._segments import site_of_edge
 
 __all__ = [
     "Edges",
+    "check_edges",
     "check_is_transpose",
+    "check_places",
+    "check_rows",
     "check_transpose",
     "is_transpose",
     "side_by_side",
@@ -82,6 +85,32 @@ def check_is_transpose(edges_t: Edges, edges: Edges, num_sources: int) -> None:
     if not is_transpose(edges_t, edges, num_sources):
         raise PatternError(
             "`transpose` is not the transpose of the edges; make it with transpose_edges()"
+        )
+
+
+def check_rows(row_ptr: Tensor) -> None:
+    """Raise unless rows have the type of indices."""
+    if row_ptr.dim() != 1 or row_ptr.dtype != torch.int64 or row_ptr.shape[0] < 1:
+        raise ShapeError(
+            f"`row_ptr` is {row_ptr.dtype} {list(row_ptr.shape)}; it must be int64 [M + 1]"
+        )
+
+
+def check_edges(row_ptr: Tensor, col: Tensor) -> None:
+    """Raise unless rows and sources have the types of indices."""
+    check_rows(row_ptr)
+    if col.dim() != 1 or col.dtype not in _INDICES:
+        raise ShapeError(f"`col` is {col.dtype} {list(col.shape)}; it must be int32 or int64 [E]")
+
+
+def check_places(**tensors: Tensor | None) -> None:
+    """Raise unless all tensors that are given lie on one device: a mixture would be misread."""
+    devices = {name: t.device for name, t in tensors.items() if t is not None}
+    if len(set(devices.values())) > 1:
+        found = ", ".join(f"`{name}` on {device}" for name, device in devices.items())
+        raise ShapeError(
+            f"tensors lie on several devices: {found}; move them to one (a layer built on meta: "
+            "to_empty() before its state is loaded)"
         )
 
 

@@ -116,16 +116,12 @@ def empty(col: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tens
 
 def empty_output(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Make a tensor like ``torch.empty(shape, dtype=dtype)``, where an output was that is gone."""
-    if math.prod(shape) * dtype.itemsize <= _LEAST_OUTPUT:
-        return torch.empty(shape, dtype=dtype)
-    return _lend(_outputs, shape, dtype)[0]
+    return _empty_in(_outputs, shape, dtype)
 
 
 def empty_room(count: int, dtype: torch.dtype) -> Tensor:
     """Make room for `count` numbers that a kernel keeps for itself, where such a room was."""
-    if count * dtype.itemsize <= _LEAST_OUTPUT:
-        return torch.empty(count, dtype=dtype)
-    return _lend(_rooms, (count,), dtype)[0]
+    return _empty_in(_rooms, (count,), dtype)
 
 
 def empty_cache() -> None:
@@ -136,6 +132,12 @@ def empty_cache() -> None:
     _kept.clear()
     _outputs.clear()
     _rooms.clear()
+
+
+def _empty_in(kept: _Kept, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    if math.prod(shape) * dtype.itemsize <= _LEAST_OUTPUT:
+        return torch.empty(shape, dtype=dtype)
+    return _lend(kept, shape, dtype)[0]
 
 
 def _lend(kept: _Kept, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, bool]:

@@ -1,8 +1,8 @@
 """Train on a device that is not the CPU, where there is none: a program, as it changes torch.
 
 Its tensors hold numbers of the CPU. As in torch, an operator takes tensors of one device alone. As
-JSON it says for each method of sparsity what was refused. Torch's thread of the device may still
-let go of tensors when all is done, which aborts if Python ends beneath it: the program ends at once.
+JSON it says for each method of sparsity what was refused. When all is done, torch's thread of the
+device may still let go of tensors, which aborts where Python has ended: the program ends at once.
 """
 
 from __future__ import annotations

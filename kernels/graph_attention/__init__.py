@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scisparse.errors import ShapeError
-from scisparse.kernels._edges import Edges, check_transpose
+from scisparse.kernels._edges import Edges, check_edges, check_places, check_transpose
 from scisparse.kernels._modes import autocast_dtype
 from scisparse.kernels.graph_attention import ops as ops
 from scisparse.kernels.graph_attention import softmax as softmax
@@ -40,9 +40,7 @@ from scisparse.kernels.graph_attention.checks import (
     check_attention,
     check_dropout,
     check_edge_features,
-    check_edges,
     check_number,
-    check_places,
     full_bias,
 )
 from scisparse.kernels.graph_attention.inputs import Inputs

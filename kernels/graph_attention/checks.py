@@ -5,7 +5,6 @@ from __future__ import annotations
 from numbers import Real
 from typing import NoReturn
 
-import torch
 from torch import Tensor
 
 from scisparse.errors import OptionError, ShapeError
@@ -15,43 +14,14 @@ __all__ = [
     "check_attention",
     "check_dropout",
     "check_edge_features",
-    "check_edges",
     "check_heads",
     "check_number",
-    "check_places",
     "check_reduce",
-    "check_rows",
     "check_value",
     "full_bias",
 ]
 
 REDUCTIONS = ("sum", "mean", "max", "min")
-
-
-def check_rows(row_ptr: Tensor) -> None:
-    """Raise unless rows have the type of indices."""
-    if row_ptr.dim() != 1 or row_ptr.dtype != torch.int64 or row_ptr.shape[0] < 1:
-        raise ShapeError(
-            f"`row_ptr` is {row_ptr.dtype} {list(row_ptr.shape)}; it must be int64 [M + 1]"
-        )
-
-
-def check_edges(row_ptr: Tensor, col: Tensor) -> None:
-    """Raise unless rows and sources have the types of indices."""
-    check_rows(row_ptr)
-    if col.dim() != 1 or col.dtype not in (torch.int32, torch.int64):
-        raise ShapeError(f"`col` is {col.dtype} {list(col.shape)}; it must be int32 or int64 [E]")
-
-
-def check_places(**tensors: Tensor | None) -> None:
-    """Raise unless all tensors that are given lie on one device: a mixture would be misread."""
-    devices = {name: t.device for name, t in tensors.items() if t is not None}
-    if len(set(devices.values())) > 1:
-        found = ", ".join(f"`{name}` on {device}" for name, device in devices.items())
-        raise ShapeError(
-            f"tensors lie on several devices: {found}; move them to one (a layer built on meta: "
-            "to_empty() before its state is loaded)"
-        )
 
 
 def check_heads(**tensors: Tensor) -> None:

@@ -24,10 +24,11 @@ from scisparse.errors import ShapeError
 from scisparse.kernels._bilinear import bilinear, on_common_edges, save, tangent
 from scisparse.kernels._edges import Edges, check_transpose, transpose_edges
 from scisparse.kernels._modes import is_transformed
+from scisparse.kernels._operators import register
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention import reference
 from scisparse.kernels.graph_attention.checks import check_value
-from scisparse.kernels.graph_attention.ops import choose, register
+from scisparse.kernels.graph_attention.ops import choose
 from scisparse.kernels.graph_attention.primitives import join_copies
 
 __all__ = ["run_extreme"]

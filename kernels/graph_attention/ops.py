@@ -10,12 +10,13 @@ from torch import Tensor
 from scisparse.kernels import _backends, _debug, _watch
 from scisparse.kernels._bilinear import save
 from scisparse.kernels._edges import Edges, check_is_transpose, check_transpose
+from scisparse.kernels._operators import register
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention import calculus, cpu, primitives, reference, triton
 from scisparse.kernels.graph_attention.checks import check_value
 from scisparse.kernels.graph_attention.inputs import Inputs
 
-__all__ = ["IMPLEMENTATIONS", "choose", "register"]
+__all__ = ["IMPLEMENTATIONS", "choose"]
 
 
 def _implementations(op: str) -> tuple[_backends.Implementation, ...]:
@@ -175,15 +176,6 @@ _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? edge_q, Tensor? edge_attr, Tens
 _EDGES = "Tensor row_ptr, Tensor col"
 _EDGES_T = "Tensor? row_ptr_t, Tensor? col_t, Tensor? tie_t"
 _SIX = ", ".join(["Tensor"] * 6)
-
-
-def register(name: str, schema: str, run: Any, fake: Any, backward: Any, save: Any) -> None:
-    """Register the operator ``scisparse::name`` with its derivative."""
-    name = f"scisparse::{name}"
-    torch.library.define(name, schema)
-    torch.library.impl(name, "default")(run)
-    torch.library.register_fake(name, fake)
-    torch.library.register_autograd(name, backward, setup_context=save)
 
 
 register(

@@ -10,14 +10,17 @@ from torch import Tensor
 
 from scisparse.errors import ShapeError
 from scisparse.kernels._debug import check_ends
-from scisparse.kernels._edges import Edges, check_transpose
+from scisparse.kernels._edges import (
+    Edges,
+    check_edges,
+    check_places,
+    check_rows,
+    check_transpose,
+)
 from scisparse.kernels._segments import accumulator
 from scisparse.kernels.graph_attention.checks import (
-    check_edges,
     check_heads,
-    check_places,
     check_reduce,
-    check_rows,
     check_value,
 )
 from scisparse.kernels.graph_attention.choices import run_extreme

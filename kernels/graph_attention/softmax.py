@@ -9,8 +9,9 @@ from torch import Tensor
 
 from scisparse.errors import ShapeError
 from scisparse.kernels import _backends, _debug
+from scisparse.kernels._operators import register
 from scisparse.kernels.graph_attention import primitives
-from scisparse.kernels.graph_attention.ops import IMPLEMENTATIONS, register
+from scisparse.kernels.graph_attention.ops import IMPLEMENTATIONS
 
 __all__: list[str] = []
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from scisparse.errors import ShapeError
 from scisparse.kernels import _backends, _debug
+from scisparse.kernels._edges import check_edges, check_places
 from scisparse.kernels._modes import is_transformed
+from scisparse.kernels._operators import register
 from scisparse.kernels._segments import accumulator
-from scisparse.kernels.graph_attention.checks import check_edges, check_places
-from scisparse.kernels.graph_attention.ops import register
 from scisparse.kernels.laplacian import cpu, reference
 
 __all__ = ["IMPLEMENTATIONS", "dirichlet_energy", "laplacian"]
