@@ -18,6 +18,7 @@ from scisparse.coordinates import (
     compared_times,
     is_ahead,
     is_beside_starts,
+    later,
     lead_of,
     single_time,
     start_beside,
@@ -247,12 +248,13 @@ def _with_starts(
     ours, theirs = (name.removeprefix("the ") for name in names)
     lead = lead_of(data)
     times: xr.DataArray | None = None
+    written = "valid_times"
     if valid is not None:
         times, written = data[valid], f"{ours}[{valid!r}]"
     elif lead is not None and lead.dtype.kind == "m":
-        times, written = data[first] + lead, f"({ours}[{first!r}] + {ours}[{lead.name!r}])"
-    else:
-        written = "valid_times"
+        times = later(data[first], lead)
+    if valid is None and lead is not None and times is not None:
+        written = _sum(data[first], lead, ours)
     drop = lead_of(seen)
     known = theirs if drop is None or drop.ndim else f"{theirs}.drop_vars({drop.name!r})"
     index = seen.indexes.get(second)
@@ -264,6 +266,17 @@ def _with_starts(
         "" if times is not None else f", where valid_times are those of {names[0]}, along its dims"
     )
     return text + told
+
+
+def _sum(starts: xr.DataArray, lead: xr.DataArray, data: str) -> str:
+    """Write the expression of valid times; xarray adds no durations to cftime dates."""
+    parts = f"{data}[{starts.name!r}]", f"{data}[{lead.name!r}]"
+    if starts.dtype.kind == "M":
+        return f"({parts[0]} + {parts[1]})"
+    steps = f"{parts[1]}.values.astype('m8[us]').astype(object)"
+    add = "np.add" if {*lead.dims} & {*starts.dims} else "np.add.outer"
+    dims = [*dict.fromkeys([*starts.dims, *lead.dims])]
+    return f"xr.DataArray({add}({parts[0]}.values, {steps}), dims={dims})"
 
 
 def _lacks(index: Any, times: xr.DataArray) -> bool:

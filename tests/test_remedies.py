@@ -83,6 +83,28 @@ def test_the_same_starts(leads: list[int], signs: set[str], kind: str) -> None:
             assert fitted("emos", moved, plain).predict(moved).sizes["lat"] == 4
 
 
+@pytest.mark.parametrize("leads", [[1], [0, 1, 2], [2, 9]])
+@pytest.mark.parametrize("calendar", ["noleap", "360_day"])
+def test_the_same_starts_of_other_calendars(leads: list[int], calendar: str) -> None:
+    """Their dates and lead times were added, which xarray does not do: a raw UFuncTypeError."""
+    forecast = on_calendar(by_starts(leads, {"attrs"}), calendar)
+    observed = on_calendar(OBSERVED, calendar)
+    forecast["time"].attrs = START
+    texts = fit_error(forecast, observed), error_of(lambda: evaluate(forecast, observed))
+    for text, name in zip(texts, ("forecast", "prediction"), strict=True):
+        given = {"observation": observed, name: forecast, "xr": xr}
+        seen = done(text.split(": ", 1)[1], **given)
+        each = [OBSERVED.values[k : k + 20] for k in leads]
+        expected = np.stack(each, 1) if len(leads) > 1 else each[0]
+        np.testing.assert_array_equal(seen.transpose("time", ...)[:20], expected)
+        assert fitted("emos", forecast, seen).predict(forecast).sizes["time"] == 24
+    one = forecast.isel(time=5)
+    one = one.isel(step=-1) if len(leads) > 1 else one
+    found = evaluate(one, observed)
+    plain = one.drop_vars(["time", "step"]), observed[5 + leads[-1]].drop_vars("time")
+    assert float(found["crps"]) == float(evaluate(*plain)["crps"])
+
+
 @pytest.mark.parametrize("names", ["time", "init_time"])
 @pytest.mark.parametrize(
     "calendars", [("noleap", None), (None, "noleap"), ("noleap", "360_day"), ("360_day", None)]

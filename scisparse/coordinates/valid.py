@@ -18,6 +18,7 @@ __all__ = [
     "is_ahead",
     "is_beside_starts",
     "is_date",
+    "later",
     "lead_of",
     "single_time",
     "start_beside",
@@ -120,12 +121,22 @@ def valid_times(data: _Object) -> xr.DataArray | None:
         return time
     if lead is not None and not ahead:
         return time
-    if lead is not None and lead.dtype.kind == "m" and time.dtype.kind == "M":
-        return time + lead
-    elapsed = None if lead is None or lead.ndim else _elapsed(lead)
-    if elapsed is not None and time.dtype.kind == "M":
-        return time + elapsed
+    elapsed = None if lead is None else _elapsed(lead)
+    after = None if elapsed is None else later(time, elapsed)
+    if after is not None:
+        return after
     return time if time.size > 1 else None
+
+
+def later(time: xr.DataArray, lead: xr.DataArray) -> xr.DataArray | None:
+    """Dates plus durations, also of cftime, to which xarray adds none; ``None`` of numbers."""
+    if time.dtype.kind == "M":
+        return time + lead
+    if lead.dtype.kind != "m" or time.dtype.kind != "O" or not is_date(time):
+        return None
+    starts, leads = xr.broadcast(time, lead)
+    after = starts.values + leads.values.astype("m8[us]").astype(object)
+    return starts.copy(data=np.asarray(after, dtype=object)).rename(None)
 
 
 def _stated(data: _Object) -> Iterator[xr.DataArray]:
@@ -147,9 +158,12 @@ def single_time(data: _Object) -> xr.DataArray | None:
     return min(found, key=lambda c: not _is_start(c), default=None)
 
 
-def _elapsed(lead: xr.DataArray) -> np.timedelta64 | None:
-    seconds = in_seconds(number_values(lead))
-    return None if seconds is None else np.timedelta64(round(seconds * 1e9), "ns")
+def _elapsed(lead: xr.DataArray) -> xr.DataArray | None:
+    """Lead times as durations; of numbers only where there is one, in a unit of time."""
+    if lead.dtype.kind == "m":
+        return lead
+    seconds = None if lead.ndim else in_seconds(number_values(lead))
+    return None if seconds is None else xr.DataArray(np.timedelta64(round(seconds * 1e9), "ns"))
 
 
 def _alike(first: xr.DataArray | None, second: xr.DataArray | None) -> bool:
