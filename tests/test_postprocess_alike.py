@@ -140,6 +140,50 @@ def test_levels_in_single_and_in_double_precision(kinds: tuple[str, str]) -> Non
     assert fitted("emos", first[order], second).predict(first[order]).sizes["depth"] == 3
 
 
+HOUR = np.timedelta64(3600, "s").astype("m8[ns]")
+# Values and units of the forecast, then of the truth; the places of the first among the second.
+UNITS: dict[str, tuple[Any, str, Any, str, list[int]]] = {
+    "levels": ([1000.0, 850.0, 10.0], "hPa", [1e3, 85e3, 1e5], "Pa", [2, 1, 0]),
+    "days": ([1, 2, 3], "days", [1, 24, 2, 48, 3, 72], "hours", [1, 3, 5]),
+    "durations": ([6, 12, 24], "hours", np.array([24, 6, 12]) * HOUR, "", [1, 2, 0]),
+    "hours": (np.array([6, 12, 24]) * HOUR, "", [24.0, 6.0, 12.0, 86400.0], "h", [1, 2, 0]),
+}
+
+
+@pytest.mark.parametrize("case", UNITS)
+def test_dims_of_levels_and_lead_times_in_two_units(case: str) -> None:
+    """1000 hPa met 1000 Pa, and the forecast of a day the truth of an hour."""
+    values, unit, others, other_unit, places = UNITS[case]
+    name = "level" if case == "levels" else "lead"
+    ours, theirs = (
+        (name, v, {"units": u} if u else {}) for v, u in ((values, unit), (others, other_unit))
+    )
+    steps = 20.0 * np.arange(len(others))
+    seen = (OBSERVED + xr.DataArray(steps, {name: theirs}, name)).assign_attrs(units="K")
+    field = FORECAST + xr.DataArray(steps[places], {name: ours}, name)
+    field = field.assign_attrs(units="K")
+    alike = seen.isel({name: places}).assign_coords({name: field[name]})
+    corrected = fitted("emos", field, seen).predict(field)
+    xr.testing.assert_equal(corrected, fitted("emos", field, alike).predict(field))
+    for one, other in ((field, seen), (seen.rename("t2m"), field.isel(member=0, drop=True))):
+        assert int(evaluate(one, other)["count"]) == alike.size
+    found, expected = (evaluate(corrected, each, reference=field) for each in (seen, alike))
+    xr.testing.assert_equal(found, expected)
+
+
+def test_dims_in_units_of_two_kinds() -> None:
+    field = FORECAST.expand_dims(lead=[1, 2]).assign_coords(
+        lead=("lead", [1, 2], {"units": "days"})
+    )
+    months = OBSERVED.expand_dims(lead=[1, 2]).assign_coords(
+        lead=("lead", [1, 2], {"units": "months"})
+    )
+    told = "'lead' is in 'days' in the {} but 'months' in the observation; bring both to one unit"
+    assert fit_error(field, months) == told.format("forecast")
+    assert error_of(lambda: evaluate(field, months)) == told.format("prediction")
+    assert fitted("emos", field, months.assign_coords(lead=[1, 2])).predict(field)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_fewer_members_than_in_training_are_a_warning(method: str) -> None:
     model = fitted(method, FORECAST, OBSERVED)

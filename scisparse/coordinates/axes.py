@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from scisparse.coordinates.numbers import ROUNDING, converted, number_values, of_two_units
 from scisparse.errors import DataError, GridError
 from scisparse.grids import Grid, LatLonGrid, ProjectedGrid, from_xarray
 from scisparse.grids.masks import DEGREES
@@ -138,14 +139,24 @@ def _check_steps(
     )
 
 
-def rounded(base: xr.Dataset | xr.DataArray, data: _Object, dim: str) -> _Object:
+def rounded(
+    base: xr.Dataset | xr.DataArray, data: _Object, dim: str, names: tuple[str, str]
+) -> _Object:
     """Give `data` the values of `base` along a dim where they are the same in single precision.
 
-    So are levels that one file has in single and another in double precision.
+    So are levels that one file has in single and another in double precision. Those in another unit
+    (hPa and Pa, hours and durations) come in that of `base`.
+
+    Raises
+    ------
+    DataError
+        Units are not of one kind; both are named, and what has them by `names`.
     """
     if dim not in base.indexes or dim not in data.indexes:
         return data
     first, other = base[dim], data[dim]
+    if _of_two_units(first, other):
+        return data.assign_coords({dim: (dim, _in_unit(first, other, names), first.attrs)})
     kinds = first.dtype, other.dtype
     if kinds[0] == kinds[1] or any(kind.kind != "f" for kind in kinds):
         return data
@@ -157,6 +168,31 @@ def rounded(base: xr.Dataset | xr.DataArray, data: _Object, dim: str) -> _Object
     nearest = order[np.searchsorted(ours, theirs, sorter=order).clip(max=ours.size - 1)]
     values = np.where(ours[nearest] == theirs, first.values[nearest], other.values)
     return data.assign_coords({dim: (dim, values, other.attrs)})
+
+
+def _of_two_units(first: xr.DataArray, other: xr.DataArray) -> bool:
+    """Whether both are finite numbers or durations of units that are told and differ."""
+    if any(each.dtype.kind not in "fium" for each in (first, other)):
+        return False
+    ours, theirs = number_values(first), number_values(other)
+    finite = 0 < len(ours[0]) == first.size and len(theirs[0]) == other.size
+    return finite and of_two_units(ours, theirs)
+
+
+def _in_unit(first: xr.DataArray, other: xr.DataArray, names: tuple[str, str]) -> NDArray[Any]:
+    """Values of `other` in the unit of `first`, and its own ones where they are the same."""
+    ours, theirs = number_values(first), number_values(other)
+    values = converted(theirs, ours[1])
+    if values is None:
+        told = " but ".join(
+            f"{each.attrs.get('units', 'durations')!r} in {name}"
+            for each, name in zip((first, other), names, strict=True)
+        )
+        raise DataError(f"{first.name!r} is in {told}; bring both to one unit")
+    near = np.isclose(values[:, None], np.asarray(ours[0]), rtol=ROUNDING, atol=0.0)
+    if first.dtype.kind == "m":
+        values = (1e9 * values).round().astype("m8[ns]")
+    return np.where(near.any(1), first.values[near.argmax(1)], values)
 
 
 def grid_of(data: xr.Dataset) -> Grid | None:

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from scisparse.units import spelled
 
 __all__ = [
+    "ROUNDING",
     "Numbers",
+    "converted",
     "in_seconds",
     "is_duration",
     "number_values",
+    "of_two_units",
     "same_numbers",
     "written_numbers",
 ]
@@ -31,7 +34,7 @@ _FACTORS = {
 # What `spelled` makes of no units.
 _UNKNOWN = "1"
 # Of the value: one in single precision is the same.
-_ROUNDING = 2e-7
+ROUNDING = 2e-7
 
 
 def number_values(coordinate: xr.DataArray) -> Numbers:
@@ -60,12 +63,30 @@ def same_numbers(first: Numbers, second: Numbers) -> NDArray[np.bool_]:
     known = _UNKNOWN not in (base, their_base)
     for unit, factor in _FACTORS.values() if not known else ():
         if unit == base:
-            close |= np.isclose(values[:, None], factor * others, rtol=_ROUNDING)
+            close |= np.isclose(values[:, None], factor * others, rtol=ROUNDING)
         elif unit == their_base:
-            close |= np.isclose(factor * values[:, None], others, rtol=_ROUNDING)
+            close |= np.isclose(factor * values[:, None], others, rtol=ROUNDING)
     if base == their_base or not known:
-        close |= np.isclose(values[:, None], others, rtol=_ROUNDING)
+        close |= np.isclose(values[:, None], others, rtol=ROUNDING)
     return np.asarray(close.any(1))
+
+
+def of_two_units(first: Numbers, second: Numbers) -> bool:
+    """Whether both tell their unit, not the same one, and one at least is known."""
+    units = {first[1], second[1]}
+    return len(units) == 2 and _UNKNOWN not in units and not units.isdisjoint(_FACTORS)
+
+
+def converted(numbers: Numbers, unit: str) -> NDArray[np.float64] | None:
+    """Values in another unit; ``None`` where the two are not of one kind.
+
+    Examples
+    --------
+    >>> converted(([1.0, 2.0], "d"), "h")
+    array([24., 48.])
+    """
+    (values, base), (factor, wanted) = _converted(numbers), _converted(([1.0], unit))
+    return values / factor if base == wanted else None
 
 
 def in_seconds(numbers: Numbers) -> float | None:

@@ -166,7 +166,7 @@ def _match_extra(
             "each, for example with .isel"
         )
     for dim in extra:
-        observed = rounded(field, observed, dim)
+        observed = rounded(field, observed, dim, _NAMES)
         given, needed = observed.indexes.get(dim), field.indexes.get(dim)
         if given is not None and needed is not None:
             missing = needed[~needed.isin(given)]

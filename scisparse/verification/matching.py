@@ -185,7 +185,7 @@ def _onto(base: xr.Dataset, other: xr.Dataset, base_name: str, name: str) -> xr.
     beside = [n for n in renamed.values() if n in other.coords and n not in other.dims]
     other = other.drop_vars([name for name in beside if name not in renamed]).rename(renamed)
     for dim in {*map(str, base.dims)} - {new for _, new in pairs}:
-        other = rounded(base, other, dim)
+        other = rounded(base, other, dim, (base_name, name))
     if grid is None or their_grid is None:
         check_places(base, other, (base_name, name))
         return other
