@@ -233,3 +233,22 @@ def test_points_that_an_index_numbers_meet_their_like(seed: int) -> None:
     for wrong in (part, moved):
         with pytest.raises(DataError, match=r"where the observation has 'cell' \d+, the pred"):
             evaluate(ensemble, wrong.assign_coords(cell=np.arange(12)))
+
+
+def test_truth_of_several_levels_is_not_that_of_one_prediction() -> None:
+    ensemble, observed = data(15)
+    levels = observed + xr.DataArray([0.0, 30.0], {"level": [1000, 500]}, "level")
+    levels = levels.assign_attrs(units="K")
+    told = r"a dim 'level' of 2 values that the prediction lacks.* with \.isel\(level=0\)"
+    for reference in (None, ensemble, levels):
+        with pytest.raises(DataError, match=told):
+            evaluate(ensemble, levels, reference=reference)
+    found = evaluate(ensemble, levels.isel(level=0), reference=ensemble)
+    assert float(found["rmse"]) == float(evaluate(ensemble, observed)["rmse"])
+    named = evaluate(ensemble, levels, dims=["time", "lat", "lon"])
+    assert float(named["rmse"].sel(level=1000)) == pytest.approx(float(found["rmse"]))
+    both = ensemble + xr.zeros_like(levels["level"]), levels  # a reference may be for all
+    assert int(evaluate(*both, reference=ensemble)["count"]) == 2 * int(found["count"])
+    climatology = ensemble.isel(time=0, drop=True)
+    leads = observed.expand_dims(lead=[1, 2])
+    assert int(evaluate(climatology, leads)["count"]) == 2 * int(found["count"])

@@ -63,7 +63,13 @@ from scisparse.names import check_name
 from scisparse.times import check_starts, warn_months
 from scisparse.units import check_scale, check_units
 from scisparse.verification.described import described, in_order
-from scisparse.verification.matching import area_weights, check_meaning, match, place_weights
+from scisparse.verification.matching import (
+    area_weights,
+    check_meaning,
+    check_repeated,
+    match,
+    place_weights,
+)
 from scisparse.verification.pointwise import along_thresholds, quantile_score
 from scisparse.verification.predictions import Deterministic, Ensemble, Prediction
 from scisparse.verification.reading import field_of, find_target, read_prediction, read_truth
@@ -109,7 +115,7 @@ def evaluate(
         Name of the predicted variable; default the only one that `prediction` can mean.
     dims
         Dims to average over; default all, which must be known then: members, times, lead times,
-        the grid, or dims of the observation too. ``()`` scores each case.
+        the grid, or dims that prediction and observation have. ``()`` scores each case.
     weights
         ``"area"``: areas of cells (as cos(latitude) on a regular grid), equal where these are not
         known (no grid, a curvilinear one, one point, stations); a DataArray; ``None``: equal.
@@ -197,6 +203,8 @@ def evaluate(
     over = _dims_over(dims, truth)
     for each in scored if dims is None else []:
         check_meaning(each.data, seen, each.what, each.own_dim)
+    if dims is None:
+        check_repeated(scored[0].data, truth, scored[0].what)
     compared = [seen, *(given[p.what] for p in scored if isinstance(p, Deterministic | Ensemble))]
     dtypes = [field_of(data, target, "data").dtype for data in compared]
     limits = _thresholds(thresholds, scored, dtypes)

@@ -26,7 +26,7 @@ from scisparse.grids.discovery import grid_dims, has_grid
 from scisparse.grids.same import labels_of, order_of, same_points
 from scisparse.times import check_stamps
 
-__all__ = ["area_weights", "check_meaning", "match", "place_weights"]
+__all__ = ["area_weights", "check_meaning", "check_repeated", "match", "place_weights"]
 
 
 def match(
@@ -93,12 +93,46 @@ def check_meaning(
     for dim in map(str, data.dims):
         if dim in (own, *grid, *observed.dims) or data.sizes[dim] == 1:
             continue
-        if not (has_role(data[dim], "time") or has_role(data[dim], "lead")):
+        if not _is_time(data[dim]):
             raise DataError(
                 f"{what} has a dim {dim!r} that the observation lacks and whose meaning is not "
                 f"known: rename it if it numbers members, with .rename({dim}='member'); else name "
                 "in `dims` what to average over"
             )
+
+
+def check_repeated(data: xr.Dataset, observed: xr.DataArray, what: str) -> None:
+    """Raise where a dim of the observation alone is no time: as of levels, or versions of it.
+
+    One prediction would be scored against the truth of each. A climatology is one of all times.
+
+    Parameters
+    ----------
+    data, observed
+        Prediction and observations, matched.
+    what
+        Name of the prediction for errors.
+
+    Raises
+    ------
+    DataError
+        There is such a dim.
+    """
+    whole = observed.to_dataset(name="observed")
+    grid = grid_dims(whole) if grid_of(whole) is not None else ()
+    for dim in map(str, observed.dims):
+        if dim in (*grid, *data.dims) or observed.sizes[dim] == 1 or _is_time(observed[dim]):
+            continue
+        raise DataError(
+            f"the observation has a dim {dim!r} of {observed.sizes[dim]} values that {what} lacks, "
+            f"which would be compared with each; select one, with .isel({dim}=0), or name in "
+            "`dims` what to average over"
+        )
+
+
+def _is_time(dim: xr.DataArray) -> bool:
+    """Whether a coordinate is of times or lead times."""
+    return has_role(dim, "time") or has_role(dim, "lead")
 
 
 def area_weights(data: xr.Dataset, what: str) -> xr.DataArray | None:
