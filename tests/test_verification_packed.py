@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
-from verification_cases import data, parametric
+from verification_cases import LAT, data, parametric
 
 from scisparse.errors import DataError
 from scisparse.verification import evaluate
@@ -60,6 +60,23 @@ def test_a_member_that_is_missing_throughout_is_named() -> None:
     assert float(rest["crps"]) == float(
         evaluate(forecast.isel(member=number != 3), observed)["crps"]
     )
+
+
+def test_cases_of_fewer_members_are_not_left_out_without_a_word() -> None:
+    """As hindcasts have beside forecasts: half of the cases were gone, told by `count` alone."""
+    forecast, observed = data()
+    some = (forecast["time"] < forecast["time"][3]) | (forecast["member"] < 2)
+    left = int(observed[3:].notnull().sum())
+    told = rf"^{left} of {int(observed.notnull().sum())} cases of the reference have some members"
+    with pytest.warns(UserWarning, match=told) as all_:
+        scores = evaluate(forecast, observed, reference=forecast.where(some))
+    assert all_[0].filename == __file__
+    assert int(scores["count"]) == int(observed.notnull().sum()) - left
+    # cells without any member, as on land, and a few lost members are no reason
+    land = forecast["lat"] == LAT[0]
+    one = xr.zeros_like(forecast, dtype=bool)
+    one[1, 2, 3, 0] = True
+    assert int(evaluate(forecast.where(~land & ~one), observed)["count"]) > 0
 
 
 def test_a_distribution_that_lost_its_name_is_no_normal_one() -> None:

@@ -72,7 +72,13 @@ from scisparse.verification.matching import (
 )
 from scisparse.verification.pointwise import along_thresholds, quantile_score
 from scisparse.verification.predictions import Deterministic, Ensemble, Prediction
-from scisparse.verification.reading import field_of, find_target, read_prediction, read_truth
+from scisparse.verification.reading import (
+    field_of,
+    find_target,
+    read_prediction,
+    read_truth,
+    warn_ragged,
+)
 from scisparse.verification.tabulated import Probabilities, Quantiles
 
 __all__ = ["evaluate"]
@@ -163,7 +169,8 @@ def evaluate(
     Warns
     -----
     UserWarning
-        One has a time a month and the other has days.
+        One has a time a month and the other has days. Or more than a tenth of the cases lack some
+        members, which leaves them out.
 
     Examples
     --------
@@ -272,6 +279,7 @@ def _usable(truth: xr.DataArray, scored: Sequence[Prediction]) -> xr.DataArray:
     """Return the observations of all cases, NaN where anything is missing."""
     valid = truth.notnull()
     for prediction in scored:
+        warn_ragged(prediction, truth)
         valid = prediction.present() & valid
     if not bool(valid.any()):
         raise DataError(

@@ -62,6 +62,10 @@ class Prediction:
             whole = whole & array.notnull().all(own)
         return whole
 
+    def ragged(self) -> xr.DataArray | None:
+        """Where some members are missing, but not all."""
+        return None
+
     def with_data(self, data: xr.Dataset) -> Self:
         """Return the same form with other data."""
         return replace(self, data=data)
@@ -155,6 +159,11 @@ class Ensemble(Prediction):
     def own_dim(self) -> str | None:
         """Dim of the members."""
         return self.member
+
+    def ragged(self) -> xr.DataArray:
+        """Where some members are missing, but not all."""
+        there = self._first().notnull()
+        return there.any(self.member) & ~there.all(self.member)
 
     def crps(self, observed: xr.DataArray) -> xr.DataArray:
         """Ensemble CRPS."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -17,12 +18,14 @@ from scisparse.units import check_no_fill, check_unpacked, spelled
 from scisparse.verification.predictions import Deterministic, Ensemble, Parametric, Prediction
 from scisparse.verification.tabulated import Probabilities, Quantiles
 
-__all__ = ["field_of", "find_target", "read_prediction", "read_truth"]
+__all__ = ["field_of", "find_target", "read_prediction", "read_truth", "warn_ragged"]
 
 _Object = xr.DataArray | xr.Dataset
 _QUANTILE, _THRESHOLD, _PROBABILITY = "quantile", "threshold", "probability"
 # scisparse.postprocess writes it beside members that are no random draws.
 _MEMBERS_ARE, _EQUIDISTANT = "ensemble_members", "equidistant quantiles"
+# Share of the cases that are left out for some of their members, beyond which it is told.
+_MOST_RAGGED = 0.1
 
 
 def find_target(prediction: _Object, observed: _Object) -> str:
@@ -150,6 +153,28 @@ def _check_members(field: xr.DataArray, member: str, what: str) -> None:
             f"{missing.sum()} of {missing.size} members of {what}, such as index "
             f"{int(missing.argmax())} along {member!r}, are NaN throughout; drop them, with "
             f".dropna({member!r}, how='all')"
+        )
+
+
+def warn_ragged(prediction: Prediction, truth: xr.DataArray) -> None:
+    """Warn where many cases are left out, as of hindcasts with fewer members than forecasts.
+
+    Warns
+    -----
+    UserWarning
+        More than a tenth of the observed cases have some members, but not all.
+    """
+    ragged = prediction.ragged()
+    if ragged is None:
+        return
+    seen = truth.notnull().broadcast_like(ragged)
+    lost, count = int((ragged & seen).sum()), int(seen.sum())
+    if lost > _MOST_RAGGED * count:
+        warnings.warn(
+            f"{lost} of {count} cases of {prediction.what} have some members, but not all, and are "
+            "left out of all scores; select the members that all have, or cases of one size",
+            UserWarning,
+            stacklevel=5,
         )
 
 
