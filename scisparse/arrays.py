@@ -46,11 +46,14 @@ __all__ = [
 FloatArray = NDArray[np.float64]
 
 _NAMES = {
-    "time": ("time", "valid_time", "forecast_reference_time", "init_time", "date", "s", "t"),
+    "time": (
+        "time", "valid_time", "forecast_reference_time", "init_time", "init", "start_time",
+        "start_date", "sdate", "date", "s", "t",
+    ),
     "member": ("member", "members", "realization", "realisation", "number", "ensemble", "ens", "m"),
     "lead": (
         "lead", "lead_time", "step", "forecast_period", "leadtime", "l", "prediction_timedelta",
-        "forecastmonth", "leadtime_month",
+        "forecastmonth", "leadtime_month", "ftime",
     ),
 }  # fmt: skip
 _STANDARD_NAMES = {

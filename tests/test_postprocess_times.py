@@ -271,8 +271,11 @@ def test_a_missing_grid_in_predict_names_the_forecast() -> None:
     assert error_of(lambda: MODEL.predict(bare)).startswith("the forecast: `data` has no grid")
 
 
-@pytest.mark.parametrize("name", ["S", "init_time", "forecast_reference_time"])
+@pytest.mark.parametrize(
+    "name", ["S", "init_time", "forecast_reference_time", "init", "sdate", "start_date"]
+)
 def test_starts_by_name_with_several_leads(name: str) -> None:
+    """The error said to call them time, and all leads met the truth of the start."""
     start = FORECAST.rename(time=name).expand_dims(L=[1.5, 2.5])
     start[name].attrs = {}
     unknown = OBSERVED.copy()

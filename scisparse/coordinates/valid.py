@@ -27,8 +27,8 @@ __all__ = [
 
 _Object = xr.Dataset | xr.DataArray
 START = "forecast_reference_time"
-# In small letters; S is that of the NMME archive.
-START_NAMES = (START, "init_time", "s")
+# In small letters; S is that of the NMME archive, init of climpred, sdate of startR.
+START_NAMES = (START, "init_time", "init", "start_time", "start_date", "sdate", "s")
 # Seasonal forecasts count months from 1, that of the start: its mean has the stamp of the start.
 _MONTHS = ("forecastmonth", "leadtime_month")
 

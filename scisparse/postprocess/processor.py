@@ -132,7 +132,7 @@ class PostProcessor:
             ``member``, ``members``, ``realization``, ``realisation``, ``number``, ``ensemble``,
             ``ens`` or ``m``; that of lead times has ``standard_name`` ``forecast_period``, or is
             named so or ``lead``, ``lead_time``, ``leadtime``, ``step``, ``l``, ``forecastMonth``,
-            ``leadtime_month``, ``prediction_timedelta``; these and further dims are more cases.
+            ``leadtime_month``, ``ftime``, ``prediction_timedelta``; these and other dims are cases.
         observed
             The truth on the same grid, NaN where missing; without lead times, it holds for all.
             Points, such as stations, are matched by their latitude and longitude in any order;

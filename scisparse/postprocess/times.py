@@ -104,8 +104,8 @@ def check_times(field: xr.DataArray, expected: str | None) -> None:
 def _time_dim(axes: Axes, what: str) -> str:
     if axes.time is None:
         raise DataError(
-            f"{what} has no time dim among {[*axes.extra, *axes.space]}; name it 'time', or give "
-            "its coordinate the CF attribute axis='T'"
+            f"{what} has no time dim among {[*axes.extra, *axes.space]}; name it 'time', or "
+            "'init_time' where it holds starts, or give its coordinate the CF attribute axis='T'"
         )
     return axes.time
 
