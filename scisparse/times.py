@@ -18,6 +18,7 @@ from scisparse.coordinates import (
     compared_times,
     is_ahead,
     is_beside_starts,
+    is_start,
     later,
     lead_of,
     single_time,
@@ -26,7 +27,7 @@ from scisparse.coordinates import (
 )
 from scisparse.errors import DataError
 
-__all__ = ["calendar_name", "check_stamps", "check_starts", "warn_months"]
+__all__ = ["calendar_name", "check_stamps", "check_starts", "holds_starts", "warn_months"]
 
 _Object = xr.DataArray | xr.Dataset
 _Names = tuple[str, str]
@@ -221,6 +222,12 @@ def check_starts(forecast: _Object, observed: _Object, names: _Names) -> None:
         f"dim {first!r} of {names[0]} holds starts ({sign}) but {second!r} of {names[1]} does not; "
         f"give {names[1]} the same starts{f' and dims {leads}' if leads else ''}: {remedy}"
     )
+
+
+def holds_starts(data: _Object, dim: str) -> bool:
+    """Whether times along a dim are starts, by what they or coordinates beside them say."""
+    told = is_start(data[dim]) or _is_beside_lead(data, dim)
+    return told or _valid_time(data, dim) is not None
 
 
 def _check_one_time(forecast: _Object, observed: _Object, dim: str, names: _Names) -> None:

@@ -19,6 +19,8 @@ METHODS = ("emos", "emos_local", "local", "unet_local")
 QUICK = Options(width=2, depth=1, epochs=2, batch_size=8)
 
 SLOPE, NOISE = 0.5, 0.3
+# Of tests of something else that score what a model was trained on.
+scores_its_training = pytest.mark.filterwarnings("ignore:.*were in the training of its model")
 FIRST_DAY = np.datetime64("2001-01-01", "ns")
 _ATTRS = {
     "time": {"standard_name": "time", "long_name": "valid time"},

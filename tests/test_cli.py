@@ -38,6 +38,8 @@ def files(tmp_path: Path) -> Path:
     forecast = xr.Dataset({"t2m": (("member", "time", "lat", "lon"), members, units)}, coords)
     observed = xr.Dataset({"t2m": (("time", "lat", "lon"), truth, units)}, coords)
     forecast.to_netcdf(tmp_path / "forecast.nc")
+    for name, times in (("past", slice(0, 16)), ("new", slice(16, 24))):
+        forecast.isel(time=times).to_netcdf(tmp_path / f"{name}.nc")
     observed.to_netcdf(tmp_path / "observed.nc")
     return tmp_path
 
@@ -55,12 +57,12 @@ def test_train_predict_evaluate(
     model, corrected = files / "model.safetensors", files / "corrected.nc"
     forecast, observed = files / "forecast.nc", files / "observed.nc"
     code, out, _ = run(
-        monkeypatch, capsys, "train", forecast, observed,
+        monkeypatch, capsys, "train", files / "past.nc", observed,
         "--target", "t2m", "--method", "emos_local", "-o", model,
     )  # fmt: skip
     assert code == 0
-    assert "fitted on 24 cases" in out
-    code, out, _ = run(monkeypatch, capsys, "predict", model, forecast, "-o", corrected)
+    assert "fitted on 16 cases" in out
+    code, out, _ = run(monkeypatch, capsys, "predict", model, files / "new.nc", "-o", corrected)
     assert code == 0
     with xr.open_dataset(corrected) as written:
         assert set(written.data_vars) == {"t2m_mean", "t2m_std"}
@@ -81,9 +83,9 @@ def test_train_predict_evaluate(
 def test_quantiles_and_members(
     files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, forecast = files / "model.safetensors", files / "forecast.nc"
+    model, forecast = files / "model.safetensors", files / "new.nc"
     run(
-        monkeypatch, capsys, "train", forecast, files / "observed.nc",
+        monkeypatch, capsys, "train", files / "past.nc", files / "observed.nc",
         "--target", "t2m", "--method", "emos", "-o", model,
     )  # fmt: skip
     target = files / "out.nc"
@@ -368,3 +370,20 @@ def test_doctor_reports_devices_backends_and_errors(
     assert code == 0
     assert "backend reference: largest relative error against float64" in out
     assert "cuda" in out
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_scores_of_what_was_trained_on_come_with_a_warning(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, corrected, observed = (files / n for n in ("m.safetensors", "c.nc", "observed.nc"))
+    train = ["train", files / "past.nc", observed, "--target", "t2m", "--method", "emos"]
+    assert run(monkeypatch, capsys, *train, "-o", model)[0] == 0
+    for name, expected in (("new.nc", 0), ("forecast.nc", 16)):
+        code, _, err = run(monkeypatch, capsys, "predict", model, files / name, "-o", corrected)
+        assert (code, err) == (0, "")
+        code, out, err = run(monkeypatch, capsys, "evaluate", corrected, observed)
+        assert code == 0
+        assert "crps" in out
+        assert err.count("\n") == bool(expected)
+        assert not expected or f"warning: {expected} of 24 times of the prediction were in" in err

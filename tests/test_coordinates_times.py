@@ -8,7 +8,14 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
-from postprocess_cases import ensemble, error_of, fit_error, fitted, on_calendar
+from postprocess_cases import (
+    ensemble,
+    error_of,
+    fit_error,
+    fitted,
+    on_calendar,
+    scores_its_training,
+)
 from test_remedies import done
 
 from scisparse.verification import evaluate
@@ -42,6 +49,7 @@ def as_run(data: xr.DataArray, leads: np.ndarray) -> xr.DataArray:
 START, ANALYSIS = as_read(FORECAST[2:], DAY), as_read(OBSERVED, 0 * DAY)
 
 
+@scores_its_training
 def test_the_remedy_for_starts_works_beside_starts_of_the_analysis() -> None:
     expected = float(evaluate(FORECAST[2:], OBSERVED)["crps"])
     text = error_of(lambda: evaluate(START, ANALYSIS))

@@ -32,7 +32,8 @@ def test_every_case_is_predicted_by_a_model_trained_without_it(cross: CrossPredi
     ((name, predicted, seconds),) = cross.predict(["emos"])
     assert seconds > 0
     assert name == "emos"
-    xr.testing.assert_equal(predicted["time"], cross.forecast["time"])
+    np.testing.assert_array_equal(predicted["time"], cross.forecast["time"])
+    assert not predicted["in_training"].any()
     for case in (0, 5):
         rest = np.delete(np.arange(8), case)
         model = PostProcessor("emos", target="t")

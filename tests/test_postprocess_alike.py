@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from postprocess_cases import METHODS, ensemble, error_of, fit_error, fitted, on_calendar, points
+from postprocess_cases import (
+    METHODS,
+    ensemble,
+    error_of,
+    fit_error,
+    fitted,
+    on_calendar,
+    points,
+    scores_its_training,
+)
 
 from scisparse.arrays import Frame
 from scisparse.postprocess import PostProcessor
@@ -230,6 +239,7 @@ def test_points_in_another_order() -> None:
     assert "points are up to" in error_of(lambda: model.predict(field[..., order]))
 
 
+@scores_its_training
 @pytest.mark.parametrize("metres", [0.5, 3.0, 10.0])
 def test_stations_next_to_each_other_are_told_apart(metres: float) -> None:
     """Whose coordinates differ by less than those of one station may, in another order."""
@@ -251,6 +261,7 @@ def test_stations_next_to_each_other_are_told_apart(metres: float) -> None:
     )
 
 
+@scores_its_training
 @pytest.mark.parametrize("dtype", ["U2", object, "i8"])
 def test_points_at_one_place_are_known_by_what_names_them(dtype: Any, tmp_path: Path) -> None:
     """Two stations of one town, whose observations differ by 9 K, in another order."""

@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from postprocess_cases import FIRST_DAY, METHODS, NOISE, crps_normal, ensemble, fitted, moments
+from postprocess_cases import (
+    FIRST_DAY,
+    METHODS,
+    NOISE,
+    crps_normal,
+    ensemble,
+    fitted,
+    moments,
+    scores_its_training,
+)
 
 from scisparse.postprocess import PostProcessor, local
 from scisparse.verification import evaluate
@@ -106,6 +115,7 @@ def test_some_dry_days_do_not_mean_that_it_never_rains(method: str) -> None:
     assert float(model.predict(field)["t2m_std"][:, 0, 0].min()) > 0.0
 
 
+@scores_its_training
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_point_that_never_varied_is_scored_as_sure_in_any_precision(dtype: type) -> None:
     field, observed = ensemble(60)

@@ -7,7 +7,14 @@ import datetime
 import numpy as np
 import pytest
 import xarray as xr
-from postprocess_cases import ensemble, error_of, fit_error, fitted, on_calendar
+from postprocess_cases import (
+    ensemble,
+    error_of,
+    fit_error,
+    fitted,
+    on_calendar,
+    scores_its_training,
+)
 
 from scisparse.postprocess import PostProcessor
 from scisparse.verification import evaluate
@@ -368,6 +375,7 @@ def test_times_with_a_zone_meet_none_without() -> None:
     assert int(evaluate(FORECAST, plain)["count"]) == OBSERVED.size
 
 
+@scores_its_training
 @pytest.mark.parametrize("calendar", ["standard", "360_day"])
 @pytest.mark.parametrize("stamp", ["MS", "ME"])
 def test_means_over_months_beside_days(stamp: str, calendar: str) -> None:

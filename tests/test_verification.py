@@ -245,8 +245,9 @@ def test_corrected_members_are_known_to_be_quantiles() -> None:
     from scisparse.datasets import simulated_ensemble
     from scisparse.postprocess import PostProcessor
 
-    simulated = simulated_ensemble((4, 8), times=20, members=4)
-    model = PostProcessor("emos", target="temperature").fit(simulated, simulated["observed"])
+    simulated = simulated_ensemble((4, 8), times=40, members=4)
+    past, simulated = (simulated.isel(time=slice(*ends)) for ends in ((0, 20), (20, None)))
+    model = PostProcessor("emos", target="temperature").fit(past, past["observed"])
     members = model.predict(simulated, members=True)
     result = evaluate(members, simulated["observed"], reference=simulated, target="temperature")
     assert result["crps"].attrs["estimator"] == "standard"

@@ -179,8 +179,9 @@ def test_corrected_probabilities_are_scored_as_their_distribution() -> None:
     from scisparse.datasets import simulated_ensemble
     from scisparse.postprocess import PostProcessor
 
-    simulated = simulated_ensemble((4, 8), times=20, members=4)
-    model = PostProcessor("emos", target="temperature").fit(simulated, simulated["observed"])
+    simulated = simulated_ensemble((4, 8), times=40, members=4)
+    past, simulated = (simulated.isel(time=slice(*ends)) for ends in ((0, 20), (20, None)))
+    model = PostProcessor("emos", target="temperature").fit(past, past["observed"])
     limits = simulated["observed"].quantile([0.3, 0.8]).values
     probability = model.predict(simulated, thresholds=limits)
     result = evaluate(probability, simulated["observed"], reference=model.predict(simulated))

@@ -22,6 +22,7 @@ from scisparse.coordinates.valid import at_single_time as at_single_time
 from scisparse.coordinates.valid import compared_times as compared_times
 from scisparse.coordinates.valid import is_ahead as is_ahead
 from scisparse.coordinates.valid import is_beside_starts as is_beside_starts
+from scisparse.coordinates.valid import is_start as is_start
 from scisparse.coordinates.valid import later as later
 from scisparse.coordinates.valid import lead_of as lead_of
 from scisparse.coordinates.valid import single_time as single_time
@@ -45,6 +46,7 @@ __all__ = [
     "grid_of",
     "is_ahead",
     "is_beside_starts",
+    "is_start",
     "later",
     "lead_of",
     "numbers_of",

@@ -18,6 +18,7 @@ __all__ = [
     "is_ahead",
     "is_beside_starts",
     "is_date",
+    "is_start",
     "later",
     "lead_of",
     "single_time",
@@ -43,7 +44,7 @@ def compared_times(first: _Object, second: _Object) -> tuple[xr.DataArray, xr.Da
     if valid[0] is not None and valid[1] is not None and 0 in (valid[0].ndim, valid[1].ndim):
         return (valid[0], valid[1]) if _one_origin(valid[0], valid[1]) else None
     starts = _start(first), _start(second)
-    if starts[0] is None or starts[1] is None or _is_start(starts[0]) != _is_start(starts[1]):
+    if starts[0] is None or starts[1] is None or is_start(starts[0]) != is_start(starts[1]):
         return None
     dated = starts[0].ndim and starts[1].ndim  # they are matched by their dim
     if dated or not _alike(lead_of(first), lead_of(second)):
@@ -57,7 +58,7 @@ def at_single_time(first: _Object, second: xr.Dataset) -> xr.Dataset:
     if times is None or times[0].ndim or times[1].dims != (dim,):
         return second
     lead = lead_of(second)
-    if _is_start(times[1]) and not _is_start(times[0]) and (lead is None or is_ahead(lead)):
+    if is_start(times[1]) and not is_start(times[0]) and (lead is None or is_ahead(lead)):
         return second  # its valid times are not known
     same = np.flatnonzero(times[1].values == times[0].values)
     return second.isel({dim: int(same[0])}) if same.size else second
@@ -96,10 +97,11 @@ def is_ahead(lead: xr.DataArray) -> bool:
 
 def start_beside(data: _Object, dim: str) -> bool:
     """Whether another coordinate than `dim` holds the starts."""
-    return any(_is_start(coord) for name, coord in data.coords.items() if name != dim)
+    return any(is_start(coord) for name, coord in data.coords.items() if name != dim)
 
 
-def _is_start(coordinate: xr.DataArray) -> bool:
+def is_start(coordinate: xr.DataArray) -> bool:
+    """Whether a coordinate says that it holds starts of forecasts."""
     told = coordinate.attrs.get("standard_name")
     return told == START or (told != "time" and str(coordinate.name).lower() in START_NAMES)
 
@@ -117,7 +119,7 @@ def valid_times(data: _Object) -> xr.DataArray | None:
         return None
     ahead = lead is not None and is_ahead(lead)
     # Unless it says that it is the start, a dim of times is taken for valid times elsewhere too.
-    if not _is_start(time) and (time.ndim or not ahead):
+    if not is_start(time) and (time.ndim or not ahead):
         return time
     if lead is not None and not ahead:
         return time
@@ -155,7 +157,7 @@ def _start(data: _Object) -> xr.DataArray | None:
 def single_time(data: _Object) -> xr.DataArray | None:
     """A single time without a dim, the start where there is one."""
     found = [c for c in data.coords.values() if not c.ndim and has_role(c, "time")]
-    return min(found, key=lambda c: not _is_start(c), default=None)
+    return min(found, key=lambda c: not is_start(c), default=None)
 
 
 def _elapsed(lead: xr.DataArray) -> xr.DataArray | None:

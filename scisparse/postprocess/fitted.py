@@ -19,6 +19,7 @@ from scisparse.grids import Grid
 from scisparse.grids.same import Labels
 from scisparse.postprocess.methods import Network
 from scisparse.postprocess.samples import Forecast, as_field, read_forecast
+from scisparse.postprocess.seen import SeenTimes
 from scisparse.postprocess.standard import Standard
 from scisparse.postprocess.times import check_times
 from scisparse.units import check_scale, check_units, warn_scale
@@ -56,6 +57,8 @@ class Fitted:
         Values of the training, such as of level and lead time, with their units.
     labels
         Names of the points, where some lie at one place.
+    seen
+        Times of the training cases.
     """
 
     network: Network
@@ -68,6 +71,7 @@ class Fitted:
     members: int | None
     numbers: Mapping[str, Numbers]
     labels: Labels
+    seen: SeenTimes
 
     def read(self, forecast: _Object, target: str, groups: str | None) -> tuple[Frame, Forecast]:
         """Read a forecast like those of the training.

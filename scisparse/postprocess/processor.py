@@ -26,7 +26,6 @@ from scisparse.postprocess.methods import METHODS, Training
 from scisparse.postprocess.options import Options
 from scisparse.postprocess.output import Predicted
 from scisparse.postprocess.samples import (
-    Forecast,
     as_field,
     cell_areas,
     compare_scales,
@@ -36,14 +35,14 @@ from scisparse.postprocess.samples import (
     refuse_truth,
     same_units,
 )
+from scisparse.postprocess.seen import SeenTimes
 from scisparse.postprocess.standard import Standard
-from scisparse.postprocess.times import align, calendar_of
+from scisparse.postprocess.times import align, calendar_of, usable
 
 __all__ = ["PostProcessor"]
 
 FloatArray = NDArray[np.float64]
 _Object = xr.Dataset | xr.DataArray
-_FEWEST_TIMES = 3
 
 
 class PostProcessor:
@@ -173,7 +172,7 @@ class PostProcessor:
         refuse_truth(cases, truth, forecast, seen)
         check_bound(truth, self.distribution, seen)
         compare_scales(cases, truth, field, seen)
-        cases, truth = _usable(cases, truth, self.target)
+        cases, truth = usable(cases, truth, self.target)
         training = Training(
             forecast=cases,
             observed=truth,
@@ -198,6 +197,7 @@ class PostProcessor:
             members=None if member is None else field.sizes[member],
             numbers=numbers_of(field),
             labels=labels if has_twins(frame.grid) else {},
+            seen=SeenTimes.of(as_field(forecast, self.target, "the forecast"), cases.time),
         )
         return self
 
@@ -233,7 +233,9 @@ class PostProcessor:
             ``<target>_location`` and ``<target>_scale``; or ``<target>`` with members; or
             ``<target>_quantile`` along dim ``quantile``; or ``<target>_probability``, P(target >
             threshold), along dim ``threshold``. Dims, coordinates and attributes as in the
-            forecast. NaN where the forecast is missing, or nothing was observed in training.
+            forecast, and a coordinate ``in_training``, true for times that the model was trained
+            on, which `evaluate` warns of. NaN where the forecast is missing, or nothing was
+            observed in training.
 
         Raises
         ------
@@ -265,6 +267,7 @@ class PostProcessor:
         forecast = arrays.with_coordinates(forecast, self.target)
         frame, cases = fitted.read(forecast, self.target, self.groups)
         location, scale = fitted.apply(cases)
+        forecast = fitted.seen.mark(forecast, self.target)
         units = fitted.units.get(self.target)
         predicted = Predicted(
             location, scale, self.distribution, self.target, units, frame, forecast
@@ -292,9 +295,9 @@ class PostProcessor:
         """
         fitted = self._require_fit()
         tensors = {f"network.{k}": v for k, v in fitted.network.state_dict().items()}
-        tensors |= {
-            f"standard.{k}": torch.from_numpy(v) for k, v in fitted.standard.arrays().items()
-        }
+        arrays = {f"standard.{k}": v for k, v in fitted.standard.arrays().items()}
+        arrays["seen.values"] = fitted.seen.values
+        tensors |= {k: torch.from_numpy(v) for k, v in arrays.items()}
         spec = {
             "method": self.method,
             "target": self.target,
@@ -310,6 +313,7 @@ class PostProcessor:
             "members": fitted.members,
             "numbers": dict(fitted.numbers),
             "labels": dict(fitted.labels),
+            "seen": fitted.seen.to_dict(),
             "versions": {"scisparse": _version(), "torch": str(torch.__version__)},
         }
         write_checkpoint(path, tensors, spec)
@@ -335,7 +339,7 @@ class PostProcessor:
                 seed=spec["seed"],
             )
             grid = grid_from_dict(spec["grid"])
-            parts: dict[str, dict[str, Any]] = {"network": {}, "standard": {}}
+            parts: dict[str, dict[str, Any]] = {"network": {}, "standard": {}, "seen": {}}
             for name, tensor in tensors.items():
                 part, _, key = name.partition(".")
                 parts[part][key] = tensor
@@ -355,6 +359,7 @@ class PostProcessor:
                 members=spec["members"],
                 numbers={name: tuple(pair) for name, pair in spec["numbers"].items()},
                 labels=spec["labels"],
+                seen=SeenTimes.from_parts(parts["seen"]["values"].numpy(), spec["seen"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -380,18 +385,6 @@ class PostProcessor:
 
 def _is_seed(seed: object) -> bool:
     return isinstance(seed, int | np.integer) and bool(0 <= seed < 2**63)
-
-
-def _usable(cases: Forecast, truth: FloatArray, target: str) -> tuple[Forecast, FloatArray]:
-    """Cases that have a forecast and an observation somewhere."""
-    usable = (np.isfinite(truth) & np.isfinite(cases.mean).all(1)).any(1)
-    times = len(np.unique(cases.time[usable]))
-    if times < _FEWEST_TIMES:
-        raise DataError(
-            f"forecast and observation of {target!r} are both there at {times} common times; at "
-            f"least {_FEWEST_TIMES} are needed: train on more times"
-        )
-    return cases.take(np.flatnonzero(usable)), truth[usable]
 
 
 def _version() -> str:

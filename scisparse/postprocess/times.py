@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from scisparse.arrays import Axes, find_axes, has_role
 from scisparse.coordinates import check_scalars, rounded
 from scisparse.errors import DataError
+from scisparse.postprocess.samples import Forecast
 from scisparse.times import calendar_name, check_stamps, check_starts, warn_months
 
-__all__ = ["align", "calendar_of", "check_times"]
+__all__ = ["align", "calendar_of", "check_times", "usable"]
 
+FloatArray = NDArray[np.float64]
 _Object = xr.DataArray | xr.Dataset
 _NAMES = ("the forecast", "the observation")
+_FEWEST_TIMES = 3
 
 
 def align(
@@ -68,6 +73,24 @@ def align(
         observed = observed.drop_vars(first, errors="ignore").rename({second: first})
     forecast = forecast.isel({first: indexes[0].get_indexer(common)})
     return forecast, _match_extra(observed, axes[1].extra, field)
+
+
+def usable(cases: Forecast, truth: FloatArray, target: str) -> tuple[Forecast, FloatArray]:
+    """Cases that have a forecast and an observation somewhere.
+
+    Raises
+    ------
+    DataError
+        They are of fewer than 3 times.
+    """
+    usable = (np.isfinite(truth) & np.isfinite(cases.mean).all(1)).any(1)
+    times = len(np.unique(cases.time[usable]))
+    if times < _FEWEST_TIMES:
+        raise DataError(
+            f"forecast and observation of {target!r} are both there at {times} common times; at "
+            f"least {_FEWEST_TIMES} are needed: train on more times"
+        )
+    return cases.take(np.flatnonzero(usable)), truth[usable]
 
 
 def calendar_of(field: xr.DataArray) -> str | None:

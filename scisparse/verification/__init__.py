@@ -80,6 +80,7 @@ from scisparse.verification.reading import (
     warn_ragged,
 )
 from scisparse.verification.tabulated import Probabilities, Quantiles
+from scisparse.verification.trained import warn_trained
 
 __all__ = ["evaluate"]
 
@@ -169,8 +170,9 @@ def evaluate(
     Warns
     -----
     UserWarning
-        One has a time a month and the other has days. Or more than a tenth of the cases lack some
-        members, which leaves them out.
+        One has a time a month and the other has days; more than a tenth of the cases lack some
+        members, which leaves them out; or times were in the training of the model, by the
+        coordinate ``in_training`` that `PostProcessor.predict` gives.
 
     Examples
     --------
@@ -203,6 +205,8 @@ def evaluate(
     units, told = _common_units(truth, scored), truth.attrs.get("units")
     areas = area_weights(scored[0].data, scored[0].what) if isinstance(weights, str) else None
     scored, truth = _matched(scored, truth)
+    for each in scored:
+        warn_trained(each, truth)
     if isinstance(weights, xr.DataArray):
         areas = place_weights(weights, truth.to_dataset(name=target))
     for each in scored:
