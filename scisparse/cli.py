@@ -213,6 +213,7 @@ def _lines(scores: xr.Dataset) -> Iterator[str]:
 def _check_output(output: Path, *inputs: Path, stores: bool = True) -> None:
     """Refuse, before any work, what cannot be written, or would replace an input."""
     from scisparse.files import check_target
+    from scisparse.formats import check_suffix
 
     check_target(output, stores=stores)
     written = output.resolve()
@@ -229,6 +230,7 @@ def _check_output(output: Path, *inputs: Path, stores: bool = True) -> None:
                 f"{output}: lies in {path}, which is read and would be changed; choose another "
                 "output"
             )
+    check_suffix(output, stores=stores)
 
 
 def _numbers(option: str, text: str | None, example: str) -> list[float] | None:

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from scisparse.errors import DataError, MissingDependencyError
+from scisparse.formats import check_groups, check_suffix, unlike_netcdf
 
 __all__ = ["check_target", "final_path", "open_data", "replace_file", "write_data"]
 
@@ -43,7 +44,8 @@ def open_data(path: str | os.PathLike[str]) -> xr.Dataset:
     Raises
     ------
     DataError
-        There is no such file, it is cut short or something else, or times cannot be decoded.
+        There is no such file, it is cut short or something else, it has groups alone, or times
+        cannot be decoded.
 
     Examples
     --------
@@ -55,7 +57,7 @@ def open_data(path: str | os.PathLike[str]) -> xr.Dataset:
     target = Path(path)
     if not target.exists():
         raise DataError(f"{target}: no such file; check the path")
-    engine = "zarr" if target.suffix == _ZARR or target.is_dir() else "netcdf4"
+    engine = "zarr" if _is_store(target) or target.is_dir() else "netcdf4"
     if engine == "zarr":
         _require_zarr(target)
     # Consolidated metadata is not part of Zarr 3, and reading without it works for all.
@@ -64,7 +66,7 @@ def open_data(path: str | os.PathLike[str]) -> xr.Dataset:
         if engine != "zarr":
             _check_whole(target)
         with xr.open_dataset(target, engine=engine, backend_kwargs=options) as dataset:
-            return dataset.load()
+            dataset.load()
     except DataError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
@@ -73,12 +75,18 @@ def open_data(path: str | os.PathLike[str]) -> xr.Dataset:
             raise DataError(
                 f"{target}: its times are not in the CF form ({reason.split('. ')[0]}); set their "
                 "attributes units and calendar, such as '360_day', after "
-                "xarray.open_dataset(path, decode_times=False), and write it again"
+                f"xarray.open_dataset('{target}', decode_times=False), and write it again"
             ) from error
-        raise DataError(
-            f"{target}: cannot be read by {engine} ({reason}); it may be cut "
-            "short or of another format"
-        ) from error
+        told = unlike_netcdf(target)
+        if told is None:
+            told = f"cannot be read by {engine} ({reason}); it may be cut short or damaged"
+        raise DataError(f"{target}: {told}") from error
+    check_groups(dataset, target, engine)
+    return dataset
+
+
+def _is_store(target: Path) -> bool:
+    return target.suffix.lower() == _ZARR
 
 
 def check_target(target: Path, *, stores: bool) -> None:
@@ -97,7 +105,7 @@ def check_target(target: Path, *, stores: bool) -> None:
         The folder does not exist or cannot be written, or another kind of file or folder has the
         name, also of what a link leads to.
     """
-    store = stores and target.suffix == _ZARR
+    store = stores and _is_store(target)
     try:
         folder = final_path(target).parent
     except FileExistsError as error:
@@ -148,12 +156,13 @@ def write_data(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
     ------
     DataError
         The folder does not exist or cannot be written, another kind of file or folder has the
-        name, or the format cannot hold the data.
+        name, the name is that of another format, or the format cannot hold the data.
     """
     target = Path(path)
     check_target(target, stores=True)
+    check_suffix(target, stores=True)
     _check_indexes(dataset, target)
-    store = target.suffix == _ZARR
+    store = _is_store(target)
     plain = _plain(dataset, {} if store else _COMPRESSED)
     dataset = _for_zarr(plain) if store else _for_netcdf(plain, target)
     final = final_path(target)

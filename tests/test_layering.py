@@ -16,7 +16,13 @@ FOLDERS = {"scisparse": "scisparse", "kernels": "scisparse.kernels", "layers": "
 # A module imports only from rows above its own, or from inside its own entry.
 ROWS = (
     ("scisparse.errors",),
-    ("scisparse.grids", "scisparse.memory", "scisparse.names", "scisparse.units"),
+    (
+        "scisparse.formats",
+        "scisparse.grids",
+        "scisparse.memory",
+        "scisparse.names",
+        "scisparse.units",
+    ),
     ("scisparse.pattern",),
     ("scisparse.orders", "scisparse.patterns", "scisparse.tying"),
     ("scisparse.adjacency",),
