@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+# Names that remedies give the data, as in forecast.drop_vars('wind').
+_DATA = re.compile(r"\b(forecast|observation|prediction|reference|data)(?=\.\w+[(\[]|\[)")
 
 Target = Annotated[str, typer.Option(help="Variable to correct.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.")]
@@ -97,7 +101,9 @@ def train(
         seed=seed,
         progress=sys.stderr.isatty(),
     )
-    model.fit(open_data(forecast), open_data(observed)).save(output)
+    past, seen = open_data(forecast), open_data(observed)
+    with _naming(forecast=forecast, observation=observed):
+        model.fit(past, seen).save(output)
     typer.echo(f"{model!r}\nwrote {output}")
 
 
@@ -122,10 +128,9 @@ def predict(
     _check_output(output, model, forecast)
     levels = _numbers("--quantiles", quantiles, "0.1,0.5,0.9")
     limits = _numbers("--thresholds", thresholds, "20,30")
-    fitted = PostProcessor.load(model)
-    corrected = fitted.predict(
-        open_data(forecast), members=members, quantiles=levels, thresholds=limits
-    )
+    fitted, new = PostProcessor.load(model), open_data(forecast)
+    with _naming(forecast=forecast):
+        corrected = fitted.predict(new, members=members, quantiles=levels, thresholds=limits)
     write_data(corrected, output)
     typer.echo(f"wrote {output}: {', '.join(map(str, corrected.data_vars))}")
 
@@ -165,16 +170,18 @@ def evaluate(
     if output is not None:
         _check_output(output, prediction, observed, *([] if reference is None else [reference]))
     compared = None if reference is None else open_data(reference)
-    predicted = open_data(prediction)
-    scores = score(
-        predicted,
-        open_data(observed),
-        reference=compared,
-        target=target,
-        dims=None if dims is None else [dim.strip() for dim in dims.split(",")],
-        estimator=estimator,
-        thresholds=_numbers("--thresholds", thresholds, "20,30"),
-    )
+    predicted, truth = open_data(prediction), open_data(observed)
+    files = {} if reference is None else {"reference": reference}
+    with _naming(prediction=prediction, observation=observed, **files):
+        scores = score(
+            predicted,
+            truth,
+            reference=compared,
+            target=target,
+            dims=None if dims is None else [dim.strip() for dim in dims.split(",")],
+            estimator=estimator,
+            thresholds=_numbers("--thresholds", thresholds, "20,30"),
+        )
     for line in _lines(scores):
         typer.echo(line)
     if output is not None:
@@ -246,6 +253,32 @@ def _numbers(option: str, text: str | None, example: str) -> list[float] | None:
 
 
 @contextmanager
+def _naming(**files: Path) -> Iterator[None]:
+    """Say in errors and warnings which file is meant where their remedies name its data."""
+    usual = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *where: Any, **options: Any) -> None:
+        usual(category(f"{message}{_meant(str(message), files)}"), category, *where, **options)
+
+    warnings.showwarning = show
+    try:
+        yield
+    except ScisparseError as error:
+        error.add_note(_meant(str(error), files))
+        raise
+    finally:
+        warnings.showwarning = usual
+
+
+def _meant(text: str, files: Mapping[str, Path]) -> str:
+    """Which files the names of data in a text stand for; `data` is that of which it tells first."""
+    first = min(files, key=lambda name: f"{text} the {name}".find(f"the {name}"))
+    named = [*dict.fromkeys(_DATA.findall(text))]
+    told = [f"{name} = xarray.open_dataset('{files.get(name, files[first])}')" for name in named]
+    return f", where {' and '.join(told)}" if told else ""
+
+
+@contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
     """Show what users are warned of without the line of code; other warnings are for developers."""
     with warnings.catch_warnings():
@@ -267,5 +300,6 @@ def main() -> None:
         with _warnings_in_one_line():
             app()
     except ScisparseError as error:
-        typer.echo(f"scisparse: error: {' '.join(str(error).split())}", err=True)
+        text = "".join([str(error), *getattr(error, "__notes__", ())])
+        typer.echo(f"scisparse: error: {' '.join(text.split())}", err=True)
         raise SystemExit(2) from None

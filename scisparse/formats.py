@@ -9,7 +9,7 @@ import xarray as xr
 
 from scisparse.errors import DataError
 
-__all__ = ["check_groups", "check_suffix", "netcdf_of", "unlike_netcdf"]
+__all__ = ["check_groups", "check_suffix", "is_netcdf", "netcdf_of", "unlike_netcdf"]
 
 _HEAD = 1024
 # Groups named in an error.
@@ -104,7 +104,7 @@ _MODEL = Format(
     "a model",
     (".safetensors", ".pt", ".pth", ".ckpt"),
     (),
-    "give the forecast or the observation",
+    "give forecasts or observations in its place",
 )
 _IMAGE = Format(
     "an image",
@@ -207,16 +207,31 @@ def unlike_netcdf(path: Path) -> str | None:
     return f"cannot be read: it seems to be {found.name}, not netCDF or Zarr; {advice}"
 
 
+def is_netcdf(path: Path) -> bool:
+    """Whether a file starts as netCDF does."""
+    return _head(path).startswith(_NETCDF_STARTS)
+
+
+def _head(path: Path) -> bytes:
+    """First bytes with small letters; none where the file cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD).lower()
+    except OSError:
+        return b""
+
+
 def _format_of_name(path: Path) -> Format | None:
     return next((each for each in _FORMATS if path.suffix.lower() in each.suffixes), None)
 
 
 def _format_of_file(path: Path) -> Format | None:
     """Format that the first bytes of a file tell, or else its name."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD).lower()
-    if head.startswith(_NETCDF_STARTS):
+    head = _head(path)
+    if not head or head.startswith(_NETCDF_STARTS):
         return None
+    if head[8:10] == b'{"':  # the header of safetensors, after its length
+        return _MODEL
     named = _format_of_name(path)
     found = [each for each in _FORMATS if head.startswith(each.starts)]
     if found:  # a table of Excel is a zip archive, too

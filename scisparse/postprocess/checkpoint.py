@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scisparse.errors import CheckpointError
 from scisparse.files import final_path, replace_file
+from scisparse.formats import is_netcdf
 
 __all__ = ["check_spec", "read_checkpoint", "write_checkpoint"]
 
@@ -119,6 +120,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
             names = list(file.keys())
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
+        if is_netcdf(target):
+            raise CheckpointError(
+                f"{target}: not a whole safetensors file, but netCDF; give the model that "
+                "`scisparse train` or PostProcessor.save wrote"
+            ) from error
         raise CheckpointError(
             f"{target}: not a whole safetensors file ({error}); it may be cut short: copy or save "
             "it again"
