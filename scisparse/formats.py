@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xarray as xr
 
@@ -178,7 +178,7 @@ def check_groups(dataset: xr.Dataset, target: Path, engine: str) -> None:
         )
     if dataset.variables:
         return
-    options = {"consolidated": False} if engine == "zarr" else {}
+    options: dict[str, Any] = {"consolidated": False} if engine == "zarr" else {}
     held = xr.open_groups(target, engine=engine, decode_cf=False, **options)
     groups = [name.strip("/") for name, group in held.items() if group.data_vars]
     for group in held.values():

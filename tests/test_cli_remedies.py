@@ -19,7 +19,8 @@ def done(text: str) -> xr.Dataset:
     names = {"xarray": xr}
     for part in meant.split(" and "):
         exec(part, names)
-    return eval(remedy.rsplit(": ", 1)[-1].split("with ")[-1], names)
+    given: xr.Dataset = eval(remedy.rsplit(": ", 1)[-1].split("with ")[-1], names)
+    return given
 
 
 def test_remedies_of_errors_name_the_files(

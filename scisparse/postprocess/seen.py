@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from scisparse.arrays import find_dim
+from scisparse.arrays import find_axes
 from scisparse.coordinates import is_start, single_time, valid_times
 from scisparse.errors import DataError
 from scisparse.times import calendar_name, holds_starts
 
 __all__ = ["SeenTimes"]
 
-_Object = TypeVar("_Object", xr.DataArray, xr.Dataset)
+_Object = xr.DataArray | xr.Dataset
 # scisparse.verification reads it: scores of such times are too good.
 _NAME = "in_training"
 _ATTRS = {"long_name": "whether the model was trained on the truth of this time"}
@@ -46,7 +46,7 @@ class SeenTimes:
     @classmethod
     def of(cls, field: xr.DataArray, numbers: NDArray[np.int64]) -> Self:
         """Times of `field` at these places along its dim of times."""
-        dim = str(find_dim(field, "time"))
+        dim = str(find_axes(field).time)
         values, scale = _numbered(field[dim].isel({dim: np.unique(numbers)}))
         return cls(np.unique(values), holds_starts(field, dim), scale)
 
@@ -92,7 +92,7 @@ class SeenTimes:
 
 def _stamps(field: xr.DataArray, starts: bool) -> xr.DataArray | None:
     """Starts of a forecast, or else its valid times, where they are known."""
-    dim = find_dim(field, "time")
+    dim = find_axes(field).time
     if dim is None:
         time = single_time(field)
         told = time is not None and is_start(time)
