@@ -153,12 +153,13 @@ def check_suffix(target: Path, *, stores: bool) -> None:
     if told is None or suffix in possible:
         return
     instead = netcdf_of(target) if stores else target.with_suffix(possible[0])
-    text = f"write {instead}, or what else ends in {', '.join(possible)}"
+    text = ""
     if stores and found in _TABLES:
         made = f"xarray.open_dataset('{instead}').to_dataframe()"
-        text += f", and make a table of it with {made}.to_csv('{target.with_suffix('.csv')}')"
+        text = f", and make a table of it with {made}.to_csv('{target.with_suffix('.csv')}')"
     raise DataError(
-        f"{target}: the name is that of {told}, but {' or '.join(kinds)} is written; {text}"
+        f"{target}: the name is that of {told}, but {' or '.join(kinds)} is written; names end in "
+        f"{', '.join(possible)} or have no suffix: write {instead}{text}"
     )
 
 

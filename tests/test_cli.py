@@ -249,7 +249,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(
     (folder / "inside").mkdir(parents=True)
     table = files / "scores.csv"
     commands = (
-        (["evaluate", files / "none", observed, "-o", table], f"write {files}/scores.nc, or what"),
+        (["evaluate", files / "none", observed, "-o", table], f"write {files}/scores.nc, and make"),
         (["train", forecast, observed, "--target", "t2m", "-o", folder], "is a folder, not a file"),
         (["predict", files / "none", forecast, "-o", folder], "no Zarr store, and would be lost"),
         (["evaluate", files / "none", observed, "-o", folder / "inside"], "is a folder, not a"),

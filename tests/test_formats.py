@@ -130,11 +130,13 @@ def test_hdf5_that_names_no_dims(tmp_path: Path) -> None:
 def test_netcdf_is_not_written_under_the_name_of_another_format(
     name: str, told: str, instead: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match="but netCDF or Zarr is written; write ") as info:
+    with pytest.raises(DataError, match="but netCDF or Zarr is written; names end") as info:
         write_data(DATA, tmp_path / name)
     text = str(info.value)
     assert f"{name}: the name is that of {told}" in text
-    assert f"write {tmp_path / instead}, or what else ends in .nc, .nc4, .netcdf, .cdf, .z" in text
+    assert (
+        f"in .nc, .nc4, .netcdf, .cdf, .zarr or have no suffix: write {tmp_path / instead}" in text
+    )
     assert list(tmp_path.iterdir()) == []
     if ".to_csv" in text:  # as it advises
         write_data(DATA, tmp_path / instead)
@@ -159,7 +161,7 @@ def test_a_store_is_one_in_capitals_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["m.nc", "m.zarr", "m.csv", "m.grib"])
 def test_a_model_is_not_written_under_the_name_of_data(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=rf"but a model is written; write {tmp_path}/m.safetensors"):
+    with pytest.raises(DataError, match=rf"but a model is written; .*: write {tmp_path}/m\.safe"):
         check_suffix(tmp_path / name, stores=False)
 
 
