@@ -93,7 +93,7 @@ def test_predictors_with_dims_of_their_own() -> None:
     [
         ("lat", "the forecast: `data` has no grid: latitude missing, longitude 'lon'"),
         ("lon", "the forecast: `data` has no grid: latitude 'lat', longitude missing"),
-        ("time", "the forecast has no time dim among ['lat', 'lon']; name it 'time', or 'init_time'"),
+        ("time", "the forecast has no time dim among ['lat', 'lon']; name it 'time', or"),
     ],
 )
 def test_missing_dims_of_the_forecast(dim: str, match: str) -> None:
