@@ -46,7 +46,7 @@ hydrological variables. doi:10.5194/hess-11-1267-2007
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from numbers import Integral
@@ -70,7 +70,7 @@ from scisparse.verification.matching import (
     match,
     place_weights,
 )
-from scisparse.verification.pointwise import along_thresholds, quantile_score
+from scisparse.verification.pointwise import along_thresholds
 from scisparse.verification.predictions import Deterministic, Ensemble, Prediction
 from scisparse.verification.reading import (
     field_of,
@@ -79,7 +79,8 @@ from scisparse.verification.reading import (
     read_truth,
     warn_ragged,
 )
-from scisparse.verification.tabulated import Probabilities, Quantiles
+from scisparse.verification.scoring import Mean, all_scores
+from scisparse.verification.tabulated import Probabilities
 from scisparse.verification.trained import warn_trained
 
 __all__ = ["evaluate"]
@@ -87,8 +88,6 @@ __all__ = ["evaluate"]
 FloatArray = NDArray[np.float64]
 _ESTIMATORS = ("fair", "standard")
 _SUFFIXES = ("", "_reference")
-_SKILLS = ("crps", "rmse", "quantile_score", "brier_score")
-_Mean = Callable[[xr.DataArray], xr.DataArray]
 
 
 def evaluate(
@@ -219,7 +218,7 @@ def evaluate(
     compared = [seen, *(given[p.what] for p in scored if isinstance(p, Deterministic | Ensemble))]
     dtypes = [field_of(data, target, "data").dtype for data in compared]
     limits = _thresholds(thresholds, scored, dtypes)
-    scores = _scores(scored, truth, _averaging(areas, over, truth), bins, limits)
+    scores = all_scores(scored, truth, _averaging(areas, over, truth), bins, limits)
     scores["count"] = truth.notnull().sum(over)
     kind = "equal" if areas is None else "area" if isinstance(weights, str) else "given"
     attrs = {"Conventions": "CF-1.11", "title": f"scores of {target}", "weights": kind}
@@ -314,7 +313,7 @@ def _dims_over(dims: str | Iterable[Hashable] | None, truth: xr.DataArray) -> li
     return over
 
 
-def _averaging(weights: xr.DataArray | None, over: Sequence[str], truth: xr.DataArray) -> _Mean:
+def _averaging(weights: xr.DataArray | None, over: Sequence[str], truth: xr.DataArray) -> Mean:
     """Return the function that averages cases, leaving missing ones out."""
     if weights is None or not over:
         return lambda values: values.mean(over) if over else values
@@ -341,63 +340,3 @@ def _thresholds(
         return None
     floats = [np.dtype(np.float64), *(each for each in (own, *dtypes) if each.kind == "f")]
     return along_thresholds(values, min(floats, key=lambda dtype: dtype.itemsize))
-
-
-def _scores(
-    scored: Sequence[Prediction],
-    truth: xr.DataArray,
-    mean: _Mean,
-    bins: int,
-    thresholds: xr.DataArray | None,
-) -> xr.Dataset:
-    """Return all scores without attributes."""
-    prediction = scored[0]
-    levels = next((each.levels for each in scored if isinstance(each, Quantiles)), None)
-    scores = xr.Dataset(_basic(prediction, truth, mean, levels, thresholds))
-    variance = prediction.variance()
-    if variance is not None:
-        spread = mean(variance.where(truth.notnull())) ** 0.5
-        scores["spread"] = spread
-        scores["spread_skill_ratio"] = _divide(spread, scores["rmse"])
-    shares = prediction.bins(truth, bins)
-    if shares is not None:
-        scores[prediction.histogram] = mean(shares)
-    for reference in scored[1:]:
-        for name, score in _basic(reference, truth, mean, levels, thresholds).items():
-            scores[f"{name}_reference"] = score
-        for name in _SKILLS:
-            if name in scores and f"{name}_reference" in scores:
-                scores[f"{name}_skill"] = 1.0 - _divide(scores[name], scores[f"{name}_reference"])
-    return scores
-
-
-def _basic(
-    prediction: Prediction,
-    truth: xr.DataArray,
-    mean: _Mean,
-    levels: FloatArray | None,
-    thresholds: xr.DataArray | None,
-) -> dict[str, xr.DataArray]:
-    """Return the scores that prediction and reference share, as far as the form has them."""
-    from scores.continuous import additive_bias, mse
-
-    scores: dict[str, xr.DataArray] = {}
-    crps, point = prediction.crps(truth), prediction.point()
-    if crps is not None:
-        scores["crps"] = mean(crps)
-    if point is not None:
-        best, observed = xr.broadcast(point, truth)
-        scores["bias"] = mean(additive_bias(best, observed, preserve_dims="all"))
-        scores["rmse"] = mean(mse(best, observed, preserve_dims="all")) ** 0.5
-    quantiles = None if levels is None else prediction.at_levels(levels)
-    if levels is not None and quantiles is not None:
-        scores["quantile_score"] = mean(quantile_score(quantiles, levels, truth))
-    brier = None if thresholds is None else prediction.brier(truth, thresholds)
-    if brier is not None:
-        scores["brier_score"] = mean(brier)
-    return scores
-
-
-def _divide(top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
-    """Return the ratio, NaN where the divisor is 0."""
-    return top / bottom.where(bottom != 0)
