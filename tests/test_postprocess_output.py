@@ -10,7 +10,8 @@ import pytest
 import xarray as xr
 from postprocess_cases import PLANE, ensemble, fitted, incomplete
 
-from scisparse.errors import OptionError
+from scisparse.errors import DataError, OptionError
+from scisparse.verification import evaluate
 
 FORECAST, OBSERVED, DATA = incomplete()
 WIDEST = ("emos_local", "local", "unet_local")  # emos_local starts from emos
@@ -110,6 +111,28 @@ def test_bounds_and_projection_are_kept(tmp_path: Path) -> None:
             assert written["t2m_std"].attrs["grid_mapping"] == "crs"
             assert written["x"].attrs["bounds"] == "x_bnds"
             xr.testing.assert_equal(written["x_bnds"].variable, data["x_bnds"].variable)
+
+
+def test_bounds_and_projections_are_no_fields() -> None:
+    """The truth has another name than the forecast, as analyses do, and each is the only field."""
+    field, observed = ensemble(12, axes=PLANE)
+    projection = ((), 0, {"grid_mapping_name": "lambert_azimuthal_equal_area"})
+    beside = {"crs": projection, "x_bnds": (("x", "bnds"), np.zeros((field.sizes["x"], 2)))}
+    forecast, truth = (
+        each.assign_attrs(grid_mapping="crs: x y").to_dataset(name=name).assign(beside)
+        for each, name in ((field, "t2m"), (observed, "tas"))
+    )
+    for data in (forecast, truth):
+        data["x"].attrs["bounds"] = "x_bnds"
+    model = fitted("emos", forecast, truth)
+    plain = fitted("emos", field, observed).predict(field)
+    result = model.predict(forecast)
+    assert {"crs", "x_bnds"} < {*result.data_vars}
+    assert result[[*plain.data_vars]].equals(plain)
+    expected = evaluate(field, observed)
+    xr.testing.assert_allclose(evaluate(forecast, truth), expected)
+    with pytest.raises(DataError, match=r"among 'tas'; name or select one"):
+        fitted("emos", truth, truth)
 
 
 def test_one_member_tells_no_spread() -> None:

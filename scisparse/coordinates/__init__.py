@@ -8,6 +8,8 @@ from scisparse.coordinates.axes import grid_of as grid_of
 from scisparse.coordinates.axes import other_grid as other_grid
 from scisparse.coordinates.axes import rounded as rounded
 from scisparse.coordinates.axes import snapped as snapped
+from scisparse.coordinates.fields import field_names as field_names
+from scisparse.coordinates.fields import told_names as told_names
 from scisparse.coordinates.near import check_near as check_near
 from scisparse.coordinates.numbers import Numbers as Numbers
 from scisparse.coordinates.places import check_places as check_places
@@ -43,6 +45,7 @@ __all__ = [
     "check_trained",
     "compared_times",
     "described",
+    "field_names",
     "grid_of",
     "is_ahead",
     "is_beside_starts",
@@ -55,5 +58,6 @@ __all__ = [
     "single_time",
     "snapped",
     "start_beside",
+    "told_names",
     "valid_times",
 ]

@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from scisparse.arrays import Frame, find_axes
+from scisparse.coordinates import told_names
 from scisparse.errors import OptionError
 from scisparse.losses import Distribution
 from scisparse.losses.distributions import on_certain
@@ -202,8 +203,7 @@ class Predicted:
         dataset = xr.Dataset(variables, attrs=attrs)
         if isinstance(self.template, xr.DataArray):
             return dataset
-        told = [{**v.attrs, **v.encoding} for v in dataset.variables.values()]
-        named = {each.get(key) for each in told for key in ("bounds", "grid_mapping")}
+        named = told_names(dataset)
         missing = [n for n in self.template.variables if n in named and n not in dataset]
         dataset = dataset.assign({name: self.template[name] for name in missing})
         growing = {*self.template.encoding.get("unlimited_dims", ())} & {*dataset.dims}

@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from scisparse.arrays import Axes, Frame, check_object, find_axes
+from scisparse.coordinates import field_names
 from scisparse.errors import DataError
 from scisparse.grids import Grid
 from scisparse.units import check_no_fill, check_units, check_unpacked, warn_scale
@@ -118,11 +119,12 @@ def as_field(data: _Object, target: str, what: str, *, any_name: bool = False) -
     """
     check_object(data, what)
     field = data if isinstance(data, xr.DataArray) else data.get(target)
-    if field is None and any_name and len(data.data_vars) == 1:
-        field = next(iter(data.data_vars.values()))
+    names = field_names(data) if isinstance(data, xr.Dataset) else []
+    if field is None and any_name and len(names) == 1:
+        field = data[names[0]]
     if field is None:
-        names = ", ".join(repr(str(name)) for name in data.data_vars) or "none"
-        raise DataError(f"{what} has no variable {target!r} among {names}; name or select one")
+        listed = ", ".join(map(repr, names)) or "none"
+        raise DataError(f"{what} has no variable {target!r} among {listed}; name or select one")
     if not any_name and field.name not in (None, target):
         raise DataError(
             f"{what} is {str(field.name)!r} but {target!r} is needed; give that variable, or "
@@ -324,8 +326,7 @@ def _others(forecast: _Object, target: str, frame: Frame) -> Iterator[tuple[str,
     """Every other variable on the grid, by name; bounds of coordinates are none."""
     if isinstance(forecast, xr.DataArray):
         return
-    bounds = {coord.attrs.get("bounds") for coord in forecast.coords.values()}
-    for name in sorted({str(name) for name in forecast.data_vars} - {target} - bounds):
+    for name in sorted({*field_names(forecast)} - {target}):
         if set(frame.space) <= set(forecast[name].dims):
             yield name, _checked_type(forecast[name], name, "the forecast")
 

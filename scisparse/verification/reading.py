@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 from scisparse.arrays import find_dim
+from scisparse.coordinates import field_names
 from scisparse.errors import DataError, OptionError
 from scisparse.losses import distribution
 from scisparse.units import check_no_fill, check_unpacked, spelled
@@ -39,7 +40,7 @@ def find_target(prediction: _Object, observed: _Object) -> str:
     if isinstance(prediction, xr.DataArray):
         named = prediction.name if prediction.name is not None else observed_name(observed)
         return "prediction" if named is None else str(named)
-    names = [str(name) for name in prediction.data_vars]
+    names = field_names(prediction)
     single = ((name, name) for name in ("_quantile", "_probability"))
     pairs = (("_mean", "_std"), ("_location", "_scale"), *single)
     found = [
@@ -79,12 +80,10 @@ def field_of(obj: _Object, target: str, what: str) -> xr.DataArray:
     for name in (*found, f"{target}_mean"):
         if name in obj:
             return obj[name]
-    if len(obj.data_vars) == 1:
-        return next(iter(obj.data_vars.values()))
-    raise DataError(
-        f"{what} has no variable {target!r}, but {[str(name) for name in obj.data_vars]}; rename "
-        "or select one"
-    )
+    names = field_names(obj)
+    if len(names) == 1:
+        return obj[names[0]]
+    raise DataError(f"{what} has no variable {target!r}, but {names}; rename or select one")
 
 
 def read_truth(obj: _Object, target: str) -> xr.DataArray:
@@ -196,7 +195,8 @@ def observed_name(observed: _Object) -> str | None:
     """Return the name of the observed variable, if there is one."""
     if isinstance(observed, xr.DataArray):
         return None if observed.name is None else str(observed.name)
-    return str(next(iter(observed.data_vars))) if len(observed.data_vars) == 1 else None
+    names = field_names(observed)
+    return names[0] if len(names) == 1 else None
 
 
 def checked(data: xr.Dataset, what: str) -> xr.Dataset:
