@@ -17,7 +17,7 @@ from scisparse.errors import OptionError
 from scisparse.grids import LatLonGrid, ProjectedGrid
 from scisparse.layers import LocallyConnected, SparseLinear
 from scisparse.pattern import Pattern
-from scisparse.patterns import nearest, window
+from scisparse.patterns import nearest, radius, window
 from scisparse.sparsity import Sparsifier, growth
 from scisparse.sparsity.candidates import AllPairs, Listed
 from scisparse.sparsity.growth import Candidates, Growth
@@ -37,7 +37,7 @@ def trained(
     data = batches(steps) if isinstance(model, nn.Sequential) else fields(steps)
     optimizer = adam(model)
     rule = options if "total_steps" in options else {"schedule": OFTEN} | options
-    sparsifier = Sparsifier(model, optimizer, method, sparsity=0.5, **rule)
+    sparsifier = Sparsifier(model, optimizer, method, **{"sparsity": 0.5} | rule)
     train(model, optimizer, sparsifier, data)
     return sparsifier
 
@@ -194,6 +194,75 @@ def test_distances_between_a_projected_grid_and_the_sphere() -> None:
         assert all(part is not None for part in found)
         distances = torch.cat([part for part in found if part is not None]).float()
         torch.testing.assert_close(distances, pattern.distance, rtol=1e-5, atol=1.0)
+
+
+def condensed() -> nn.Sequential:
+    return nn.Sequential(SparseLinear(12, 20, 6), nn.Tanh(), SparseLinear(20, 6, 8))
+
+
+def on_a_grid() -> LocallyConnected:
+    return LocallyConnected(window(LatLonGrid.regular(5, 8), 5), 2, 3)
+
+
+def by_radius() -> LocallyConnected:
+    near = radius(LatLonGrid.regular(5, 8), 9e6)
+    return LocallyConnected(near.restrict(torch.arange(40) % 5 > 0), 2, 3)
+
+
+def by_all(known: Candidates) -> Tensor:
+    """What a rule may be told together, so that equal scores are rare."""
+    assert known.gradient is not None
+    assert known.site is not None
+    assert known.site_degree is not None
+    assert known.source_degree is not None
+    assert known.explored is not None
+    assert int(known.site.min()) == 0  # the first of this part
+    new = 2 - known.explored.int()
+    return new * known.gradient * (1 + known.site_degree + 2 * known.source_degree)
+
+
+ALL = Growth(
+    "all",
+    by_all,
+    needs_gradient=True,
+    needs_degrees=True,
+    needs_explored=True,
+    needs_sites=True,
+)
+WHOLES: list[dict[str, Any]] = [{"structure": s} for s in ("constant_fan_in", "sites")]
+PARTS: list[tuple[Callable[[], nn.Module], int, Any, dict[str, Any]]] = [
+    (build, at_once, rule, options)
+    for build, at_once in ((condensed, 50), (on_a_grid, 500))
+    for rule in (ALL, "momentum")
+    for options in ({}, *WHOLES)
+]
+PARTS += [
+    (by_radius, 300, growth.distance_prior(3e6), {}),
+    (by_radius, 500, "gradient", {"sparsity": None, "teleconnections": 2}),
+]
+
+
+@pytest.mark.parametrize(("build", "at_once", "rule", "options"), PARTS)
+def test_candidates_are_looked_through_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+    build: Callable[[], nn.Module],
+    at_once: int,
+    rule: Any,
+    options: dict[str, Any],
+) -> None:
+    """Which are no more than memory should hold, and find the same edges as all at once."""
+
+    def run() -> list[Tensor]:
+        found = trained(build, 8, "rigl", growth=rule, **options).targets
+        parts.append(min(len(list(t.candidates.chunks(t.block))) for t in found))
+        return [values for t in found for values in (t.active, t.parameter)]
+
+    parts: list[int] = []
+    whole = run()
+    monkeypatch.setattr("scisparse.sparsity.candidates._NUMBERS_AT_ONCE", at_once)
+    torch.testing.assert_close(run(), whole)
+    assert parts[0] == 1
+    assert parts[1] > 2
 
 
 def test_equal_scores_of_all_pairs_go_by_their_place() -> None:
