@@ -16,8 +16,11 @@ from torch import Tensor, nn
 
 from scisparse.errors import OptionError
 from scisparse.layers import SparseLinear
-from scisparse.sparsity import Sparsifier, optimizer_state, schedules
+from scisparse.sparsity import Sparsifier, growth, optimizer_state, schedules
 from scisparse.sparsity.optimizer_state import clear_rows
+
+
+EVERY_OTHER = schedules.Steady(2)
 
 
 def linked() -> nn.Sequential:
@@ -253,3 +256,43 @@ def test_any_optimizer_trains_edges_as_weights_under_a_mask(kind: Any, options: 
         sparsifier = Sparsifier(model, optimizer, "rigl", sparsity=0.6, schedule=OFTEN, seed=1)
         losses.append(losses_by_closure(model, optimizer, sparsifier))
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("build", "method", "options"),
+    [
+        (network, "movement", {}),
+        (network, "gmp", {"score": "optimal_brain_surgeon"}),
+        (network, "sparse_momentum", {"schedule": OFTEN}),
+        (linked, "sparse_momentum", {"schedule": OFTEN}),
+        (network, "l0", {}),
+        (network, "top_kast", {"growth": growth.superset(penalty=0.1), "schedule": EVERY_OTHER}),
+    ],
+)
+def test_what_fused_optimizers_unscale_themselves(
+    build: Any, method: str, options: dict[str, Any]
+) -> None:
+    """Gathered before, with a scale that changes, and not in a step that overflows."""
+
+    def run(scaled: bool) -> list[Tensor]:
+        seed()
+        model = build()
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=scaled)
+        scaler = torch.amp.GradScaler("cpu", 2.0**8, 4.0, 0.25, 2, enabled=scaled)
+        rule = {"total_steps": 20, "sparsity": 0.5} | options
+        sparsifier = Sparsifier(model, optimizer, method, **rule)
+        for step, (x, y) in enumerate(batches(20)):
+            overflows = step in (4, 9)
+            if overflows:  # gradients of one sample are infinite, where sums are NaN
+                x, y = x[:1], y[:1]
+            optimizer.zero_grad()
+            loss = (model(x) - y).square().mean() * (torch.inf if overflows else 1.0)
+            scaler.scale(loss).backward()
+            if scaled or not overflows:
+                scaler.step(optimizer)
+            scaler.update()
+            sparsifier.step()
+        sparsifier.release()
+        return [parameter.detach() for parameter in model.parameters()]
+
+    torch.testing.assert_close(run(True), run(False))
