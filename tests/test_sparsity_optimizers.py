@@ -19,7 +19,6 @@ from scisparse.layers import SparseLinear
 from scisparse.sparsity import Sparsifier, growth, optimizer_state, schedules
 from scisparse.sparsity.optimizer_state import clear_rows
 
-
 EVERY_OTHER = schedules.Steady(2)
 
 
