@@ -286,3 +286,22 @@ def test_a_gradient_that_overflows_under_the_mask_grows_nothing() -> None:
         sparsifier.step()
         assert (sparsifier.progress.pending is not None) == waits
         assert torch.equal(masks(sparsifier)[0], mask) == waits
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_what_a_loop_makes_of_an_overflow_is_no_gradient_to_grow_by(compact: bool) -> None:
+    """Such as a 0 in its place: the passes that growth goes by are not finite all the same."""
+    seed()
+    layer: Any = nn.Linear(12, 6)
+    layer = SparseLinear.from_dense(layer) if compact else layer
+    optimizer = adam(layer)
+    sparsifier = Sparsifier(layer, optimizer, "rigl", sparsity=0.5, schedule=OFTEN)
+    for step, (x, y) in enumerate(batches(3)):
+        optimizer.zero_grad()
+        ((layer(x) - y).square().mean() * (torch.inf if step == 1 else 1.0)).backward()
+        layer.weight.grad.nan_to_num_(0.0, 0.0, 0.0)
+        layer.bias.grad.nan_to_num_(0.0, 0.0, 0.0)
+        optimizer.step()
+        sparsifier.step()
+        assert (sparsifier.progress.pending is not None) == (step == 1)
+    assert sparsifier.report().layers[0].churn > 0
