@@ -12,6 +12,7 @@ from kernel_cases import generator
 
 from scisparse.grids import LatLonGrid
 from scisparse.layers import LocallyConnected
+from scisparse.layers.rewiring import match_edges
 from scisparse.pattern import Pattern
 from scisparse.pattern.taps import taps_as_in
 from scisparse.patterns import window
@@ -103,6 +104,19 @@ def test_parts_of_one_pattern_keep_their_taps_where_padding_repeats_a_source() -
     chosen = torch.rand(whole.num_edges, generator=generator(4)) < 0.6
     first, second = whole.select(chosen), whole.select(~chosen)
     assert first.union(second) == replace(whole, window=None)
+
+
+@pytest.mark.parametrize("name", ["replicate", "reflect"])
+def test_few_edges_keep_their_taps_where_padding_repeats_a_source(name: str) -> None:
+    """A tap that has no edge in common with what it was would be found under another number."""
+    whole, gen = WINDOWS[name](5), generator(6)
+    for _ in range(20):
+        some = [torch.rand(whole.num_edges, generator=gen) < 0.1 for _ in range(2)]
+        first, second = (whole.select(chosen) for chosen in some)
+        numbers = match_edges(first, second)
+        assert torch.equal(numbers >= 0, some[0][some[1]])
+        same = some[0].nonzero().flatten()[numbers[numbers >= 0]]
+        assert torch.equal(same, (some[0] & some[1]).nonzero().flatten())
 
 
 def test_without_edges_or_taps() -> None:

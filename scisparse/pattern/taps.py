@@ -80,6 +80,8 @@ def taps_as_in(pattern: Pattern, like: Pattern) -> Tensor | None:
     both = {tap: known.compare(tap, own, tap) for tap in own.used & known.used}
     stays = {tap for tap, (agree, clash) in both.items() if agree and not clash}
     clashing = {tap for tap, (_, clash) in both.items() if clash}
+    if stays and not clashing:  # numbered alike: where sources repeat, taps would find others
+        return pattern.tap
     found = _same_taps(own, known, own.used - stays, stays)
     if not found:  # other labels than places of a stencil, or another stencil
         return pattern.tap
