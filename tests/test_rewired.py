@@ -41,7 +41,9 @@ class TwoLinear(nn.Module):
 def test_mask_and_compact_give_the_same_losses(accumulate: int, method: str) -> None:
     seed()
     dense = TwoLinear(nn.Linear(12, 20), nn.Linear(20, 6))
-    options: dict[str, Any] = {"method": method, "sparsity": 0.8, "schedule": OFTEN, "seed": 3}
+    end = 36 if method == "srigl" else 1000  # ablated neurons stay so while no edge goes any more
+    rule = schedules.CosineDrop(end, every=2, fraction=0.5)
+    options: dict[str, Any] = {"method": method, "sparsity": 0.8, "schedule": rule, "seed": 3}
     optimizer = adam(dense)
     masked = Sparsifier(dense, optimizer, budget="uniform", **options)
     compact = TwoLinear(SparseLinear.from_dense(dense.first), SparseLinear.from_dense(dense.second))

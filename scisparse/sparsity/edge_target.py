@@ -264,7 +264,7 @@ class EdgeTarget(Target):
         drops = math.floor(drop * may_go) if rules.growth is not None else 0
         group, quota = self._row_groups(round(count / self.block))
         kept = best(score, score.numel() - drops)
-        if self._ablation is not None and drops:
+        if self._ablation is not None and drop and rules.growth is not None:
             quota = self._ablated(self.active[kept], quota, count // self.block, rules)
         score = torch.where(kept, score, -torch.inf)
         return self._set(agree(self._refill(score, group, quota, rules.growth, rules)), rules)
