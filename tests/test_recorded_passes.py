@@ -300,6 +300,24 @@ def test_code_that_uses_memory_again_does_not_write_over_what_growth_goes_by() -
         torch.testing.assert_close(eager, other)
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # of torch's own
+def test_a_compiled_step_of_training_is_compiled_once() -> None:
+    net, optimizer, sparsifier, x = start("local")
+
+    def step() -> None:
+        optimizer.zero_grad()
+        mean_square(net, x).backward()
+        optimizer.step()
+
+    torch.compiler.reset()
+    fast: Any = torch.compile(step, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(4):
+            fast()
+            sparsifier.step()
+    assert sparsifier.report().layers[0].exploration > 0.5
+
+
 @pytest.mark.parametrize("kind", [Listed, AllPairs])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_gradients_of_candidates_do_not_overflow(

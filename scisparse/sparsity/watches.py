@@ -81,6 +81,8 @@ class _Step:
         if self.parameter is not None:
             self.emptied = self._mark.was_emptied(self.parameter)
 
+    # In a compiled step of training it would be compiled again for each backward pass.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def after(self, parameter: Tensor) -> None:
         """Take over what this backward pass has told."""
         if self.emptied:
