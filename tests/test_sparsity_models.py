@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from sparsity_cases import adam, batches, network, seed, train
+from sparsity_cases import adam, batches, masks, network, seed, train
 from torch import Tensor, nn
 
 from scisparse.errors import OptionError
@@ -77,3 +77,29 @@ def test_a_layer_that_loads_other_edges_with_its_gates(method: str) -> None:
     assert parts[0][0].pattern == model[0].pattern
     x = data[0][0]
     assert torch.equal(parts[2].finalize("condensed")(x), sparsifier.finalize("condensed")(x))
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("method", ["rigl", "magnitude", "l0"])
+def test_rewinding_leaves_alone_what_another_sparsifier_holds(method: str, first: bool) -> None:
+    """Its edges are others by now, its pruned weights were there, its gates were not."""
+    seed()
+    model = nn.Sequential(nn.Linear(12, 20), nn.Tanh(), SparseLinear(20, 6, 8))
+    optimizer, start = adam(model), model.get_parameter("0.weight").detach().clone()
+    given: list[dict[str, Any]] = [
+        {"method": "lottery", "schedule": schedules.Iterative(2, 4), "params": ["0"]},
+        {"method": method, "total_steps": 40, "params": ["2"]},
+    ]
+    order = 1 if first else -1
+    built = [Sparsifier(model, optimizer, sparsity=0.7, **one) for one in given[::order]]
+    lottery, other = built[::order]
+    for batch in batches(4):
+        train(model, optimizer, other, [batch])
+        weight = other.targets[0].parameter
+        assert weight is not None
+        before = weight.detach().clone()
+        lottery.step()
+        assert torch.equal(weight, before)
+    (mask,) = masks(lottery)
+    assert 0 < int(mask.sum()) < mask.numel()
+    assert torch.equal(model.get_parameter("0.weight"), start * mask)

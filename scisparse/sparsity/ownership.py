@@ -30,10 +30,12 @@ def hold(targets: Sequence[Target]) -> None:
         _held[id(target.owned)] = (weakref.ref(target.owned), weakref.ref(target))
 
 
-def is_held(owned: nn.Parameter | nn.Module) -> bool:
-    """Whether a living sparsifier holds these weights."""
+def is_held(owned: nn.Parameter | nn.Module, *, besides: Sequence[Target] = ()) -> bool:
+    """Whether a living sparsifier holds these weights, besides the one with some targets."""
     known, owner = _held.get(id(owned), (None, None))
-    return known is not None and known() is owned and owner is not None and owner() is not None
+    target = None if owner is None else owner()
+    held = known is not None and known() is owned and target is not None
+    return held and all(target is not one for one in besides)
 
 
 def let_go(targets: Sequence[Target]) -> None:

@@ -205,7 +205,8 @@ class Steady:
 class Iterative:
     """Prune in rounds by equal factors of density, and rewind the survivors after each.
 
-    After round ``k`` of ``n`` the density is ``(1 - s)^(k / n)``, the last exactly ``1 - s``.
+    After round ``k`` of ``n`` the density is ``(1 - s)^(k / n)``, the last exactly ``1 - s``. All
+    weights of the model go back, but for those that another sparsifier has held since.
 
     Parameters
     ----------

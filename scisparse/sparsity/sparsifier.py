@@ -156,7 +156,8 @@ class Sparsifier:
         self.targets: list[Target] = []
         self.forms: list[Form] = []  #: what became of each layer, after :meth:`finalize`
         self._finalized = self._released = False
-        self._rewinding = Rewinding(model, optimizer, getattr(self.schedule, "rewind_to", None))
+        rewind_to = getattr(self.schedule, "rewind_to", None)
+        self._rewinding = Rewinding(model, optimizer, rewind_to, self.targets)
         self._gather: Any = None
         try:
             for one in found:
