@@ -243,3 +243,41 @@ def test_weights_that_come_back_from_an_audit_have_no_momentum_from_it() -> None
     assert int(far.sum()) > 0
     assert not bool(moments[: len(pairs)][far].any())
     assert bool(moments[: len(pairs)][~far].all())
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_an_average_does_not_take_up_the_zeros_of_an_audit(resumes: bool) -> None:
+    def start() -> tuple[Any, Any, Sparsifier, Any]:
+        layer = locally()
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.01)
+        schedule = schedules.CosineDrop(end=6, every=2, fraction=0.5)
+        options: dict[str, Any] = {"teleconnections": 1, "schedule": schedule}
+        sparsifier = Sparsifier(layer, optimizer, "rigl", **options)
+        mean = torch.optim.swa_utils.AveragedModel(layer)
+        sparsifier.follow(mean)
+        return layer, optimizer, sparsifier, mean
+
+    run, before, gen = start(), {}, generator(2)
+    for step in range(14):  # the audit begins after step 6 and ends after step 14
+        x = torch.randn(64, 40, 2, generator=gen)
+        if step == 9 and resumes:
+            states = copy.deepcopy([part.state_dict() for part in run])
+            run = start()
+            for part, state in zip(run, states, strict=True):
+                part.load_state_dict(state)
+        train(run[0], run[1], None, [(x, x.roll(20, 1).sum(2, keepdim=True).expand(-1, -1, 3))])
+        if step == 5:
+            before = by_edge(run[0].pattern, run[3].module.edge_weight)
+        run[2].step()
+        if step < 13:
+            run[3].update_parameters(run[0])
+    after = by_edge(run[0].pattern, run[3].module.edge_weight)
+    near = edges(window((5, 8), 3, padding=1, padding_mode=("zeros", "circular")))
+    stayed = [edge for edge in after if edge in before and edge not in near]
+    assert len(stayed) > 5
+    assert all(torch.equal(after[edge], before[edge]) for edge in stayed)
+
+
+def by_edge(pattern: Pattern, weight: torch.Tensor) -> dict[tuple[int, ...], torch.Tensor]:
+    pairs = map(tuple, pattern.to_edge_index().T.tolist())
+    return dict(zip(pairs, weight.detach().clone(), strict=True))

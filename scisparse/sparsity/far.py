@@ -175,11 +175,23 @@ class Audit(AuditState):
         Edges under test, int64 ``[n]``.
     site, source
         Their ends, int64 ``[n]``.
+    copies
+        Weights of copies on the same edges, such as moving averages, to which zeros are no news.
     """
 
-    def __init__(self, weight: nn.Parameter, rows: Tensor, site: Tensor, source: Tensor) -> None:
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        rows: Tensor,
+        site: Tensor,
+        source: Tensor,
+        copies: Sequence[Tensor | None] = (),
+    ) -> None:
         self.rows, self.site, self.source = rows, site, source
-        self.values = weight.detach()[rows.to(weight.device)].clone()
+        self.values, *self.averages = (
+            None if one is None else one.detach()[rows.to(one.device)].clone()
+            for one in (weight, *copies)
+        )
         shape = (rows.numel(), math.prod(weight.shape[1:]))
         self.total, self.squares = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
         self.hold(weight)
@@ -190,9 +202,12 @@ class Audit(AuditState):
         weight[self.rows.to(weight.device)] = 0
 
     @torch.no_grad()
-    def restore(self, weight: nn.Parameter) -> None:
-        """Set them back."""
-        weight[self.rows.to(weight.device)] = self.values.to(weight.device)
+    def restore(self, weight: nn.Parameter, copies: Sequence[Tensor | None] = ()) -> None:
+        """Set them back, also in copies that were known when the test began."""
+        values = (self.values, *self.averages)
+        for one, known in zip((weight, *copies), values, strict=False):
+            if one is not None and known is not None:
+                one[self.rows.to(one.device)] = known.to(one)
 
     def add(self, passes: list[Pass]) -> None:
         """Add the samples of one step."""

@@ -150,7 +150,13 @@ class RewiredTarget(EdgeTarget):
         assert self.far is not None
         rows = (~self.far.fixed(self.active)).nonzero().squeeze(1)
         self._passes.clear()
-        self._audit = Audit(self.parameter, rows, *self.candidates.ends(self.active[rows]))
+        ends = self.candidates.ends(self.active[rows])
+        self._audit = Audit(self.parameter, rows, *ends, self._copied_weights())
+
+    def _copied_weights(self) -> list[Tensor | None]:
+        """Weights of copies; ``None`` for one that has loaded other edges."""
+        own = self.layer.pattern
+        return [copy.weight if copy.pattern == own else None for copy in self._copies]
 
     def end_audit(self, significance: float, rules: Rules) -> Move:
         """Give back the weights that have an effect, and empty the other slots."""
@@ -158,7 +164,7 @@ class RewiredTarget(EdgeTarget):
         assert audit is not None
         assert far is not None
         if not audit.steps:
-            audit.restore(self.parameter)
+            audit.restore(self.parameter, self._copied_weights())
             self._audit = None
             return Move(0, 0)
         audit.add(self._passes)
@@ -168,7 +174,7 @@ class RewiredTarget(EdgeTarget):
         warn_of_few(self.name, samples, audit.bound(chance) / self.block)
         audit.total, audit.squares = total(audit.total), total(audit.squares)
         self._audit = None
-        audit.restore(self.parameter)
+        audit.restore(self.parameter, self._copied_weights())
         optimizer_state.clear_rows(rules.optimizer, self.parameter, audit.rows)
         stays = torch.ones_like(self.active, dtype=torch.bool)
         stays[audit.rows] = agree(audit.passed(chance, each).to(torch.uint8)).bool()
