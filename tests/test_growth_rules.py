@@ -253,7 +253,7 @@ def test_candidates_are_looked_through_in_parts(
     """Which are no more than memory should hold, and find the same edges as all at once."""
 
     def run() -> list[Tensor]:
-        found = trained(build, 8, "rigl", growth=rule, **options).targets
+        found: Any = trained(build, 8, "rigl", growth=rule, **options).targets
         parts.append(min(len(list(t.candidates.chunks(t.block))) for t in found))
         return [values for t in found for values in (t.active, t.parameter)]
 

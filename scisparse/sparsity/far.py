@@ -185,6 +185,7 @@ class Audit(AuditState):
         rows: Tensor,
         site: Tensor,
         source: Tensor,
+        *,
         copies: Sequence[Tensor | None] = (),
     ) -> None:
         self.rows, self.site, self.source = rows, site, source

@@ -151,7 +151,7 @@ class RewiredTarget(EdgeTarget):
         rows = (~self.far.fixed(self.active)).nonzero().squeeze(1)
         self._passes.clear()
         ends = self.candidates.ends(self.active[rows])
-        self._audit = Audit(self.parameter, rows, *ends, self._copied_weights())
+        self._audit = Audit(self.parameter, rows, *ends, copies=self._copied_weights())
 
     def _copied_weights(self) -> list[Tensor | None]:
         """Weights of copies; ``None`` for one that has loaded other edges."""
