@@ -159,6 +159,7 @@ UNITS: dict[str, tuple[Any, str, Any, str, list[int]]] = {
 }
 
 
+@scores_its_training
 @pytest.mark.parametrize("case", UNITS)
 def test_dims_of_levels_and_lead_times_in_two_units(case: str) -> None:
     """1000 hPa met 1000 Pa, and the forecast of a day the truth of an hour."""
